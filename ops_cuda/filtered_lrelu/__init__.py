@@ -1,0 +1,5 @@
+"""`filtered_lrelu`: a leaky ReLU applied between upsampling and downsampling (FACTS 1.5)."""
+
+from ops_cuda.filtered_lrelu.operator import filtered_lrelu
+
+__all__ = ["filtered_lrelu"]

@@ -1,0 +1,167 @@
+"""`upfirdn2d`: zero insertion, padding, FIR filtering and decimation of images (FACTS 1.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ops_cuda.fir import as_padding, as_pair, filter_size
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """What one call does, apart from its tensors. Factors are (x, y), padding is (l, r, t, b)."""
+
+    up: tuple[int, int]
+    down: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    flip_filter: bool
+    gain: float
+
+    def output_size(self, width: int, height: int, f: torch.Tensor | None) -> tuple[int, int]:
+        """Size (width, height) of the result; ValueError if the padded input is too small."""
+        left, right, top, bottom = self.padding
+        fw, fh = filter_size(f)
+        padded_w = width * self.up[0] + left + right
+        padded_h = height * self.up[1] + top + bottom
+        if padded_w < fw or padded_h < fh:
+            raise ValueError(
+                f"x: got {padded_w}x{padded_h} pixels after padding, "
+                f"expected at least the filter's {fw}x{fh}; pad more or use a larger image"
+            )
+        return (padded_w - fw) // self.down[0] + 1, (padded_h - fh) // self.down[1] + 1
+
+    def transposed(self, x_shape: torch.Size, f: torch.Tensor | None) -> Resampling:
+        """The operator that carries gradients from the output back to an input of `x_shape`."""
+        height, width = x_shape[-2:]
+        out_w, out_h = self.output_size(width, height, f)
+        fw, fh = filter_size(f)
+        left, _, top, _ = self.padding
+        padding = (
+            fw - left - 1,
+            width * self.up[0] - out_w * self.down[0] + left - self.up[0] + 1,
+            fh - top - 1,
+            height * self.up[1] - out_h * self.down[1] + top - self.up[1] + 1,
+        )
+        return Resampling(self.down, self.up, padding, not self.flip_filter, self.gain)
+
+
+def definition(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tensor:
+    """The specification, in plain differentiable PyTorch: `[N, C, H, W]` → `[N, C, H', W']`."""
+    channels = x.shape[1]
+    up_x, up_y = spec.up
+    if spec.up != (1, 1):
+        n, c, h, w = x.shape
+        x = x.reshape(n, c, h, 1, w, 1)
+        x = F.pad(x, [0, up_x - 1, 0, 0, 0, up_y - 1]).reshape(n, c, h * up_y, w * up_x)
+    x = F.pad(x, list(spec.padding))
+    if f is None:
+        f = torch.ones([1, 1], device=x.device)
+    f = (f * spec.gain ** (f.ndim / 2)).to(x.dtype)
+    taps = f if spec.flip_filter else f.flip(list(range(f.ndim)))
+    if taps.ndim == 2:
+        kernels = [taps[None, None]]
+        strides = [(spec.down[1], spec.down[0])]
+    else:
+        kernels = [taps[None, None, None, :], taps[None, None, :, None]]
+        strides = [(1, spec.down[0]), (spec.down[1], 1)]
+    for kernel, stride in zip(kernels, strides):
+        kernel = kernel.repeat([channels, 1, 1, 1])
+        x = F.conv2d(x, kernel, stride=stride, groups=channels)
+    return x
+
+
+class _UpFirDn2d(torch.autograd.Function):
+    """Linear in x, so its gradient is another call of itself, to any order."""
+
+    @staticmethod
+    def forward(ctx, x, f, spec):
+        ctx.spec, ctx.x_shape = spec, x.shape
+        ctx.save_for_backward(f)
+        return _forward(x, f, spec)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (f,) = ctx.saved_tensors
+        dx = _UpFirDn2d.apply(dy, f, ctx.spec.transposed(ctx.x_shape, f))
+        return dx, None, None
+
+
+def _forward(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tensor:
+    if x.numel() == 0:
+        width, height = spec.output_size(x.shape[3], x.shape[2], f)
+        return x.new_zeros([*x.shape[:2], height, width])
+    return definition(x, f, spec)
+
+
+def upfirdn2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> torch.Tensor:
+    """Upsample by zero insertion, pad, filter and decimate each channel of `x` (FACTS 1.3).
+
+    Args:
+        x: `[N, C, H, W]`, any floating dtype.
+        f: float32 filter `[taps]` (rows, then columns), `[taps_y, taps_x]`, or None (identity).
+        up, down: factors, one number or (x, y).
+        padding: with respect to the upsampled image; a number, (x, y) or (left, right, top,
+            bottom); negative numbers crop.
+        flip_filter: False convolves, True correlates.
+        gain: overall factor; a separable filter takes its square root per axis.
+
+    Returns `[N, C, H', W']` with `W' = (W·up + left + right − taps_x) // down + 1`.
+    Differentiable in `x` to any order, not in `f`. Raises ValueError on sizes that do not fit.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected [N, C, H, W]")
+    spec = Resampling(
+        as_pair(up, "up"), as_pair(down, "down"), as_padding(padding), flip_filter, float(gain)
+    )
+    spec.output_size(x.shape[3], x.shape[2], f)
+    return _UpFirDn2d.apply(x, f, spec)
+
+
+def filter2d(x, f, padding=0, flip_filter=False, gain=1):
+    """Filter at the same size. `x`: `[N, C, H, W]`; extra `padding` enlarges the result."""
+    fw, fh = filter_size(f)
+    left, right, top, bottom = as_padding(padding)
+    padding = [left + fw // 2, right + (fw - 1) // 2, top + fh // 2, bottom + (fh - 1) // 2]
+    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain)
+
+
+def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1):
+    """Upsample `[N, C, H, W]` to `[N, C, H·up, W·up]` (plus extra `padding`), same brightness."""
+    ux, uy = as_pair(up, "up")
+    fw, fh = filter_size(f)
+    left, right, top, bottom = as_padding(padding)
+    padding = [
+        left + (fw + ux - 1) // 2,
+        right + (fw - ux) // 2,
+        top + (fh + uy - 1) // 2,
+        bottom + (fh - uy) // 2,
+    ]
+    return upfirdn2d(
+        x, f, up=(ux, uy), padding=padding, flip_filter=flip_filter, gain=gain * ux * uy
+    )
+
+
+def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1):
+    """Downsample `[N, C, H, W]` to `[N, C, H/down, W/down]` (plus extra `padding`)."""
+    dx, dy = as_pair(down, "down")
+    fw, fh = filter_size(f)
+    left, right, top, bottom = as_padding(padding)
+    padding = [
+        left + (fw - dx + 1) // 2,
+        right + (fw - dx) // 2,
+        top + (fh - dy + 1) // 2,
+        bottom + (fh - dy) // 2,
+    ]
+    return upfirdn2d(x, f, down=(dx, dy), padding=padding, flip_filter=flip_filter, gain=gain)

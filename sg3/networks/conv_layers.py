@@ -1,0 +1,108 @@
+"""Convolutions with an equalised learning rate and built-in resampling (FACTS 3.1).
+
+Shared by the StyleGAN2 generator and by the discriminator of all configurations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ops_cuda import bias_act, conv2d_resample, setup_filter
+from ops_cuda.bias_act import ACTIVATIONS
+
+#: Binomial low-pass, the resampling filter of StyleGAN2 (SG2 Sec. 5).
+RESAMPLE_FILTER = (1, 3, 3, 1)
+#: Keeps the variance when two branches of a residual block are added.
+RESIDUAL_GAIN = math.sqrt(0.5)
+
+
+def resolutions(img_resolution: int) -> list[int]:
+    """Sides of the blocks, 4, 8 … `img_resolution` pixels. ValueError unless a power of two."""
+    if img_resolution < 4 or img_resolution & (img_resolution - 1):
+        raise ValueError(f"img_resolution: got {img_resolution}, expected a power of two >= 4")
+    return [2**i for i in range(2, img_resolution.bit_length())]
+
+
+def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
+    """Feature channels of the block with `resolution` pixels a side."""
+    return min(channel_base // resolution, channel_max)
+
+
+def lowest_fp16_resolution(img_resolution: int, num_fp16_res: int) -> int:
+    """Blocks of at least this many pixels a side may compute in half precision."""
+    return max(2 ** (img_resolution.bit_length() - num_fp16_res), 8)
+
+
+def check_architecture(architecture: str) -> None:
+    """Raise ValueError unless `architecture` is a known arrangement of blocks (SG2 Fig. 7)."""
+    if architecture not in ("orig", "skip", "resnet"):
+        raise ValueError(f"architecture: got {architecture!r}, expected orig, skip or resnet")
+
+
+def register_tensor(module: nn.Module, name: str, value: torch.Tensor, trainable: bool) -> None:
+    """Store `value` as a parameter, or as a buffer of the same name when frozen."""
+    if trainable:
+        module.register_parameter(name, nn.Parameter(value))
+    else:
+        module.register_buffer(name, value)
+
+
+class Conv2dLayer(nn.Module):
+    """Convolution, bias, activation: `[N, in, H, W]` → `[N, out, H·up/down, W·up/down]`.
+
+    The weight is stored with variance 1 and scaled at run time by `1/√(in·k²)`. A layer with
+    `trainable=False` keeps weight and bias as buffers of the same names (Freeze-D).
+    `channels_last` stores the weight in that memory format.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        bias: bool = True,
+        activation: str = "linear",
+        up: int = 1,
+        down: int = 1,
+        resample_filter: Sequence[float] = RESAMPLE_FILTER,
+        conv_clamp: float | None = None,
+        channels_last: bool = False,
+        trainable: bool = True,
+    ):
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.activation, self.up, self.down = activation, up, down
+        self.conv_clamp, self.padding = conv_clamp, kernel_size // 2
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.register_buffer("resample_filter", setup_filter(resample_filter))
+        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
+        if channels_last:
+            weight = weight.to(memory_format=torch.channels_last)
+        register_tensor(self, "weight", weight, trainable)
+        self.bias = None
+        if bias:
+            del self.bias
+            register_tensor(self, "bias", torch.zeros([out_channels]), trainable)
+
+    def forward(self, x: torch.Tensor, gain: float = 1) -> torch.Tensor:
+        """`gain` multiplies the output (and the clamp); computes in the dtype of `x`."""
+        x = conv2d_resample(
+            x,
+            (self.weight * self.weight_gain).to(x.dtype),
+            self.resample_filter,
+            up=self.up,
+            down=self.down,
+            padding=self.padding,
+            flip_weight=self.up == 1,
+        )
+        return bias_act(
+            x,
+            None if self.bias is None else self.bias.to(x.dtype),
+            act=self.activation,
+            gain=ACTIVATIONS[self.activation].gain * gain,
+            clamp=None if self.conv_clamp is None else self.conv_clamp * gain,
+        )

@@ -1,0 +1,85 @@
+"""Which cutoff, sampling rate, size and width each StyleGAN3 layer has (SG3 Sec. 3.2, FACTS 2.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """Signal on one side of a layer. Frequencies in cycles per image width, sizes in pixels."""
+
+    sampling_rate: int
+    cutoff: float
+    half_width: float  # of the transition band
+    size: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One synthesis layer: its input and output signals and its role."""
+
+    index: int
+    source: LayerSpec
+    target: LayerSpec
+    is_torgb: bool
+    is_critically_sampled: bool
+    use_fp16: bool
+
+    @property
+    def name(self) -> str:
+        return f"L{self.index}_{self.target.size}_{self.target.channels}"
+
+
+def plan_layers(
+    img_resolution: int,
+    img_channels: int,
+    channel_base: float,
+    channel_max: int,
+    num_layers: int,
+    num_critical: int,
+    first_cutoff: float,
+    first_stopband: float,
+    last_stopband_rel: float,
+    margin_size: int,
+    num_fp16_res: int,
+) -> list[LayerPlan]:
+    """Plans of layers 0..num_layers; the last is ToRGB. Raises ValueError if none is possible."""
+    if num_critical >= num_layers or num_critical < 0:
+        raise ValueError(
+            f"num_critical: got {num_critical}, expected 0 to {num_layers - 1} "
+            f"with num_layers={num_layers}"
+        )
+    last_cutoff = img_resolution / 2
+    last_stopband = last_cutoff * last_stopband_rel
+    specs = []
+    for i in range(num_layers + 1):
+        exponent = min(i / (num_layers - num_critical), 1)
+        cutoff = first_cutoff * (last_cutoff / first_cutoff) ** exponent
+        stopband = first_stopband * (last_stopband / first_stopband) ** exponent
+        rate = 2 ** math.ceil(math.log2(min(2 * stopband, img_resolution)))
+        is_last_two = i >= num_layers - 1
+        specs.append(
+            LayerSpec(
+                sampling_rate=int(rate),
+                cutoff=cutoff,
+                half_width=max(stopband, rate / 2) - cutoff,
+                size=img_resolution if is_last_two else int(rate) + 2 * margin_size,
+                channels=img_channels
+                if i == num_layers
+                else round(min((channel_base / 2) / cutoff, channel_max)),
+            )
+        )
+    return [
+        LayerPlan(
+            index=i,
+            source=specs[max(i - 1, 0)],
+            target=spec,
+            is_torgb=i == num_layers,
+            is_critically_sampled=i >= num_layers - num_critical,
+            use_fp16=spec.sampling_rate * 2**num_fp16_res > img_resolution,
+        )
+        for i, spec in enumerate(specs)
+    ]

@@ -1,0 +1,264 @@
+"""The StyleGAN3 generator, configurations T and R (arXiv 2106.12423; FACTS 2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from ops_cuda import filtered_lrelu, modulated_conv2d
+from sg3.networks.filters import design_lowpass_filter
+from sg3.networks.layers import FullyConnectedLayer, MappingNetwork
+from sg3.networks.schedule import LayerPlan, LayerSpec, plan_layers
+
+NOISE_MODES = ("random", "const", "none")
+
+
+class SynthesisInput(nn.Module):
+    """Fourier features, translated and rotated by the latent (SG3 App. F; FACTS 2.5)."""
+
+    def __init__(self, w_dim: int, spec: LayerSpec):
+        super().__init__()
+        self.w_dim, self.channels, self.size = w_dim, spec.channels, spec.size
+        self.sampling_rate, self.bandwidth = spec.sampling_rate, spec.cutoff
+        # Directions are Gaussian; the radius is warped so that points fill the disc uniformly.
+        freqs = torch.randn([self.channels, 2])
+        radii = freqs.square().sum(dim=1, keepdim=True).sqrt()
+        freqs = freqs / (radii * radii.square().exp().pow(0.25)) * self.bandwidth
+        phases = torch.rand([self.channels]) - 0.5
+        self.weight = nn.Parameter(torch.randn([self.channels, self.channels]))
+        self.affine = FullyConnectedLayer(w_dim, 4, weight_init=0)
+        with torch.no_grad():
+            self.affine.bias.copy_(torch.tensor([1.0, 0, 0, 0]))
+        self.register_buffer("transform", torch.eye(3))
+        self.register_buffer("freqs", freqs)
+        self.register_buffer("phases", phases)
+
+    def transforms(self, w: torch.Tensor) -> torch.Tensor:
+        """Matrices `[N, 3, 3]` from output to input coordinates: learned, then the user's."""
+        t = self.affine(w)
+        t = t / t[:, :2].norm(dim=1, keepdim=True)
+        cos, sin, tx, ty = t.unbind(dim=1)
+        one, zero = torch.ones_like(cos), torch.zeros_like(cos)
+        rotation = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=1)
+        translation = torch.stack([one, zero, -tx, zero, one, -ty, zero, zero, one], dim=1)
+        return rotation.reshape(-1, 3, 3) @ translation.reshape(-1, 3, 3) @ self.transform
+
+    def forward(self, w: torch.Tensor) -> torch.Tensor:
+        """`w` `[N, w_dim]` → features `[N, C, size, size]`, float32."""
+        m = self.transforms(w)
+        phases = self.phases + (self.freqs @ m[:, :2, 2:]).squeeze(2)  # [N, C]
+        freqs = self.freqs @ m[:, :2, :2]  # [N, C, 2]
+        # Frequencies that the transform pushed beyond the band fade out before they alias.
+        excess = freqs.norm(dim=2) - self.bandwidth
+        amplitudes = (1 - excess / (self.sampling_rate / 2 - self.bandwidth)).clamp(0, 1)
+        position = torch.arange(self.size, device=w.device, dtype=torch.float32)
+        position = (position + 0.5 - self.size / 2) / self.sampling_rate
+        # The angle is a sum of an x part and a y part: [N, C, 1, W] + [N, C, H, 1].
+        angle_x = freqs[:, :, 0, None] * position + phases[:, :, None]
+        angle_y = freqs[:, :, 1, None] * position
+        angles = angle_x[:, :, None, :] + angle_y[:, :, :, None]
+        features = torch.sin(angles * (2 * math.pi)) * amplitudes[:, :, None, None]
+        weight = self.weight / self.channels**0.5
+        return torch.einsum("oi,nihw->nohw", weight, features)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated convolution, then a leaky ReLU on a finer grid (SG3 Fig. 4b; FACTS 2.7)."""
+
+    def __init__(
+        self,
+        w_dim: int,
+        plan: LayerPlan,
+        conv_kernel: int = 3,
+        filter_size: int = 6,
+        lrelu_upsampling: int = 2,
+        use_radial_filters: bool = False,
+        conv_clamp: float | None = 256,
+        magnitude_ema_beta: float = 0.999,
+    ):
+        super().__init__()
+        source, target = plan.source, plan.target
+        self.is_torgb, self.use_fp16 = plan.is_torgb, plan.use_fp16
+        self.conv_clamp, self.magnitude_ema_beta = conv_clamp, magnitude_ema_beta
+        self.in_channels, self.out_channels = source.channels, target.channels
+        self.conv_kernel = 1 if plan.is_torgb else conv_kernel
+        self.affine = FullyConnectedLayer(w_dim, source.channels, bias_init=1)
+        shape = [target.channels, source.channels, self.conv_kernel, self.conv_kernel]
+        self.weight = nn.Parameter(torch.randn(shape))
+        self.bias = nn.Parameter(torch.zeros([target.channels]))
+        self.register_buffer("magnitude_ema", torch.ones([]))
+
+        rate = max(source.sampling_rate, target.sampling_rate)
+        rate *= 1 if plan.is_torgb else lrelu_upsampling
+        self.up_factor = round(rate / source.sampling_rate)
+        self.down_factor = round(rate / target.sampling_rate)
+        up_taps = filter_size * self.up_factor if self._resamples(self.up_factor) else 1
+        down_taps = filter_size * self.down_factor if self._resamples(self.down_factor) else 1
+        radial = use_radial_filters and not plan.is_critically_sampled
+        up_filter = design_lowpass_filter(up_taps, source.cutoff, source.half_width * 2, rate)
+        down_filter = design_lowpass_filter(
+            down_taps, target.cutoff, target.half_width * 2, rate, radial=radial
+        )
+        self.register_buffer("up_filter", up_filter)
+        self.register_buffer("down_filter", down_filter)
+        self.padding = self._padding(source.size, target.size, up_taps, down_taps)
+
+    def _resamples(self, factor: int) -> bool:
+        return factor > 1 and not self.is_torgb
+
+    def _padding(self, in_size: int, out_size: int, up_taps: int, down_taps: int) -> list[int]:
+        """Padding on the fine grid that gives `out_size` and keeps samples centred (App. C.3)."""
+        fine_out = (out_size - 1) * self.down_factor + 1
+        fine_in = (in_size + self.conv_kernel - 1) * self.up_factor
+        total = fine_out - fine_in + up_taps + down_taps - 2
+        low = (total + self.up_factor) // 2
+        return [low, total - low, low, total - low]
+
+    def styles(self, w: torch.Tensor) -> torch.Tensor:
+        """Channel scales `[N, in_channels]` that `w` `[N, w_dim]` asks for."""
+        return self.affine(w)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        force_fp32: bool = False,
+        update_emas: bool = False,
+    ) -> torch.Tensor:
+        """`x` `[N, in_channels, H, W]`, `w` `[N, w_dim]` → `[N, out_channels, H', W']`."""
+        if update_emas:
+            mean = x.detach().to(torch.float32).square().mean()
+            self.magnitude_ema.copy_(mean.lerp(self.magnitude_ema, self.magnitude_ema_beta))
+        styles = self.styles(w)
+        if self.is_torgb:
+            styles = styles / (self.in_channels * self.conv_kernel**2) ** 0.5
+        half = self.use_fp16 and not force_fp32 and x.device.type == "cuda"
+        dtype = torch.float16 if half else torch.float32
+        x = modulated_conv2d(
+            x.to(dtype),
+            self.weight,
+            styles,
+            demodulate=not self.is_torgb,
+            padding=self.conv_kernel - 1,
+            input_gain=self.magnitude_ema.rsqrt(),
+        )
+        return filtered_lrelu(
+            x,
+            fu=self.up_filter,
+            fd=self.down_filter,
+            b=self.bias.to(dtype),
+            up=self.up_factor,
+            down=self.down_factor,
+            padding=self.padding,
+            gain=1 if self.is_torgb else 2**0.5,
+            slope=1 if self.is_torgb else 0.2,
+            clamp=self.conv_clamp,
+        )
+
+
+class SynthesisNetwork(nn.Module):
+    """`ws` to images (FACTS 2.9)."""
+
+    def __init__(
+        self,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        channel_base: float = 32768,
+        channel_max: int = 512,
+        num_layers: int = 14,
+        num_critical: int = 2,
+        first_cutoff: float = 2,
+        first_stopband: float = 2**2.1,
+        last_stopband_rel: float = 2**0.3,
+        margin_size: int = 10,
+        output_scale: float = 0.25,
+        num_fp16_res: int = 4,
+        **layer_kwargs,
+    ):
+        super().__init__()
+        self.w_dim, self.num_ws = w_dim, num_layers + 2
+        self.img_resolution, self.img_channels = img_resolution, img_channels
+        self.num_layers, self.output_scale = num_layers, output_scale
+        plans = plan_layers(
+            img_resolution,
+            img_channels,
+            channel_base,
+            channel_max,
+            num_layers,
+            num_critical,
+            first_cutoff,
+            first_stopband,
+            last_stopband_rel,
+            margin_size,
+            num_fp16_res,
+        )
+        self.plans = plans
+        self.layer_names = [plan.name for plan in plans]
+        self.input = SynthesisInput(w_dim, plans[0].source)
+        for plan in plans:
+            setattr(self, plan.name, SynthesisLayer(w_dim, plan, **layer_kwargs))
+
+    def forward(
+        self,
+        ws: torch.Tensor,
+        noise_mode: str = "random",
+        force_fp32: bool = False,
+        update_emas: bool = False,
+    ) -> torch.Tensor:
+        """`ws` `[N, num_ws, w_dim]` → float32 `[N, img_channels, R, R]`, nominally in [−1, 1].
+
+        `noise_mode` is accepted for symmetry with StyleGAN2 and has no effect.
+        """
+        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(
+                f"ws: got shape {tuple(ws.shape)}, expected [N, {self.num_ws}, {self.w_dim}]"
+            )
+        if noise_mode not in NOISE_MODES:
+            raise ValueError(f"noise_mode: got {noise_mode!r}, expected one of {NOISE_MODES}")
+        ws = ws.to(torch.float32).unbind(dim=1)
+        x = self.input(ws[0])
+        for name, w in zip(self.layer_names, ws[1:]):
+            x = getattr(self, name)(x, w, force_fp32=force_fp32, update_emas=update_emas)
+        return (x * self.output_scale).to(torch.float32)
+
+
+class Generator(nn.Module):
+    """StyleGAN3: `z` `[N, z_dim]` (and labels `c` `[N, c_dim]`) to images (FACTS 2.1)."""
+
+    def __init__(
+        self,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        mapping_kwargs: dict | None = None,
+        **synthesis_kwargs,
+    ):
+        super().__init__()
+        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
+        self.img_resolution, self.img_channels = img_resolution, img_channels
+        self.synthesis = SynthesisNetwork(
+            w_dim=w_dim,
+            img_resolution=img_resolution,
+            img_channels=img_channels,
+            **synthesis_kwargs,
+        )
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **(mapping_kwargs or {}))
+
+    def forward(
+        self,
+        z: torch.Tensor,
+        c: torch.Tensor | None = None,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        update_emas: bool = False,
+        **synthesis_kwargs,
+    ) -> torch.Tensor:
+        """Images `[N, img_channels, R, R]`, float32, nominally in [−1, 1]."""
+        ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas=update_emas)
+        return self.synthesis(ws, update_emas=update_emas, **synthesis_kwargs)
