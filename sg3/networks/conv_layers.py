@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ops_cuda import bias_act, conv2d_resample, setup_filter
-from ops_cuda.bias_act import ACTIVATIONS
+from ops_cuda.bias_act import ACTIVATIONS, PIECEWISE_LINEAR
 
 #: Binomial low-pass, the resampling filter of StyleGAN2 (SG2 Sec. 5).
 RESAMPLE_FILTER = (1, 3, 3, 1)
@@ -83,26 +83,29 @@ class Conv2dLayer(nn.Module):
         if channels_last:
             weight = weight.to(memory_format=torch.channels_last)
         register_tensor(self, "weight", weight, trainable)
-        self.bias = None
         if bias:
-            del self.bias
             register_tensor(self, "bias", torch.zeros([out_channels]), trainable)
+        else:
+            self.register_parameter("bias", None)
 
     def forward(self, x: torch.Tensor, gain: float = 1) -> torch.Tensor:
         """`gain` multiplies the output (and the clamp); computes in the dtype of `x`."""
+        act_gain = ACTIVATIONS[self.activation].gain * gain
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        weight_gain, bias = self.weight_gain, self.bias
+        if self.activation in PIECEWISE_LINEAR and act_gain > 0:
+            # act(x)·g = act(x·g): scaling the small weight saves passes over the large image.
+            weight_gain = weight_gain * act_gain
+            bias = None if bias is None else bias * act_gain
+            act_gain = 1
         x = conv2d_resample(
             x,
-            (self.weight * self.weight_gain).to(x.dtype),
+            (self.weight * weight_gain).to(x.dtype),
             self.resample_filter,
             up=self.up,
             down=self.down,
             padding=self.padding,
             flip_weight=self.up == 1,
         )
-        return bias_act(
-            x,
-            None if self.bias is None else self.bias.to(x.dtype),
-            act=self.activation,
-            gain=ACTIVATIONS[self.activation].gain * gain,
-            clamp=None if self.conv_clamp is None else self.conv_clamp * gain,
-        )
+        bias = None if bias is None else bias.to(x.dtype)
+        return bias_act(x, bias, act=self.activation, gain=act_gain, clamp=clamp)
