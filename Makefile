@@ -1,0 +1,65 @@
+# make steer [PROMPT="..."]   set up once, then a text pulls an image of the bundled generator
+# make test                   set up once, then the tests
+PYTHON ?= python3
+VENV   ?= .venv
+PROMPT ?= a smiling woman with red hair and sunglasses
+OUT    ?= out/steer
+BIN    := $(VENV)/bin
+# Tests run side by side, one thread each: more threads than cores only slow each other down.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+# Without the variable, setuptools prints a page of advice about editable installs.
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt
+export PROMPT
+
+.DEFAULT_GOAL := help
+.PHONY: help setup steer app test lint format bench kernels clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# One virtual environment; a stamp says what was installed into it last.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make: Python 3.10 or newer is needed, '$(PYTHON)' is older or missing; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV): a few minutes the first time, most of it is torch ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the tools for tests ..."
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed ## install into .venv
+
+steer: $(VENV)/.installed ## a text steers the bundled generator: make steer PROMPT="a man with a red hat"
+	@$(BIN)/sg3 steer "$$PROMPT" --network mini-faces --clip mini --outdir $(OUT)
+
+app: $(VENV)/.installed ## the page in the browser
+	@$(BIN)/sg3 app
+
+test: $(VENV)/.installed-dev ## all tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist loadfile -q
+
+lint: $(VENV)/.installed-dev ## style, formatting, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+format: $(VENV)/.installed-dev ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev ## measure what there is to measure
+	$(BIN)/python -m benchmarks
+
+kernels: ## fused GPU kernels (none yet)
+	@echo "There are no fused GPU kernels in this repository yet: nothing to build or check."
+	@echo "On a GPU every operator runs as its plain PyTorch definition."
+
+clean: ## remove .venv, caches and outputs
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

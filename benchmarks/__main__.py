@@ -1,0 +1,35 @@
+"""``python -m benchmarks [NAME ...]``: run the benchmarks of this folder, all without a name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+import benchmarks
+
+
+def names() -> list[str]:
+    """Names of the benchmarks in this folder, sorted."""
+    found = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the benchmarks that ``arguments`` name; returns the exit status."""
+    known = names()
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        print(f"Error: no benchmark called {unknown[0]}; there are: {', '.join(known) or 'none'}")
+        return 2
+    if not known:
+        print("There are no benchmarks in this repository yet.")
+    for name in arguments or known:
+        print(f"== {name}")
+        importlib.import_module(f"benchmarks.{name}").main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,47 @@
+"""What all tests share: the repository's root, and a fence around the network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+# Read by the libraries when they are imported, so set before any test module is.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
+
+
+def _is_loopback(host: object) -> bool:
+    text = host.decode() if isinstance(host, bytes) else host
+    return text in (None, "") or str(text).startswith(LOOPBACK)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """Everything but the loopback device looks unplugged, as on a machine without a network."""
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+
+    def fenced_connect(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address[0]):
+            raise OSError(f"tests may not use the network: connect to {address}")
+        return connect(self, address)
+
+    def fenced_lookup(host, *args, **kwargs):
+        if not _is_loopback(host):
+            raise socket.gaierror(socket.EAI_NONAME, f"tests may not use the network: {host}")
+        return lookup(host, *args, **kwargs)
+
+    socket.socket.connect, socket.getaddrinfo = fenced_connect, fenced_lookup
+    yield
+    socket.socket.connect, socket.getaddrinfo = connect, lookup
