@@ -43,6 +43,31 @@ def check_architecture(architecture: str) -> None:
         raise ValueError(f"architecture: got {architecture!r}, expected orig, skip or resnet")
 
 
+def conv_weight(
+    out_channels: int, in_channels: int, kernel_size: int, channels_last: bool
+) -> torch.Tensor:
+    """Random weights `[O, I, k, k]` of variance 1 in the wanted memory format."""
+    weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
+    return weight.to(memory_format=torch.channels_last) if channels_last else weight
+
+
+def enter_block(
+    x: torch.Tensor, half: bool, full: torch.dtype, half_channels_last: bool
+) -> torch.Tensor:
+    """Cast `x` `[N, C, H, W]` to a block's precision: fp16 if `half` on CUDA, else `full`.
+
+    On CPU the memory format becomes channels-last, which makes the convolutions (also those of
+    R1's double backward) about a quarter faster; on CUDA only for fp16 blocks that ask for it.
+    """
+    on_cuda = x.device.type == "cuda"
+    half = half and on_cuda
+    channels_last = (half and half_channels_last) if on_cuda else True
+    return x.to(
+        dtype=torch.float16 if half else full,
+        memory_format=torch.channels_last if channels_last else torch.preserve_format,
+    )
+
+
 def register_tensor(module: nn.Module, name: str, value: torch.Tensor, trainable: bool) -> None:
     """Store `value` as a parameter, or as a buffer of the same name when frozen."""
     if trainable:
@@ -79,9 +104,7 @@ class Conv2dLayer(nn.Module):
         self.conv_clamp, self.padding = conv_clamp, kernel_size // 2
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.register_buffer("resample_filter", setup_filter(resample_filter))
-        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
-        if channels_last:
-            weight = weight.to(memory_format=torch.channels_last)
+        weight = conv_weight(out_channels, in_channels, kernel_size, channels_last)
         register_tensor(self, "weight", weight, trainable)
         if bias:
             register_tensor(self, "bias", torch.zeros([out_channels]), trainable)

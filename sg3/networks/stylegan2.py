@@ -1,0 +1,233 @@
+"""The StyleGAN2 generator (arXiv 1912.04958; FACTS 3.3 to 3.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ops_cuda import setup_filter, upsample2d
+from sg3.networks.conv_layers import (
+    RESAMPLE_FILTER,
+    RESIDUAL_GAIN,
+    Conv2dLayer,
+    channels_at,
+    check_architecture,
+    enter_block,
+    lowest_fp16_resolution,
+    resolutions,
+)
+from sg3.networks.layers import MappingNetwork
+from sg3.networks.sg2_layers import SynthesisLayer, ToRGBLayer
+
+NOISE_MODES = ("random", "const", "none")
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: doubles the features (the first block starts them), may emit an image.
+
+    `in_channels` 0 marks the first block, which learns a constant. Remaining keyword arguments
+    go to the layers (use_noise, activation).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        is_last: bool,
+        architecture: str = "skip",
+        resample_filter: Sequence[float] = RESAMPLE_FILTER,
+        conv_clamp: float | None = 256,
+        use_fp16: bool = False,
+        fp16_channels_last: bool = False,
+        fused_modconv_default: bool | str = True,
+        **layer_kwargs,
+    ):
+        super().__init__()
+        check_architecture(architecture)
+        self.in_channels, self.resolution, self.is_last = in_channels, resolution, is_last
+        self.architecture, self.use_fp16 = architecture, use_fp16
+        self.channels_last = use_fp16 and fp16_channels_last
+        # Both forms of the modulated convolution are one here; the argument is only recorded.
+        self.fused_modconv_default = fused_modconv_default
+        self.register_buffer("resample_filter", setup_filter(resample_filter))
+        self.num_conv = self.num_torgb = 0
+
+        def layer(channels: int, **kwargs) -> SynthesisLayer:
+            self.num_conv += 1
+            common = {"conv_clamp": conv_clamp, "channels_last": self.channels_last}
+            shape = (channels, out_channels, w_dim, resolution)
+            return SynthesisLayer(*shape, **common, **kwargs, **layer_kwargs)
+
+        double = {"up": 2, "resample_filter": resample_filter}
+        if in_channels == 0:
+            self.const = nn.Parameter(torch.randn([out_channels, resolution, resolution]))
+        else:
+            self.conv0 = layer(in_channels, **double)
+        self.conv1 = layer(out_channels)
+        if is_last or architecture == "skip":
+            self.num_torgb += 1
+            self.torgb = ToRGBLayer(
+                out_channels,
+                img_channels,
+                w_dim,
+                conv_clamp=conv_clamp,
+                channels_last=self.channels_last,
+            )
+        if in_channels != 0 and architecture == "resnet":
+            self.skip = Conv2dLayer(
+                in_channels,
+                out_channels,
+                1,
+                bias=False,
+                channels_last=self.channels_last,
+                **double,
+            )
+
+    def forward(
+        self,
+        x: torch.Tensor | None,
+        img: torch.Tensor | None,
+        ws: torch.Tensor,
+        force_fp32: bool = False,
+        noise_mode: str = "random",
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`x` `[N, in, R/2, R/2]`, `img` `[N, img_channels, R/2, R/2]` (None before the first),
+        `ws` `[N, num_conv + num_torgb, w_dim]` → both at resolution R.
+        """
+        w = iter(ws.unbind(dim=1))
+        if self.in_channels == 0:
+            x = self.const[None].repeat(len(ws), 1, 1, 1)
+        half = self.use_fp16 and not force_fp32
+        x = enter_block(x, half, torch.float32, self.channels_last)
+        if self.in_channels == 0:
+            x = self.conv1(x, next(w), noise_mode)
+        elif self.architecture == "resnet":
+            y = self.skip(x, gain=RESIDUAL_GAIN)
+            x = self.conv0(x, next(w), noise_mode)
+            x = y + self.conv1(x, next(w), noise_mode, gain=RESIDUAL_GAIN)
+        else:
+            x = self.conv0(x, next(w), noise_mode)
+            x = self.conv1(x, next(w), noise_mode)
+        if img is not None:
+            img = upsample2d(img, self.resample_filter)
+        if self.num_torgb:
+            y = self.torgb(x, next(w)).to(torch.float32)
+            img = y if img is None else img + y
+        return x, img
+
+
+class SynthesisNetwork(nn.Module):
+    """`ws` to images. Remaining keyword arguments go to the blocks."""
+
+    def __init__(
+        self,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        num_fp16_res: int = 4,
+        **block_kwargs,
+    ):
+        super().__init__()
+        self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
+        self.block_resolutions = resolutions(img_resolution)
+        self.num_ws = 0
+        in_channels = 0
+        for r in self.block_resolutions:
+            out_channels = channels_at(r, channel_base, channel_max)
+            is_last = r == img_resolution
+            block = SynthesisBlock(
+                in_channels,
+                out_channels,
+                w_dim=w_dim,
+                resolution=r,
+                img_channels=img_channels,
+                is_last=is_last,
+                use_fp16=r >= lowest_fp16_resolution(img_resolution, num_fp16_res),
+                **block_kwargs,
+            )
+            setattr(self, f"b{r}", block)
+            # ToRGB shares its w with the next block's first convolution, except in the last.
+            self.num_ws += block.num_conv + (block.num_torgb if is_last else 0)
+            in_channels = out_channels
+
+    def forward(
+        self,
+        ws: torch.Tensor,
+        noise_mode: str = "random",
+        force_fp32: bool = False,
+        update_emas: bool = False,
+        fused_modconv: bool | None = None,
+    ) -> torch.Tensor:
+        """`ws` `[N, num_ws, w_dim]` → float32 `[N, img_channels, R, R]`, nominally in [−1, 1].
+
+        `noise_mode` random draws noise from torch's generator, const takes the stored one, none
+        adds none. `update_emas` and `fused_modconv` are accepted for compatibility and ignored.
+        """
+        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(
+                f"ws: got shape {tuple(ws.shape)}, expected [N, {self.num_ws}, {self.w_dim}]"
+            )
+        if noise_mode not in NOISE_MODES:
+            raise ValueError(f"noise_mode: got {noise_mode!r}, expected one of {NOISE_MODES}")
+        ws = ws.to(torch.float32)
+        x = img = None
+        first = 0
+        for r in self.block_resolutions:
+            block = getattr(self, f"b{r}")
+            block_ws = ws[:, first : first + block.num_conv + block.num_torgb]
+            x, img = block(x, img, block_ws, force_fp32=force_fp32, noise_mode=noise_mode)
+            first += block.num_conv
+        return img
+
+
+class Generator(nn.Module):
+    """StyleGAN2: `z` `[N, z_dim]` (and labels `c` `[N, c_dim]`) to images.
+
+    `mapping_kwargs` go to the mapping network (8 layers by default), the remaining ones to
+    `SynthesisNetwork`: channel_base, channel_max, num_fp16_res, architecture (skip, resnet,
+    orig), resample_filter, conv_clamp, fp16_channels_last, fused_modconv_default, use_noise,
+    activation. Raises ValueError for values that do not fit.
+    """
+
+    def __init__(
+        self,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        mapping_kwargs: dict | None = None,
+        **synthesis_kwargs,
+    ):
+        super().__init__()
+        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
+        self.img_resolution, self.img_channels = img_resolution, img_channels
+        self.synthesis = SynthesisNetwork(
+            w_dim=w_dim,
+            img_resolution=img_resolution,
+            img_channels=img_channels,
+            **synthesis_kwargs,
+        )
+        self.num_ws = self.synthesis.num_ws
+        options = {"num_layers": 8, "divide_bias": False, **(mapping_kwargs or {})}
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **options)
+
+    def forward(
+        self,
+        z: torch.Tensor,
+        c: torch.Tensor | None = None,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        update_emas: bool = False,
+        **synthesis_kwargs,
+    ) -> torch.Tensor:
+        """Images `[N, img_channels, R, R]`, float32, nominally in [−1, 1]."""
+        ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas=update_emas)
+        return self.synthesis(ws, update_emas=update_emas, **synthesis_kwargs)
