@@ -1,0 +1,1 @@
+"""Complete, runnable, documented jobs; nothing imports them."""

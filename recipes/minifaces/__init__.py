@@ -1,0 +1,1 @@
+"""The bundled world: captioned cartoon faces, and the models trained on them."""
