@@ -1,4 +1,4 @@
-"""Layers of the StyleGAN2 generator: modulated convolution with noise, and ToRGB (FACTS 3.2, 3.3)."""
+"""Layers of the StyleGAN2 generator: modulated convolution, noise, ToRGB (FACTS 3.2, 3.3)."""
 
 from __future__ import annotations
 
