@@ -1,0 +1,116 @@
+"""The command group: a table of strings, so that nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from sg3 import __version__
+
+#: name → (where the click command lives, one line of help). Packages above `sg3` are named,
+#: never imported from here before the user asks for their command.
+COMMANDS = {
+    "generate": ("sg3.cli.generate:generate", "Images from seeds."),
+    "steer": ("guidance.cli:steer", "A text prompt pulls an image towards what it says."),
+    "train": ("sg3.cli.train:train", "Train a network on a folder or zip of images."),
+    "dataset": ("sg3.cli.dataset:dataset", "Prepare a data set from images."),
+    "convert": ("sg3.cli.convert:convert", "Official pickle to safetensors, without running it."),
+    "models": ("sg3.cli.models:models", "List and download known networks."),
+    "app": ("app:app_command", "The demo page in a browser."),
+}
+
+
+class OneLineError(click.ClickException):
+    """Printed as `Error: …`, exit code 2."""
+
+    exit_code = 2
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception without line breaks; files are named before the reason."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def errors_in_one_line(ctx: click.Context | None) -> Iterator[None]:
+    """Turn what a user can mend into one line; with `--debug` let the traceback through."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        where = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
+        raise OneLineError(one_line_usage(error) + where) from None
+    except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) or (ctx is not None and ctx.meta.get("sg3.debug")):
+            raise
+        raise OneLineError(one_line(error)) from None
+    except RuntimeError as error:
+        out_of_memory = type(error).__name__ == "OutOfMemoryError"
+        if not out_of_memory or (ctx is not None and ctx.meta.get("sg3.debug")):
+            raise
+        raise OneLineError("out of GPU memory; try a smaller batch or --device cpu") from None
+
+
+def one_line_usage(error: click.UsageError) -> str:
+    """click's own message, on one line."""
+    return " ".join(error.format_message().split())
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name][0].split(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise OneLineError(
+                f"sg3 {name} needs the Python module {error.name!r}, which is not installed"
+            ) from None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}" if near else f"one of {', '.join(COMMANDS)}"
+            raise OneLineError(f"no command {args[0]!r}; {hint}?")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def make_context(self, info_name, args, parent=None, **extra) -> click.Context:
+        with errors_in_one_line(parent):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context):
+        with errors_in_one_line(ctx):
+            return super().invoke(ctx)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sg3")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """StyleGAN3: generate, steer by text, train.
+
+    \b
+    Example:
+      sg3 generate --network mini-faces --seeds 0-7 --outdir out
+    """
+    if debug:
+        ctx.meta["sg3.debug"] = True

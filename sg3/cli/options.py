@@ -1,0 +1,125 @@
+"""Options that several commands share, and the parsers of their values."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from sg3.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`"1,2,5-10"` → `[1, 2, 5, 6, 7, 8, 9, 10]`: numbers and inclusive ranges (FACTS 9.1).
+
+    Seeds are 0 … 2³²−1, what NumPy's generator takes. Raises UserError otherwise.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if not match:
+            raise UserError(f"seeds: got {text!r}, expected numbers and ranges like 0-7,12")
+        first = int(match[1])
+        last = first if match[2] is None else int(match[2])
+        if last < first or last >= 2**32:
+            raise UserError(f"seeds: got {part.strip()!r}, expected a range in 0-4294967295")
+        if len(seeds) + last - first >= 1_000_000:
+            raise UserError(f"seeds: got {text!r}, expected at most a million of them")
+        seeds.extend(range(first, last + 1))
+    return seeds
+
+
+def parse_vec2(text: str) -> tuple[float, float]:
+    """`"0.1,-0.2"` → `(0.1, -0.2)`. Raises UserError otherwise."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"got {text!r}, expected two numbers like 0.1,-0.2") from None
+    return x, y
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` → a device that exists here.
+
+    `auto` takes the first of cuda, mps, cpu. Raises UserError for one that is not there.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise UserError(f"device: got {name!r}, expected auto, cpu, cuda, cuda:INDEX or mps")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(f"device: got {name!r}, but this machine has {count} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device: got 'mps', but this machine has none")
+    return device
+
+
+class ParsedType(click.ParamType):
+    """A click type around a parser that raises ValueError."""
+
+    def __init__(self, name: str, parser):
+        self.name, self.parser = name, parser
+
+    def convert(self, value, param, ctx):
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parser(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SEEDS = ParsedType("seeds", parse_seeds)
+VEC2 = ParsedType("x,y", parse_vec2)
+
+
+def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["sg3.debug"] = True
+
+
+network_option = click.option(
+    "--network",
+    default="mini-faces",
+    show_default=True,
+    metavar="NAME|FILE|URL",
+    help="A name from `sg3 models`, a .safetensors or official .pkl file, or an https URL.",
+)
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:INDEX or mps."
+)
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Start of all randomness.",
+)
+seeds_option = click.option(
+    "--seeds", type=SEEDS, required=True, help="Seeds: numbers and ranges like 0-7,12."
+)
+outdir_option = click.option(
+    "--outdir",
+    type=click.Path(file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Where to write; made if missing.",
+)
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_debug,
+    help="Show a traceback on errors.",
+)

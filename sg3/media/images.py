@@ -1,0 +1,136 @@
+"""From network images to bytes, PNG files, grids and captioned sheets."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from sg3.files import atomic_path
+
+CAPTION_SIZE_PX = 12
+
+
+def to_uint8(img: torch.Tensor) -> np.ndarray:
+    """`img` float [N, C, H, W] or [C, H, W], nominal range [-1, 1] → uint8 [N, H, W, C].
+
+    v·127.5 + 128, clamped and truncated: the official rounding (FACTS 1.1).
+    """
+    if img.ndim == 3:
+        img = img[None]
+    if img.ndim != 4 or img.shape[1] not in (1, 3, 4):
+        raise ValueError(f"img: got shape {list(img.shape)}, expected [N, C, H, W] with C 1, 3 or 4")
+    img = img.detach().to(torch.float32) * 127.5 + 128
+    return img.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _as_uint8(img: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Any single image → uint8 [H, W, C]."""
+    if isinstance(img, torch.Tensor) and img.is_floating_point():
+        img = to_uint8(img)
+    img = np.asarray(img)
+    if img.ndim == 4 and img.shape[0] == 1:
+        img = img[0]
+    if img.ndim == 2:
+        img = img[:, :, None]
+    if img.ndim != 3 or img.dtype != np.uint8:
+        raise ValueError(
+            f"img: got {img.dtype} of shape {list(img.shape)}, expected one image: "
+            "float [C, H, W] or uint8 [H, W, C]"
+        )
+    return img
+
+
+def _as_batch(imgs: torch.Tensor | np.ndarray | Sequence) -> np.ndarray:
+    """Several images of one size → uint8 [N, H, W, C]."""
+    if isinstance(imgs, torch.Tensor) and imgs.is_floating_point():
+        return to_uint8(imgs)
+    images = [_as_uint8(img) for img in imgs]
+    if not images:
+        raise ValueError("imgs: got no image, expected at least one")
+    return np.stack(images)
+
+
+def _to_pil(img: np.ndarray) -> Image.Image:
+    return Image.fromarray(img[:, :, 0] if img.shape[2] == 1 else img)
+
+
+def save_png(path: str | os.PathLike, img: torch.Tensor | np.ndarray) -> None:
+    """Write one image, float [C, H, W] in [-1, 1] or uint8 [H, W, C], as PNG, atomically."""
+    picture = _to_pil(_as_uint8(img))
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def image_grid(
+    imgs: torch.Tensor | np.ndarray | Sequence, columns: int | None = None
+) -> np.ndarray:
+    """Lay out images row by row: [N, C, H, W] float or [N, H, W, C] uint8 → uint8 [H', W', C].
+
+    `columns` defaults to the ceiling of the square root of N; missing cells stay black.
+    """
+    batch = _as_batch(imgs)
+    n, height, width, channels = batch.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    grid = np.zeros([rows * columns, height, width, channels], dtype=np.uint8)
+    grid[:n] = batch
+    grid = grid.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(grid.reshape(rows * height, columns * width, channels))
+
+
+def contact_sheet(
+    imgs: torch.Tensor | np.ndarray | Sequence,
+    captions: Sequence[str] | None = None,
+    columns: int | None = None,
+    margin_px: int = 4,
+    min_size_px: int = 96,
+) -> np.ndarray:
+    """A sheet for the eye: images on white with room between them and captions below.
+
+    `imgs` as for `image_grid`; small images are enlarged by a whole factor to at least
+    `min_size_px`; a caption is wrapped to the width of its image. Returns uint8 [H, W, 3].
+    """
+    batch = _as_batch(imgs)
+    n = len(batch)
+    if captions is not None and len(captions) != n:
+        raise ValueError(f"captions: got {len(captions)}, expected one for each of {n} images")
+    scale = max(1, math.ceil(min_size_px / batch.shape[2]))
+    height, width = batch.shape[1] * scale, batch.shape[2] * scale
+    font = ImageFont.load_default(CAPTION_SIZE_PX)
+    texts = [_wrap(text, font, width) for text in captions] if captions else [[]] * n
+    line_px = CAPTION_SIZE_PX + 3
+    cell_w = width + margin_px
+    cell_h = height + margin_px + line_px * max(len(text) for text in texts)
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    size = (columns * cell_w + margin_px, rows * cell_h + margin_px)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (img, lines) in enumerate(zip(batch, texts)):
+        x, y = margin_px + i % columns * cell_w, margin_px + i // columns * cell_h
+        picture = _to_pil(img).convert("RGB").resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(picture, (x, y))
+        for j, line in enumerate(lines):
+            draw.text((x, y + height + 1 + j * line_px), line, fill="black", font=font)
+    return np.asarray(sheet)
+
+
+def _wrap(text: str, font: ImageFont.ImageFont, width_px: int) -> list[str]:
+    """Break `text` between words so that each line fits `width_px`; long words are cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width_px or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    for i, line in enumerate(lines):
+        while font.getlength(line) > width_px:
+            line = line[:-1]
+        lines[i] = line
+    return lines
