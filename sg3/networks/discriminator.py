@@ -210,6 +210,8 @@ class Discriminator(nn.Module):
         check_architecture(architecture)
         self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
         self.block_resolutions = resolutions(img_resolution)[:0:-1]
+        if not self.block_resolutions:
+            raise ValueError(f"img_resolution: got {img_resolution}, expected at least 8")
         channels = {
             r: channels_at(r, channel_base, channel_max) for r in [*self.block_resolutions, 4]
         }
