@@ -15,7 +15,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ops_cuda.filtered_lrelu.definition import CLAMPED, NEGATIVE, Geometry
+from ops_cuda.filtered_lrelu.definition import Geometry
+from ops_cuda.fir import filter_size
 
 try:
     import numba
@@ -23,6 +24,8 @@ except ImportError:  # the definition serves every machine
     numba = None
 
 APPLY_LRELU, STORE_STATES, USE_STATES = 0, 1, 2
+#: Planes lie side by side in rows of about this many floats: long loops that stay in L1.
+ROW_LENGTH = 640
 
 
 def supports(x: torch.Tensor, fu: torch.Tensor | None, fd: torch.Tensor | None) -> bool:
@@ -43,7 +46,7 @@ def forward(x, fu, fd, b, geometry: Geometry) -> torch.Tensor:
 
 
 def forward_with_states(x, fu, fd, b, geometry: Geometry):
-    """Result and slope states `[N, C, H_middle, L, ceil(W_middle/L)]` (this path's own layout)."""
+    """Result and slope states `[groups, H_middle, L, planes, columns]` (a layout of its own)."""
     return _run(x, fu, fd, b, geometry, STORE_STATES, None)
 
 
@@ -63,14 +66,20 @@ def _run(x, fu, fd, b, geometry: Geometry, mode: int, states):
     middle_w, middle_h = geometry.middle_size(width, height, fu)
     out_w, out_h = geometry.output_size(width, height, fu, fd)
     phases = math.lcm(geometry.up, geometry.down)
+    if mode == USE_STATES:
+        group, stride = states.shape[3:]
+    else:
+        there = _columns(geometry, width, fu, fd)
+        back = _columns(geometry.transposed(x.shape, fu, fd), out_w, fd, fu)
+        group, stride = _row_layout(max(there, back))
+    num_groups = -(-n * c // group)
     if mode == STORE_STATES:
-        columns = -(-middle_w // phases)
-        states = torch.empty([n, c, middle_h, phases, columns], dtype=torch.uint8)
+        shape = [num_groups, middle_h, phases, group, stride]
+        states = torch.empty(shape, dtype=torch.uint8)
     elif mode == APPLY_LRELU:
         states = torch.empty([1, 1, 1, 1, 1], dtype=torch.uint8)
     y = torch.empty([n, c, out_h, out_w], dtype=torch.float32)
     bias = np.zeros(c, np.float32) if b is None else b.detach().float().numpy()
-    offset_x, offset_y = geometry.offset or (0, 0)
     clamp = np.float32(np.inf if geometry.clamp is None else geometry.clamp)
     arguments = (
         x.detach().contiguous().numpy().reshape(n * c, height, width),
@@ -78,22 +87,38 @@ def _run(x, fu, fd, b, geometry: Geometry, mode: int, states):
         _taps(fu, geometry.flip_filter, geometry.up),
         _taps(fd, geometry.flip_filter, 1),
         y.numpy().reshape(n * c, out_h, out_w),
-        states.numpy().reshape(-1, *states.shape[2:]),
+        states.flatten(3).numpy(),
         (geometry.up, geometry.down, geometry.padding[0], geometry.padding[2], phases),
-        (middle_w, middle_h, offset_x, offset_y, mode),
+        (group, stride, middle_h, *(geometry.offset or (0, 0)), mode),
         (np.float32(geometry.gain), np.float32(geometry.slope), clamp),
     )
-    _for_planes(n * c, arguments)
+    _for_groups(num_groups, arguments)
     return y, states
 
 
-def _for_planes(num_planes: int, arguments: tuple) -> None:
-    """Run the kernel over all planes, shared among as many threads as torch uses."""
-    num_threads = min(torch.get_num_threads(), num_planes)
+def _columns(geometry: Geometry, width: int, fu, fd) -> int:
+    """Columns per plane that hold every phase of its input, fine and output rows with margins."""
+    phases = math.lcm(geometry.up, geometry.down)
+    middle_w, _ = geometry.middle_size(width, 1, fu)
+    lead = -geometry.padding[0] % phases
+    taps = filter_size(fu)[0] + filter_size(fd)[0]
+    return -(-(lead + middle_w) // phases) + taps // phases + 6
+
+
+def _row_layout(columns: int) -> tuple[int, int]:
+    """Planes per row and columns per plane; their product is a multiple of 32."""
+    stride = -(-columns // 8) * 8
+    group = ROW_LENGTH // stride // 4 * 4
+    return (group, stride) if group else (1, -(-columns // 32) * 32)
+
+
+def _for_groups(num_groups: int, arguments: tuple) -> None:
+    """Run the kernel over all groups of planes, on as many threads as torch uses."""
+    num_threads = min(torch.get_num_threads(), num_groups)
     if num_threads <= 1:
-        _kernel()(0, num_planes, *arguments)
+        _kernel()(0, num_groups, *arguments)
         return
-    bounds = [num_planes * i // num_threads for i in range(num_threads + 1)]
+    bounds = [num_groups * i // num_threads for i in range(num_threads + 1)]
     kernel = _kernel()
     jobs = [
         _pool(num_threads).submit(kernel, first, last, *arguments)
@@ -114,7 +139,7 @@ def _kernel():
     """Compile on first use (cached on disk); import stays fast."""
     jit = numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 
-    return jit(_planes)
+    return jit(_groups)
 
 
 if numba is not None:
@@ -240,33 +265,28 @@ def _downsampling_plan(down, num_phases, num_taps, lead):
 
 
 @_inline
-def _split_row(row, inputs, first_input, width):
-    """Input sample i = first_input + E·n + e goes to `inputs[e, n]`."""
-    num_inputs = len(inputs)
+def _load_row(target, line, bias, first_input, start, stride):
+    """Sample i = first_input + E·n + e of `line` goes to `target[e, start + n]`, n < stride."""
+    num_inputs = len(target)
     for e in range(num_inputs):
         low = max(0, -((first_input + e) // num_inputs))
-        high = min((width - 1 - first_input - e) // num_inputs + 1, inputs.shape[1])
+        high = min((len(line) - 1 - first_input - e) // num_inputs + 1, stride)
         if high <= low:
             continue
-        source = row[first_input + e + num_inputs * low :]
-        target = inputs[e, low:high]
+        source = line[first_input + e + num_inputs * low :]
+        kept = target[e, start + low : start + high]
         if num_inputs == 1:
-            for j in range(len(target)):
-                target[j] = source[j]
+            for j in range(len(kept)):
+                kept[j] = source[j] + bias
         else:
-            for j in range(len(target)):
-                target[j] = source[num_inputs * j]
+            for j in range(len(kept)):
+                kept[j] = source[num_inputs * j] + bias
 
 
 @_inline
 def _activate(row, states, shift, mode, gain, slope, clamp):
-    """The leaky ReLU, or the stored slopes, on one phase of one fine row."""
-    if mode == 0:
-        _lrelu_row(row, gain, slope, clamp)
-        return
+    """The leaky ReLU storing its states, or the stored slopes, on one phase of a fine row."""
     low, high = max(0, -shift), min(len(row), len(states) - shift)
-    if high <= low:
-        return
     stored = states[low + shift : high + shift]
     if mode == 1:
         _lrelu_row_storing(row[low:high], stored, gain, slope, clamp)
@@ -274,46 +294,47 @@ def _activate(row, states, shift, mode, gain, slope, clamp):
         _scale_row_by_states(row[low:high], stored, gain, slope)
 
 
-def _planes(first, last, x, bias, fu, fd, y, states, resampling, grid, activation):
-    """Planes first..last−1 of `x` `[planes, H, W]` into `y` `[planes, H', W']`."""
+def _groups(first, last, x, bias, fu, fd, y, states, resampling, grid, activation):
+    """Groups first..last−1 of planes of `x` `[planes, H, W]` into `y` `[planes, H', W']`.
+
+    The planes of a group lie side by side, `stride` columns apart, in every row below.
+    """
     up, down, pad_left, pad_top, num_phases = resampling
-    middle_w, middle_h, offset_x, offset_y, mode = grid
+    group, stride, middle_h, offset_x, offset_y, mode = grid
     gain, slope, clamp = activation
-    height, width = x.shape[1:]
+    height = x.shape[1]
     out_h, out_w = y.shape[1:]
     num_inputs, num_outputs = num_phases // up, num_phases // down
+    columns = _round_up(group * stride, 32)
+    margin = 32 + (len(fu) + len(fd)) // num_phases
 
     # Fine position m lies at a = m − pad_left relative to input sample 0, and at column
     # (a − base)//L of phase (a − base) mod L, with base a multiple of L.
     base = -pad_left // num_phases * num_phases
     lead = -pad_left - base
-    columns = _round_up((lead + middle_w + num_phases - 1) // num_phases, 32)
     up_taps, up_starts = _upsampling_plan(up, num_phases, fu)
     down_starts = _downsampling_plan(down, num_phases, len(fd), lead)
     down_taps = np.zeros(_round_up(len(fd), 6), np.float32)
     down_taps[: len(fd)] = fd
-    out_columns = _round_up(-(-out_w // num_outputs), 32)
-    fine_columns = max(columns, out_columns) + len(fd) // num_phases + 3
-
-    # Rows of the plane (with bias) that the vertical filter needs, then one row of each stage.
     num_rows = up_taps.shape[1]
-    row_alloc = _round_up(width, 32)
-    rows = np.zeros((num_rows, row_alloc), np.float32)
-    row_of = np.full(num_rows, -1, np.int64)
+    row_taps = np.zeros(num_rows, np.float32)
     row_starts = np.zeros((num_rows, 2), np.int64)
     row_starts[:, 0] = np.arange(num_rows)
     ring_starts = np.zeros((len(down_taps), 2), np.int64)
-    row_taps = np.zeros(num_rows, np.float32)
-    vertical = np.zeros(row_alloc, np.float32)
-    inputs = np.zeros((num_inputs, columns + len(fu) // num_phases + 3), np.float32)
-    fine = np.zeros((num_phases, fine_columns), np.float32)
-    outputs = np.zeros((num_outputs, out_columns), np.float32)
-    ring_alloc = _round_up(out_w, 32)
-    ring = np.zeros((len(fd), ring_alloc), np.float32)
-    finished = np.zeros(ring_alloc, np.float32)
+    row_of = np.zeros(num_rows, np.int64)
 
-    for plane in range(first, last):
-        b = bias[plane % len(bias)]
+    rows = np.zeros((num_rows, num_inputs, columns), np.float32)
+    flat_rows = rows.reshape(num_rows, num_inputs * columns)
+    inputs = np.zeros((num_inputs, columns + margin), np.float32)
+    flat_inputs = np.zeros(num_inputs * columns, np.float32)
+    fine = np.zeros((num_phases, columns + margin), np.float32)
+    outputs = np.zeros((num_outputs, columns), np.float32)
+    ring = np.zeros((len(fd), num_outputs * columns), np.float32)
+    finished = np.zeros(num_outputs * columns, np.float32)
+
+    for index in range(first, last):
+        plane = index * group
+        num_planes = min(group, len(x) - plane)
         row_of[:] = -1
         for m in range(middle_h):
             a = m - pad_top
@@ -327,37 +348,45 @@ def _planes(first, last, x, bias, fu, fd, y, states, resampling, grid, activatio
                     row_taps[slot] = fu[k]
                     if row_of[slot] != source:
                         row_of[slot] = source
-                        line, kept = x[plane, source], rows[slot, :width]
-                        for j in range(len(kept)):
-                            kept[j] = line[j] + b
+                        for i in range(num_planes):
+                            _load_row(
+                                rows[slot], x[plane + i, source], bias[(plane + i) % len(bias)],
+                                base // up, i * stride, stride,
+                            )  # fmt: skip
                 k += up
                 source += 1
-            _fir_row(vertical, row_taps, rows, row_starts)
-            _split_row(vertical, inputs, base // up, width)
+            if num_inputs == 1:
+                _fir_row(inputs[0, :columns], row_taps, flat_rows, row_starts)
+            else:
+                _fir_row(flat_inputs, row_taps, flat_rows, row_starts)
+                for e in range(num_inputs):
+                    inputs[e, :columns] = flat_inputs[e * columns : (e + 1) * columns]
             stored_y = m + offset_y
-            known = mode == 0 or 0 <= stored_y < states.shape[1]
+            known = mode != 0 and 0 <= stored_y < states.shape[1]
             for p in range(num_phases):
-                _fir_row(fine[p, :columns], up_taps[p], inputs, up_starts[p])
-                stored_x = p - lead + offset_x
-                phase, shift = stored_x % num_phases, stored_x // num_phases
-                if known:
-                    stored = states[
-                        plane * (mode != 0), stored_y * (mode != 0), phase * (mode != 0)
-                    ]
-                    _activate(fine[p, :columns], stored, shift, mode, gain, slope, clamp)
-            line = ring[m % len(fd)]
+                row = fine[p, :columns]
+                _fir_row(row, up_taps[p], inputs, up_starts[p])
+                if mode == 0:
+                    _lrelu_row(row, gain, slope, clamp)
+                elif known:
+                    stored_x = p - lead + offset_x
+                    stored = states[index, stored_y, stored_x % num_phases]
+                    _activate(row, stored, stored_x // num_phases, mode, gain, slope, clamp)
             for r in range(num_outputs):
                 if num_outputs == 1:
-                    _fir_row(line, down_taps, fine, down_starts[r])
+                    _fir_row(ring[m % len(fd)], down_taps, fine, down_starts[r])
                 else:
                     _fir_row(outputs[r], down_taps, fine, down_starts[r])
-                    _interleave(line[r:out_w], outputs[r], num_outputs)
+                    _interleave(ring[m % len(fd), r:], outputs[r], num_outputs)
             # Vertical downsampling as soon as the last row that an output needs is there.
             done = m - len(fd) + 1
             if done >= 0 and done % down == 0 and done // down < out_h:
                 for t in range(len(fd)):
                     ring_starts[t, 0] = (done + t) % len(fd)
                 _fir_row(finished, down_taps, ring, ring_starts)
-                target = y[plane, done // down]
-                for j in range(out_w):
-                    target[j] = finished[j]
+                for i in range(num_planes):
+                    target = y[plane + i, done // down]
+                    start = i * stride * num_outputs
+                    kept = finished[start : start + out_w]
+                    for j in range(len(kept)):
+                        target[j] = kept[j]
