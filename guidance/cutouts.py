@@ -1,0 +1,121 @@
+"""Random views of an image, so that no single crop or pixel pattern can please the encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Ranges of light random changes; every value is a half width around "unchanged".
+
+    Shifts in image widths, scale relative, rotation in degrees, brightness and contrast in units
+    of the image range [−1, 1], noise as a standard deviation in the same units.
+    """
+
+    shift: float = 0.0
+    scale: float = 0.0
+    rotate_deg: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    noise: float = 0.0
+
+
+AUGMENTS = {
+    "none": Augment(),
+    "light": Augment(0.04, 0.05, 5.0, 0.05, 0.1, 0.02),
+    "strong": Augment(0.08, 0.12, 12.0, 0.15, 0.25, 0.06),
+}
+
+
+def random_views(
+    images: torch.Tensor,
+    count: int,
+    size_px: int,
+    generators: Sequence[torch.Generator],
+    augment: Augment = AUGMENTS["light"],
+) -> torch.Tensor:
+    """`count` random views of each image, for an encoder that reads `size_px` pixels.
+
+    `images` `[B, 3, H, W]` → `[B, count, 3, h, w]`. Images larger than `size_px` are cut out at
+    random places and sizes and pooled to `size_px` (FACTS 8.1); smaller ones are shown whole at
+    their own size under a small random affine map. `generators`: one per image, on the CPU, so
+    that an image's views do not depend on what else is in the batch.
+    """
+    height, width = images.shape[2:]
+    if min(height, width) > size_px:
+        views = _cut(images, count, size_px, generators)
+    else:
+        views = _jiggle(images, count, generators, augment)
+    return _recolour(views, generators, augment)
+
+
+def pooling_matrices(
+    start: torch.Tensor, length: torch.Tensor, side_px: int, out_px: int
+) -> torch.Tensor:
+    """Matrices `[M, out_px, side_px]` that pool the interval `start`, `length` `[M]` (int64).
+
+    Row i averages the samples ⌊i·length/out⌋ … ⌈(i+1)·length/out⌉−1 of the interval, which is
+    adaptive average pooling. As matrices, cutouts of any size are two batched products.
+    """
+    row = torch.arange(out_px, device=start.device)
+    low = row * length[:, None] // out_px  # [M, out]
+    high = -(-(row + 1) * length[:, None] // out_px)
+    position = torch.arange(side_px, device=start.device) - start[:, None]  # [M, side]
+    inside = (position[:, None] >= low[..., None]) & (position[:, None] < high[..., None])
+    return inside.float() / (high - low)[..., None]
+
+
+def _uniform(generators: Sequence[torch.Generator], *shape: int) -> torch.Tensor:
+    """Numbers in [0, 1), `[B, *shape]`, row b from generator b alone."""
+    return torch.stack([torch.rand(shape, generator=g) for g in generators])
+
+
+def _cut(images, count, size_px, generators) -> torch.Tensor:
+    batch, _, height, width = images.shape
+    largest = min(height, width)
+    u = _uniform(generators, 3, count).double()
+    side = (u[:, 0].sqrt() * (largest - size_px) + size_px).long()  # [B, count]
+    top = (u[:, 1] * (height - side + 1)).long()
+    left = (u[:, 2] * (width - side + 1)).long()
+    flat = [t.reshape(-1).to(images.device) for t in (side, top, left)]
+    rows = pooling_matrices(flat[1], flat[0], height, size_px)
+    columns = pooling_matrices(flat[2], flat[0], width, size_px)
+    rows = rows.reshape(batch, count, 1, size_px, height)
+    columns = columns.reshape(batch, count, 1, size_px, width)
+    return rows @ images[:, None] @ columns.transpose(-1, -2)
+
+
+def _jiggle(images, count, generators, augment: Augment) -> torch.Tensor:
+    batch, channels, height, width = images.shape
+    if not (augment.shift or augment.scale or augment.rotate_deg):
+        return images[:, None].expand(batch, count, channels, height, width)
+    u = (_uniform(generators, 4, count) * 2 - 1).transpose(0, 1).reshape(4, batch * count)
+    angle = u[0] * math.radians(augment.rotate_deg)
+    scale = torch.exp(u[1] * math.log1p(augment.scale))
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    # Grid coordinates span 2 per image width.
+    shift_x, shift_y = 2 * augment.shift * u[2], 2 * augment.shift * u[3]
+    theta = torch.stack([cos, -sin, shift_x, sin, cos, shift_y], dim=1).reshape(-1, 2, 3)
+    grid = F.affine_grid(
+        theta.to(images), [batch * count, channels, height, width], align_corners=False
+    )
+    repeated = images[:, None].expand(batch, count, channels, height, width).flatten(0, 1)
+    views = F.grid_sample(repeated, grid, padding_mode="reflection", align_corners=False)
+    return views.reshape(batch, count, channels, height, width)
+
+
+def _recolour(views, generators, augment: Augment) -> torch.Tensor:
+    count = views.shape[1]
+    if augment.brightness or augment.contrast:
+        u = (_uniform(generators, 2, count) * 2 - 1).to(views)[..., None, None, None]
+        views = views * (1 + augment.contrast * u[:, 0]) + augment.brightness * u[:, 1]
+    if augment.noise:
+        noise = torch.stack([torch.randn(views.shape[1:], generator=g) for g in generators])
+        views = views + augment.noise * noise.to(views)
+    return views

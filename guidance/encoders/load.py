@@ -1,0 +1,77 @@
+"""From what a user types to an encoder."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from guidance.encoders.base import Encoder
+from guidance.encoders.ensemble import EnsembleEncoder
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+#: Bundled names → the files that make them up; several files are an ensemble.
+BUNDLED = {"mini": ("mini-a", "mini-b"), "mini-a": ("mini-a",), "mini-b": ("mini-b",)}
+WEIGHTED = re.compile(r"^(.+):(\d+(?:\.\d*)?|\.\d+)$")
+
+
+def load_encoder(spec: str | Encoder, device: str | torch.device = "cpu") -> Encoder:
+    """Encoder for `spec`, frozen, on `device`.
+
+    `spec` is a bundled name (`mini`, `mini-a`, `mini-b`), a mini encoder's file
+    (`PATH.safetensors`), an open_clip model (`NAME`, `NAME/TAG`, `NAME/PATH`), several of these
+    separated by commas, each with an optional weight (`ViT-B-32/openai:2,ViT-B-16/openai`), or
+    an `Encoder`, which is returned as it is. Raises ValueError in one line otherwise.
+    """
+    if not isinstance(spec, str):
+        if isinstance(spec, Encoder):
+            return spec
+        raise ValueError(f"encoder: got {type(spec).__name__}, expected a name or an Encoder")
+    parts = [part.strip() for part in spec.split(",")]
+    if not all(parts):
+        raise ValueError(f"encoder: got {spec!r}, expected a name such as mini or ViT-B-32/openai")
+    members, weights = [], []
+    for part in parts:
+        match = WEIGHTED.match(part)
+        name, weight = (match[1], float(match[2])) if match else (part, 1.0)
+        members.append(_load_one(name, str(device)))
+        weights.append(weight)
+    return members[0] if len(members) == 1 else EnsembleEncoder(members, weights)
+
+
+def _load_one(name: str, device: str) -> Encoder:
+    if name in BUNDLED:
+        return _load_bundled(name, device)
+    if name.endswith(".safetensors") and Path(name).is_file():
+        return _load_mini(Path(name), device)
+    from guidance.encoders import open_clip  # the package behind it takes seconds to import
+
+    found = open_clip.split_spec(name)
+    if found is None:
+        known = [*BUNDLED, *open_clip.list_models()]
+        lower = {item.lower(): item for item in known}
+        near = difflib.get_close_matches(name.split("/")[0].lower(), lower, n=3, cutoff=0.4)
+        hint = f"; nearest: {', '.join(lower[item] for item in near)}" if near else ""
+        raise ValueError(
+            f"encoder: unknown name {name!r}, expected mini, mini-a, mini-b or an open_clip"
+            f" model such as ViT-B-32/openai{hint}"
+        )
+    return open_clip.load_open_clip(*found, device)
+
+
+@lru_cache(maxsize=6)
+def _load_bundled(name: str, device: str) -> Encoder:
+    """Bundled encoders are small and asked for often (a demo page), so they stay in memory."""
+    members = [_load_mini(ASSETS / f"{stem}.safetensors", device) for stem in BUNDLED[name]]
+    return members[0] if len(members) == 1 else EnsembleEncoder(members)
+
+
+def _load_mini(path: Path, device: str) -> Encoder:
+    from guidance.encoders.mini import MiniEncoder
+
+    if not path.is_file():
+        raise ValueError(f"encoder: {path} is missing; reinstall the package")
+    return MiniEncoder.load(path, device, name=path.stem)

@@ -1,0 +1,133 @@
+"""Any model of open_clip behind the `Encoder` interface."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from guidance.encoders.base import prepare_images
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+
+
+class OpenClipEncoder:
+    """An open_clip model, frozen, with the size and normalisation of its own preprocessing."""
+
+    def __init__(self, model: torch.nn.Module, tokenizer, name: str):
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.name = tokenizer, name
+        settings = model.visual.preprocess_cfg
+        size = settings["size"]
+        self.input_size_px = size if isinstance(size, int) else max(size)
+        self.mean, self.std = tuple(settings["mean"]), tuple(settings["std"])
+        self.device = next(model.parameters()).device
+        self.embed_dim = self.encode_texts(["a face"]).shape[1]
+
+    def encode_images(self, img: torch.Tensor) -> torch.Tensor:
+        """`img` `[N, 3, H, W]` in [−1, 1] → `[N, embed_dim]` of unit norm."""
+        pixels = prepare_images(img, self.input_size_px, self.mean, self.std)
+        return self.model.encode_image(pixels, normalize=True).float()
+
+    @torch.no_grad()
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """N texts → `[N, embed_dim]` of unit norm."""
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        return self.model.encode_text(tokens, normalize=True).float()
+
+
+def list_models() -> list[str]:
+    """Names of the architectures that the installed open_clip knows."""
+    import open_clip
+
+    return open_clip.list_models()
+
+
+def split_spec(spec: str) -> tuple[str, str] | None:
+    """`NAME`, `NAME/TAG` or `NAME/PATH` → (name, tag or path or ""); None for unknown names.
+
+    OpenAI's own spelling with a slash (`ViT-B/32`, `ViT-B/32/openai`) is understood too.
+    """
+    known = set(list_models())
+    parts = spec.split("/")
+    for used in range(min(len(parts), 3), 0, -1):
+        name = "-".join(parts[:used])
+        if name in known:
+            return name, "/".join(parts[used:])
+    return None
+
+
+def load_open_clip(name: str, source: str, device: str | torch.device) -> OpenClipEncoder:
+    """Build `name` and fill it from `source`: a local file, a known tag, or "" for its best tag.
+
+    Local files are safetensors or weights-only checkpoints: no code of theirs runs. A tag is
+    downloaded once into the cache of the hub. Raises ValueError in one line when the file does
+    not fit, the tag is unknown, or the download fails.
+    """
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if source.endswith(WEIGHT_SUFFIXES) or Path(source).is_file():
+        return _from_file(name, Path(source).expanduser(), device)
+    tag = source or ("openai" if "openai" in tags else next(iter(tags), ""))
+    if tag not in tags:
+        raise ValueError(
+            f"encoder: open_clip's {name} has no weights {tag or '(none)'!r}, expected one of"
+            f" {', '.join(tags) or '(none)'}, or {name}/PATH with a local file"
+        )
+    # Some tags were trained with OpenAI's approximate GELU; the architecture name does not say so.
+    quick_gelu = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
+    with _quiet():
+        try:
+            model = open_clip.create_model(
+                name, tag, device=device, force_quick_gelu=quick_gelu, weights_only=True
+            )
+            tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:
+            raise ValueError(
+                f"encoder: could not fetch {name}/{tag} ({_first_line(error)}); without a network"
+                f" use --clip mini, or download the weights elsewhere and give {name}/FILE"
+            ) from error
+    return OpenClipEncoder(model, tokenizer, f"{name}/{tag}")
+
+
+def _from_file(name: str, path: Path, device: str | torch.device) -> OpenClipEncoder:
+    import open_clip
+
+    if not path.is_file():
+        raise ValueError(f"encoder: no file {path} with weights for {name}")
+    with _quiet():
+        try:
+            model = open_clip.create_model(name, pretrained=None, pretrained_text=False)
+            open_clip.load_checkpoint(model, str(path), weights_only=True)
+            tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:
+            raise ValueError(
+                f"encoder: {path} does not fill {name} ({_first_line(error)}); expected its"
+                " state_dict as safetensors or a weights-only checkpoint"
+            ) from error
+    return OpenClipEncoder(model.to(device), tokenizer, f"{name}/{path.name}")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:160]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide open_clip's log lines and warnings: what goes wrong arrives as one exception."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,294 @@
+"""A text pulls a latent: optimise where in W a generator's picture says what the text says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from guidance.cutouts import AUGMENTS, random_views
+from guidance.encoders import Encoder, load_encoder
+from guidance.latents import (
+    LatentSpace,
+    LatentStatistics,
+    latent_statistics,
+    map_latents,
+    seed_latents,
+)
+from guidance.losses import DISTANCES
+from guidance.prompts import Prompt, parse_prompts
+
+Prompts = str | Prompt | Iterable[str | Prompt]
+
+#: Choices of the settings that are words.
+CHOICES = {
+    "space": ("w", "w+"),
+    "basis": ("pca", "std"),
+    "start": ("best", "seed", "mean"),
+    "augment": tuple(AUGMENTS),
+    "distance": tuple(DISTANCES),
+}
+#: Pixels rendered at once when nothing has to be kept for a gradient.
+RENDER_BUDGET_PX = 2**21
+
+
+@dataclass(frozen=True)
+class SteerConfig:
+    """Settings of `steer`. Raises ValueError for values outside the stated ranges."""
+
+    steps: int = 60
+    seed: int = 0
+    #: "w": one latent for all layers; "w+": one per layer, freer and further from the manifold.
+    space: str = "w"
+    #: "pca": principal components of W; "std": every number of w (the 2021 notebooks).
+    basis: str = "pca"
+    components: int = 48
+    #: Where to begin: the best of `candidates` random pictures, the seed's own, or the mean of W.
+    start: str = "best"
+    candidates: int = 32
+    #: Truncation psi of the starting pictures.
+    truncation: float = 0.7
+    lr: float = 0.1
+    betas: tuple[float, float] = (0.0, 0.999)
+    #: Share of the old in the moving average of latents that is shown and returned.
+    ema: float = 0.9
+    #: Pull towards the mean of W: this times the mean squared whitened coordinate.
+    prior: float = 0.02
+    #: No further from the mean than this, in standard deviations of W; 0 for no bound.
+    max_sigma: float = 1.5
+    #: Views per picture and step; None for 32 of pictures larger than the encoder's input, else 4.
+    cutouts: int | None = None
+    augment: str = "light"
+    distance: str = "spherical"
+    class_index: int | None = None
+    force_fp32: bool = False
+
+    def __post_init__(self):
+        for name, expected in CHOICES.items():
+            if getattr(self, name) not in expected:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)!r}, expected {' or '.join(expected)}"
+                )
+        counts = {"steps": 0, "candidates": 1, "components": 1}
+        if self.cutouts is not None:
+            counts["cutouts"] = 1
+        for name, least in counts.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
+        for name in ("lr", "prior", "max_sigma"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a number ≥ 0")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema: got {self.ema}, expected 0 ≤ ema < 1")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One point of the way. `index` 0 is the start, `num_steps` the end."""
+
+    index: int
+    num_steps: int
+    #: What the optimiser minimises, for the latent before averaging and under augmentation.
+    loss: float
+    #: Its terms: "distance" and "prior"; and "similarity", the mean cosine to the prompts.
+    losses: dict[str, float]
+    #: Averaged latent `[1, num_ws, w_dim]`.
+    ws: torch.Tensor
+    #: Distance of `ws` from the mean of W in standard deviations (samples of W lie near 1).
+    sigma: float
+    render: Callable[[torch.Tensor], torch.Tensor] = dataclasses.field(repr=False, compare=False)
+
+    @cached_property
+    def image(self) -> torch.Tensor:
+        """Picture of `ws`, `[1, C, H, W]` float32, nominally in [−1, 1]; rendered on demand."""
+        return self.render(self.ws)
+
+
+def steer(
+    G: nn.Module,
+    prompts: Prompts,
+    clip: str | Encoder = "mini",
+    *,
+    config: SteerConfig | None = None,
+    start_ws: torch.Tensor | None = None,
+    **settings,
+) -> Iterator[Step]:
+    """Move a latent of `G` until its picture matches `prompts`; yields `steps + 1` `Step`s.
+
+    `prompts`: a text, or several that all pull ("a | b", weights "text:1.5", negative ones push
+    away). `clip`: what `load_encoder` takes. `settings`: fields of `SteerConfig`, replacing those
+    of `config`. `start_ws` `[1, num_ws, w_dim]` begins there instead. The same seed gives the same
+    result. Bad input raises ValueError here, before the first step.
+    """
+    steps = steer_batch(G, [prompts], clip, config=config, start_ws=start_ws, **settings)
+    return (step[0] for step in steps)
+
+
+def steer_batch(
+    G: nn.Module,
+    prompt_sets: Sequence[Prompts],
+    clip: str | Encoder = "mini",
+    *,
+    seeds: Sequence[int] | None = None,
+    config: SteerConfig | None = None,
+    start_ws: torch.Tensor | None = None,
+    **settings,
+) -> Iterator[tuple[Step, ...]]:
+    """`steer` for B sets of prompts side by side, each as if it were alone; yields B `Step`s each.
+
+    `seeds`: one per set; `config.seed` for all when left out. `start_ws` `[B, num_ws, w_dim]`.
+    """
+    config = dataclasses.replace(config or SteerConfig(), **settings)
+    sets = [parse_prompts(prompts) for prompts in prompt_sets]
+    seeds = [config.seed] * len(sets) if seeds is None else list(seeds)
+    if not sets or len(seeds) != len(sets):
+        raise ValueError(f"seeds: got {len(seeds)}, expected one for each of {len(sets)} prompts")
+    device = next(G.synthesis.parameters()).device
+    encoder = load_encoder(clip, device)
+    expected = (len(sets), G.num_ws, G.w_dim)
+    if start_ws is not None and tuple(start_ws.shape) != expected:
+        raise ValueError(f"start_ws: got shape {tuple(start_ws.shape)}, expected {expected}")
+    statistics = latent_statistics(G, config.components, config.class_index)
+    objective = Objective(sets, encoder, seeds, config, device)
+    if start_ws is None:
+        start_ws = _starts(G, objective, statistics, seeds, config)
+    space = LatentSpace(statistics, start_ws.to(device), config.basis, config.space == "w+")
+    return _optimise(G, objective, space, config)
+
+
+class Objective:
+    """How far pictures are from what their prompts say."""
+
+    def __init__(self, sets, encoder: Encoder, seeds, config: SteerConfig, device):
+        self.encoder, self.config = encoder, config
+        self.distance = DISTANCES[config.distance]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        most = max(map(len, sets))
+        with torch.no_grad():
+            texts = encoder.encode_texts([p.text for prompts in sets for p in prompts])
+        self.targets = torch.zeros([len(sets), most, texts.shape[1]], device=device)
+        self.weights = torch.zeros([len(sets), most], device=device)
+        self.targets[..., 0] = 1  # padding: any unit vector, at weight 0
+        rows = iter(texts.to(device))
+        for i, prompts in enumerate(sets):
+            total = sum(abs(prompt.weight) for prompt in prompts)
+            for j, prompt in enumerate(prompts):
+                self.targets[i, j], self.weights[i, j] = next(rows), prompt.weight / total
+
+    def of_embeddings(
+        self, embeddings: torch.Tensor, rows: list[int] | slice = slice(None)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[B or 1, V, D]` → weighted distances and cosines `[B, V]` to the prompts of `rows`."""
+        pairs = embeddings[:, :, None], self.targets[rows, None]  # [B, V, 1, D], [B, 1, P, D]
+        weights = self.weights[rows, None]
+        cosine = (pairs[0] * pairs[1]).sum(dim=3)
+        return (self.distance(*pairs) * weights).sum(dim=2), (cosine * weights).sum(dim=2)
+
+    def of_images(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[B, C, H, W]` → distances and cosines `[B]`, means over random views."""
+        images, config, size_px = _rgb(images), self.config, self.encoder.input_size_px
+        count = config.cutouts or (32 if min(images.shape[2:]) > size_px else 4)
+        views = random_views(images, count, size_px, self.generators, AUGMENTS[config.augment])
+        embeddings = self.encoder.encode_images(views.flatten(0, 1))
+        found = self.of_embeddings(embeddings.unflatten(0, views.shape[:2]))
+        return found[0].mean(dim=1), found[1].mean(dim=1)
+
+
+def _rgb(images: torch.Tensor) -> torch.Tensor:
+    """Grey pictures as encoders want them."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
+
+
+def _renderer(G: nn.Module, config: SteerConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+    """ws → pictures, without gradients, in chunks that fit the memory."""
+    chunk = max(1, RENDER_BUDGET_PX // G.img_resolution**2)
+
+    @torch.no_grad()
+    def render(ws: torch.Tensor) -> torch.Tensor:
+        options = {"noise_mode": "const", "force_fp32": config.force_fp32}
+        return torch.cat([G.synthesis(part, **options) for part in ws.split(chunk)])
+
+    return render
+
+
+@torch.no_grad()
+def _starts(
+    G, objective: Objective, statistics: LatentStatistics, seeds, config: SteerConfig
+) -> torch.Tensor:
+    """Where each set of prompts begins, `[B, num_ws, w_dim]`."""
+    if config.start == "mean":
+        return statistics.mean.expand(len(seeds), G.num_ws, -1).clone()
+    count = config.candidates if config.start == "best" else 1
+    render, starts = _renderer(G, config), {}
+    for seed in dict.fromkeys(seeds):
+        ws = map_latents(G, seed_latents(seed, count, G.z_dim), config.class_index)
+        ws = statistics.mean.lerp(ws, config.truncation)
+        mine = [i for i, other in enumerate(seeds) if other == seed]
+        best = [0] * len(mine)
+        if count > 1:
+            # In small groups, so that pictures of a large network are never all in memory.
+            groups = ws.split(max(1, RENDER_BUDGET_PX // G.img_resolution**2))
+            embeddings = [objective.encoder.encode_images(_rgb(render(group))) for group in groups]
+            best = objective.of_embeddings(torch.cat(embeddings)[None], mine)[0].argmin(dim=1)
+        starts |= {i: ws[j] for i, j in zip(mine, best, strict=True)}
+    return torch.stack([starts[i] for i in range(len(seeds))])
+
+
+def learning_rate(step: int, config: SteerConfig) -> float:
+    """Short warm-up, cosine fall over the last quarter (FACTS 8.2)."""
+    t = (step + 1) / max(config.steps, 1)
+    fall = 0.5 - 0.5 * math.cos(math.pi * min(1, (1 - step / max(config.steps, 1)) / 0.25))
+    return config.lr * min(1, t / 0.05) * fall
+
+
+def _optimise(
+    G, objective: Objective, space: LatentSpace, config: SteerConfig
+) -> Iterator[tuple[Step, ...]]:
+    latent = space.start.clone().requires_grad_(True)
+    space.bound_(latent.data, config.max_sigma)
+    average = latent.detach().clone()
+    optimiser = torch.optim.Adam([latent], lr=config.lr, betas=config.betas)
+    render = _renderer(G, config)
+    for index in range(config.steps + 1):
+        last = index == config.steps
+        with torch.set_grad_enabled(not last):
+            ws = space.decode(latent)
+            images = G.synthesis(ws, noise_mode="const", force_fp32=config.force_fp32)
+            distance, cosine = objective.of_images(images)
+            prior = config.prior * space.statistics.whiten(ws).square().mean(dim=(1, 2))
+            loss = distance + prior
+        terms = {"distance": distance, "prior": prior, "similarity": cosine}
+        yield _steps(index, config.steps, loss, terms, space, average, render)
+        if last:
+            break
+        # Only the latent's gradient: weights of G are left alone whatever their requires_grad.
+        (latent.grad,) = torch.autograd.grad(loss.sum(), latent)
+        optimiser.param_groups[0]["lr"] = learning_rate(index, config)
+        optimiser.step()
+        space.bound_(latent.data, config.max_sigma)
+        average.lerp_(latent.detach(), 1 - config.ema)
+
+
+def _steps(index, num_steps, loss, terms, space, average, render) -> tuple[Step, ...]:
+    """What a point of the way looks like from outside, one `Step` per set of prompts."""
+    with torch.no_grad():
+        ws = space.decode(average)
+        sigma = space.statistics.sigma(ws).tolist()
+    values = {name: value.detach().tolist() for name, value in terms.items()}
+    return tuple(
+        Step(
+            index=index,
+            num_steps=num_steps,
+            loss=total,
+            losses={name: value[i] for name, value in values.items()},
+            ws=ws[i : i + 1],
+            sigma=sigma[i],
+            render=render,
+        )
+        for i, total in enumerate(loss.detach().tolist())
+    )
