@@ -23,7 +23,8 @@ def to_uint8(img: torch.Tensor) -> np.ndarray:
     if img.ndim == 3:
         img = img[None]
     if img.ndim != 4 or img.shape[1] not in (1, 3, 4):
-        raise ValueError(f"img: got shape {list(img.shape)}, expected [N, C, H, W] with C 1, 3 or 4")
+        shape = list(img.shape)
+        raise ValueError(f"img: got shape {shape}, expected [N, C, H, W] with C 1, 3 or 4")
     img = img.detach().to(torch.float32) * 127.5 + 128
     return img.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
@@ -111,7 +112,7 @@ def contact_sheet(
     size = (columns * cell_w + margin_px, rows * cell_h + margin_px)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for i, (img, lines) in enumerate(zip(batch, texts)):
+    for i, (img, lines) in enumerate(zip(batch, texts, strict=True)):
         x, y = margin_px + i % columns * cell_w, margin_px + i // columns * cell_h
         picture = _to_pil(img).convert("RGB").resize((width, height), Image.Resampling.NEAREST)
         sheet.paste(picture, (x, y))

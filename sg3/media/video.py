@@ -55,7 +55,7 @@ class VideoWriter:
         frame = np.asarray(frame)
         if frame.ndim != 3 or frame.shape[2] not in (1, 3) or frame.dtype != np.uint8:
             raise ValueError(
-                f"frame: got {frame.dtype} {list(frame.shape)}, expected uint8 [H, W, 3] or [H, W, 1]"
+                f"frame: got {frame.dtype} {list(frame.shape)}, expected uint8 [H, W, 3 or 1]"
             )
         if self._shape is not None and frame.shape != self._shape:
             raise ValueError(f"frame: got {list(frame.shape)}, expected {list(self._shape)}")

@@ -1,0 +1,211 @@
+"""Downloads that can be interrupted: progress, resume, checks, and a name only when complete."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sg3 import __version__
+from sg3.errors import UserError
+from sg3.files import prepare_folder, sha256_of, write_text
+
+ATTEMPTS = 4
+TIMEOUT_S = 30
+BLOCK_BYTES = 1 << 18
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: `$SG3_CACHE_DIR`, or `~/.cache/sg3`."""
+    return Path(os.environ.get("SG3_CACHE_DIR") or Path.home() / ".cache" / "sg3").expanduser()
+
+
+def check_url(url: str) -> None:
+    """Only https, or http on this machine. Raises UserError otherwise."""
+    parts = urllib.parse.urlsplit(url)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+        raise UserError(f"{url}: expected an https:// address")
+
+
+def cached_path(url: str) -> Path:
+    """Where the file of `url` lies once it is downloaded (it may not exist yet)."""
+    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rsplit("/", 1)[-1]
+    safe = "".join(ch if ch.isalnum() or ch in "._-" else "_" for ch in name)[-100:]
+    return cache_dir() / "networks" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{safe}"
+
+
+def fetch(
+    url: str, sha256: str | None = None, size_bytes: int | None = None, progress: bool | None = None
+) -> Path:
+    """The local file of `url`: from the cache, else downloaded (resumed where it was cut off).
+
+    Checked against `sha256` and `size_bytes` where given, else against the length that the
+    server states and the hash of the first download, which is recorded beside the file.
+    `progress` None shows a bar on a terminal only. Raises UserError when offline, for a wrong
+    size or hash, or an unwritable cache.
+    """
+    check_url(url)
+    target = cached_path(url)
+    record = target.with_name(target.name + ".sha256")
+    expected = sha256 or (record.read_text().split()[0] if record.exists() else None)
+    if target.exists():
+        if expected is None or sha256_of(target) == expected:
+            return target
+        target.unlink()  # damaged on disk: the same bytes can be fetched again
+    prepare_folder(target.parent)
+    part = target.with_name(target.name + ".part")
+    with _lock(part):
+        if target.exists():  # another process finished meanwhile
+            return target
+        _complete(url, part, size_bytes, progress)
+        found = sha256_of(part)
+        if expected is not None and found != expected:
+            _discard(part)
+            raise UserError(
+                f"{url}: SHA-256 is {found}, expected {expected}; "
+                f"if the publisher changed the file on purpose, delete {record}"
+            )
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        write_text(record, f"{found}  {target.name}\n")
+        os.replace(part, target)
+        _discard(part)
+    return target
+
+
+@contextmanager
+def _lock(part: Path):
+    """One download of a file at a time, where the system has file locks."""
+    path = part.with_suffix(".lock")
+    with open(path, "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass
+        yield
+    path.unlink(missing_ok=True)
+
+
+def _state_path(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _state_path(part).unlink(missing_ok=True)
+
+
+def _complete(url: str, part: Path, size_bytes: int | None, progress: bool | None) -> None:
+    """Fetch until `part` is whole; a cut connection is taken up where it broke."""
+    for attempt in range(ATTEMPTS):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            total = _transfer(url, part, progress)
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and attempt == 0:  # the part is longer than the file: start over
+                _discard(part)
+                continue
+            raise UserError(f"{url}: the server answers {error.code} {error.reason}") from None
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            grown = part.exists() and part.stat().st_size > before
+            if attempt + 1 == ATTEMPTS or not (grown or isinstance(error, ConnectionError)):
+                raise UserError(_offline(url, part, error)) from None
+            time.sleep(0.2 * 2**attempt)
+            continue
+        size = part.stat().st_size
+        wanted = size_bytes if size_bytes is not None else total
+        if wanted is None or size == wanted:
+            return
+        if size > wanted or size_bytes is not None and total is not None and total != size_bytes:
+            _discard(part)
+            raise UserError(f"{url}: {max(size, total or 0)} bytes, expected {wanted}")
+    raise UserError(f"{url}: the connection keeps breaking; run the same command again to resume")
+
+
+def _offline(url: str, part: Path, error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    host = urllib.parse.urlsplit(url).hostname
+    kept = f"; {part.stat().st_size} bytes are kept and will be resumed" if part.exists() else ""
+    return (
+        f"cannot download {url}: {host}: {' '.join(str(reason).split())}{kept}; check the network "
+        "connection, or download the file elsewhere and give its path"
+    )
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects as long as they stay on https."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        check_url(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _transfer(url: str, part: Path, progress: bool | None) -> int | None:
+    """One request: append to `part` what is missing. Returns the total size, if stated."""
+    state = _read_state(part)
+    start = part.stat().st_size if part.exists() and state.get("url") == url else 0
+    headers = {"User-Agent": f"sg3/{__version__}", "Accept-Encoding": "identity"}
+    if start > 0:
+        headers["Range"] = f"bytes={start}-"
+        if state.get("etag"):
+            headers["If-Range"] = state["etag"]
+    opener = urllib.request.build_opener(_SafeRedirects)
+    with opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
+        resumed = answer.status == 206 and start > 0
+        start = start if resumed else 0
+        total = _total(answer, resumed)
+        etag = answer.headers.get("ETag")
+        strong = etag if etag and not etag.startswith("W/") else None
+        if not resumed:
+            write_text(_state_path(part), json.dumps({"url": url, "etag": strong}))
+        with (
+            open(part, "ab" if resumed else "wb") as file,
+            _bar(part, start, total, progress) as bar,
+        ):
+            while block := answer.read(BLOCK_BYTES):
+                file.write(block)
+                bar.update(len(block))
+    return total
+
+
+def _total(answer: http.client.HTTPResponse, resumed: bool) -> int | None:
+    if resumed:  # Content-Range: bytes 100-199/200
+        text = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    else:
+        text = answer.headers.get("Content-Length", "")
+    return int(text) if text.isdigit() else None
+
+
+def _read_state(part: Path) -> dict[str, Any]:
+    try:
+        return json.loads(_state_path(part).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _bar(part: Path, start: int, total: int | None, progress: bool | None) -> tqdm:
+    name = part.name.partition("-")[2].removesuffix(".part")
+    shown = sys.stderr.isatty() if progress is None else progress
+    return tqdm(
+        desc=name,
+        initial=start,
+        total=total,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        disable=not shown,
+    )

@@ -1,0 +1,164 @@
+"""What a network file holds, and building it without trusting the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from sg3.errors import UserError
+from sg3.networks.build import KINDS, build_network
+
+PARTS = ("G_ema", "G", "D", "augment_pipe")
+
+
+@dataclass
+class RawNetwork:
+    """A network that this version cannot build: its arguments and tensors, kept for saving."""
+
+    kind: str
+    init_kwargs: dict[str, Any]
+    tensors: dict[str, torch.Tensor] = field(repr=False)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Tensors by name."""
+        return dict(self.tensors)
+
+    def to(self, device: str | torch.device) -> RawNetwork:
+        """The same on another device."""
+        moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return RawNetwork(self.kind, self.init_kwargs, moved)
+
+
+@dataclass
+class Networks:
+    """The networks of one file; None where it has none.
+
+    `meta` is JSON-able provenance: name, licence, source, sha256, format, training_set_kwargs.
+    """
+
+    G_ema: nn.Module | None = None
+    G: nn.Module | None = None
+    D: nn.Module | None = None
+    augment_pipe: nn.Module | RawNetwork | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def parts(self) -> dict[str, nn.Module | RawNetwork]:
+        """The networks that are there, by name, G_ema first."""
+        found = {name: getattr(self, name) for name in PARTS}
+        return {name: network for name, network in found.items() if network is not None}
+
+    def to(self, device: str | torch.device) -> Networks:
+        """Move everything to `device`; returns self."""
+        for name, network in self.parts().items():
+            setattr(self, name, network.to(device))
+        return self
+
+
+#: Upper bounds of constructor arguments from files: far above any real network, far below what
+#: would keep the constructor busy or reserve memory before the tensors have been compared.
+LIMITS = {
+    "img_resolution": 2**14,
+    "img_channels": 64,
+    "num_layers": 64,
+    "filter_size": 32,
+    "lrelu_upsampling": 16,
+    "conv_kernel": 9,
+    "margin_size": 1024,
+    "num_fp16_res": 64,
+    "channel_max": 2**16,
+    "w_dim": 2**16,
+    "cmap_dim": 2**16,
+    "embed_features": 2**16,
+    "layer_features": 2**16,
+}
+MAX_NUMBER = 2**24
+
+
+def check_kwargs(kwargs: Mapping[str, Any], where: str) -> None:
+    """Refuse constructor arguments that no real network has. Raises UserError."""
+    for name, value in kwargs.items():
+        if isinstance(value, Mapping):
+            check_kwargs(value, f"{where}.{name}")
+            continue
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if len(values) > 64:
+            raise UserError(f"{where}: argument {name} has {len(values)} entries, expected few")
+        for number in values:
+            if number is None or isinstance(number, (bool, str)):
+                continue
+            limit = LIMITS.get(name, MAX_NUMBER)
+            fits = isinstance(number, (int, float)) and math.isfinite(number)
+            if not fits or abs(number) > limit:
+                shown = str(number)[:40]
+                raise UserError(f"{where}: argument {name} is {shown}, expected at most {limit}")
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Constructors run, but what they fill with constants or random numbers has no memory.
+
+    (`torch.device("meta")` would also catch the small filters, which are computed on the CPU.)
+    """
+
+    FACTORIES = {torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self.FACTORIES:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+def assemble(
+    part: str, kind: str, kwargs: dict[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> nn.Module | RawNetwork:
+    """Build a network and give it exactly these tensors; eval mode, no gradients.
+
+    The network is built without memory first and its shapes are compared, so a file cannot
+    make us reserve more than its own tensors take, and the random generators stay untouched. Raises UserError, naming what does not fit.
+    """
+    check_kwargs(kwargs, part)
+    if kind not in KINDS:
+        if part == "augment_pipe":
+            return RawNetwork(kind, kwargs, dict(tensors))
+        raise UserError(f"{part}: network of kind {kind[:40]!r}, expected {', '.join(KINDS)}")
+    try:
+        with _WithoutMemory():
+            network = build_network(kind, kwargs)
+    except (TypeError, ArithmeticError, KeyError, IndexError, RuntimeError) as error:
+        raise UserError(f"{part}: its arguments do not make a {kind}: {error}") from None
+    expected = network.state_dict()
+    _compare_names(part, expected, tensors)
+    fitted = {name: _fit(f"{part}.{name}", expected[name], tensors[name]) for name in expected}
+    network.load_state_dict(fitted, assign=True)
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        assert not tensor.is_meta, f"{part}.{name} is not in the state dict"
+    return network.eval().requires_grad_(False)
+
+
+def _compare_names(part: str, expected: Mapping, given: Mapping) -> None:
+    missing, unknown = sorted(expected.keys() - given), sorted(given.keys() - expected)
+    if missing or unknown:
+        facts = [f"lacks {_first(missing)}"] if missing else []
+        facts += [f"has unknown {_first(unknown)}"] if unknown else []
+        raise UserError(f"{part}: the file {' and '.join(facts)}, so it does not fit its arguments")
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"tensor {names[0][:80]!r}{more}"
+
+
+def _fit(name: str, expected: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    if expected.shape != given.shape:
+        raise UserError(
+            f"{name}: shape {list(given.shape)} in the file, expected {list(expected.shape)}"
+        )
+    if expected.is_floating_point() != given.is_floating_point():
+        raise UserError(f"{name}: type {given.dtype} in the file, expected {expected.dtype}")
+    return given.to(expected.dtype)

@@ -1,0 +1,264 @@
+"""A pickle interpreter that can only build plain data.
+
+Python's own unpickler imports and calls what a file names, and some of its opcodes reserve
+memory that the file merely claims to need. This one knows just the opcodes that official network
+files use. Names resolve through a dictionary of our builders; byte strings are views
+into the file; the number of opcodes is limited. So memory stays within a small multiple of the
+file's size and nothing that the file says is ever run.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sg3.errors import UserError
+
+#: Official networks need some 10⁵ opcodes; one opcode can make an object of about 100 bytes.
+MAX_OPCODES = 3_000_000
+
+
+class Refused(UserError):
+    """The stream holds something that network files do not hold."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What a global name stands for: `call` gets the arguments of REDUCE or NEWOBJ."""
+
+    name: str
+    call: Callable[..., Any]
+
+
+class Stateful:
+    """Base of our stand-ins that accept the BUILD opcode."""
+
+    def set_state(self, state: Any) -> None:
+        raise NotImplementedError
+
+
+Find = Callable[[str, str], Builder]
+Persistent = Callable[[Any], Any]
+_MARK = object()
+
+
+def find_in(table: Mapping[tuple[str, str], Builder]) -> Find:
+    """A lookup of (module, name) that refuses everything outside `table`."""
+
+    def find(module: str, name: str) -> Builder:
+        if (module, name) not in table:
+            shown = f"{module}.{name}"[:80]
+            raise Refused(f"it names {shown!r}, which network files do not use")
+        return table[module, name]
+
+    return find
+
+
+class PickleMachine:
+    """Runs one pickle at `offset` of `data`.
+
+    `find(module, name)` gives the builder for a global; `persistent(pid)` answers persistent
+    ids, which are refused when it is None. Raises Refused, with what was met.
+    """
+
+    def __init__(
+        self,
+        data: memoryview,
+        offset: int = 0,
+        find: Find = find_in({}),
+        persistent: Persistent | None = None,
+        max_opcodes: int = MAX_OPCODES,
+    ):
+        self.data, self.position = data, offset
+        self.find, self.persistent, self.max_opcodes = find, persistent, max_opcodes
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        """The object that the pickle describes; `position` is then just behind it."""
+        for _ in range(self.max_opcodes):
+            opcode = self._take(1)[0]
+            if opcode == 0x2E:  # STOP
+                return self._pop()
+            action = _ACTIONS.get(opcode)
+            if action is None:
+                raise Refused(f"it uses pickle opcode 0x{opcode:02x}, which network files do not")
+            action(self)
+        raise Refused(f"it has more than {self.max_opcodes} pickle opcodes")
+
+    # Reading -------------------------------------------------------------------------------
+
+    def _take(self, count: int) -> memoryview:
+        start, end = self.position, self.position + count
+        if end > len(self.data):
+            raise Refused("it ends in the middle (truncated)")
+        self.position = end
+        return self.data[start:end]
+
+    def _number(self, layout: str) -> int:
+        return struct.unpack(layout, self._take(struct.calcsize(layout)))[0]
+
+    def _text(self, count: int) -> str:
+        try:
+            return str(self._take(count), "utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise Refused("a text in it is not UTF-8") from None
+
+    def _line(self) -> str:
+        start = self.position
+        # Names of modules and classes are short; do not search a large file for a line break.
+        found = bytes(self.data[start : start + 256]).find(b"\n")
+        if found < 0:
+            raise Refused("a name in it is too long or truncated")
+        line = self._text(found)
+        self._take(1)
+        return line
+
+    # The stack -----------------------------------------------------------------------------
+
+    def _push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def _pop(self) -> Any:
+        if not self.stack or self.stack[-1] is _MARK:
+            raise Refused("its pickle stack runs empty (damaged)")
+        return self.stack.pop()
+
+    def _top(self, kind: type | tuple[type, ...], purpose: str) -> Any:
+        if not self.stack or not isinstance(self.stack[-1], kind):
+            raise Refused(f"it {purpose} something else than a {_names(kind)} (damaged)")
+        return self.stack[-1]
+
+    def _pop_to_mark(self) -> list[Any]:
+        for i in range(len(self.stack) - 1, -1, -1):
+            if self.stack[i] is _MARK:
+                items = self.stack[i + 1 :]
+                del self.stack[i:]
+                return items
+        raise Refused("its pickle stack has no mark (damaged)")
+
+    def _pop_tuple(self, count: int) -> None:
+        items = [self._pop() for _ in range(count)]
+        self._push(tuple(reversed(items)))
+
+    # Containers ----------------------------------------------------------------------------
+
+    def _append(self, items: list[Any]) -> None:
+        self._top(list, "appends to").extend(items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self._top(dict, "sets items of")
+        if len(items) % 2:
+            raise Refused("it sets an item without a value (damaged)")
+        for key, value in zip(items[::2], items[1::2]):
+            target[_hashable(key)] = value
+
+    def _add_items(self, items: list[Any]) -> None:
+        self._top(set, "adds to").update(_hashable(item) for item in items)
+
+    # Objects -------------------------------------------------------------------------------
+
+    def _push_global(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise Refused("it names a global by something else than text (damaged)")
+        self._push(self.find(module, name))
+
+    def _stack_global(self) -> None:
+        name, module = self._pop(), self._pop()
+        self._push_global(module, name)
+
+    def _call(self) -> None:
+        arguments, builder = self._pop(), self._pop()
+        if not isinstance(builder, Builder) or not isinstance(arguments, tuple):
+            raise Refused("it calls something that is not a known name (damaged or hostile)")
+        try:
+            self._push(builder.call(*arguments))
+        except (TypeError, AttributeError, IndexError, OverflowError) as error:
+            raise Refused(f"{builder.name} got arguments that do not fit: {error}") from None
+
+    def _build(self) -> None:
+        state = self._pop()
+        self._top(Stateful, "sets the state of").set_state(state)
+
+    def _persistent_id(self) -> None:
+        if self.persistent is None:
+            raise Refused("it holds a persistent id, which network files do not")
+        self._push(self.persistent(self._pop()))
+
+    # The memo ------------------------------------------------------------------------------
+
+    def _put(self, index: int) -> None:
+        if not self.stack:
+            raise Refused("it remembers nothing (damaged)")
+        self.memo[index] = self.stack[-1]
+
+    def _get(self, index: int) -> None:
+        if index not in self.memo:
+            raise Refused(f"it recalls entry {index}, which it never stored (damaged)")
+        self._push(self.memo[index])
+
+
+def _names(kind: type | tuple[type, ...]) -> str:
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return " or ".join(k.__name__ for k in kinds)
+
+
+def _hashable(key: Any) -> Any:
+    """Only plain scalars: hashing nested tuples could exhaust the C stack."""
+    if key is not None and type(key) not in (str, int, float, bool):
+        raise Refused(f"it uses a {type(key).__name__} as a key (damaged or hostile)")
+    return key
+
+
+def _protocol(machine: PickleMachine) -> None:
+    if (version := machine._number("<B")) not in (2, 3, 4, 5):
+        raise Refused(f"its pickle protocol is {version}, expected 2 to 5")
+
+
+_ACTIONS: dict[int, Callable[[PickleMachine], None]] = {
+    0x80: _protocol,
+    0x95: lambda m: m._take(8) and None,  # FRAME: a hint for buffered readers
+    ord("("): lambda m: m._push(_MARK),
+    ord("0"): lambda m: m._pop() and None,
+    ord("1"): lambda m: m._pop_to_mark() and None,
+    ord("N"): lambda m: m._push(None),
+    0x88: lambda m: m._push(True),
+    0x89: lambda m: m._push(False),
+    ord("K"): lambda m: m._push(m._number("<B")),
+    ord("M"): lambda m: m._push(m._number("<H")),
+    ord("J"): lambda m: m._push(m._number("<i")),
+    0x8A: lambda m: m._push(int.from_bytes(m._take(m._number("<B")), "little", signed=True)),
+    ord("G"): lambda m: m._push(m._number(">d")),
+    0x8C: lambda m: m._push(m._text(m._number("<B"))),
+    ord("X"): lambda m: m._push(m._text(m._number("<I"))),
+    0x8D: lambda m: m._push(m._text(m._number("<Q"))),
+    ord("C"): lambda m: m._push(m._take(m._number("<B"))),
+    ord("B"): lambda m: m._push(m._take(m._number("<I"))),
+    0x8E: lambda m: m._push(m._take(m._number("<Q"))),
+    ord(")"): lambda m: m._push(()),
+    0x85: lambda m: m._pop_tuple(1),
+    0x86: lambda m: m._pop_tuple(2),
+    0x87: lambda m: m._pop_tuple(3),
+    ord("t"): lambda m: m._push(tuple(m._pop_to_mark())),
+    ord("]"): lambda m: m._push([]),
+    ord("a"): lambda m: m._append([m._pop()]),
+    ord("e"): lambda m: m._append(m._pop_to_mark()),
+    ord("}"): lambda m: m._push({}),
+    ord("s"): lambda m: m._set_items([m._pop(), m._pop()][::-1]),
+    ord("u"): lambda m: m._set_items(m._pop_to_mark()),
+    0x8F: lambda m: m._push(set()),
+    0x90: lambda m: m._add_items(m._pop_to_mark()),
+    ord("c"): lambda m: m._push_global(m._line(), m._line()),
+    0x93: lambda m: m._stack_global(),
+    ord("R"): lambda m: m._call(),
+    0x81: lambda m: m._call(),  # NEWOBJ: class and arguments, as REDUCE
+    ord("b"): lambda m: m._build(),
+    ord("Q"): lambda m: m._persistent_id(),
+    ord("q"): lambda m: m._put(m._number("<B")),
+    ord("r"): lambda m: m._put(m._number("<I")),
+    0x94: lambda m: m._put(len(m.memo)),
+    ord("h"): lambda m: m._get(m._number("<B")),
+    ord("j"): lambda m: m._get(m._number("<I")),
+}

@@ -1,0 +1,123 @@
+"""Networks known by name: the bundled one and the public StyleGAN3 and StyleGAN2 releases."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sg3.errors import UserError
+
+NGC = "https://api.ngc.nvidia.com/v2/models/nvidia/research/{}/versions/1/files/"
+STYLEGAN3_URL, STYLEGAN2_URL = NGC.format("stylegan3"), NGC.format("stylegan2")
+ADA_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/"
+NVIDIA_LICENCE = "NVIDIA, non-commercial (see the model's page)"
+BUNDLED_LICENCE = "Apache-2.0"
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network that has a name.
+
+    `source` is an https URL, or the file name of a bundled asset. `sha256` and `size_bytes` are
+    None where the publisher does not state them: then the first download decides.
+    """
+
+    name: str
+    source: str
+    resolution: int
+    licence: str
+    sha256: str | None = None
+    size_bytes: int | None = None
+
+    @property
+    def bundled(self) -> Path | None:
+        """The file inside this package, or None for networks to be downloaded."""
+        return None if self.source.startswith("https://") else ASSETS / self.source
+
+    @property
+    def file_name(self) -> str:
+        """Last part of the source."""
+        return self.source.rsplit("/", 1)[-1]
+
+
+STYLEGAN3_DATA = (
+    [(kind, data, 1024) for kind in "tr" for data in ("ffhq", "ffhqu", "metfaces", "metfacesu")]
+    + [(kind, "ffhqu", 256) for kind in "tr"]
+    + [(kind, "afhqv2", 512) for kind in "tr"]
+)
+STYLEGAN2_DATA = [
+    ("ffhq", 1024),
+    ("ffhq", 512),
+    ("ffhq", 256),
+    ("ffhqu", 1024),
+    ("ffhqu", 256),
+    ("metfaces", 1024),
+    ("metfacesu", 1024),
+    ("afhqv2", 512),
+    ("afhqcat", 512),
+    ("afhqdog", 512),
+    ("afhqwild", 512),
+    ("brecahad", 512),
+    ("cifar10", 32),
+    ("celebahq", 256),
+    ("lsundog", 256),
+]
+ADA_DATA = [
+    ("ffhq", 1024),
+    ("metfaces", 1024),
+    ("afhqcat", 512),
+    ("afhqdog", 512),
+    ("afhqwild", 512),
+    ("brecahad", 512),
+    ("cifar10", 32),
+]
+#: short name → file of the "transfer learning source" folder, resolution
+ADA_SOURCE_DATA = {
+    "ada-source-ffhq-256": ("ffhq-res256-mirror-paper256-noaug", 256),
+    "ada-source-ffhq-512": ("ffhq-res512-mirror-stylegan2-noaug", 512),
+    "ada-source-ffhq-1024": ("ffhq-res1024-mirror-stylegan2-noaug", 1024),
+    "ada-source-celebahq-256": (
+        "celebahq-res256-mirror-paper256-kimg100000-ada-target0.5",
+        256,
+    ),
+    "ada-source-lsundog-256": ("lsundog-res256-paper256-kimg100000-noaug", 256),
+}
+
+
+def _entries() -> list[Entry]:
+    entries = [Entry("mini-faces", "mini-faces.safetensors", 64, BUNDLED_LICENCE)]
+
+    def add(name: str, url: str, size: int) -> None:
+        entries.append(Entry(name, url, size, NVIDIA_LICENCE))
+
+    for kind, data, size in STYLEGAN3_DATA:
+        name = f"stylegan3-{kind}-{data}-{size}"
+        add(name, f"{STYLEGAN3_URL}{name}x{size}.pkl", size)
+    for data, size in STYLEGAN2_DATA:
+        name = f"stylegan2-{data}-{size}"
+        add(name, f"{STYLEGAN2_URL}{name}x{size}.pkl", size)
+    for data, size in ADA_DATA:
+        add(f"ada-{data}-{size}", f"{ADA_URL}{data}.pkl", size)
+    for name, (file, size) in ADA_SOURCE_DATA.items():
+        add(name, f"{ADA_URL}transfer-learning-source-nets/{file}.pkl", size)
+    return entries
+
+
+#: All known networks by short name, in the order in which they are listed.
+REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _entries()}
+
+
+def find_entry(name: str) -> Entry:
+    """The entry called `name`; the official file names work too.
+
+    Raises UserError with the nearest names for an unknown one.
+    """
+    key = re.sub(r"x\d+$", "", name.strip().lower().removesuffix(".pkl"))
+    if key in REGISTRY:
+        return REGISTRY[key]
+    near = difflib.get_close_matches(key, REGISTRY, n=3, cutoff=0.5)
+    hint = f"nearest names: {', '.join(near)}" if near else "`sg3 models` lists the names"
+    raise UserError(f"network {name!r}: neither a known name nor a file; {hint}")
