@@ -53,45 +53,56 @@ def definition(
 
 
 class _PiecewiseLinear(torch.autograd.Function):
-    """linear, relu and lrelu keep only their output: its sign and size give the slope."""
+    """linear, relu and lrelu keep only their output: its sign and size give the slope.
+
+    `slope` is that of the negative side. In place after the first step: on large images every
+    temporary costs as much as the arithmetic.
+    """
 
     @staticmethod
-    def forward(ctx, x, b, dim, act, alpha, gain, clamp):
-        y = definition(x, b, dim, act, alpha, gain, clamp)
-        alpha = 1.0 if act == "linear" else alpha
-        ctx.dim, ctx.slopes, ctx.has_bias = dim, (alpha * gain, gain, clamp), b is not None
+    def forward(ctx, x, b, dim, slope, gain, clamp):
+        if b is None:
+            y = x.clone()
+        else:
+            y = x + b.to(x.dtype).reshape([-1 if i == dim else 1 for i in range(x.ndim)])
+        if slope != 1:
+            F.leaky_relu_(y, slope)
+        if gain != 1:
+            y.mul_(gain)
+        if clamp is not None:
+            y.clamp_(-clamp, clamp)
+        ctx.dim, ctx.shape, ctx.has_bias = dim, (slope, gain, clamp), b is not None
         ctx.save_for_backward(y)
         return y
 
     @staticmethod
     def backward(ctx, dy):
         (y,) = ctx.saved_tensors
-        dx = _Slope.apply(dy, y, *ctx.slopes)
+        dx = _Slope.apply(dy, y, *ctx.shape)
         db = None
         if ctx.has_bias and ctx.needs_input_grad[1]:
             db = dx.sum([i for i in range(dx.ndim) if i != ctx.dim])
-        return dx, db, None, None, None, None, None
+        return dx, db, None, None, None, None
 
 
 class _Slope(torch.autograd.Function):
     """`dy` times the slope at `y`: linear in `dy`, so its own gradient is itself."""
 
     @staticmethod
-    def forward(ctx, dy, y, negative, positive, clamp):
-        ctx.slopes = (negative, positive, clamp)
+    def forward(ctx, dy, y, slope, gain, clamp):
+        ctx.shape = (slope, gain, clamp)
         ctx.save_for_backward(y)
-        if negative == positive:
-            dx = dy * positive
-        else:
-            dx = torch.where(y > 0, dy * positive, dy * negative)
+        dx = dy if gain == 1 else dy * gain
+        if slope != 1:
+            dx = torch.ops.aten.leaky_relu_backward(dx, y, slope, True)
         if clamp is not None:
-            dx = dx.masked_fill_(y.abs() >= clamp, 0)
-        return dx
+            dx = torch.ops.aten.hardtanh_backward(dx, y, -clamp, clamp)
+        return dx.clone() if dx is dy else dx
 
     @staticmethod
     def backward(ctx, ddx):
         (y,) = ctx.saved_tensors
-        return _Slope.apply(ddx, y, *ctx.slopes), None, None, None, None
+        return _Slope.apply(ddx, y, *ctx.shape), None, None, None, None
 
 
 def bias_act(
@@ -124,5 +135,6 @@ def bias_act(
     if b is None and act == "linear" and gain == 1 and clamp is None:
         return x
     if act in PIECEWISE_LINEAR and alpha >= 0 and gain > 0:
-        return _PiecewiseLinear.apply(x, b, dim, act, alpha, gain, clamp)
+        slope = {"linear": 1.0, "relu": 0.0}.get(act, alpha)
+        return _PiecewiseLinear.apply(x, b, dim, slope, gain, clamp)
     return definition(x, b, dim, act, alpha, gain, clamp)

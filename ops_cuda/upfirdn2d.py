@@ -94,7 +94,35 @@ def _forward(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch
     if x.numel() == 0:
         width, height = spec.output_size(x.shape[3], x.shape[2], f)
         return x.new_zeros([*x.shape[:2], height, width])
-    return definition(x, f, spec)
+    plain = spec.down if spec.up == (1, 1) else spec.up if spec.down == (1, 1) else None
+    if f is None or f.ndim != 2 or plain is None:
+        return definition(x, f, spec)
+    return _filter_2d(x, f, spec)
+
+
+def _filter_2d(x: torch.Tensor, f: torch.Tensor, spec: Resampling) -> torch.Tensor:
+    """`definition` for a 2-D filter that only up- or only downsamples: one strided depthwise
+    convolution or its transpose, without writing zeros or borders to memory where possible.
+    """
+    channels, (fh, fw) = x.shape[1], f.shape
+    f = (f * spec.gain).to(x.dtype)
+    taps = f if spec.flip_filter else f.flip([0, 1])
+    left, right, top, bottom = spec.padding
+    if spec.up == (1, 1):
+        symmetric = left == right >= 0 and top == bottom >= 0
+        x = x if symmetric else F.pad(x, [left, right, top, bottom])
+        return F.conv2d(
+            x,
+            taps.expand(channels, 1, fh, fw),
+            stride=spec.down[::-1],
+            padding=(top, left) if symmetric else 0,
+            groups=channels,
+        )
+    up_x, up_y = spec.up
+    full = taps.flip([0, 1]).expand(channels, 1, fh, fw)
+    x = F.conv_transpose2d(x, full, stride=(up_y, up_x), groups=channels)
+    # The full convolution reaches f − 1 beyond each side but lacks the last up − 1 zeros.
+    return F.pad(x, [left - fw + 1, right - fw + up_x, top - fh + 1, bottom - fh + up_y])
 
 
 def upfirdn2d(
