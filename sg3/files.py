@@ -62,6 +62,17 @@ def prepare_folder(path: str | os.PathLike) -> Path:
     return path
 
 
+def check_folder(path: str | os.PathLike) -> None:
+    """Raise UserError if the folder `path` cannot be made or written to; makes nothing."""
+    nearest = Path(path).absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"folder {path}: {nearest} is not a folder; choose another one")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"folder {path}: cannot write to {nearest}; choose another one")
+
+
 def sha256_of(path: str | os.PathLike) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()

@@ -28,7 +28,8 @@ class RunManifest:
         manifest.add_output(outdir / "end.png")
 
     The file is written when the block ends; a run that raised leaves `"finished": false`
-    only if something had been written before.
+    only if something had been written before. With `enabled` False (the processes of a
+    parallel run other than the first) nothing is written.
     """
 
     def __init__(self, outdir: str | os.PathLike, command: str, arguments: dict[str, Any]):
@@ -38,6 +39,7 @@ class RunManifest:
         self.outputs: list[str] = []
         self.timings: dict[str, float] = {}
         self.results: dict[str, Any] = {}
+        self.enabled = True
         self._start = time.time()
 
     def add_input(self, path: str | os.PathLike, sha256: str | None = None) -> None:
@@ -84,7 +86,7 @@ class RunManifest:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        if error is None or self.outputs:
+        if self.enabled and (error is None or self.outputs):
             self.write(finished=error is None)
 
 

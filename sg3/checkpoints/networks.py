@@ -120,7 +120,8 @@ def assemble(
     """Build a network and give it exactly these tensors; eval mode, no gradients.
 
     The network is built without memory first and its shapes are compared, so a file cannot
-    make us reserve more than its own tensors take, and the random generators stay untouched. Raises UserError, naming what does not fit.
+    make us reserve more than its own tensors take, and the random generators stay untouched.
+    Raises UserError, naming what does not fit.
     """
     check_kwargs(kwargs, part)
     if kind not in KINDS:

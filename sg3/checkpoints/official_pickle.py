@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-
 from sg3.checkpoints.inert import ArrayStub, Record, find_official
 from sg3.checkpoints.networks import PARTS, Networks, assemble
 from sg3.checkpoints.official_kwargs import recognise

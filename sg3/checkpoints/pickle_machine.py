@@ -67,12 +67,13 @@ class PickleMachine:
         self,
         data: memoryview,
         offset: int = 0,
-        find: Find = find_in({}),
+        find: Find | None = None,
         persistent: Persistent | None = None,
         max_opcodes: int = MAX_OPCODES,
     ):
         self.data, self.position = data, offset
-        self.find, self.persistent, self.max_opcodes = find, persistent, max_opcodes
+        self.find, self.persistent = find or find_in({}), persistent
+        self.max_opcodes = max_opcodes
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -152,7 +153,7 @@ class PickleMachine:
         target = self._top(dict, "sets items of")
         if len(items) % 2:
             raise Refused("it sets an item without a value (damaged)")
-        for key, value in zip(items[::2], items[1::2]):
+        for key, value in zip(items[::2], items[1::2], strict=True):
             target[_hashable(key)] = value
 
     def _add_items(self, items: list[Any]) -> None:

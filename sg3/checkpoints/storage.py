@@ -122,7 +122,7 @@ def rebuild_tensor(
     if any(type(n) is not int or n < 0 for n in numbers) or len(size) != len(stride):
         raise Refused("a tensor in it has a negative or odd size, stride or offset")
     count = int(np.prod(size, dtype=object))
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     # A tensor larger than its storage repeats elements: networks never do, memory bombs do.
     if count > storage.count or (count > 0 and last >= storage.count) or len(size) > 8:
         raise Refused(

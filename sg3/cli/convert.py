@@ -1,0 +1,43 @@
+"""`sg3 convert`."""
+
+from __future__ import annotations
+
+import click
+
+from sg3.cli.options import debug_option
+
+
+@click.command()
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT", type=click.Path(dir_okay=False))
+@click.option("--fp16", is_flag=True, help="Store weights in half precision: half the size.")
+@click.option("--only-ema", is_flag=True, help="Keep only G_ema, all that pictures need.")
+@debug_option
+def convert(source: str, target: str, fp16: bool, only_ema: bool) -> None:
+    """Turn a network file (official .pkl, or any that `generate` takes) into safetensors.
+
+    The source text inside an official pickle is never run.
+
+    \b
+    Example:
+      sg3 convert stylegan3-t-ffhq-1024x1024.pkl ffhq.safetensors --only-ema
+    """
+    from pathlib import Path
+
+    import sg3
+    from sg3.errors import UserError
+    from sg3.files import check_folder
+
+    if not target.endswith(".safetensors"):
+        raise UserError(f"{target}: expected a name ending in .safetensors")
+    check_folder(Path(target).parent)
+    nets = sg3.load(source)
+    if only_ema:
+        nets = sg3.Networks(G_ema=nets.G_ema, meta=nets.meta)
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    sg3.save(nets, target, fp16=fp16)
+    size_mb = Path(target).stat().st_size / 1e6
+    for part, network in nets.parts().items():
+        count = sum(tensor.numel() for tensor in network.state_dict().values())
+        click.echo(f"{part}: {network.kind}, {count} numbers")
+    click.echo(f"{target}: {size_mb:.1f} MB")
