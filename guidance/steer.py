@@ -98,7 +98,7 @@ class Step:
     #: Its terms: "distance" and "prior"; and "similarity", the mean cosine to the prompts.
     losses: dict[str, float]
     #: Averaged latent `[1, num_ws, w_dim]`.
-    ws: torch.Tensor
+    ws: torch.Tensor = dataclasses.field(repr=False, compare=False)
     #: Distance of `ws` from the mean of W in standard deviations (samples of W lie near 1).
     sigma: float
     render: Callable[[torch.Tensor], torch.Tensor] = dataclasses.field(repr=False, compare=False)
@@ -262,12 +262,13 @@ def _optimise(
             distance, cosine = objective.of_images(images)
             prior = config.prior * space.statistics.whiten(ws).square().mean(dim=(1, 2))
             loss = distance + prior
+            total = loss.sum()  # a consumer may have switched gradients off outside
         terms = {"distance": distance, "prior": prior, "similarity": cosine}
         yield _steps(index, config.steps, loss, terms, space, average, render)
         if last:
             break
         # Only the latent's gradient: weights of G are left alone whatever their requires_grad.
-        (latent.grad,) = torch.autograd.grad(loss.sum(), latent)
+        (latent.grad,) = torch.autograd.grad(total, latent)
         optimiser.param_groups[0]["lr"] = learning_rate(index, config)
         optimiser.step()
         space.bound_(latent.data, config.max_sigma)

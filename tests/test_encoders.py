@@ -1,0 +1,216 @@
+"""The encoder interface: open_clip models, ensembles, names. No download happens here."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+
+from guidance.encoders import Encoder, EnsembleEncoder, load_encoder, prepare_images
+from guidance.encoders.open_clip import split_spec
+
+TINY = "tiny-test-clip"
+CONFIG = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A registered tiny architecture and a file of random weights for it."""
+    open_clip = pytest.importorskip("open_clip")
+    folder = tmp_path_factory.mktemp("clip")
+    (folder / f"{TINY}.json").write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(folder / f"{TINY}.json")
+    torch.manual_seed(0)
+    model = open_clip.create_model(TINY, pretrained=None)
+    state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    torch.save(state, folder / "weights.pt")
+    return folder, model.eval()
+
+
+class Colour:
+    """Mean colour as the embedding; texts name a colour."""
+
+    name, input_size_px, embed_dim = "colour", 16, 4
+    mean = std = (0.5, 0.5, 0.5)
+
+    def encode_images(self, img):
+        means = img.mean(dim=(2, 3))
+        return F.normalize(torch.cat([means, torch.full_like(means[:, :1], 0.5)], dim=1), dim=1)
+
+    def encode_texts(self, texts):
+        table = {"red": [1.0, -1, -1, 0], "blue": [-1.0, -1, 1, 0]}
+        return F.normalize(torch.tensor([table[text] for text in texts]), dim=1)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_open_clip_from_a_local_file(tiny, suffix):
+    folder, model = tiny
+    encoder = load_encoder(f"{TINY}/{folder}/weights.{suffix}")
+    assert isinstance(encoder, Encoder)
+    assert (encoder.input_size_px, encoder.embed_dim) == (32, 24)
+    assert encoder.name == f"{TINY}/weights.{suffix}"
+    assert not any(p.requires_grad for p in encoder.model.parameters())
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (encoder.mean, encoder.std))
+        expected = F.normalize(model.encode_image(((image + 1) / 2 - mean) / std), dim=-1)
+    torch.testing.assert_close(encoder.encode_images(image), expected, atol=3e-3, rtol=0)
+    texts = encoder.encode_texts(["a face", "a red hat"])
+    torch.testing.assert_close(texts.norm(dim=1), torch.ones(2))
+    assert (texts[0] - texts[1]).abs().max() > 0.01
+
+
+def test_pixels_agree_with_the_models_own_preprocessing(tiny):
+    import open_clip
+
+    folder, _ = tiny
+    encoder = load_encoder(f"{TINY}/{folder}/weights.safetensors")
+    settings = open_clip.transform.PreprocessCfg(**encoder.model.visual.preprocess_cfg)
+    theirs = open_clip.transform.image_transform_v2(settings, is_train=False)
+    y, x = torch.meshgrid(torch.arange(80), torch.arange(80), indexing="ij")
+    pixels = torch.stack([x * 3, y * 3, 120 + 100 * torch.sin(x / 9)], dim=2).to(torch.uint8)
+    expected = theirs(Image.fromarray(pixels.numpy()))[None]
+    img = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+    ours = prepare_images(img, 32, encoder.mean, encoder.std)
+    assert (ours - expected).abs().max() < 0.03  # theirs rounds to bytes on the way
+
+
+def test_gradients_flow_and_reach_pixels_outside_the_range(tiny):
+    folder, _ = tiny
+    encoder = load_encoder(f"{TINY}/{folder}/weights.safetensors")
+    img = (torch.rand(1, 3, 48, 48) * 6 - 3).requires_grad_(True)
+    encoder.encode_images(img)[0, 0].backward()
+    assert (img.grad != 0).float().mean() > 0.95
+
+
+def test_wide_images_are_read_in_the_middle():
+    img = torch.full([1, 3, 20, 60], -1.0)
+    img[..., 20:40] = 1
+    out = prepare_images(img, 20, (0.5,) * 3, (0.5,) * 3)
+    torch.testing.assert_close(out, torch.ones(1, 3, 20, 20))
+
+
+def test_an_ensemble_averages_cosines():
+    a, b = torch.randn(2, 5), torch.randn(2, 5)
+
+    class Fixed(Colour):
+        def __init__(self, vector):
+            self.vector = F.normalize(vector, dim=1)
+
+        def encode_images(self, img):
+            return self.vector[:1]
+
+        def encode_texts(self, texts):
+            return self.vector[1:]
+
+    one, two = Fixed(a), Fixed(b)
+    both = EnsembleEncoder([one, two], [3, 1])
+    image, text = both.encode_images(torch.zeros(1, 3, 8, 8)), both.encode_texts(["x"])
+    expected = 0.75 * one.vector[0] @ one.vector[1] + 0.25 * two.vector[0] @ two.vector[1]
+    torch.testing.assert_close((image @ text.T)[0, 0], expected)
+    torch.testing.assert_close(image.norm(dim=1), torch.ones(1))
+    assert isinstance(both, Encoder)
+    with pytest.raises(ValueError, match="positive weight"):
+        EnsembleEncoder([one, two], [1, 0])
+
+
+def test_several_encoders_by_name(tiny):
+    folder, _ = tiny
+    path = f"{TINY}/{folder}/weights.safetensors"
+    encoder = load_encoder(f"{path}:2, {TINY}/{folder}/weights.pt")
+    assert encoder.embed_dim == 48
+    assert encoder.scales == pytest.approx(((2 / 3) ** 0.5, (1 / 3) ** 0.5))
+
+
+def test_an_encoder_is_returned_as_it_is():
+    colour = Colour()
+    assert load_encoder(colour) is colour
+    with pytest.raises(ValueError, match="expected a name"):
+        load_encoder(3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("ViT-B-32", ("ViT-B-32", "")),
+        ("ViT-B-32/openai", ("ViT-B-32", "openai")),
+        ("ViT-B/32", ("ViT-B-32", "")),
+        ("ViT-B/32/openai", ("ViT-B-32", "openai")),
+        ("ViT-B-16//data/w.pt", ("ViT-B-16", "/data/w.pt")),
+        ("ViT-B-16/w.safetensors", ("ViT-B-16", "w.safetensors")),
+        ("nonsense/openai", None),
+    ],
+)
+def test_names_of_open_clip(spec, expected):
+    assert split_spec(spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("minii", "nearest: mini"),
+        ("vit-b32", "nearest: .*ViT-B-32"),
+        ("", "expected a name"),
+        ("mini-a,", "expected a name"),
+        ("ViT-B-32/nonsense", "no weights 'nonsense', expected one of openai"),
+        ("ViT-B-32/missing.safetensors", "no file missing.safetensors"),
+    ],
+)
+def test_unknown_names_are_refused_in_one_line(spec, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_encoder(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_model_are_refused(tiny, tmp_path):
+    save_file({"nothing": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="does not fill") as caught:
+        load_encoder(f"{TINY}/{tmp_path}/other.safetensors")
+    assert "\n" not in str(caught.value)
+    (tmp_path / "noise.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="does not fill"):
+        load_encoder(f"{TINY}/{tmp_path}/noise.pt")
+
+
+def test_a_checkpoint_that_carries_code_is_not_run(tiny, tmp_path):
+    marker = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(ValueError, match="does not fill"):
+        load_encoder(f"{TINY}/{tmp_path}/bomb.pt")
+    assert not marker.exists()
+
+
+def test_without_a_network_the_message_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"fetch ViT-B-32/openai.*--clip mini") as caught:
+        load_encoder("ViT-B-32/openai")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mini_encoder_from_a_file(tmp_path):
+    from guidance.encoders.mini import MiniConfig, MiniEncoder
+
+    torch.manual_seed(0)
+    MiniEncoder(MiniConfig(vocabulary=("red", "hat"))).eval().save(tmp_path / "own.safetensors")
+    encoder = load_encoder(str(tmp_path / "own.safetensors"))
+    assert isinstance(encoder, Encoder)
+    assert encoder.encode_images(torch.zeros(2, 3, 40, 40)).shape == (2, encoder.embed_dim)
+    assert encoder.unknown_words("a red hat") == ["a"]
+    both = EnsembleEncoder([encoder, Colour()])
+    assert both.unknown_words("a red hat") == []
+    assert EnsembleEncoder([encoder, encoder]).unknown_words("a red hat") == ["a"]
