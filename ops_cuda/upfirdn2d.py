@@ -68,7 +68,7 @@ def definition(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> tor
     else:
         kernels = [taps[None, None, None, :], taps[None, None, :, None]]
         strides = [(1, spec.down[0]), (spec.down[1], 1)]
-    for kernel, stride in zip(kernels, strides):
+    for kernel, stride in zip(kernels, strides, strict=True):
         kernel = kernel.repeat([channels, 1, 1, 1])
         x = F.conv2d(x, kernel, stride=stride, groups=channels)
     return x

@@ -11,6 +11,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ def _taps(f: torch.Tensor | None, flip_filter: bool, gain: float) -> np.ndarray:
 
 def _run(x, fu, fd, b, geometry: Geometry, mode: int, states):
     n, c, height, width = x.shape
-    middle_w, middle_h = geometry.middle_size(width, height, fu)
+    _, middle_h = geometry.middle_size(width, height, fu)
     out_w, out_h = geometry.output_size(width, height, fu, fd)
     phases = math.lcm(geometry.up, geometry.down)
     if mode == USE_STATES:
@@ -122,7 +123,7 @@ def _for_groups(num_groups: int, arguments: tuple) -> None:
     kernel = _kernel()
     jobs = [
         _pool(num_threads).submit(kernel, first, last, *arguments)
-        for first, last in zip(bounds[1:-1], bounds[2:])
+        for first, last in list(pairwise(bounds))[1:]
     ]
     kernel(bounds[0], bounds[1], *arguments)
     for job in jobs:

@@ -1,4 +1,4 @@
-"""Which cutoff, sampling rate, size and width each StyleGAN3 layer has (SG3 Sec. 3.2, FACTS 2.2)."""
+"""Cutoff, sampling rate, size and width of each StyleGAN3 layer (SG3 Sec. 3.2, FACTS 2.2)."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ class SynthesisNetwork(nn.Module):
             raise ValueError(f"noise_mode: got {noise_mode!r}, expected one of {NOISE_MODES}")
         ws = ws.to(torch.float32).unbind(dim=1)
         x = self.input(ws[0])
-        for name, w in zip(self.layer_names, ws[1:]):
+        for name, w in zip(self.layer_names, ws[1:], strict=True):
             x = getattr(self, name)(x, w, force_fp32=force_fp32, update_emas=update_emas)
         return (x * self.output_scale).to(torch.float32)
 

@@ -1,0 +1,226 @@
+"""Operators against independent oracles, by numerical differentiation, and path against path."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+
+import ops_cuda
+from ops_cuda.filtered_lrelu import definition, numba_cpu
+from ops_cuda.filtered_lrelu.definition import Geometry
+
+CPU_PATH = pytest.mark.skipif(numba_cpu.numba is None, reason="needs Numba")
+
+
+def oracle_upfirdn(x, f, up, down, padding, flip, gain):
+    """One axis after the other in float64 through scipy's polyphase resampler."""
+    left, right = padding
+    taps = (f[::-1] if flip else f) * gain
+    stuffed = np.zeros([*x.shape[:-1], x.shape[-1] * up])
+    stuffed[..., ::up] = x
+    if left < 0:
+        stuffed = stuffed[..., -left:]
+    if right < 0:
+        stuffed = stuffed[..., :right]
+    pads = [(0, 0)] * (x.ndim - 1) + [(max(left, 0), max(right, 0))]
+    full = scipy.signal.upfirdn(taps, np.pad(stuffed, pads), axis=-1)
+    valid = full[..., len(f) - 1 : full.shape[-1] - len(f) + 1]
+    return valid[..., ::down]
+
+
+@pytest.mark.parametrize("up, down", list(itertools.product([1, 2, 3], [1, 2, 4])))
+@pytest.mark.parametrize("flip", [False, True])
+def test_upfirdn2d_equals_scipy(up, down, flip):
+    random = np.random.RandomState(up * 10 + down)
+    x, f = random.randn(2, 3, 9, 11), random.rand(5)
+    expected = oracle_upfirdn(x, f, up, down, (4, -1), flip, 2**0.5)
+    expected = oracle_upfirdn(expected.swapaxes(2, 3), f, up, down, (3, 5), flip, 2**0.5).swapaxes(
+        2, 3
+    )
+    for kernel in (torch.tensor(f), torch.tensor(np.outer(f, f))):
+        got = ops_cuda.upfirdn2d(
+            torch.tensor(x), kernel, up=up, down=down, padding=[4, -1, 3, 5],
+            flip_filter=flip, gain=2,
+        )  # fmt: skip
+        assert got.shape == expected.shape
+        assert np.abs(got.numpy() - expected).max() < 1e-12
+
+
+@pytest.mark.parametrize("up, down", [(1, 2), (2, 1), (3, 2)])
+def test_upfirdn2d_derivatives(up, down):
+    torch.manual_seed(0)
+    x = torch.randn([1, 2, 5, 6], dtype=torch.float64, requires_grad=True)
+    f = torch.rand([3, 4], dtype=torch.float64)
+
+    def function(x):
+        return ops_cuda.upfirdn2d(x, f, up=up, down=down, padding=[2, 1, -1, 3], gain=1.5)
+
+    assert torch.autograd.gradcheck(function, x)
+    assert torch.autograd.gradgradcheck(function, x)
+
+
+@pytest.mark.parametrize("act", sorted(ops_cuda.bias_act.__globals__["ACTIVATIONS"]))
+def test_bias_act_derivatives(act):
+    torch.manual_seed(0)
+    x = torch.randn([3, 2, 4], dtype=torch.float64, requires_grad=True)
+    b = torch.randn([2], dtype=torch.float64, requires_grad=True)
+
+    def function(x, b):
+        return ops_cuda.bias_act(x, b, act=act, gain=1.3, clamp=0.9)
+
+    assert torch.autograd.gradcheck(function, (x, b))
+    assert torch.autograd.gradgradcheck(function, (x, b))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 7, 6), (0, 2, 7, 6)])
+def test_filtered_lrelu_derivatives(shape):
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    b = torch.randn([2], dtype=torch.float64, requires_grad=True)
+    fu, fd = torch.rand([4], dtype=torch.float64), torch.rand([3, 3], dtype=torch.float64)
+
+    def function(x, b):
+        return ops_cuda.filtered_lrelu(
+            x, fu, fd, b, up=2, down=2, padding=[3, 2, 4, 1], gain=1.4, clamp=3.0
+        )
+
+    if shape[0] == 0:
+        assert function(x, b).shape[0] == 0
+        return
+    assert torch.autograd.gradcheck(function, (x, b))
+    assert torch.autograd.gradgradcheck(function, (x, b))
+
+
+def relative_error(got, expected):
+    return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
+
+
+def cases():
+    for up, down in itertools.product([1, 2, 3, 4], repeat=2):
+        for padding in [(9, 8, 9, 8), (5, 7, 8, 3), (-3, 20, 11, -2)]:
+            for taps in [(6 * up, 6 * down), (5, 7), None]:
+                yield up, down, padding, taps
+
+
+@CPU_PATH
+@pytest.mark.parametrize("flip", [False, True])
+def test_fused_cpu_path_equals_definition(flip):
+    """Forward, forward keeping states, backward and its own backward: all shapes in one go.
+
+    Small whole numbers keep the upsampled signal exact, so that no sign depends on rounding.
+    """
+    torch.manual_seed(0)
+
+    def filter_of(taps):
+        return torch.randint(-4, 5, [taps]) / 8
+
+    count = 0
+    for up, down, padding, taps in cases():
+        fu, fd = (None, None) if taps is None else map(filter_of, taps)
+        geometry = Geometry(up, down, padding, 2.0, 0.25, 13.0, flip)
+        x, b = torch.randint(-8, 9, [3, 11, 17, 21]).float(), torch.randint(-3, 4, [11]).float()
+        try:
+            geometry.output_size(21, 17, fu, fd)
+        except ValueError:
+            continue
+        count += 1
+        y, states = definition.forward_with_states(x, fu, fd, b, geometry)
+        fused, fused_states = numba_cpu.forward_with_states(x, fu, fd, b, geometry)
+        assert relative_error(fused, y) < 5e-6
+        assert torch.equal(numba_cpu.forward(x, fu, fd, b, geometry), fused)
+        dy = torch.randn_like(y)
+        back = geometry.transposed(x.shape, fu, fd)
+        dx = definition.linear(dy, fd, fu, states, back)
+        fused_dx = numba_cpu.linear(dy, fd, fu, fused_states, back)
+        assert relative_error(fused_dx, dx) < 5e-6
+        forth = back.transposed(dy.shape, fd, fu)
+        ddy = definition.linear(x, fu, fd, states, forth)
+        assert relative_error(numba_cpu.linear(x, fu, fd, fused_states, forth), ddy) < 5e-6
+    assert count > 120
+
+
+@CPU_PATH
+def test_fused_cpu_path_is_deterministic_over_threads():
+    torch.manual_seed(0)
+    x, f = torch.randn(2, 20, 28, 28), torch.rand(12)
+    geometry = Geometry(2, 2, (9, 8, 9, 8), 2**0.5, 0.2, 256.0, False)
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(numba_cpu.forward(x, f, f, None, geometry))
+    torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@CPU_PATH
+def test_fused_cpu_path_is_taken_and_can_be_switched_off(monkeypatch):
+    x, f = torch.randn(1, 1, 8, 8), torch.rand(12)
+    assert numba_cpu.supports(x, f, f)
+    assert not numba_cpu.supports(x.double(), f, f)
+    assert not numba_cpu.supports(x, f, f.outer(f))
+    monkeypatch.setenv("SG3_OPS", "reference")
+    assert not numba_cpu.supports(x, f, f)
+
+
+@pytest.mark.parametrize("up, down", [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("flip_weight", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_conv2d_resample_equals_its_meaning(up, down, kernel, flip_weight, groups):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 8, 10, dtype=torch.float64)
+    w = torch.randn(6, 4 // groups, kernel, kernel, dtype=torch.float64)
+    f = ops_cuda.setup_filter([1, 3, 3, 1]).double()
+    pads = [kernel // 2] * 4
+    if up > 1:
+        pads = [pads[0] + 2, pads[1] + 1, pads[2] + 2, pads[3] + 1]
+    if down > 1:
+        pads = [p + 1 for p in pads]
+    expected = ops_cuda.upfirdn2d(x, f if up > 1 else None, up=up, padding=pads, gain=up**2)
+    weights = w if flip_weight else w.flip([2, 3])
+    expected = torch.conv2d(expected, weights, groups=groups)
+    if down > 1:
+        expected = ops_cuda.upfirdn2d(expected, f, down=down)
+    got = ops_cuda.conv2d_resample(
+        x, w, f, up=up, down=down, padding=kernel // 2, groups=groups, flip_weight=flip_weight
+    )
+    assert got.shape == expected.shape
+    assert (got - expected).abs().max() < 1e-12
+
+
+def test_modulated_conv_equals_per_sample_weights():
+    torch.manual_seed(0)
+    x, w = torch.randn(3, 4, 6, 6).double(), torch.randn(5, 4, 3, 3).double()
+    s, gain = torch.randn(3, 4).double(), torch.rand(4).double()
+    w_normal = w / w.square().mean([1, 2, 3], keepdim=True).sqrt()
+    s_normal = s / s.square().mean().sqrt()
+    expected = []
+    for i in range(3):
+        weights = w_normal * s_normal[i][None, :, None, None]
+        weights = weights / (weights.square().sum([1, 2, 3], keepdim=True) + 1e-8).sqrt()
+        weights = weights * gain[None, :, None, None]
+        expected.append(torch.conv2d(x[i : i + 1], weights, padding=2))
+    got = ops_cuda.modulated_conv2d(x, w, s, padding=2, input_gain=gain)
+    assert (got - torch.cat(expected)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    "call, name",
+    [
+        (lambda x: ops_cuda.upfirdn2d(x, torch.ones(20)), "x"),
+        (lambda x: ops_cuda.upfirdn2d(x[0], None), "x"),
+        (lambda x: ops_cuda.upfirdn2d(x, None, up=0), "up"),
+        (lambda x: ops_cuda.upfirdn2d(x, None, padding=[1, 2, 3]), "padding"),
+        (lambda x: ops_cuda.bias_act(x, act="lreul"), "act"),
+        (lambda x: ops_cuda.bias_act(x, torch.zeros(3)), "b"),
+        (lambda x: ops_cuda.filtered_lrelu(x, torch.ones(40), up=2), "x"),
+        (lambda x: ops_cuda.modulated_conv2d(x, torch.ones(1, 3, 1, 1), torch.ones(1, 2)), "x, w"),
+        (lambda x: ops_cuda.setup_filter(torch.ones(2, 2, 2)), "f"),
+    ],
+)
+def test_wrong_arguments_name_themselves(call, name):
+    with pytest.raises(ValueError, match=f"^{name}: got|^{name}"):
+        call(torch.ones(1, 2, 8, 8))
