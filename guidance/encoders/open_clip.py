@@ -90,7 +90,7 @@ def load_open_clip(name: str, source: str, device: str | torch.device) -> OpenCl
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:
             raise ValueError(
-                f"encoder: could not fetch {name}/{tag} ({_first_line(error)}); without a network"
+                f"encoder: could not fetch {name}/{tag} ({_reason(error)}); without a network"
                 f" use --clip mini, or download the weights elsewhere and give {name}/FILE"
             ) from error
     return OpenClipEncoder(model, tokenizer, f"{name}/{tag}")
@@ -108,15 +108,19 @@ def _from_file(name: str, path: Path, device: str | torch.device) -> OpenClipEnc
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:
             raise ValueError(
-                f"encoder: {path} does not fill {name} ({_first_line(error)}); expected its"
+                f"encoder: {path} does not fill {name} ({_reason(error)}); expected its"
                 " state_dict as safetensors or a weights-only checkpoint"
             ) from error
     return OpenClipEncoder(model.to(device), tokenizer, f"{name}/{path.name}")
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """What set an exception off: libraries wrap a missing connection several times over."""
+    while error.__cause__ or (error.__context__ and not error.__suppress_context__):
+        error = error.__cause__ or error.__context__
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:160]
+    line = text.splitlines()[0]
+    return line if len(line) <= 120 else f"{line[:120]}…"
 
 
 @contextmanager
