@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sg3.checkpoints import Networks, load, save
 
 __version__ = "0.1.0"
-__all__ = ["Networks", "load", "save", "__version__"]
+__all__ = ["Networks", "__version__", "load", "save"]
 
 
 def __getattr__(name: str):

@@ -1,6 +1,6 @@
 """`python -m sg3` is the `sg3` program."""
 
-from sg3.cli.main import cli
+from sg3.cli.main import main
 
 if __name__ == "__main__":
-    cli(prog_name="sg3")
+    main()

@@ -84,8 +84,9 @@ def load_latents(path: str | os.PathLike) -> torch.Tensor:
     """Tensor `ws` of a safetensors file, as [N, num_ws, w_dim]. Raises UserError otherwise."""
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            if "ws" not in file.keys():
-                raise UserError(f"{path}: holds no tensor 'ws', only {', '.join(file.keys())[:80]}")
+            names = list(file.keys())
+            if "ws" not in names:
+                raise UserError(f"{path}: holds no tensor 'ws', only {', '.join(names)[:80]}")
             ws = file.get_tensor("ws")
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or no safetensors file: {error}") from None

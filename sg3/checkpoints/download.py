@@ -96,8 +96,7 @@ def _lock(part: Path):
             fcntl.flock(file, fcntl.LOCK_EX)
         except (ImportError, OSError):
             pass
-        yield
-    path.unlink(missing_ok=True)
+        yield  # the lock file stays: others may be waiting on it
 
 
 def _state_path(part: Path) -> Path:
@@ -130,7 +129,8 @@ def _complete(url: str, part: Path, size_bytes: int | None, progress: bool | Non
         wanted = size_bytes if size_bytes is not None else total
         if wanted is None or size == wanted:
             return
-        if size > wanted or size_bytes is not None and total is not None and total != size_bytes:
+        announced = total if total is not None else wanted
+        if size > wanted or announced != wanted:
             _discard(part)
             raise UserError(f"{url}: {max(size, total or 0)} bytes, expected {wanted}")
     raise UserError(f"{url}: the connection keeps breaking; run the same command again to resume")

@@ -105,7 +105,7 @@ class _WithoutMemory(TorchFunctionMode):
     (`torch.device("meta")` would also catch the small filters, which are computed on the CPU.)
     """
 
-    FACTORIES = {torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros}
+    FACTORIES = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -131,7 +131,7 @@ def assemble(
     try:
         with _WithoutMemory():
             network = build_network(kind, kwargs)
-    except (TypeError, ArithmeticError, KeyError, IndexError, RuntimeError) as error:
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
         raise UserError(f"{part}: its arguments do not make a {kind}: {error}") from None
     expected = network.state_dict()
     _compare_names(part, expected, tensors)

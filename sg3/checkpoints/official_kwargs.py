@@ -68,11 +68,36 @@ DISCRIMINATOR_NESTED = {
     "mapping_kwargs": MAPPING["stylegan2"],
     "epilogue_kwargs": ("mbstd_group_size", "mbstd_num_channels", "activation"),
 }
-AUGMENT = (
-    "xflip rotate90 xint scale rotate aniso xfrac brightness contrast lumaflip hue saturation "
-    "imgfilter noise cutout xint_max scale_std rotate_max aniso_std xfrac_std brightness_std "
-    "contrast_std hue_max saturation_std imgfilter_bands imgfilter_std noise_std cutout_size"
-).split()
+AUGMENT = [
+    "xflip",
+    "rotate90",
+    "xint",
+    "scale",
+    "rotate",
+    "aniso",
+    "xfrac",
+    "brightness",
+    "contrast",
+    "lumaflip",
+    "hue",
+    "saturation",
+    "imgfilter",
+    "noise",
+    "cutout",
+    "xint_max",
+    "scale_std",
+    "rotate_max",
+    "aniso_std",
+    "xfrac_std",
+    "brightness_std",
+    "contrast_std",
+    "hue_max",
+    "saturation_std",
+    "imgfilter_bands",
+    "imgfilter_std",
+    "noise_std",
+    "cutout_size",
+]
 
 #: Defaults of the StyleGAN2-ADA (PyTorch) release that differ from ours.
 ADA_ERA = {"num_fp16_res": 0, "conv_clamp": None}

@@ -33,7 +33,7 @@ def load_official_pickle(path: str | os.PathLike) -> Networks:
     try:
         content, size = _read(path)
         return _rebuild(content, budget=4 * size + 2**20)
-    except UserError as error:
+    except ValueError as error:
         raise UserError(f"{path}: refused as an official network pickle: {error}") from None
     except (RecursionError, MemoryError) as error:
         raise UserError(f"{path}: refused: {type(error).__name__} while reading it") from None

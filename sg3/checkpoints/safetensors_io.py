@@ -86,7 +86,7 @@ def load_safetensors(path: str | os.PathLike) -> Networks:
             described = _described(metadata)
             networks = Networks(meta=_json(metadata, "provenance"))
             tensors: dict[str, dict[str, torch.Tensor]] = {part: {} for part in described}
-            for key in file.keys():
+            for key in list(file.keys()):
                 part, _, name = key.partition(".")
                 if part not in tensors:
                     raise UserError(f"it has a tensor {key[:80]!r} that belongs to no network")

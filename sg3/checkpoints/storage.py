@@ -13,6 +13,7 @@ from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, find
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
+MAX_INDEX = 2**40
 HEADER_OPCODES = 1000  # the five small pickles in front of the numbers take about fifty
 
 DTYPES = {
@@ -119,8 +120,9 @@ def rebuild_tensor(
     if not isinstance(storage, Storage):
         raise Refused("a tensor in it has no storage")
     numbers = (offset, *size, *stride)
-    if any(type(n) is not int or n < 0 for n in numbers) or len(size) != len(stride):
-        raise Refused("a tensor in it has a negative or odd size, stride or offset")
+    possible = all(type(n) is int and 0 <= n < MAX_INDEX for n in numbers)
+    if not possible or len(size) != len(stride):
+        raise Refused("a tensor in it has an impossible size, stride or offset")
     count = int(np.prod(size, dtype=object))
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     # A tensor larger than its storage repeats elements: networks never do, memory bombs do.

@@ -24,6 +24,10 @@ COMMANDS = {
 }
 
 
+#: click 8.2 and later raise this to show the help page.
+NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
 class OneLineError(click.ClickException):
     """Printed as `Error: …`, exit code 2."""
 
@@ -43,7 +47,7 @@ def errors_in_one_line(ctx: click.Context | None) -> Iterator[None]:
     """Turn what a user can mend into one line; with `--debug` let the traceback through."""
     try:
         yield
-    except click.exceptions.NoArgsIsHelpError:
+    except NO_ARGUMENTS:
         raise
     except click.UsageError as error:
         where = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
@@ -114,3 +118,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
     """
     if debug:
         ctx.meta["sg3.debug"] = True
+
+
+def main() -> None:
+    """Entry point of the `sg3` program."""
+    cli(prog_name="sg3")
