@@ -51,9 +51,8 @@ def generate_images(
     device = next(G.parameters()).device
     with torch.no_grad(), user_transform(G, translate, rotate_deg):
         for seed in seeds:
-            z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).to(
-                device, torch.float32
-            )
+            z = np.random.RandomState(seed).randn(1, G.z_dim).astype(np.float32)
+            z = torch.from_numpy(z).to(device)
             ws = G.mapping(z, label, truncation_psi, truncation_cutoff)
             yield Generated(f"seed{seed:04d}", _render(G, ws, noise_mode, seed), ws)
 

@@ -181,6 +181,7 @@ def test_bad_input_of_convert(tmp_path):
 
 def test_models(tmp_path, monkeypatch):
     monkeypatch.setenv("SG3_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path))
     output = works("models")
     assert "stylegan3-t-ffhq-1024 " in output and "non-commercial" in output
     assert str(tmp_path) in output

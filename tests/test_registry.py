@@ -59,6 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("SG3_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "none"))
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.content, server.etag, server.cuts = CONTENT, '"one"', []
@@ -133,6 +134,17 @@ def test_first_download_decides_what_is_trusted(server):
     path = fetch(server.url)
     path.write_bytes(b"damaged on disk")
     assert fetch(server.url).read_bytes() == CONTENT
+
+
+def test_what_the_official_tools_downloaded_is_used(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "dnnlib"))
+    key = hashlib.md5(server.url.encode(), usedforsecurity=False).hexdigest()
+    copy = tmp_path / "dnnlib" / "downloads" / f"{key}_net.pkl"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(CONTENT)
+    assert fetch(server.url) == copy and not server.requests
+    copy.write_bytes(b"damaged")
+    assert fetch(server.url, sha256=DIGEST) != copy and server.requests
 
 
 def test_errors_in_one_line(server, tmp_path, monkeypatch):

@@ -46,10 +46,23 @@ def cached_path(url: str) -> Path:
     return cache_dir() / "networks" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{safe}"
 
 
+def official_copy(url: str) -> Path | None:
+    """What the official tools have already downloaded from `url` on this machine, if anything.
+
+    They keep `md5(url)_name` in `$DNNLIB_CACHE_DIR` or `~/.cache/dnnlib/downloads` (FACTS 7.7).
+    """
+    folder = os.environ.get("DNNLIB_CACHE_DIR")
+    folder = Path(folder) if folder else Path.home() / ".cache" / "dnnlib"
+    key = hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
+    found = sorted((folder / "downloads").glob(f"{key}_*"))
+    return found[0] if found else None
+
+
 def fetch(
     url: str, sha256: str | None = None, size_bytes: int | None = None, progress: bool | None = None
 ) -> Path:
-    """The local file of `url`: from the cache, else downloaded (resumed where it was cut off).
+    """The local file of `url`: from our cache or the official tools', else downloaded (resumed
+    where it was cut off).
 
     Checked against `sha256` and `size_bytes` where given, else against the length that the
     server states and the hash of the first download, which is recorded beside the file.
@@ -64,6 +77,9 @@ def fetch(
         if expected is None or sha256_of(target) == expected:
             return target
         target.unlink()  # damaged on disk: the same bytes can be fetched again
+    official = official_copy(url)
+    if official is not None and (expected is None or sha256_of(official) == expected):
+        return official
     prepare_folder(target.parent)
     part = target.with_name(target.name + ".part")
     with _lock(part):

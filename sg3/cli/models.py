@@ -26,12 +26,14 @@ def models(ctx: click.Context) -> None:
 
 
 def _table() -> list[str]:
-    from sg3.checkpoints.download import cache_dir, cached_path
+    from sg3.checkpoints.download import cache_dir, cached_path, official_copy
     from sg3.checkpoints.registry import REGISTRY
 
     rows = [("NAME", "RESOLUTION", "SIZE", "HERE", "LICENCE", "FROM")]
     for entry in REGISTRY.values():
         path = entry.bundled or cached_path(entry.source)
+        if not path.exists() and entry.bundled is None:
+            path = official_copy(entry.source) or path
         here = path.exists()
         kept = "bundled" if entry.bundled else "cached"
         rows.append(
