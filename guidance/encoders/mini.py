@@ -1,0 +1,206 @@
+"""The mini encoder: a small contrastive image-text model, one word one token, about two million parameters.
+
+It is trained by `recipes/minifaces/train_encoder.py` and stored as one safetensors file whose metadata holds
+the configuration, the vocabulary and the provenance as JSON. Architecture: a plain convolutional tower that
+keeps a 4 x 4 map to the end (small features survive), and a two-layer text transformer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+FORMAT = "sg3-mini-encoder"
+PAD, UNKNOWN = 0, 1
+# The input is brought to this fixed scale; the mini encoder has no channel statistics of its own.
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class MiniConfig:
+    """Sizes of both towers. `widths` are the channels at 32, 16, 8 and 4 pixels."""
+
+    vocabulary: tuple[str, ...]
+    widths: tuple[int, int, int, int] = (32, 64, 128, 192)
+    hidden: int = 256
+    embed_dim: int = 192
+    text_width: int = 128
+    text_layers: int = 2
+    text_heads: int = 4
+    context: int = 24
+
+
+class Tokenizer:
+    """Lower-case words to numbers: 0 pads, 1 stands for every unknown word."""
+
+    def __init__(self, vocabulary: Sequence[str], context: int = 24) -> None:
+        self.vocabulary = tuple(vocabulary)
+        self.context = context
+        self._number = {word: i + 2 for i, word in enumerate(self.vocabulary)}
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """int64 [N, L], L = the longest text, at least 1 and at most `context`; longer texts are cut."""
+        rows = [self._numbers(text) or [UNKNOWN] for text in texts]
+        length = max(map(len, rows), default=1)
+        return torch.tensor([row + [PAD] * (length - len(row)) for row in rows], dtype=torch.long)
+
+    def _numbers(self, text: str) -> list[int]:
+        return [self._number.get(w, UNKNOWN) for w in re.findall(r"[a-z0-9]+", text.lower())][: self.context]
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that the model has never seen, in order."""
+        return [w for w in re.findall(r"[a-z0-9]+", text.lower()) if w not in self._number]
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.GELU()
+    )
+
+
+class ImageTower(nn.Module):
+    """[N, 3, 64, 64] in [-1, 1] to [N, embed_dim]."""
+
+    def __init__(self, config: MiniConfig) -> None:
+        super().__init__()
+        a, b, c, d = config.widths
+        self.features = nn.Sequential(
+            _conv(3, a, kernel=4, stride=2), _conv(a, a), nn.AvgPool2d(2),
+            _conv(a, b), _conv(b, b), nn.AvgPool2d(2),
+            _conv(b, c), _conv(c, c), nn.AvgPool2d(2),
+            _conv(c, d),
+        )  # fmt: skip
+        self.head = nn.Sequential(
+            nn.Linear(16 * d, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.embed_dim)
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.features(image).flatten(1))
+
+
+class TextBlock(nn.Module):
+    """Pre-norm self-attention and MLP. x: [N, L, width]; mask: bool [N, 1, 1, L], True = attend."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        n, length, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.out(attended.transpose(1, 2).reshape(n, length, width))
+        return x + self.mlp(self.norm2(x))
+
+
+class TextTower(nn.Module):
+    """Tokens [N, L] to [N, embed_dim]: the mean over the words of a transformer's output."""
+
+    def __init__(self, config: MiniConfig) -> None:
+        super().__init__()
+        width = config.text_width
+        self.words = nn.Embedding(len(config.vocabulary) + 2, width, padding_idx=PAD)
+        self.places = nn.Parameter(torch.randn(config.context, width) * 0.02)
+        self.blocks = nn.ModuleList(TextBlock(width, config.text_heads) for _ in range(config.text_layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, config.embed_dim)
+        nn.init.normal_(self.words.weight, std=0.1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        present = tokens != PAD
+        x = self.words(tokens) + self.places[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x, present[:, None, None])
+        weight = present[..., None].to(x.dtype)
+        return self.head((self.norm(x) * weight).sum(1) / weight.sum(1).clamp(min=1))
+
+
+class MiniEncoder(nn.Module):
+    """Images and texts into one space of unit vectors; the Encoder interface of `guidance.encoders`."""
+
+    input_size_px = 64
+    mean, std = MEAN, STD
+
+    def __init__(self, config: MiniConfig, name: str = "mini") -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        self.embed_dim = config.embed_dim
+        self.tokenizer = Tokenizer(config.vocabulary, config.context)
+        self.image_tower = ImageTower(config)
+        self.text_tower = TextTower(config)
+        self.logit_scale = nn.Parameter(torch.tensor(10.0).log())
+        self.provenance: dict = {}
+
+    def encode_images(self, img: Tensor) -> Tensor:
+        """[N, 3, H, W] in [-1, 1], any size (resized to 64 x 64), to unit vectors [N, embed_dim].
+
+        Differentiable. Raises ValueError for another number of channels.
+        """
+        if img.ndim != 4 or img.shape[1] != 3:
+            raise ValueError(f"img: got shape {tuple(img.shape)}, expected [N, 3, H, W]; convert to RGB first")
+        if img.shape[-2:] != (64, 64):
+            img = F.interpolate(img, size=(64, 64), mode="bilinear", antialias=True, align_corners=False)
+        return F.normalize(self.image_tower(img), dim=-1)
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts to unit vectors [N, embed_dim]. Unknown words count as one shared token."""
+        tokens = self.tokenizer(texts).to(self.logit_scale.device)
+        return F.normalize(self.text_tower(tokens), dim=-1)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that this model does not know."""
+        return self.tokenizer.unknown_words(text)
+
+    def save(self, path: str | os.PathLike[str], provenance: dict | None = None) -> None:
+        """Write one safetensors file (fp16 storage, JSON metadata); a temporary name, then renamed."""
+        metadata = {
+            "format": FORMAT,
+            "version": "1",
+            "config": json.dumps(asdict(self.config)),
+            "provenance": json.dumps(provenance if provenance is not None else self.provenance),
+        }
+        tensors = {
+            name: (t.half() if t.is_floating_point() else t).contiguous().cpu()
+            for name, t in self.state_dict().items()
+        }
+        temporary = f"{os.fspath(path)}.partial"
+        save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", name: str = "mini") -> MiniEncoder:
+        """Read a file written by `save`; eval mode, float32, no gradients for the weights.
+
+        Raises ValueError if the file is not a mini encoder, OSError if it is not there.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"encoder: got {path}, expected a safetensors file ({error})") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(
+                f"encoder: got {path} with format {metadata.get('format')!r}, expected {FORMAT!r}; "
+                "for a CLIP checkpoint name its architecture first, as in ViT-B-32/FILE"
+            )
+        config = json.loads(metadata["config"])
+        config = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        model = MiniEncoder(MiniConfig(**config), name)
+        model.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in tensors.items()})
+        model.provenance = json.loads(metadata.get("provenance", "{}"))
+        return model.eval().requires_grad_(False).to(device)

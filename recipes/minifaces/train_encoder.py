@@ -1,0 +1,241 @@
+"""Train the mini encoder on the world.
+
+    python -m recipes.minifaces.train_encoder --seed 1 --data /root/data/pairs --outdir /root/runs/mini-a
+
+Paired differences make a change of the picture point where the change of the text points; adversarial
+pictures make the gradient with respect to the picture look like the thing that is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from guidance.encoders.mini import MiniConfig, MiniEncoder
+from recipes.minifaces.batches import Batch, make_batch, soft_lowpass
+from recipes.minifaces.captions import CLASSES, caption, known_words
+from recipes.minifaces.pairs import TRAIN_BASE, Pairs, load_or_build
+
+
+@dataclass(frozen=True)
+class EncoderTraining:
+    """Hyper-parameters; weights of the losses are relative. `adversarial_*` are L2 radii of x in [-1, 1]."""
+
+    seed: int = 1
+    steps: int = 1000
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    ema: float = 0.98
+    prompt_weight: float = 0.25
+    delta_weight: float = 1.0
+    caption_weight: float = 0.5
+    max_logit_scale: float = 30.0
+    adversarial_domain: float = 12.0  # 6 in units of [0, 1]
+    adversarial_all: float = 6.0
+    adversarial_warmup: int = 300
+    pairs: int = 60
+    singles: int = 24
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """One finished step: the losses, and the averaged model (shared, do not change it)."""
+
+    index: int
+    losses: dict[str, float]
+    model: MiniEncoder
+
+
+def prompt_bank(model: MiniEncoder, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Unit text vectors [classes, D] per attribute, one random phrasing for every value."""
+    texts = [caption({name: value}, rng) for name, values in CLASSES.items() for value in values]
+    parts = model.encode_texts(texts).split([len(values) for values in CLASSES.values()])
+    return dict(zip(CLASSES, parts, strict=True))
+
+
+def prompt_loss(
+    images: Tensor, bank: dict[str, Tensor], targets: dict[str, Tensor], scale: Tensor, weights: dict[str, float]
+) -> Tensor:
+    """Sum over attributes of the soft cross-entropy [scalar], mean over the pictures that show it."""
+    total = images.new_zeros(())
+    for name, target in targets.items():
+        log_p = F.log_softmax(scale * images @ bank[name].T, dim=1)
+        shown = target.sum(1).ceil().sum().clamp(min=1)
+        total = total - weights[name] * (target * log_p).sum() / shown
+    return total
+
+
+def adversary(
+    model: MiniEncoder, batch: Batch, bank: dict[str, Tensor], config: EncoderTraining, step: int,
+    rng: np.random.Generator,
+) -> Tensor:  # fmt: skip
+    """The batch's pictures moved uphill in a randomly weighted prompt loss, inside an L2 ball.
+
+    One half attacks domain and style only (large radius), the other every attribute (small radius).
+    """
+    images = batch.images
+    n = images.shape[0]
+    warm = min(1.0, step / max(1, config.adversarial_warmup))
+    coarse_things = torch.from_numpy(rng.random(n) < 0.5)
+    radius = torch.where(coarse_things, config.adversarial_domain, config.adversarial_all) * warm
+    radius = radius * torch.from_numpy(rng.random(n).astype(np.float32))
+    radius[torch.from_numpy(rng.random(n) < 0.1)] = 0
+    smooth = torch.from_numpy(rng.random(n) < 0.35).float().view(n, 1, 1, 1)
+    weights = {name: float(rng.random()) for name in CLASSES}
+    targets = {
+        name: t if name in ("domain", "style") else t * (~coarse_things).float()[:, None]
+        for name, t in batch.targets.items()
+    }
+    bank = {name: t.detach() for name, t in bank.items()}
+    rounds = 2 if rng.random() < 0.25 else 1
+    scale = model.logit_scale.detach().exp()
+    parameters = [p for p in model.image_tower.parameters()]
+    model.eval()
+    for p in parameters:
+        p.requires_grad_(False)
+    moved = torch.zeros_like(images)
+    for _ in range(rounds):
+        x = (images + moved).requires_grad_(True)
+        loss = prompt_loss(model.encode_images(x), bank, targets, scale, weights)
+        (gradient,) = torch.autograd.grad(loss, x)
+        gradient = gradient + smooth * (soft_lowpass(gradient) - gradient)
+        gradient = gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-12).view(n, 1, 1, 1)
+        moved = moved + gradient * (radius / rounds).view(n, 1, 1, 1)
+    for p in parameters:
+        p.requires_grad_(True)
+    model.train()
+    return (images + moved).contiguous(memory_format=torch.channels_last)
+
+
+def losses(
+    model: MiniEncoder, images: Tensor, batch: Batch, bank: dict[str, Tensor], config: EncoderTraining
+) -> dict[str, Tensor]:
+    """The three weighted losses for (possibly attacked) pictures of the batch."""
+    embedded = model.encode_images(images)
+    scale = model.logit_scale.exp().clamp(max=config.max_logit_scale)
+    weights = {name: 1.5 if name in ("domain", "style") else 1.0 for name in CLASSES}
+    prompts = prompt_loss(embedded, bank, batch.targets, scale, weights)
+
+    pairs = len(batch.alpha)
+    texts = model.encode_texts([*batch.delta_texts[0], *batch.delta_texts[1]])
+    image_delta = embedded[pairs : 2 * pairs] - embedded[:pairs]
+    cosine = F.cosine_similarity(image_delta, texts[pairs:] - texts[:pairs], dim=1, eps=1e-4)
+    delta = ((1 - cosine) * batch.alpha).sum() / batch.alpha.sum()
+
+    described = embedded[batch.caption_rows]
+    count = described.shape[0]
+    logits = scale * described @ model.encode_texts([*batch.captions, *batch.wrong]).T
+    own = torch.arange(count)
+    hidden = batch.agree.clone()  # texts that happen to be true of a picture are no negatives
+    hidden[own, own] = False
+    logits = logits.masked_fill(hidden, -1e4)
+    captions = (F.cross_entropy(logits, own) + F.cross_entropy(logits[:, :count].T, own)) / 2
+    return {
+        "prompt": config.prompt_weight * prompts,
+        "delta": config.delta_weight * delta,
+        "caption": config.caption_weight * captions,
+    }
+
+
+def _save_state(path: Path, state: dict) -> None:
+    temporary = path.with_suffix(".partial")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def train_encoder(
+    data: Pairs, config: EncoderTraining, checkpoint: str | os.PathLike[str] | None = None, every: int = 100
+) -> Iterator[TrainStep]:
+    """Yield one `TrainStep` per step; continue from `checkpoint` if it exists, and write it `every` steps.
+
+    Batch and randomness of step i depend on (seed, i) only, so a resumed run equals an unbroken one.
+    """
+    torch.manual_seed(config.seed)
+    model = MiniEncoder(MiniConfig(tuple(known_words())), name=f"mini-{config.seed}")
+    model = model.to(memory_format=torch.channels_last).train()
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+    )
+    path = Path(checkpoint) if checkpoint is not None else None
+    first = 0
+    if path is not None and path.exists():
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        first = state["step"]
+    for step in range(first, config.steps):
+        rng = np.random.default_rng([config.seed, step])
+        warm = min(1.0, (step + 1) / 40)
+        rate = config.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
+        optimiser.param_groups[0]["lr"] = rate
+        batch = make_batch(data, config.seed * 10**6 + step, config.pairs, config.singles)
+        bank = prompt_bank(model, rng)
+        images = adversary(model, batch, bank, config, step, rng)
+        parts = losses(model, images, batch, bank, config)
+        optimiser.zero_grad(set_to_none=True)
+        sum(parts.values()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        decay = min(config.ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+                kept.lerp_(new, 1 - decay) if kept.is_floating_point() else kept.copy_(new)
+        if path is not None and ((step + 1) % every == 0 or step + 1 == config.steps):
+            _save_state(path, {"model": model.state_dict(), "average": average.state_dict(),
+                               "optimiser": optimiser.state_dict(), "step": step + 1})  # fmt: skip
+        yield TrainStep(step, {name: v.item() for name, v in parts.items()}, average)
+
+
+def git_commit() -> str:
+    """The commit this code was run from, "unknown" outside a repository."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--outdir", required=True)
+    parser.add_argument("--data", required=True, help="folder of memory maps, see recipes.minifaces.pairs")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--identities", type=int, default=4600)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    out = Path(args.outdir)
+    out.mkdir(parents=True, exist_ok=True)
+    data = load_or_build(args.data, args.identities, TRAIN_BASE, args.threads)
+    config = EncoderTraining(seed=args.seed, steps=args.steps)
+    started = time.time()
+    with open(out / "log.jsonl", "a") as log:
+        for step in train_encoder(data, config, out / "state.pt"):
+            seconds = time.time() - started
+            log.write(json.dumps({"step": step.index, "seconds": round(seconds, 1), **step.losses}) + "\n")
+            log.flush()
+            if (step.index + 1) % 100 == 0 or step.index + 1 == config.steps:
+                step.model.save(
+                    out / "encoder.safetensors",
+                    {"command": " ".join(["python -m recipes.minifaces.train_encoder", *sys.argv[1:]]),
+                     "commit": git_commit(), "steps": step.index + 1, "seconds": round(seconds),
+                     "training": asdict(config), "data": f"recipes.minifaces.pairs, {args.identities} identities"},
+                )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
