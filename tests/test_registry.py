@@ -181,6 +181,16 @@ def test_registry_is_consistent():
         assert name.endswith(f"-{entry.resolution}") or name == "mini-faces"
 
 
+def test_the_bundled_network_is_found_by_name(tmp_path, monkeypatch):
+    if not REGISTRY["mini-faces"].bundled.exists():
+        pytest.skip("mini-faces is not trained yet")
+    (tmp_path / "mini-faces").mkdir()  # a folder of that name is not in the way
+    monkeypatch.chdir(tmp_path)
+    nets = sg3.load("mini-faces")
+    assert nets.G_ema.kind == "stylegan3" and nets.G_ema.img_resolution == 64
+    assert nets.meta["licence"] == "Apache-2.0" and nets.meta["name"] == "mini-faces"
+
+
 def test_names_are_found():
     assert find_entry("stylegan3-t-ffhq-1024x1024.pkl").name == "stylegan3-t-ffhq-1024"
     assert find_entry("Mini-Faces").name == "mini-faces"

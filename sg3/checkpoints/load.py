@@ -11,7 +11,7 @@ import torch
 from sg3.checkpoints.download import fetch
 from sg3.checkpoints.networks import Networks
 from sg3.checkpoints.official_pickle import load_official_pickle
-from sg3.checkpoints.registry import Entry, find_entry
+from sg3.checkpoints.registry import REGISTRY, Entry, find_entry
 from sg3.checkpoints.safetensors_io import load_safetensors
 from sg3.errors import UserError
 from sg3.files import sha256_of
@@ -50,10 +50,11 @@ def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
     if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
         return fetch(text), None
     path = Path(text).expanduser()
-    if path.is_dir():
-        return last_snapshot(path), None
-    if path.exists():
-        return path, None
+    if text not in REGISTRY:  # a known name means the network, even beside a folder called so
+        if path.is_dir():
+            return last_snapshot(path), None
+        if path.exists():
+            return path, None
     if path.suffix in (".pkl", ".safetensors", ".pt", ".pth") or path.parent != Path("."):
         try:
             entry = find_entry(text)  # official file names are names too
