@@ -112,6 +112,12 @@ def test_folders(tmp_path):
             check(tmp_path / "file" / "b")
 
 
+def test_folder_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr("sg3.files.os.access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="cannot write"):
+        check_folder(tmp_path / "a")
+
+
 def test_manifest(tmp_path):
     (tmp_path / "in.txt").write_text("abc")
     with RunManifest(tmp_path, "generate", {"seeds": [1, 2], "out": tmp_path}) as manifest:
