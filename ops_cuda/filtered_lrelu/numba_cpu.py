@@ -218,7 +218,11 @@ def _scale_row_by_states(row, states, gain, slope):
 
 @_inline
 def _interleave(target, source, step):
-    if step == 2:
+    """Write `source` to every `step`-th element of `target`."""
+    if step == 1:
+        for j in range(len(target)):
+            target[j] = source[j]
+    elif step == 2:
         for j in range((len(target) + 1) // 2):
             target[2 * j] = source[j]
     else:
@@ -307,7 +311,7 @@ def _groups(first, last, x, bias, fu, fd, y, states, resampling, grid, activatio
     out_h, out_w = y.shape[1:]
     num_inputs, num_outputs = num_phases // up, num_phases // down
     columns = _round_up(group * stride, 32)
-    margin = 32 + (len(fu) + len(fd)) // num_phases
+    margin = _round_up(8 + (len(fu) + len(fd)) // num_phases, 32)
 
     # Fine position m lies at a = m − pad_left relative to input sample 0, and at column
     # (a − base)//L of phase (a − base) mod L, with base a multiple of L.
@@ -324,12 +328,11 @@ def _groups(first, last, x, bias, fu, fd, y, states, resampling, grid, activatio
     ring_starts = np.zeros((len(down_taps), 2), np.int64)
     row_of = np.zeros(num_rows, np.int64)
 
-    rows = np.zeros((num_rows, num_inputs, columns), np.float32)
-    flat_rows = rows.reshape(num_rows, num_inputs * columns)
+    rows = np.zeros((num_rows, num_inputs, columns + margin), np.float32)
+    flat_rows = rows.reshape(num_rows, num_inputs * (columns + margin))
     inputs = np.zeros((num_inputs, columns + margin), np.float32)
-    flat_inputs = np.zeros(num_inputs * columns, np.float32)
+    flat_inputs = inputs.reshape(num_inputs * (columns + margin))
     fine = np.zeros((num_phases, columns + margin), np.float32)
-    outputs = np.zeros((num_outputs, columns), np.float32)
     ring = np.zeros((len(fd), num_outputs * columns), np.float32)
     finished = np.zeros(num_outputs * columns, np.float32)
 
@@ -356,12 +359,7 @@ def _groups(first, last, x, bias, fu, fd, y, states, resampling, grid, activatio
                             )  # fmt: skip
                 k += up
                 source += 1
-            if num_inputs == 1:
-                _fir_row(inputs[0, :columns], row_taps, flat_rows, row_starts)
-            else:
-                _fir_row(flat_inputs, row_taps, flat_rows, row_starts)
-                for e in range(num_inputs):
-                    inputs[e, :columns] = flat_inputs[e * columns : (e + 1) * columns]
+            _fir_row(flat_inputs, row_taps, flat_rows, row_starts)
             stored_y = m + offset_y
             known = mode != 0 and 0 <= stored_y < states.shape[1]
             for p in range(num_phases):
@@ -374,11 +372,8 @@ def _groups(first, last, x, bias, fu, fd, y, states, resampling, grid, activatio
                     stored = states[index, stored_y, stored_x % num_phases]
                     _activate(row, stored, stored_x // num_phases, mode, gain, slope, clamp)
             for r in range(num_outputs):
-                if num_outputs == 1:
-                    _fir_row(ring[m % len(fd)], down_taps, fine, down_starts[r])
-                else:
-                    _fir_row(outputs[r], down_taps, fine, down_starts[r])
-                    _interleave(ring[m % len(fd), r:], outputs[r], num_outputs)
+                line = ring[m % len(fd), r * columns : (r + 1) * columns]
+                _fir_row(line, down_taps, fine, down_starts[r])
             # Vertical downsampling as soon as the last row that an output needs is there.
             done = m - len(fd) + 1
             if done >= 0 and done % down == 0 and done // down < out_h:
@@ -386,8 +381,7 @@ def _groups(first, last, x, bias, fu, fd, y, states, resampling, grid, activatio
                     ring_starts[t, 0] = (done + t) % len(fd)
                 _fir_row(finished, down_taps, ring, ring_starts)
                 for i in range(num_planes):
-                    target = y[plane + i, done // down]
-                    start = i * stride * num_outputs
-                    kept = finished[start : start + out_w]
-                    for j in range(len(kept)):
-                        target[j] = kept[j]
+                    for r in range(num_outputs):
+                        start = r * columns + i * stride
+                        target = y[plane + i, done // down, r:]
+                        _interleave(target, finished[start : start + stride], num_outputs)
