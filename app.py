@@ -243,7 +243,7 @@ def generate_tab(page: Page, network: gr.Textbox, demo: gr.Blocks) -> None:
             )
             with gr.Row():
                 back = gr.Button("Put it back", min_width=140)
-                download = gr.DownloadButton("Download PNG", min_width=140)
+                download = gr.DownloadButton("Save PNG", min_width=140)
 
     def draw(*values):
         with readable():
