@@ -1,8 +1,10 @@
-"""The mini encoder: a small contrastive image-text model, one word one token, about two million parameters.
+"""The mini encoder: a small contrastive image-text model, one word one token, about two million
+parameters.
 
-It is trained by `recipes/minifaces/train_encoder.py` and stored as one safetensors file whose metadata holds
-the configuration, the vocabulary and the provenance as JSON. Architecture: a plain convolutional tower that
-keeps a 4 x 4 map to the end (small features survive), and a two-layer text transformer.
+It is trained by `recipes/minifaces/train_encoder.py` and stored as one safetensors file whose
+metadata holds the configuration, the vocabulary and the provenance as JSON. Architecture: a plain
+convolutional tower that keeps a 4 x 4 map to the end (small features survive), and a two-layer text
+transformer.
 """
 
 from __future__ import annotations
@@ -49,13 +51,16 @@ class Tokenizer:
         self._number = {word: i + 2 for i, word in enumerate(self.vocabulary)}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """int64 [N, L], L = the longest text, at least 1 and at most `context`; longer texts are cut."""
+        """int64 [N, L], L = the longest text, at least 1 and at most `context`; longer texts are
+        cut."""
         rows = [self._numbers(text) or [UNKNOWN] for text in texts]
         length = max(map(len, rows), default=1)
         return torch.tensor([row + [PAD] * (length - len(row)) for row in rows], dtype=torch.long)
 
     def _numbers(self, text: str) -> list[int]:
-        return [self._number.get(w, UNKNOWN) for w in re.findall(r"[a-z0-9]+", text.lower())][: self.context]
+        return [self._number.get(w, UNKNOWN) for w in re.findall(r"[a-z0-9]+", text.lower())][
+            : self.context
+        ]
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of a text that the model has never seen, in order."""
@@ -64,7 +69,9 @@ class Tokenizer:
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.GELU()
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.GELU(),
     )
 
 
@@ -96,7 +103,9 @@ class TextBlock(nn.Module):
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width)
+        )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         n, length, width = x.shape
@@ -114,7 +123,9 @@ class TextTower(nn.Module):
         width = config.text_width
         self.words = nn.Embedding(len(config.vocabulary) + 2, width, padding_idx=PAD)
         self.places = nn.Parameter(torch.randn(config.context, width) * 0.02)
-        self.blocks = nn.ModuleList(TextBlock(width, config.text_heads) for _ in range(config.text_layers))
+        self.blocks = nn.ModuleList(
+            TextBlock(width, config.text_heads) for _ in range(config.text_layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.embed_dim)
         nn.init.normal_(self.words.weight, std=0.1)
@@ -129,7 +140,8 @@ class TextTower(nn.Module):
 
 
 class MiniEncoder(nn.Module):
-    """Images and texts into one space of unit vectors; the Encoder interface of `guidance.encoders`."""
+    """Images and texts into one space of unit vectors; the Encoder interface of
+    `guidance.encoders`."""
 
     input_size_px = 64
     mean, std = MEAN, STD
@@ -151,9 +163,13 @@ class MiniEncoder(nn.Module):
         Differentiable. Raises ValueError for another number of channels.
         """
         if img.ndim != 4 or img.shape[1] != 3:
-            raise ValueError(f"img: got shape {tuple(img.shape)}, expected [N, 3, H, W]; convert to RGB first")
+            raise ValueError(
+                f"img: got shape {tuple(img.shape)}, expected [N, 3, H, W]; convert to RGB first"
+            )
         if img.shape[-2:] != (64, 64):
-            img = F.interpolate(img, size=(64, 64), mode="bilinear", antialias=True, align_corners=False)
+            img = F.interpolate(
+                img, size=(64, 64), mode="bilinear", antialias=True, align_corners=False
+            )
         return F.normalize(self.image_tower(img), dim=-1)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -166,7 +182,8 @@ class MiniEncoder(nn.Module):
         return self.tokenizer.unknown_words(text)
 
     def save(self, path: str | os.PathLike[str], provenance: dict | None = None) -> None:
-        """Write one safetensors file (fp16 storage, JSON metadata); a temporary name, then renamed."""
+        """Write one safetensors file (fp16 storage, JSON metadata); a temporary name, then
+        renamed."""
         metadata = {
             "format": FORMAT,
             "version": "1",
@@ -182,7 +199,9 @@ class MiniEncoder(nn.Module):
         os.replace(temporary, path)
 
     @staticmethod
-    def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", name: str = "mini") -> MiniEncoder:
+    def load(
+        path: str | os.PathLike[str], device: torch.device | str = "cpu", name: str = "mini"
+    ) -> MiniEncoder:
         """Read a file written by `save`; eval mode, float32, no gradients for the weights.
 
         Raises ValueError if the file is not a mini encoder, OSError if it is not there.
@@ -192,7 +211,9 @@ class MiniEncoder(nn.Module):
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"encoder: got {path}, expected a safetensors file ({error})") from error
+            raise ValueError(
+                f"encoder: got {path}, expected a safetensors file ({error})"
+            ) from error
         if metadata.get("format") != FORMAT:
             raise ValueError(
                 f"encoder: got {path} with format {metadata.get('format')!r}, expected {FORMAT!r}; "
@@ -201,6 +222,8 @@ class MiniEncoder(nn.Module):
         config = json.loads(metadata["config"])
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         model = MiniEncoder(MiniConfig(**config), name)
-        model.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in tensors.items()})
+        model.load_state_dict(
+            {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
+        )
         model.provenance = json.loads(metadata.get("provenance", "{}"))
         return model.eval().requires_grad_(False).to(device)

@@ -1,4 +1,5 @@
-"""What a face of the world can look like: names, colours, and a sampler that is a pure function of a seed."""
+"""What a face of the world can look like: names, colours, and a sampler that is a pure function of
+a seed."""
 
 from __future__ import annotations
 
@@ -47,9 +48,19 @@ BACKGROUND: dict[str, Colour] = {
     "pink": (255, 182, 210),
     "purple": (178, 142, 234),
 }
-EYE_COLOUR: dict[str, Colour] = {"blue": (44, 120, 236), "green": (40, 164, 84), "brown": (134, 76, 30)}
+EYE_COLOUR: dict[str, Colour] = {
+    "blue": (44, 120, 236),
+    "green": (40, 164, 84),
+    "brown": (134, 76, 30),
+}
 # Clothes are never named in a caption: they are the world's nuisance variable.
-CLOTHES: tuple[Colour, ...] = ((34, 132, 140), (150, 44, 72), (52, 62, 120), (232, 222, 196), (96, 100, 112))
+CLOTHES: tuple[Colour, ...] = (
+    (34, 132, 140),
+    (150, 44, 72),
+    (52, 62, 120),
+    (232, 222, 196),
+    (96, 100, 112),
+)
 
 
 @dataclass(frozen=True)
@@ -107,8 +118,11 @@ class Pose:
     scale: float = 1.0
 
 
-_HAIR_ODDS = {"man": (0.18, 0.42, 0.10, 0.16, 0.14), "woman": (0.0, 0.24, 0.40, 0.26, 0.10)}
-_BEARD_ODDS = {"man": (0.42, 0.32, 0.26), "woman": (1.0, 0.0, 0.0)}
+HAIR_ODDS = {"man": (0.18, 0.42, 0.10, 0.16, 0.14), "woman": (0.0, 0.24, 0.40, 0.26, 0.10)}
+BEARD_ODDS = {"man": (0.42, 0.32, 0.26), "woman": (1.0, 0.0, 0.0)}
+HAT_ODDS = (0.52, 0.16, 0.16, 0.16)
+MOUTH_ODDS = (0.34, 0.22, 0.22, 0.22)
+GLASSES_ODDS = (0.5, 0.25, 0.25)
 
 
 def sample_attributes(seed: int) -> Attributes:
@@ -119,15 +133,17 @@ def sample_attributes(seed: int) -> Attributes:
         return values[int(rng.choice(len(values), p=odds))]
 
     gender = pick(GENDER)
-    drawn = {name: pick(VALUES[name]) for name in ("skin", "hair_colour", "background", "eye_colour")}
-    hair = pick(HAIR_STYLE, _HAIR_ODDS[gender])
-    hat = pick(HAT, (0.52, 0.16, 0.16, 0.16))
+    drawn = {
+        name: pick(VALUES[name]) for name in ("skin", "hair_colour", "background", "eye_colour")
+    }
+    hair = pick(HAIR_STYLE, HAIR_ODDS[gender])
+    hat = pick(HAT, HAT_ODDS)
     return Attributes(
         gender=gender,
         hair_style="short" if hair == "mohawk" and hat != "none" else hair,
-        mouth=pick(MOUTH, (0.34, 0.22, 0.22, 0.22)),
-        glasses=pick(GLASSES, (0.5, 0.25, 0.25)),
-        beard=pick(BEARD, _BEARD_ODDS[gender]),
+        mouth=pick(MOUTH, MOUTH_ODDS),
+        glasses=pick(GLASSES, GLASSES_ODDS),
+        beard=pick(BEARD, BEARD_ODDS[gender]),
         hat=hat,
         hat_colour=pick(VALUES["hat_colour"]),
         clothes=int(rng.integers(len(CLOTHES))),
@@ -135,14 +151,31 @@ def sample_attributes(seed: int) -> Attributes:
     )
 
 
+def sample_pose_numbers(seed: int) -> tuple[float, ...]:
+    """The four uniform numbers in (-1, 1) behind pose number `seed`."""
+    return tuple(np.random.default_rng([seed, 0x905E]).uniform(-1, 1, size=4))
+
+
 def sample_pose(seed: int, amount: float = 1.0) -> Pose:
-    """Small pose: at `amount` 1, shift up to 2 of 64 units, rotation up to 4 degrees, scale within 4 %."""
-    u = np.random.default_rng([seed, 0x905E]).uniform(-1, 1, size=4) * amount
+    """Small pose: at `amount` 1, shift up to 2 of 64 units, rotation up to 4 degrees, scale within
+    4 %."""
+    u = np.array(sample_pose_numbers(seed)) * amount
     return Pose(float(2 * u[0]), float(2 * u[1]), float(4 * u[2]), float(1 + 0.04 * u[3]))
 
 
-_FACE = ("gender", "skin", "hair_colour", "hair_style", "mouth", "glasses", "beard", "hat",
-         "hat_colour", "background", "eye_colour")  # fmt: skip
+_FACE = (
+    "gender",
+    "skin",
+    "hair_colour",
+    "hair_style",
+    "mouth",
+    "glasses",
+    "beard",
+    "hat",
+    "hat_colour",
+    "background",
+    "eye_colour",
+)
 _DOMAIN_HIDES = {
     "human": (),
     "zombie": ("skin", "eye_colour"),

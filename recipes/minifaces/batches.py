@@ -1,4 +1,5 @@
-"""Batches for the encoder: pairs of one identity that differ in one thing, singles, blends, augmentation."""
+"""Batches for the encoder: pairs of one identity that differ in one thing, singles, blends,
+augmentation."""
 
 from __future__ import annotations
 
@@ -18,11 +19,13 @@ _DOMAIN, _STYLE = NAMES.index("domain"), NAMES.index("style")
 
 @dataclass(frozen=True)
 class Batch:
-    """P pairs and S singles. `images` is [2P + S, 3, 64, 64] in [-1, 1]: first pictures, second pictures, singles.
+    """P pairs and S singles. `images` is [2P + S, 3, 64, 64] in [-1, 1]: first pictures, second
+    pictures, singles.
 
-    `targets[name]` is [2P + S, classes], zero rows where the attribute is hidden. `alpha` [P] is how far the
-    second picture of a pair went from the first. `captions` are true of `caption_rows`; `wrong` differ in one
-    mention; `agree` [len(caption_rows), 2 * len(captions)] says which texts hold for which picture.
+    `targets[name]` is [2P + S, classes], zero rows where the attribute is hidden. `alpha` [P] is
+    how far the second picture of a pair went from the first. `captions` are true of `caption_rows`;
+    `wrong` differ in one mention; `agree` [len(caption_rows), 2 * len(captions)] says which texts
+    hold for which picture.
     """
 
     images: Tensor
@@ -46,7 +49,8 @@ def _pair_variants(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _delta_texts(one: Mentions, two: Mentions, rng: np.random.Generator) -> tuple[str, str]:
-    """Two captions in the same words but for what differs. Often the bare difference: "face" to "zombie"."""
+    """Two captions in the same words but for what differs. Often the bare difference: "face" to
+    "zombie"."""
     differing = [n for n in NAMES if n in one and n in two and one[n] != two[n]]
     shared = [n for n in one if n in two and one[n] == two[n] and one[n] != "none" and n != "style"]
     extra = list(rng.choice(shared, size=min(len(shared), int(rng.integers(0, 3))), replace=False))
@@ -73,7 +77,11 @@ def _corrupt(m: Mentions, rng: np.random.Generator) -> Mentions:
         if m[a] != m[b] and m[b] in CLASSES[a] and m[a] in CLASSES[b]:
             return {**m, a: m[b], b: m[a]}
     name = list(m)[int(rng.integers(len(m)))]
-    values = [v for v in CLASSES[name] if v != m[name] and not (name == "hat" and "hat_colour" in m and v == "none")]
+    values = [
+        v
+        for v in CLASSES[name]
+        if v != m[name] and not (name == "hat" and "hat_colour" in m and v == "none")
+    ]
     return {**m, name: values[int(rng.integers(len(values)))]}
 
 
@@ -124,11 +132,12 @@ def augment(images: Tensor, groups: Tensor, rng: torch.Generator) -> Tensor:
 
 def to_float(pictures: np.ndarray) -> Tensor:
     """uint8 [N, H, W, 3] to float32 [N, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _targets(labels: np.ndarray, other: np.ndarray, alpha: Tensor) -> dict[str, Tensor]:
-    """Soft class targets: (1 - alpha) of `other` plus alpha of `labels`; none where either is hidden."""
+    """Soft class targets: (1 - alpha) of `other` plus alpha of `labels`; none where either is
+    hidden."""
     out = {}
     for column, name in enumerate(NAMES):
         first = torch.from_numpy(other[:, column].astype(np.int64))
@@ -159,8 +168,12 @@ def make_batch(data: Pairs, seed: int, pairs: int = 60, singles: int = 24) -> Ba
     groups = torch.cat([torch.arange(pairs).repeat(2), pairs + torch.arange(singles)])
     labels = np.concatenate([first, second, alone])
     every_alpha = torch.cat([torch.ones(pairs), alpha, torch.ones(singles)])
-    texts = [_delta_texts(facts_of(a), facts_of(b), rng) for a, b in zip(first, second, strict=True)]
-    rows = np.concatenate([pairs + np.flatnonzero(alpha.numpy() == 1), 2 * pairs + np.arange(singles)])
+    texts = [
+        _delta_texts(facts_of(a), facts_of(b), rng) for a, b in zip(first, second, strict=True)
+    ]
+    rows = np.concatenate(
+        [pairs + np.flatnonzero(alpha.numpy() == 1), 2 * pairs + np.arange(singles)]
+    )
     mentions = [sample_mentions(facts_of(labels[r]), rng) for r in rows]
     wrong = [_corrupt(m, rng) for m in mentions]
     return Batch(
@@ -176,7 +189,8 @@ def make_batch(data: Pairs, seed: int, pairs: int = 60, singles: int = 24) -> Ba
 
 
 def _agreement(labels: np.ndarray, mentions: list[Mentions]) -> Tensor:
-    """bool [pictures, texts]: nothing in the text contradicts the picture (hidden counts as agreement)."""
+    """bool [pictures, texts]: nothing in the text contradicts the picture (hidden counts as
+    agreement)."""
     out = np.ones((len(labels), len(mentions)), dtype=bool)
     for j, m in enumerate(mentions):
         for name, value in m.items():

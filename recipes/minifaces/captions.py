@@ -1,7 +1,7 @@
 """Captions of the world: a grammar from mentioned attributes to text, with synonyms.
 
-A caption is made from `Mentions`, so what it claims is known without parsing it: every key is an attribute
-name, "domain" or "style", every value one of that attribute's values.
+A caption is made from `Mentions`, so what it claims is known without parsing it: every key is an
+attribute name, "domain" or "style", every value one of that attribute's values.
 """
 
 from __future__ import annotations
@@ -17,15 +17,42 @@ CLASSES: dict[str, tuple[str, ...]] = {**VALUES, "domain": DOMAINS, "style": STY
 
 _STYLE = {
     "flat": ("a flat cartoon of {}", "a cartoon of {}", "a flat drawing of {}", "{}, flat cartoon"),
-    "sketch": ("a pencil sketch of {}", "a sketch of {}", "a pencil drawing of {}", "{}, pencil sketch",
-               "a hand drawn sketch of {}"),
-    "pixel": ("pixel art of {}", "a pixel art picture of {}", "{}, pixel art", "{} in 8-bit pixels",
-              "a pixelated picture of {}"),
-    "neon": ("a neon sign of {}", "{} in neon lights", "{} glowing in neon", "{}, neon", "neon art of {}"),
-    "sepia": ("a sepia photograph of {}", "an old sepia photo of {}", "{}, sepia", "a vintage sepia picture of {}",
-              "a sepia portrait of {}"),
-}  # fmt: skip
-_ANY_STYLE = ("{}",) * 6 + ("a picture of {}", "a portrait of {}", "an image of {}", "a photo of {}", "the face of {}")
+    "sketch": (
+        "a pencil sketch of {}",
+        "a sketch of {}",
+        "a pencil drawing of {}",
+        "{}, pencil sketch",
+        "a hand drawn sketch of {}",
+    ),
+    "pixel": (
+        "pixel art of {}",
+        "a pixel art picture of {}",
+        "{}, pixel art",
+        "{} in 8-bit pixels",
+        "a pixelated picture of {}",
+    ),
+    "neon": (
+        "a neon sign of {}",
+        "{} in neon lights",
+        "{} glowing in neon",
+        "{}, neon",
+        "neon art of {}",
+    ),
+    "sepia": (
+        "a sepia photograph of {}",
+        "an old sepia photo of {}",
+        "{}, sepia",
+        "a vintage sepia picture of {}",
+        "a sepia portrait of {}",
+    ),
+}
+_ANY_STYLE = ("{}",) * 6 + (
+    "a picture of {}",
+    "a portrait of {}",
+    "an image of {}",
+    "a photo of {}",
+    "the face of {}",
+)
 _NOUN = {
     "human": ("person", "human", "human face", "human being"),
     "cat": ("cat", "kitten", "cat face"),
@@ -37,9 +64,15 @@ _NOUN = {
 }
 _GENDER = {"man": ("man", "guy", "gentleman", "male"), "woman": ("woman", "lady", "girl", "female")}
 _HAIR_COLOUR = {
-    "black": ("black",), "brown": ("brown", "brunette"), "blond": ("blond", "blonde", "golden", "yellow"),
-    "red": ("red", "ginger"), "white": ("white", "silver"), "blue": ("blue",), "green": ("green",), "pink": ("pink",),
-}  # fmt: skip
+    "black": ("black",),
+    "brown": ("brown", "brunette"),
+    "blond": ("blond", "blonde", "golden", "yellow"),
+    "red": ("red", "ginger"),
+    "white": ("white", "silver"),
+    "blue": ("blue",),
+    "green": ("green",),
+    "pink": ("pink",),
+}
 _MOUTH_ADJECTIVE = {
     "smile": ("smiling", "happy", "grinning", "cheerful", "laughing"),
     "frown": ("frowning", "sad", "unhappy"),
@@ -68,9 +101,19 @@ _HAT = {
     "cap": ("cap", "baseball cap"),
     "crown": ("crown", "golden crown"),
 }
-_SKIN = {"light": ("light", "pale", "fair"), "tan": ("tan", "tanned", "olive"), "dark": ("dark", "deep")}
-_BACKGROUND = ("on a {} background", "in front of a {} background", "with a {} background", "on {}",
-               "against a {} wall", "{} background")  # fmt: skip
+_SKIN = {
+    "light": ("light", "pale", "fair"),
+    "tan": ("tan", "tanned", "olive"),
+    "dark": ("dark", "deep"),
+}
+_BACKGROUND = (
+    "on a {} background",
+    "in front of a {} background",
+    "with a {} background",
+    "on {}",
+    "against a {} wall",
+    "{} background",
+)
 _GREY = ("grey", "gray")
 
 
@@ -106,7 +149,9 @@ class _Writer:
         if m.get("domain") in ("cat", "dog") and tint:
             adjectives.append(tint) if self.coin(0.6) else things.append(f"{tint} fur")
         elif style == "bald":
-            adjectives.append("bald") if self.coin(0.6) else things.append(self.pick(("no hair", "a bald head")))
+            adjectives.append("bald") if self.coin(0.6) else things.append(
+                self.pick(("no hair", "a bald head"))
+            )
             if tint:
                 things.append(f"{tint} hair")
         elif style == "mohawk":
@@ -135,7 +180,9 @@ class _Writer:
         if "hat" in m or "hat_colour" in m:
             name = self.pick(_HAT[m.get("hat", "hat")])
             tint = m.get("hat_colour")
-            out.append(name if m.get("hat") == "none" else _article(f"{tint} {name}" if tint else name))
+            out.append(
+                name if m.get("hat") == "none" else _article(f"{tint} {name}" if tint else name)
+            )
         if "skin" in m:
             out.append(f"{self.pick(_SKIN[m['skin']])} skin")
         if "eye_colour" in m:
@@ -160,13 +207,19 @@ class _Writer:
 
 
 def caption(mentions: Mentions, rng: np.random.Generator) -> str:
-    """One sentence that claims exactly `mentions`. The same generator state gives the same sentence."""
+    """One sentence that claims exactly `mentions`. The same generator state gives the same
+    sentence."""
     return _Writer(rng).caption(mentions)
 
 
 def truth(a: Attributes, domain: str = "human", style: str = "flat") -> Mentions:
-    """Everything that may truthfully be said about a picture: its visible attributes, domain and style."""
-    return {**{name: getattr(a, name) for name in visible(a, domain, style)}, "domain": domain, "style": style}
+    """Everything that may truthfully be said about a picture: its visible attributes, domain and
+    style."""
+    return {
+        **{name: getattr(a, name) for name in visible(a, domain, style)},
+        "domain": domain,
+        "style": style,
+    }
 
 
 def sample_mentions(facts: Mentions, rng: np.random.Generator, most: int = 4) -> Mentions:
@@ -175,10 +228,16 @@ def sample_mentions(facts: Mentions, rng: np.random.Generator, most: int = 4) ->
     "no hat" and its like, and the flat style, are usually left unsaid.
     """
     names = list(facts)
-    weights = np.array([
-        0.25 if facts[n] == "none" or (n == "style" and facts[n] == "flat") else 3.0 if n in ("domain", "style") else 1.0
-        for n in names
-    ])  # fmt: skip
+    weights = np.array(
+        [
+            0.25
+            if facts[n] == "none" or (n == "style" and facts[n] == "flat")
+            else 3.0
+            if n in ("domain", "style")
+            else 1.0
+            for n in names
+        ]
+    )
     count = min(len(names), int(rng.integers(1, most + 1)))
     chosen = rng.choice(len(names), size=count, replace=False, p=weights / weights.sum())
     out = {names[i]: facts[names[i]] for i in sorted(chosen)}
@@ -209,9 +268,27 @@ def words(text: str) -> list[str]:
 
 def known_words() -> list[str]:
     """Every word that the grammar can produce, sorted: the vocabulary of the mini encoders."""
-    groups = [_STYLE, _NOUN, _GENDER, _HAIR_COLOUR, _MOUTH_ADJECTIVE, _MOUTH_WITH, _GLASSES, _BEARD, _HAT, _SKIN]
+    groups = [
+        _STYLE,
+        _NOUN,
+        _GENDER,
+        _HAIR_COLOUR,
+        _MOUTH_ADJECTIVE,
+        _MOUTH_WITH,
+        _GLASSES,
+        _BEARD,
+        _HAT,
+        _SKIN,
+    ]
     texts = [phrase for group in groups for options in group.values() for phrase in options]
-    texts += [*_ANY_STYLE, *_BACKGROUND, *_GREY, *(v for values in CLASSES.values() for v in values if v != "none")]
-    texts += ["a an the with wearing and of face person character male female fur hair curls no bald head mohawk",
-              "short long curly bearded skin eyes background"]  # fmt: skip
+    texts += [
+        *_ANY_STYLE,
+        *_BACKGROUND,
+        *_GREY,
+        *(v for values in CLASSES.values() for v in values if v != "none"),
+    ]
+    texts += [
+        "a an the with wearing and of face person character male female fur hair curls no bald",
+        "head mohawk short long curly bearded skin eyes background",
+    ]
     return sorted({word for text in texts for word in words(text)})

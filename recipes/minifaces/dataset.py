@@ -1,6 +1,6 @@
 """Write a data set of the world in the official layout (folder or zip of PNG plus dataset.json).
 
-    python -m recipes.minifaces.dataset --dest data/minifaces.zip --num 50000 --seed 0
+python -m recipes.minifaces.dataset --dest data/minifaces.zip --num 50000 --seed 0
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ def png_bytes(seed: int, domain: str = "human", style: str = "flat", size_px: in
     return buffer.getvalue()
 
 
-def pictures(num: int, seed: int, domain: str, style: str, size_px: int, workers: int) -> Iterator[bytes]:
-    """PNG files of the identities seed * 10**7 + (0 .. num - 1): different seeds never share one."""
+def pictures(
+    num: int, seed: int, domain: str, style: str, size_px: int, workers: int
+) -> Iterator[bytes]:
+    """PNG files of the identities seed * 10**7 + (0 .. num - 1): different seeds never share
+    one."""
     seeds = range(seed * 10**7, seed * 10**7 + num)
     draw = partial(png_bytes, domain=domain, style=style, size_px=size_px)
     if workers <= 1:
@@ -54,7 +57,9 @@ def write_dataset(
     """
     dest = Path(dest)
     if dest.exists():
-        raise ValueError(f"dest: got {dest}, expected a path that does not exist yet; remove it first")
+        raise ValueError(
+            f"dest: got {dest}, expected a path that does not exist yet; remove it first"
+        )
     if num < 1:
         raise ValueError(f"num: got {num}, expected at least 1 picture")
     dest.parent.mkdir(parents=True, exist_ok=True)
@@ -81,10 +86,14 @@ def write_dataset(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--dest", required=True, help="new folder, or a path that ends in .zip")
     parser.add_argument("--num", type=int, default=50000)
-    parser.add_argument("--seed", type=int, default=0, help="pictures of different seeds share no identity")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="pictures of different seeds share no identity"
+    )
     parser.add_argument("--domain", choices=DOMAINS, default="human")
     parser.add_argument("--style", choices=STYLES, default="flat")
     parser.add_argument("--size", type=int, default=64, help="pixels")

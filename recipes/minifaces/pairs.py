@@ -1,6 +1,7 @@
-"""The encoder's training data: paired variants of the same identities, rendered once into memory maps.
+"""The encoder's training data: paired variants of the same identities, rendered once into memory
+maps.
 
-    python -m recipes.minifaces.pairs --dest /root/data/pairs --identities 4600 --workers 2
+python -m recipes.minifaces.pairs --dest /root/data/pairs --identities 4600 --workers 2
 """
 
 from __future__ import annotations
@@ -13,14 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.minifaces.attributes import DOMAINS, STYLES, VALUES, Attributes, sample_attributes, sample_pose
+from recipes.minifaces.attributes import (
+    DOMAINS,
+    STYLES,
+    VALUES,
+    Attributes,
+    sample_attributes,
+    sample_pose,
+)
 from recipes.minifaces.captions import CLASSES, Mentions, truth
 from recipes.minifaces.world import render
 
 NAMES = tuple(CLASSES)  # the order of the columns of `labels`
 HIDDEN = -1  # the label of an attribute that the picture does not show
-# Per identity: the flat human; six other domains; four styles; three domain + style; three with one attribute
-# changed.
+# Per identity: the flat human; six other domains; four styles; three domain + style; three with
+# one attribute changed.
 VARIANTS = 1 + 6 + 4 + 3 + 3
 TRAIN_BASE, HELDOUT_BASE = 2 * 10**8, 3 * 10**8  # seeds that no other data set of the recipe uses
 
@@ -29,16 +37,24 @@ def changed(a: Attributes, rng: np.random.Generator) -> Attributes:
     """The identity with one visible attribute replaced (mouth, glasses, beard twice as often)."""
     facts = truth(a)
     names = [n for n in facts if n in VALUES and not (n == "beard" and a.gender == "woman")]
-    weights = np.array([2.0 if n in ("mouth", "glasses", "beard", "hair_style") else 1.0 for n in names])
+    weights = np.array(
+        [2.0 if n in ("mouth", "glasses", "beard", "hair_style") else 1.0 for n in names]
+    )
     name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
     values = [v for v in VALUES[name] if v != getattr(a, name)]
     if name == "hair_style":
         values = [v for v in values if not (v == "mohawk" and a.hat != "none")]
         values = [v for v in values if not (v == "bald" and a.gender == "woman")]
     out = a.with_(**{name: values[int(rng.integers(len(values)))]})
-    if name == "gender" and out.gender == "woman":  # women of this world are neither bald nor bearded
-        out = out.with_(beard="none", hair_style="short" if a.hair_style == "bald" else a.hair_style)
-    return out.with_(hair_style="short") if out.hat != "none" and out.hair_style == "mohawk" else out
+    if (
+        name == "gender" and out.gender == "woman"
+    ):  # women of this world are neither bald nor bearded
+        out = out.with_(
+            beard="none", hair_style="short" if a.hair_style == "bald" else a.hair_style
+        )
+    return (
+        out.with_(hair_style="short") if out.hat != "none" and out.hair_style == "mohawk" else out
+    )
 
 
 def variants(seed: int) -> list[tuple[Attributes, str, str]]:
@@ -55,7 +71,9 @@ def variants(seed: int) -> list[tuple[Attributes, str, str]]:
 
 def labels_of(facts: Mentions) -> np.ndarray:
     """int8 [len(NAMES)]: class numbers, HIDDEN where the picture does not show the attribute."""
-    return np.array([CLASSES[n].index(facts[n]) if n in facts else HIDDEN for n in NAMES], dtype=np.int8)
+    return np.array(
+        [CLASSES[n].index(facts[n]) if n in facts else HIDDEN for n in NAMES], dtype=np.int8
+    )
 
 
 def facts_of(labels: np.ndarray) -> Mentions:
@@ -92,7 +110,9 @@ def build(identities: int, base: int, workers: int = 1) -> Pairs:
     return Pairs(np.stack([p for p, _ in rendered]), np.stack([q for _, q in rendered]))
 
 
-def load_or_build(folder: str | os.PathLike[str], identities: int, base: int, workers: int = 1) -> Pairs:
+def load_or_build(
+    folder: str | os.PathLike[str], identities: int, base: int, workers: int = 1
+) -> Pairs:
     """Memory maps from `folder`, rendered there first if they are missing."""
     folder = Path(folder)
     stem = f"pairs-{base}-{identities}"
@@ -108,7 +128,9 @@ def load_or_build(folder: str | os.PathLike[str], identities: int, base: int, wo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--dest", required=True, help="folder of the memory maps")
     parser.add_argument("--identities", type=int, default=4600)
     parser.add_argument("--heldout", type=int, default=300, help="identities for evaluation")

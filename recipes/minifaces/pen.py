@@ -47,7 +47,9 @@ class Shape:
         return Shape(self.fill * flip + (64, 0), self.rim * flip + (64, 0))
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, power: float = 2.0, tilt: float = 0.0) -> Shape:
+def ellipse(
+    x: float, y: float, rx: float, ry: float, power: float = 2.0, tilt: float = 0.0
+) -> Shape:
     """A superellipse (|x/rx|^power + |y/ry|^power = 1), tilted by degrees."""
     t = np.linspace(0, 2 * np.pi, 36 if max(rx, ry) > 6 else 20, endpoint=False)
     c, s = np.cos(t), np.sin(t)
@@ -118,7 +120,7 @@ class Pen:
         turn = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
         self._matrix = turn * (pose.scale * unit)
         centre = np.array([32.0, 36.0])
-        self._shift = (centre + (pose.dx, pose.dy)) * unit - centre @ self._matrix
+        self._shift = (centre + np.array([pose.dx, pose.dy])) * unit - centre @ self._matrix
 
     def _polygon(self, points: np.ndarray, colour: Colour) -> None:
         self._draw.polygon((points @ self._matrix + self._shift).ravel().tolist(), fill=colour)

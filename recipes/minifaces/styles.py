@@ -17,7 +17,8 @@ def _bytes(image: np.ndarray) -> np.ndarray:
 
 
 def sketch(image: np.ndarray) -> np.ndarray:
-    """Pencil: dark contours on paper, one layer of hatching in the mid tones, two in the dark ones."""
+    """Pencil: dark contours on paper, one layer of hatching in the mid tones, two in the dark
+    ones."""
     unit = image.shape[0] / 64
     grey = _unit(image) @ _LUMA
     tone = ndimage.uniform_filter(grey, max(1, round(0.8 * unit)))

@@ -1,9 +1,11 @@
 """Train the mini encoder on the world.
 
-    python -m recipes.minifaces.train_encoder --seed 1 --data /root/data/pairs --outdir /root/runs/mini-a
+    python -m recipes.minifaces.train_encoder --seed 1 --data /root/data/pairs --outdir
+    /root/runs/mini-a
 
-Paired differences make a change of the picture point where the change of the text points; adversarial
-pictures make the gradient with respect to the picture look like the thing that is asked for.
+Paired differences make a change of the picture point where the change of the text points;
+adversarial pictures make the gradient with respect to the picture look like the thing that is asked
+for.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from recipes.minifaces.pairs import TRAIN_BASE, Pairs, load_or_build
 
 @dataclass(frozen=True)
 class EncoderTraining:
-    """Hyper-parameters; weights of the losses are relative. `adversarial_*` are L2 radii of x in [-1, 1]."""
+    """Hyper-parameters; weights of the losses are relative. `adversarial_*` are L2 radii of x in
+    [-1, 1]."""
 
     seed: int = 1
     steps: int = 1000
@@ -68,9 +71,14 @@ def prompt_bank(model: MiniEncoder, rng: np.random.Generator) -> dict[str, Tenso
 
 
 def prompt_loss(
-    images: Tensor, bank: dict[str, Tensor], targets: dict[str, Tensor], scale: Tensor, weights: dict[str, float]
+    images: Tensor,
+    bank: dict[str, Tensor],
+    targets: dict[str, Tensor],
+    scale: Tensor,
+    weights: dict[str, float],
 ) -> Tensor:
-    """Sum over attributes of the soft cross-entropy [scalar], mean over the pictures that show it."""
+    """Sum over attributes of the soft cross-entropy [scalar], mean over the pictures that show
+    it."""
     total = images.new_zeros(())
     for name, target in targets.items():
         log_p = F.log_softmax(scale * images @ bank[name].T, dim=1)
@@ -80,9 +88,13 @@ def prompt_loss(
 
 
 def adversary(
-    model: MiniEncoder, batch: Batch, bank: dict[str, Tensor], config: EncoderTraining, step: int,
+    model: MiniEncoder,
+    batch: Batch,
+    bank: dict[str, Tensor],
+    config: EncoderTraining,
+    step: int,
     rng: np.random.Generator,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The batch's pictures moved uphill in a randomly weighted prompt loss, inside an L2 ball.
 
     One half attacks domain and style only (large radius), the other every attribute (small radius).
@@ -122,7 +134,11 @@ def adversary(
 
 
 def losses(
-    model: MiniEncoder, images: Tensor, batch: Batch, bank: dict[str, Tensor], config: EncoderTraining
+    model: MiniEncoder,
+    images: Tensor,
+    batch: Batch,
+    bank: dict[str, Tensor],
+    config: EncoderTraining,
 ) -> dict[str, Tensor]:
     """The three weighted losses for (possibly attacked) pictures of the batch."""
     embedded = model.encode_images(images)
@@ -158,18 +174,26 @@ def _save_state(path: Path, state: dict) -> None:
 
 
 def train_encoder(
-    data: Pairs, config: EncoderTraining, checkpoint: str | os.PathLike[str] | None = None, every: int = 100
+    data: Pairs,
+    config: EncoderTraining,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: int = 100,
 ) -> Iterator[TrainStep]:
-    """Yield one `TrainStep` per step; continue from `checkpoint` if it exists, and write it `every` steps.
+    """Yield one `TrainStep` per step; continue from `checkpoint` if it exists, and write it `every`
+    steps.
 
-    Batch and randomness of step i depend on (seed, i) only, so a resumed run equals an unbroken one.
+    Batch and randomness of step i depend on (seed, i) only, so a resumed run equals an unbroken
+    one.
     """
     torch.manual_seed(config.seed)
     model = MiniEncoder(MiniConfig(tuple(known_words())), name=f"mini-{config.seed}")
     model = model.to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        model.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.98),
     )
     path = Path(checkpoint) if checkpoint is not None else None
     first = 0
@@ -194,11 +218,20 @@ def train_encoder(
         optimiser.step()
         decay = min(config.ema, (step + 1) / (step + 10))
         with torch.no_grad():
-            for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+            for kept, new in zip(
+                average.state_dict().values(), model.state_dict().values(), strict=True
+            ):
                 kept.lerp_(new, 1 - decay) if kept.is_floating_point() else kept.copy_(new)
         if path is not None and ((step + 1) % every == 0 or step + 1 == config.steps):
-            _save_state(path, {"model": model.state_dict(), "average": average.state_dict(),
-                               "optimiser": optimiser.state_dict(), "step": step + 1})  # fmt: skip
+            _save_state(
+                path,
+                {
+                    "model": model.state_dict(),
+                    "average": average.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step + 1,
+                },
+            )
         yield TrainStep(step, {name: v.item() for name, v in parts.items()}, average)
 
 
@@ -209,9 +242,13 @@ def git_commit() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--outdir", required=True)
-    parser.add_argument("--data", required=True, help="folder of memory maps, see recipes.minifaces.pairs")
+    parser.add_argument(
+        "--data", required=True, help="folder of memory maps, see recipes.minifaces.pairs"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--identities", type=int, default=4600)
@@ -226,15 +263,24 @@ def main() -> None:
     with open(out / "log.jsonl", "a") as log:
         for step in train_encoder(data, config, out / "state.pt"):
             seconds = time.time() - started
-            log.write(json.dumps({"step": step.index, "seconds": round(seconds, 1), **step.losses}) + "\n")
+            log.write(
+                json.dumps({"step": step.index, "seconds": round(seconds, 1), **step.losses}) + "\n"
+            )
             log.flush()
             if (step.index + 1) % 100 == 0 or step.index + 1 == config.steps:
                 step.model.save(
                     out / "encoder.safetensors",
-                    {"command": " ".join(["python -m recipes.minifaces.train_encoder", *sys.argv[1:]]),
-                     "commit": git_commit(), "steps": step.index + 1, "seconds": round(seconds),
-                     "training": asdict(config), "data": f"recipes.minifaces.pairs, {args.identities} identities"},
-                )  # fmt: skip
+                    {
+                        "command": " ".join(
+                            ["python -m recipes.minifaces.train_encoder", *sys.argv[1:]]
+                        ),
+                        "commit": git_commit(),
+                        "steps": step.index + 1,
+                        "seconds": round(seconds),
+                        "training": asdict(config),
+                        "data": f"recipes.minifaces.pairs, {args.identities} identities",
+                    },
+                )
 
 
 if __name__ == "__main__":

@@ -20,9 +20,17 @@ from recipes.minifaces.pen import Pen
 from recipes.minifaces.styles import STYLE_FILTERS
 
 __all__ = [
-    "DOMAINS", "STYLES", "VALUES", "Attributes", "Pose", "render", "render_seed", "sample_attributes",
-    "sample_pose", "visible",
-]  # fmt: skip
+    "DOMAINS",
+    "STYLES",
+    "VALUES",
+    "Attributes",
+    "Pose",
+    "render",
+    "render_seed",
+    "sample_attributes",
+    "sample_pose",
+    "visible",
+]
 
 
 def render(
@@ -42,12 +50,16 @@ def render(
         raise ValueError(f"style: got {style!r}, expected one of {', '.join(STYLES)}")
     if not 16 <= size_px <= 2048:
         raise ValueError(f"size_px: got {size_px}, expected 16 to 2048")
-    pen = Pen(size_px, 3 if size_px <= 128 else 2, BACKGROUND[attributes.background], pose or Pose())
+    pen = Pen(
+        size_px, 3 if size_px <= 128 else 2, BACKGROUND[attributes.background], pose or Pose()
+    )
     FIGURES[domain](pen, attributes)
     image = pen.finish()
     return image if style == "flat" else STYLE_FILTERS[style](image)
 
 
-def render_seed(seed: int, domain: str = "human", style: str = "flat", size_px: int = 64) -> np.ndarray:
+def render_seed(
+    seed: int, domain: str = "human", style: str = "flat", size_px: int = 64
+) -> np.ndarray:
     """Identity `seed` in its own small pose, uint8 [size_px, size_px, 3]."""
     return render(sample_attributes(seed), domain, style, size_px, sample_pose(seed))
