@@ -50,6 +50,8 @@ class EncoderTraining:
     adversarial_domain: float = 12.0  # 6 in units of [0, 1]
     adversarial_all: float = 6.0
     adversarial_warmup: int = 300
+    # After the warm-up: full radii can erase a mouth, and small attributes are then learned late.
+    adversarial_late: float = 0.4
     pairs: int = 60
     singles: int = 24
 
@@ -101,7 +103,8 @@ def adversary(
     """
     images = batch.images
     n = images.shape[0]
-    warm = min(1.0, step / max(1, config.adversarial_warmup))
+    warm = step / max(1, config.adversarial_warmup)
+    warm = warm if warm < 1 else config.adversarial_late
     coarse_things = torch.from_numpy(rng.random(n) < 0.5)
     radius = torch.where(coarse_things, config.adversarial_domain, config.adversarial_all) * warm
     radius = radius * torch.from_numpy(rng.random(n).astype(np.float32))
@@ -253,6 +256,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--identities", type=int, default=4600)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--note", default="", help="goes into the provenance")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     out = Path(args.outdir)
@@ -277,6 +281,7 @@ def main() -> None:
                         "commit": git_commit(),
                         "steps": step.index + 1,
                         "seconds": round(seconds),
+                        "note": args.note,
                         "training": asdict(config),
                         "data": f"recipes.minifaces.pairs, {args.identities} identities",
                     },
