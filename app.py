@@ -10,6 +10,8 @@ from __future__ import annotations
 import html
 import os
 import random
+import socket
+import sys
 import tempfile
 import threading
 import time
@@ -36,6 +38,7 @@ from guidance.encoders import Encoder, load_encoder
 from guidance.prompts import parse_prompts
 from guidance.record import Recording
 from recipes.minifaces import captions
+from sg3.cli.main import cli
 from sg3.cli.options import debug_option, device_option, network_option, resolve_device
 from sg3.files import prepare_folder
 from sg3.generate import generate_images
@@ -109,8 +112,7 @@ def shown(pixels: np.ndarray) -> Image.Image:
     picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     if picture.width >= SHOWN_PX:
         return picture
-    factor = SHOWN_PX / picture.width
-    size = (SHOWN_PX, round(picture.height * factor))
+    size = (SHOWN_PX, round(picture.height * SHOWN_PX / picture.width))
     return picture.resize(size, Image.Resampling.BICUBIC)
 
 
@@ -168,9 +170,7 @@ def steer(
     yield gr.skip(), gr.skip(), waiting, gr.update(interactive=True), *no_files
     encoder, texts = page.encoder(), parse_prompts(prompt)
     unknown = [w for p in texts for w in getattr(encoder, "unknown_words", lambda _: [])(p.text)]
-    note = (
-        f" (the text model does not know: {', '.join(dict.fromkeys(unknown))})" if unknown else ""
-    )
+    note = f" (unknown words: {', '.join(dict.fromkeys(unknown))})" if unknown else ""
     run = guidance.steer(
         page.generator(network, "steer"),
         texts,
@@ -228,19 +228,12 @@ def generate_tab(page: Page, network: gr.Textbox, demo: gr.Blocks) -> None:
         with gr.Column(min_width=300):
             seed = seed_field("Seed", info="Every number is another image")
             dice = gr.Button("Random seed", variant="primary")
-            psi = gr.Slider(
-                0,
-                1.5,
-                TRUNCATION,
-                step=0.05,
-                label="Truncation",
-                info="0 is the mean face, 1 the full variety",
-            )
+            hint = "0 is the mean face, 1 the full variety"
+            psi = gr.Slider(0, 1.5, TRUNCATION, step=0.05, label="Truncation", info=hint)
             x = gr.Slider(-0.5, 0.5, 0, step=0.01, label="Translate x", info="In image widths")
             y = gr.Slider(-0.5, 0.5, 0, step=0.01, label="Translate y")
-            angle = gr.Slider(
-                -180, 180, 0, step=1, label="Rotate", info="Degrees, counter-clockwise"
-            )
+            hint = "Degrees, counter-clockwise"
+            angle = gr.Slider(-180, 180, 0, step=1, label="Rotate", info=hint)
             with gr.Row():
                 back = gr.Button("Put it back", min_width=140)
                 download = gr.DownloadButton("Save PNG", min_width=140)
@@ -274,7 +267,7 @@ def steer_tab(page: Page, network: gr.Textbox, demo: gr.Blocks) -> None:
                 now = picture("Now", "The image while the text pulls it", min_width=120)
             line = gr.HTML(status(HINT))
         with gr.Column(min_width=300):
-            prompt = gr.Textbox(EXAMPLES[0], label="Text", lines=2, max_lines=4, submit_btn=False)
+            prompt = gr.Textbox(EXAMPLES[0], label="Text", max_lines=4)
             with gr.Row():
                 run = gr.Button("Steer", variant="primary", min_width=120)
                 stop = gr.Button("Stop", variant="stop", interactive=False, min_width=120)
@@ -286,9 +279,8 @@ def steer_tab(page: Page, network: gr.Textbox, demo: gr.Blocks) -> None:
                 ]
             with gr.Accordion("Options", open=False):
                 seed = seed_field("Start seed")
-                candidates = gr.Slider(
-                    1, 64, 32, step=1, label="Best of", info="Candidates for the start"
-                )
+                hint = "Candidates for the start"
+                candidates = gr.Slider(1, 64, 32, step=1, label="Best of", info=hint)
                 steps = gr.Slider(10, 200, 60, step=10, label="Steps")
             if page.clip.startswith("mini"):
                 with gr.Accordion("Words the small text model knows", open=False):
@@ -308,8 +300,7 @@ def steer_tab(page: Page, network: gr.Textbox, demo: gr.Blocks) -> None:
             return [generate(page, network, 0, TRUNCATION, 0, 0, 0)[0]] * 2
 
     def halt(request: gr.Request):
-        if request.session_hash in page.stops:
-            page.stops[request.session_hash].set()
+        page.stops.get(request.session_hash, threading.Event()).set()
 
     wired = {
         "fn": pull,
@@ -321,17 +312,19 @@ def steer_tab(page: Page, network: gr.Textbox, demo: gr.Blocks) -> None:
     }
     gr.on([run.click, prompt.submit], api_name="steer", **wired)
     examples.load_input_event.success(api_visibility="private", **wired)
-    demo.load(preview, network, [start, now], show_progress="hidden", api_visibility="private")
+    first = {"concurrency_limit": 1, "concurrency_id": "generate", "show_progress": "hidden"}
+    demo.load(preview, network, [start, now], api_visibility="private", **first)
     stop.click(halt, None, None, queue=False, api_visibility="private")
 
 
 def build(page: Page) -> gr.Blocks:
     """The page, not yet served."""
+    text = f"Network {page.network}, text model {page.clip}."
+    if (page.network, page.clip) == ("mini-faces", "mini"):
+        text = "The bundled models draw cartoon faces. They run on this machine and fetch nothing."
     demo = gr.Blocks(title="sg3", analytics_enabled=False, delete_cache=(600, 3600))
     with demo:
-        gr.Markdown(
-            "# A text steers a StyleGAN3\nEverything runs on this machine; nothing is fetched."
-        )
+        gr.Markdown(f"# A text steers a StyleGAN3\n{text}")
         network = gr.Textbox(
             page.network,
             label="Network",
@@ -373,9 +366,7 @@ def launch(page: Page, host: str, port: int | None, share: bool) -> tuple[gr.Blo
 
 @click.command("app")
 @network_option
-@click.option(
-    "--clip", default="mini", show_default=True, help="The text model, as for `sg3 steer`."
-)
+@click.option("--clip", default="mini", show_default=True, help="As for `sg3 steer`.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Default: the first free from 7860.")
 @click.option("--share", is_flag=True, help="Ask gradio.live for a public address (needs network).")
@@ -391,6 +382,10 @@ def app_command(network, clip, host, port, share, outdir, device) -> None:
     """
     private = host in LOOPBACK and not share
     page = Page(network, clip, resolve_device(device), outdir, network_is_fixed=not private)
+    with socket.socket() as probe:
+        if port and probe.connect_ex((host, port)) == 0:
+            raise click.UsageError(f"port: {port} is taken, choose another or leave it out")
+    prepare_folder(outdir)
     page.generator(network, "generate")
     demo, address = launch(page, host, port, share)
     click.echo(f"The page is at {address} (Ctrl-C ends it)")
@@ -398,4 +393,4 @@ def app_command(network, clip, host, port, share, outdir, device) -> None:
 
 
 if __name__ == "__main__":
-    app_command()
+    cli(["app", *sys.argv[1:]], prog_name="sg3")

@@ -125,7 +125,7 @@ def test_steering_changes_the_image_and_gives_downloads(visit):
     page.get_by_label("Text", exact=True).fill("a man with a red hat zzz")
     page.get_by_role("button", name="Steer", exact=True).click()
     page.get_by_text("Done after 10 steps").wait_for()
-    assert "does not know: zzz" in page.locator("div.status").inner_text()
+    assert "unknown words: zzz" in page.locator("div.status").inner_text()
     source_after(page, "The image while the text pulls it", before)
     for label, suffix in (("Save PNG", ".png"), ("MP4", ".mp4"), ("latent", ".safetensors")):
         with page.expect_download() as download:
