@@ -1,0 +1,80 @@
+"""Lines and files that tell how a run is doing."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import torch
+
+from sg3.training.config import TrainConfig
+
+
+def append_jsonl(path: Path, record: dict) -> None:
+    """Append `record` as one line of JSON; NaN becomes null."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(_finite(record)) + "\n")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, float) and value != value:
+        return None
+    return value
+
+
+def format_seconds(seconds: float) -> str:
+    """Like 1d 02h 03m, 2h 03m 04s, 3m 04s or 4s."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m {s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h {s // 60 % 60:02d}m {s % 60:02d}s"
+    return f"{s // 86400}d {s // 3600 % 24:02d}h {s // 60 % 60:02d}m"
+
+
+def progress_line(progress: dict, stats: dict) -> str:
+    """One line per tick: progress, speed, scores."""
+
+    def mean(name: str) -> str:
+        return f"{stats[name]['mean']:.3f}" if name in stats else "-"
+
+    memory_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    parts = [
+        f"tick {progress['tick']:<4d}",
+        f"kimg {progress['kimg']:<8.1f}",
+        f"time {format_seconds(progress['total_seconds']):<11s}",
+        f"sec/tick {progress['sec_per_tick']:<7.1f}",
+        f"sec/kimg {progress['sec_per_kimg']:<7.2f}",
+        f"maintenance {progress['maintenance_seconds']:<5.1f}",
+        f"cpumem {memory_gb:<5.2f}",
+        f"scores real {mean('Loss/scores/real')} fake {mean('Loss/scores/fake')}",
+        f"loss G {mean('Loss/G/loss')} D {mean('Loss/D/loss')}",
+        f"r1 {mean('Loss/r1_penalty')}",
+    ]
+    if progress["nonfinite_gradients"]:
+        parts.append(f"non-finite gradients {progress['nonfinite_gradients']}")
+    return "  ".join(parts)
+
+
+def snapshot_networks(
+    path: Path, G, D, G_ema, config: TrainConfig, nimg: int
+) -> None:
+    """Write G, D and G_ema as a network file with its provenance."""
+    import sg3
+
+    meta = {
+        "source": "sg3 train",
+        "cfg": config.cfg,
+        "data": Path(config.data).name,
+        "kimg": nimg / 1000,
+        "batch": config.batch,
+        "gamma": config.gamma,
+        "seed": config.seed,
+        "torch": torch.__version__,
+    }
+    sg3.save(sg3.Networks(G_ema=G_ema, G=G, D=D, augment_pipe=None, meta=meta), path)
