@@ -40,6 +40,7 @@ class TrainConfig:
     map_depth: int | None = None
     glr: float | None = None
     dlr: float = 0.002
+    glr_warmup_kimg: float = 0  # G's rate rises from 0: for a trained G that meets a random D
     mbstd_group: int = 4
     d_reg_interval: int = 16
     loss: str = "stylegan2"
@@ -59,7 +60,7 @@ class TrainConfig:
         for name, allowed in (("cfg", CONFIGS), ("aug", AUGMENTATIONS), ("loss", ("stylegan2",))):
             value = getattr(self, name)
             if value not in allowed:
-                hint = "; ada and fixed are not available yet" if name == "aug" else ""
+                hint = "; ada and fixed come with a later version" if name == "aug" else ""
                 raise ValueError(f"--{name}: got {value!r}, expected {' or '.join(allowed)}{hint}")
         for name in ("batch", "snap", "d_reg_interval", "mbstd_group", "cbase", "cmax"):
             if getattr(self, name) < 1:

@@ -28,7 +28,9 @@ class Step:
 
     nimg: int
     total_nimg: int
+    session_nimg: int  # shown since this call of `train`
     folder: Path
+    start: str  # how this session began, one sentence
     line: str | None = None
     stats: dict | None = None
     snapshot: Path | None = None
@@ -73,7 +75,7 @@ class Run:
             allocator.keep_large_blocks()
         self.trainer = Trainer(config, self.dataset, device)
         description = run_description(config, self.dataset.name)
-        self.folder = None
+        self.folder, self._missing = None, ""
         if config.resume == "latest":
             self.folder = latest_run_folder(config.outdir, description)
         self.resumed = self.folder is not None
@@ -83,21 +85,32 @@ class Run:
         if self.folder is None:
             self.folder = new_run_folder(config.outdir, description)
         self._choose_grid()
+        self.start = self._describe_start()
         if state is not None:
             self._check_same(state["config"])
             restore(self.trainer, state)
         else:
             self._write_start()
-        self._tick_started = time.time()
+        self._first_nimg = self.trainer.cur_nimg
         self._seconds_at_tick = self.trainer.seconds
         self._maintenance = 0.0
 
     def _load_start(self, source: str) -> None:
         import sg3  # here, because sg3 itself is what this module belongs to
 
-        self.trainer.load_networks(sg3.load(source))
+        missing = self.trainer.load_networks(sg3.load(source))
+        if missing:
+            self._missing = f"; {len(missing)} tensors start random, first {missing[0]}"
         self.config = dataclasses.replace(self.config, ema_rampup=None)
         self.trainer.config = self.config
+
+    def _describe_start(self) -> str:
+        config = self.config
+        text = f"{len(self.dataset)} images, gamma {config.gamma:g}"
+        if self.resumed:
+            return f"going on with {text}"
+        where = "scratch" if config.resume in (None, "latest") else config.resume
+        return f"starting from {where} with {text}{self._missing}"
 
     def _record(self) -> dict:
         return dataclasses.asdict(self.config)
@@ -187,10 +200,18 @@ class Run:
         if snapshot is not None:
             self.save_state()  # after the counters: the next session starts a new tick
         self._maintenance = time.time() - started
+        return self.report(line=line, stats=stats, snapshot=snapshot, done=self.done)
+
+    def report(self, **what) -> Step:
+        """The `Step` to yield now."""
         return Step(
-            t.cur_nimg, round(self.config.kimg * 1000), self.folder, line, stats, snapshot,
-            done=self.done,
-        )  # fmt: skip
+            nimg=self.trainer.cur_nimg,
+            total_nimg=round(self.config.kimg * 1000),
+            session_nimg=self.trainer.cur_nimg - self._first_nimg,
+            folder=self.folder,
+            start=self.start,
+            **what,
+        )
 
     def _save_all(self) -> Path:
         t, number = self.trainer, f"{self.trainer.cur_nimg // 1000:06d}"
@@ -208,7 +229,6 @@ def train(config: TrainConfig, stop: Callable[[], bool] | None = None) -> Iterat
     is written.
     """
     run = Run(config)
-    total = round(run.config.kimg * 1000)
     try:
         while not run.done:
             run.trainer.step()
@@ -216,8 +236,8 @@ def train(config: TrainConfig, stop: Callable[[], bool] | None = None) -> Iterat
             step = run.end_tick() if run.tick_is_due() and not wants_stop else None
             if wants_stop:
                 run.save_state()
-                yield Step(run.trainer.cur_nimg, total, run.folder, stopped=True)
+                yield run.report(stopped=True)
                 return
-            yield step or Step(run.trainer.cur_nimg, total, run.folder)
+            yield step or run.report()
     finally:
         run.trainer.close()

@@ -61,9 +61,7 @@ def progress_line(progress: dict, stats: dict) -> str:
     return "  ".join(parts)
 
 
-def snapshot_networks(
-    path: Path, G, D, G_ema, config: TrainConfig, nimg: int
-) -> None:
+def snapshot_networks(path: Path, G, D, G_ema, config: TrainConfig, nimg: int) -> None:
     """Write G, D and G_ema as a network file with its provenance."""
     import sg3
 

@@ -29,9 +29,7 @@ def _numpy_state(generator) -> dict:
 
 def _set_numpy_state(generator, state: dict) -> None:
     keys = state["keys"].numpy().astype(np.uint32)
-    generator.set_state(
-        ("MT19937", keys, state["position"], state["has_gauss"], state["gauss"])
-    )
+    generator.set_state(("MT19937", keys, state["position"], state["has_gauss"], state["gauss"]))
 
 
 def capture(trainer: Trainer, config_record: dict) -> dict:

@@ -44,9 +44,7 @@ def make_optimizer(network: nn.Module, lr: float, reg_interval: int | None) -> t
     )
 
 
-def make_phases(
-    name: str, network: nn.Module, lr: float, reg_interval: int | None
-) -> list[Phase]:
+def make_phases(name: str, network: nn.Module, lr: float, reg_interval: int | None) -> list[Phase]:
     """Phases of one network: main and lazily regularised, or both at once."""
     optimizer = make_optimizer(network, lr, reg_interval)
     if reg_interval is None:
@@ -103,6 +101,7 @@ class Trainer:
             self.G, self.D, loss_config(config), self.augment_pipe, self.stats.report
         )
         g_interval = G_REG_INTERVAL if self.loss.config.pl_weight > 0 else None
+        self._g_lr_ratio = 1.0 if g_interval is None else g_interval / (g_interval + 1)
         self.phases = make_phases("G", self.G, config.glr, g_interval)
         self.phases += make_phases("D", self.D, config.dlr, config.d_reg_interval)
         sampler = ShuffleSampler(len(dataset), seed=config.seed)
@@ -131,6 +130,7 @@ class Trainer:
         real_c = labels.to(self.device).split(pieces)
         gen_z = self.random_latents(len(self.phases) * batch).split(batch)
         gen_c = self.random_labels(len(self.phases) * batch).split(batch)
+        self._warm_up()
         for phase, z, c in zip(self.phases, gen_z, gen_c):
             if self.batch_idx % phase.interval == 0:
                 self._run_phase(phase, real, real_c, z.split(pieces), c.split(pieces))
@@ -140,15 +140,23 @@ class Trainer:
         self.batch_idx += 1
         self.seconds += time.perf_counter() - started
 
+    def _warm_up(self) -> None:
+        """Set G's learning rate while `glr_warmup_kimg` lasts, and once at its end."""
+        images = self.config.glr_warmup_kimg * 1000
+        if images == 0 or self.cur_nimg > images + self.config.batch:
+            return
+        optimizer = self.optimizers()["G"]
+        for group in optimizer.param_groups:
+            base = self.config.glr * self._g_lr_ratio
+            group["lr"] = base * min(self.cur_nimg / images, 1.0)
+
     def _run_phase(self, phase: Phase, real, real_c, gen_z, gen_c) -> None:
         phase.optimizer.zero_grad(set_to_none=True)
         phase.network.requires_grad_(True)
         # Averaged over the passes: how a batch is split does not change its gradient.
         gain = phase.interval / len(real)
         for piece in zip(real, real_c, gen_z, gen_c):
-            self.loss.accumulate_gradients(
-                phase.name, *piece, gain=gain, cur_nimg=self.cur_nimg
-            )
+            self.loss.accumulate_gradients(phase.name, *piece, gain=gain, cur_nimg=self.cur_nimg)
         phase.network.requires_grad_(False)
         self.nonfinite_gradients += guard_gradients(phase.network)
         phase.optimizer.step()
