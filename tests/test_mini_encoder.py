@@ -11,7 +11,8 @@ from guidance.encoders.mini import UNKNOWN, MiniConfig, MiniEncoder, Tokenizer
 from recipes.minifaces.batches import to_float
 from recipes.minifaces.captions import known_words
 from recipes.minifaces.pairs import NAMES, build
-from recipes.minifaces.train_encoder import EncoderTraining, train_encoder
+from recipes.minifaces.encoder_losses import EncoderTraining
+from recipes.minifaces.train_encoder import train_encoder
 
 FRESH = 9 * 10**8  # identities that no training run drew
 
