@@ -26,7 +26,7 @@ class EncoderTraining:
     ema: float = 0.98
     prompt_weight: float = 0.25
     anchor_weight: float = 0.25
-    delta_weight: float = 1.0
+    delta_weight: float = 2.0
     caption_weight: float = 0.5
     max_logit_scale: float = 30.0
     adversarial_domain: float = 12.0  # 6 in units of [0, 1]
