@@ -31,7 +31,7 @@ GATES = {
     "beard": 0.90,
 }
 COSINE_GATE, COSINE_COUNT = 0.8, 8
-_SOURCES = ("a face", "a human face", "a person", "a picture of a face")
+_SOURCES = ("a face", "a picture of a face", "a portrait of a face")
 _STYLE_TARGETS = {
     "sketch": ("a pencil sketch of a face", "a sketch of a face", "a pencil drawing of a face"),
     "pixel": ("pixel art of a face", "a pixelated picture of a face", "a face, pixel art"),
