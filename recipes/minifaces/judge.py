@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
-from scipy import linalg
 from torch import Tensor, nn
 
 from recipes.minifaces.captions import CLASSES, Mentions
@@ -132,5 +131,6 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     tr(A + B - 2 sqrt(AB))."""
     mean = a.mean(0) - b.mean(0)
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    root = linalg.sqrtm(cov_a @ cov_b)
-    return float(mean @ mean + np.trace(cov_a) + np.trace(cov_b) - 2 * np.trace(np.real(root)))
+    # The trace of a root is the sum of the roots of the eigenvalues; works for singular products.
+    root = np.sqrt(np.clip(np.linalg.eigvals(cov_a @ cov_b).real, 0, None)).sum()
+    return float(mean @ mean + np.trace(cov_a) + np.trace(cov_b) - 2 * root)
