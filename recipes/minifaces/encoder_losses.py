@@ -14,6 +14,17 @@ from recipes.minifaces.batches import Batch, soft_lowpass
 from recipes.minifaces.captions import CLASSES, caption
 
 
+# Small or easily confused attributes get more of the prompt and anchor losses.
+EMPHASIS = {
+    "domain": 1.5,
+    "style": 1.5,
+    "mouth": 2.5,
+    "hair_colour": 1.5,
+    "hair_style": 2.0,
+    "glasses": 1.5,
+}
+
+
 @dataclass(frozen=True)
 class EncoderTraining:
     """Hyper-parameters; weights of the losses are relative. `adversarial_*` are L2 radii of x in
@@ -152,7 +163,7 @@ def losses(
     """The four weighted losses for (possibly attacked) pictures of the batch."""
     embedded = model.encode_images(images)
     scale = model.logit_scale.exp().clamp(max=config.max_logit_scale)
-    weights = {name: 1.5 if name in ("domain", "style") else 1.0 for name in CLASSES}
+    weights = {name: EMPHASIS.get(name, 1.0) for name in CLASSES}
     prompts = prompt_loss(embedded, bank, batch.targets, scale, weights)
 
     pairs = len(batch.alpha)
