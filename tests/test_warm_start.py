@@ -42,3 +42,15 @@ def test_one_step_lowers_the_distance(tmp_path):
     losses = [step.loss for step in warm_start.warm_start(config)]
     assert len(losses) == 40
     assert np.mean(losses[-3:]) < 0.96 * np.mean(losses[:3])
+
+
+def test_slow_mapping_is_the_same_function():
+    import torch
+
+    from sg3.networks import build_network
+
+    config = warm_start.WarmStartConfig(data="", cbase=64, cmax=8, w_dim=16)
+    G = build_network("stylegan3", warm_start.generator_kwargs(config)).eval()
+    z = torch.randn(2, 64)
+    with torch.no_grad():
+        assert torch.allclose(warm_start.slow_mapping(G)(z), G(z), atol=1e-4)

@@ -100,8 +100,8 @@ class WarmStartConfig:
     data: str
     data_seed: int = 0
     kimg: float = 50
-    batch: int = 16
-    lr: float = 0.005
+    batch: int = 8
+    lr: float = 0.015
     z_dim: int = 64
     w_dim: int = 128
     map_depth: int = 3
@@ -112,8 +112,24 @@ class WarmStartConfig:
     seed: int = 0
 
 
+#: The mapping network learns this much faster here than under `sg3 train` (`slow_mapping`).
+MAPPING_SPEEDUP = 10
+
+
+def slow_mapping(G: torch.nn.Module) -> torch.nn.Module:
+    """The same function with the usual learning rate multiplier of the mapping network, 0.01."""
+    kwargs = dict(G.init_kwargs, mapping_kwargs={"num_layers": G.mapping.num_layers})
+    slow = build_network("stylegan3", kwargs)
+    tensors = G.state_dict()
+    for name, tensor in tensors.items():
+        if name.startswith("mapping.fc"):
+            tensors[name] = tensor * MAPPING_SPEEDUP
+    slow.load_state_dict(tensors)
+    return slow.eval().requires_grad_(False)
+
+
 def generator_kwargs(config: WarmStartConfig) -> dict:
-    """Constructor arguments, as `sg3 train` would choose them from the same options."""
+    """Constructor arguments, as `sg3 train` would choose them, but for the faster mapping."""
     return dict(
         z_dim=config.z_dim,
         c_dim=0,
@@ -122,7 +138,10 @@ def generator_kwargs(config: WarmStartConfig) -> dict:
         img_channels=3,
         channel_base=config.cbase,
         channel_max=config.cmax,
-        mapping_kwargs={"num_layers": config.map_depth},
+        mapping_kwargs={
+            "num_layers": config.map_depth,
+            "lr_multiplier": 0.01 * MAPPING_SPEEDUP,
+        },
         magnitude_ema_beta=0.5 ** (config.batch / 20e3),
         num_layers=config.num_layers,
         margin_size=config.margin_size,
@@ -202,7 +221,8 @@ def main() -> None:
                 "loss": round(mean, 4),
                 "seconds": round(time.time() - started),
             }
-            nets = Networks(G_ema=step.G_ema, G=step.G_ema, meta=meta)
+            G = slow_mapping(step.G_ema)
+            nets = Networks(G_ema=G, G=G, meta=meta)
             sg3.save(nets, args.out)
             print(meta, flush=True)
 
