@@ -50,6 +50,14 @@ def test_every_package_imports(project):
         importlib.import_module(name)
 
 
+def test_packages_are_found_from_any_folder(tmp_path):
+    """A stale editable install finds folders, but not their __init__ files."""
+    code = "import importlib.util as u, sys; print([u.find_spec(n).origin for n in sys.argv[1:]])"
+    command = [sys.executable, "-c", code, *TOP_LEVEL, "app"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "None" not in done.stdout, "install again: pip install -e ."
+
+
 def test_typing_markers_and_assets_are_package_data(root, project):
     patterns = project["tool"]["setuptools"]["package-data"]["*"]
     for name in TOP_LEVEL:
