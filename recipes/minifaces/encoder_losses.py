@@ -13,7 +13,6 @@ from guidance.encoders.mini import MiniEncoder
 from recipes.minifaces.batches import Batch, soft_lowpass
 from recipes.minifaces.captions import CLASSES, caption
 
-
 # Small or easily confused attributes get more of the prompt and anchor losses.
 EMPHASIS = {
     "domain": 1.5,

@@ -149,6 +149,8 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--learning-rate", type=float, default=EncoderTraining.learning_rate)
+    parser.add_argument("--delta-weight", type=float, default=EncoderTraining.delta_weight)
     parser.add_argument("--identities", type=int, default=4600)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--note", default="", help="goes into the provenance")
@@ -157,7 +159,12 @@ def main() -> None:
     out = Path(args.outdir)
     out.mkdir(parents=True, exist_ok=True)
     data = load_or_build(args.data, args.identities, TRAIN_BASE, args.threads)
-    config = EncoderTraining(seed=args.seed, steps=args.steps)
+    config = EncoderTraining(
+        seed=args.seed,
+        steps=args.steps,
+        learning_rate=args.learning_rate,
+        delta_weight=args.delta_weight,
+    )
     started = time.time()
     with open(out / "log.jsonl", "a") as log:
         for step in train_encoder(data, config, out / "state.pt"):
