@@ -18,7 +18,7 @@ EMPHASIS = {
     "domain": 1.5,
     "style": 1.5,
     "mouth": 2.5,
-    "hair_colour": 1.5,
+    "hair_colour": 3.0,
     "hair_style": 2.0,
     "glasses": 1.5,
 }
