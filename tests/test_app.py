@@ -11,15 +11,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-BUNDLED = [
-    Path(__file__).parent.parent / folder / name
-    for folder, name in (
-        ("sg3/assets", "mini-faces.safetensors"),
-        ("guidance/assets", "mini-a.safetensors"),
-        ("guidance/assets", "mini-b.safetensors"),
-    )
-]
-MISSING = [path.name for path in BUNDLED if not path.is_file()]
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -27,7 +18,6 @@ CHROMIUM = next(
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 
 app = pytest.importorskip("app", reason="gradio is not installed")
-needs_models = pytest.mark.skipif(bool(MISSING), reason=f"not bundled yet: {', '.join(MISSING)}")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -95,7 +85,6 @@ def source_after(page, alt: str, before: str | None) -> str:
     return image.get_attribute("src")
 
 
-@needs_models
 @pytest.mark.browser
 def test_the_seed_and_the_sliders_change_the_image(visit):
     page = visit(1280)
@@ -112,7 +101,6 @@ def test_the_seed_and_the_sliders_change_the_image(visit):
     assert download.value.suggested_filename == "seed0005.png"
 
 
-@needs_models
 @pytest.mark.browser
 def test_steering_changes_the_image_and_gives_downloads(visit):
     page = visit(1280)
@@ -135,7 +123,6 @@ def test_steering_changes_the_image_and_gives_downloads(visit):
         assert path.stat().st_size > 500
 
 
-@needs_models
 @pytest.mark.browser
 def test_stop_keeps_what_there_is_on_a_phone(visit):
     page = visit(390)
@@ -152,7 +139,6 @@ def test_stop_keeps_what_there_is_on_a_phone(visit):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-@needs_models
 @pytest.mark.browser
 def test_an_error_is_one_line_in_a_toast(visit):
     page = visit(1280)

@@ -67,6 +67,19 @@ def test_typing_markers_and_assets_are_package_data(root, project):
     assert not lost
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sg3/assets/mini-faces.safetensors",
+        "guidance/assets/mini-a.safetensors",
+        "guidance/assets/mini-b.safetensors",
+        "recipes/minifaces/assets/judge.safetensors",
+    ],
+)
+def test_the_models_are_bundled(root, name):
+    assert (root / name).stat().st_size > 100_000
+
+
 def test_bundled_weights_stay_small(root):
     total = sum(
         p.stat().st_size for name in TOP_LEVEL for p in (root / name).rglob("*.safetensors")
