@@ -60,8 +60,8 @@ class SteerConfig:
     #: Pull towards the mean of W: this times the mean squared whitened coordinate.
     prior: float = 0.02
     #: No further from the mean than this, in standard deviations of W; 0 for no bound.
-    max_sigma: float = 1.5
-    #: Views per picture and step; None for 32 of pictures larger than the encoder's input, else 4.
+    max_sigma: float = 1.25
+    #: Views per picture and step; None for 32 of pictures larger than the encoder's input, else 2.
     cutouts: int | None = None
     augment: str = "light"
     distance: str = "spherical"
@@ -192,7 +192,7 @@ class Objective:
     def of_images(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`[B, C, H, W]` → distances and cosines `[B]`, means over random views."""
         images, config, size_px = _rgb(images), self.config, self.encoder.input_size_px
-        count = config.cutouts or (32 if min(images.shape[2:]) > size_px else 4)
+        count = config.cutouts or (32 if min(images.shape[2:]) > size_px else 2)
         views = random_views(images, count, size_px, self.generators, AUGMENTS[config.augment])
         embeddings = self.encoder.encode_images(views.flatten(0, 1))
         found = self.of_embeddings(embeddings.unflatten(0, views.shape[:2]))
