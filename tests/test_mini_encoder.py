@@ -10,8 +10,8 @@ from safetensors import safe_open
 from guidance.encoders.mini import UNKNOWN, MiniConfig, MiniEncoder, Tokenizer
 from recipes.minifaces.batches import to_float
 from recipes.minifaces.captions import known_words
-from recipes.minifaces.pairs import NAMES, build
 from recipes.minifaces.encoder_losses import EncoderTraining
+from recipes.minifaces.pairs import NAMES, build
 from recipes.minifaces.train_encoder import train_encoder
 
 FRESH = 9 * 10**8  # identities that no training run drew

@@ -46,6 +46,6 @@ def test_operator_reproduces_reference(case):
     assert y.shape == expected["y"].shape
     assert_close(y, expected["y"])
     gradients = torch.autograd.grad(y, [inputs[k] for k in differentiable], dy)
-    for key, gradient in zip(differentiable, gradients):
+    for key, gradient in zip(differentiable, gradients, strict=True):
         if f"d{key}" in expected:
             assert_close(gradient, expected[f"d{key}"])

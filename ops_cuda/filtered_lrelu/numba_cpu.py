@@ -308,7 +308,7 @@ def _groups(first, last, x, bias, fu, fd, y, states, resampling, grid, activatio
     group, stride, middle_h, offset_x, offset_y, mode = grid
     gain, slope, clamp = activation
     height = x.shape[1]
-    out_h, out_w = y.shape[1:]
+    out_h, _out_w = y.shape[1:]
     num_inputs, num_outputs = num_phases // up, num_phases // down
     columns = _round_up(group * stride, 32)
     margin = _round_up(8 + (len(fu) + len(fd)) // num_phases, 32)

@@ -22,5 +22,5 @@ def update_ema(average: nn.Module, network: nn.Module, beta: float) -> None:
     """Pull the parameters of `average` towards `network`; copy its buffers."""
     old, new = list(average.parameters()), list(network.parameters())
     torch._foreach_lerp_(old, new, 1 - beta)
-    for kept, buffer in zip(average.buffers(), network.buffers()):
+    for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)

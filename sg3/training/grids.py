@@ -57,6 +57,6 @@ def render(G: torch.nn.Module, z: torch.Tensor, c: torch.Tensor, batch: int) -> 
     """Images of `G` at constant noise as uint8 `[N, C, H, W]`."""
     images = [
         to_bytes(G(z_part, c_part, noise_mode="const"), -1, 1)
-        for z_part, c_part in zip(z.split(batch), c.split(batch))
+        for z_part, c_part in zip(z.split(batch), c.split(batch), strict=True)
     ]
     return np.concatenate(images)

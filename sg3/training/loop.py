@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from sg3.data import ImageDataset
 from sg3.training import allocator
 from sg3.training.config import TrainConfig
-from sg3.training.grids import choose_grid_items, render, save_grid, to_bytes
+from sg3.training.grids import choose_grid_items, render, save_grid
 from sg3.training.report import append_jsonl, progress_line, snapshot_networks
 from sg3.training.run_folder import latest_run_folder, new_run_folder, run_description
 from sg3.training.state import FILE_NAME, capture, read_state, restore, write_state

@@ -131,7 +131,7 @@ class Trainer:
         gen_z = self.random_latents(len(self.phases) * batch).split(batch)
         gen_c = self.random_labels(len(self.phases) * batch).split(batch)
         self._warm_up()
-        for phase, z, c in zip(self.phases, gen_z, gen_c):
+        for phase, z, c in zip(self.phases, gen_z, gen_c, strict=True):
             if self.batch_idx % phase.interval == 0:
                 self._run_phase(phase, real, real_c, z.split(pieces), c.split(pieces))
         beta = ema_beta(batch, self.config.ema_kimg, self.cur_nimg, self.config.ema_rampup)
@@ -155,7 +155,7 @@ class Trainer:
         phase.network.requires_grad_(True)
         # Averaged over the passes: how a batch is split does not change its gradient.
         gain = phase.interval / len(real)
-        for piece in zip(real, real_c, gen_z, gen_c):
+        for piece in zip(real, real_c, gen_z, gen_c, strict=True):
             self.loss.accumulate_gradients(phase.name, *piece, gain=gain, cur_nimg=self.cur_nimg)
         phase.network.requires_grad_(False)
         self.nonfinite_gradients += guard_gradients(phase.network)
