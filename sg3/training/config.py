@@ -28,6 +28,7 @@ class TrainConfig:
     cache: str = "auto"
     aug: str = "noaug"
     resume: str | None = None  # 'latest' continues a run; a network file starts from its weights
+    from_network: bool = False  # a run's own record: it began with a network's weights
     freezed: int = 0
     cbase: int = 32768
     cmax: int = 512
@@ -108,6 +109,10 @@ class TrainConfig:
         missing = {k: v for k, v in derived.items() if getattr(self, k) is None}
         return dataclasses.replace(self, **missing)
 
+    def begun_with_network(self) -> TrainConfig:
+        """A copy with what a start from trained weights changes: no EMA ramp-up, no blur."""
+        return dataclasses.replace(self, from_network=True, ema_rampup=None)
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -126,7 +131,7 @@ def loss_config(config: TrainConfig) -> LossConfig:
     """The loss of a resolved `config`."""
     if config.cfg == "stylegan2":
         return LossConfig(r1_gamma=config.gamma, style_mixing_prob=0.9, pl_weight=2)
-    if config.cfg == "stylegan3-r" and config.resume in (None, "latest"):
+    if config.cfg == "stylegan3-r" and not config.from_network:
         fade = config.batch * 200 / 32
         return LossConfig(r1_gamma=config.gamma, blur_init_sigma=10, blur_fade_kimg=fade)
     return LossConfig(r1_gamma=config.gamma)

@@ -72,14 +72,17 @@ class Run:
         device = _device(config.device)
         if device.type == "cpu":
             allocator.keep_large_blocks()
-        self.trainer = Trainer(config, self.dataset, device)
         description = run_description(config, self.dataset.name)
         self.folder, self._missing = None, ""
         if config.resume == "latest":
             self.folder = latest_run_folder(config.outdir, description)
         self.resumed = self.folder is not None
         state = read_state(self.folder / FILE_NAME) if self.resumed else None
-        if config.resume not in (None, "latest"):
+        started_from_network = config.resume not in (None, "latest")
+        if started_from_network or (state is not None and state["config"].get("from_network")):
+            self.config = config = config.begun_with_network()
+        self.trainer = Trainer(config, self.dataset, device)
+        if started_from_network:
             self._load_start(config.resume)
         if self.folder is None:
             self.folder = new_run_folder(config.outdir, description)
@@ -100,8 +103,6 @@ class Run:
         missing = self.trainer.load_networks(sg3.load(source))
         if missing:
             self._missing = f"; {len(missing)} tensors start random, first {missing[0]}"
-        self.config = dataclasses.replace(self.config, ema_rampup=None)
-        self.trainer.config = self.config
 
     def _describe_start(self) -> str:
         config = self.config

@@ -1,0 +1,113 @@
+"""Runs of the trainer: files, exact resume, resume after a start from a network, bad options."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sg3
+from sg3.training.config import TrainConfig
+from sg3.training.loop import train
+
+SMALL = dict(
+    batch=4, z_dim=8, w_dim=8, num_layers=4, margin_size=4, cbase=64, cmax=8, mbstd_group=2,
+    grid=(3, 2), tick=0.008, snap=1, d_reg_interval=2, threads=1, device="cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faces")
+    random = np.random.RandomState(0)
+    for i in range(10):
+        Image.fromarray(random.randint(0, 255, [16, 16, 3], np.uint8)).save(folder / f"{i}.png")
+    return str(folder)
+
+
+def run(data, outdir, num_images, **changes):
+    """Train up to `num_images`; the last step."""
+    config = TrainConfig(outdir=str(outdir), data=data, kimg=num_images / 1000, **SMALL, **changes)
+    return list(train(config))[-1]
+
+
+def tensors_of(folder, num_images):
+    state = torch.load(folder / "training-state.pt", weights_only=True)
+    assert state["counters"]["cur_nimg"] == num_images
+    flat = {}
+    for name, tensors in state["networks"].items():
+        flat |= {f"{name}.{k}": v for k, v in tensors.items()}
+    for name, optimizer in state["optimizers"].items():
+        for index, slots in optimizer["state"].items():
+            flat |= {f"{name}.{index}.{k}": v for k, v in slots.items()}
+    return flat
+
+
+def assert_equal_runs(one, other, num_images):
+    expected, got = tensors_of(one, num_images), tensors_of(other, num_images)
+    assert expected.keys() == got.keys() and len(expected) > 100
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, got[name]), name
+
+
+def test_resumed_run_equals_unbroken_run(data, tmp_path):
+    whole = run(data, tmp_path / "whole", 24)
+    half = run(data, tmp_path / "parts", 12)
+    rest = run(data, tmp_path / "parts", 24, resume="latest")
+    assert half.folder == rest.folder
+    assert_equal_runs(whole.folder, rest.folder, 24)
+    names = {path.name for path in rest.folder.iterdir()}
+    for expected in ("reals.png", "fakes_init.png", "stats.jsonl", "training_options.json"):
+        assert expected in names
+    nets = sg3.load(str(rest.folder))
+    assert nets.G_ema is not None and nets.D is not None
+    assert nets.G_ema(torch.randn(2, 8)).shape == (2, 3, 16, 16)
+
+
+def test_resume_after_a_start_from_a_network(data, tmp_path):
+    """The same command with 'latest' goes on, though the start changed the EMA's ramp-up."""
+    first = run(data, tmp_path / "source", 4)
+    network = str(first.snapshot)
+    whole = run(data, tmp_path / "whole", 16, resume=network)
+    run(data, tmp_path / "parts", 8, resume=network)
+    rest = run(data, tmp_path / "parts", 16, resume="latest")
+    assert_equal_runs(whole.folder, rest.folder, 16)
+
+
+def test_stop_saves_and_the_run_goes_on(data, tmp_path):
+    whole = run(data, tmp_path / "whole", 16)
+    config = TrainConfig(outdir=str(tmp_path / "parts"), data=data, kimg=0.016, **SMALL)
+    steps = []
+    for step in train(config, stop=lambda: len(steps) == 1):
+        steps.append(step)
+    assert steps[-1].stopped and steps[-1].nimg == 8
+    rest = run(data, tmp_path / "parts", 16, resume="latest")
+    # Statistics count from the stop, weights do not know of it.
+    expected, got = tensors_of(whole.folder, 16), tensors_of(rest.folder, 16)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_other_options_do_not_resume(data, tmp_path):
+    run(data, tmp_path, 8)
+    with pytest.raises(ValueError, match=r"--glr: got 0\.1"):
+        run(data, tmp_path, 16, resume="latest", glr=0.1)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"batch": 3}, "--mbstd-group"),
+        ({"cfg": "stylegan4"}, "--cfg"),
+        ({"gamma": -1.0}, "--gamma"),
+        ({"aug": "ada"}, "--aug"),
+        ({"kimg": 0}, "--kimg"),
+    ],
+)
+def test_wrong_options(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{"outdir": "out", "data": "data", **SMALL, **changes})
+
+
+def test_missing_data_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        run(str(tmp_path / "nowhere"), tmp_path / "out", 8)
+    assert not (tmp_path / "out").exists()
