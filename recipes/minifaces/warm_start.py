@@ -110,6 +110,7 @@ class WarmStartConfig:
     cbase: int = 1024
     cmax: int = 64
     seed: int = 0
+    init: str | None = None  # result of an earlier warm start to go on from
 
 
 #: The mapping network learns this much faster here than under `sg3 train` (`slow_mapping`).
@@ -126,6 +127,15 @@ def slow_mapping(G: torch.nn.Module) -> torch.nn.Module:
             tensors[name] = tensor * MAPPING_SPEEDUP
     slow.load_state_dict(tensors)
     return slow.eval().requires_grad_(False)
+
+
+def load_slow(G: torch.nn.Module, network: str) -> None:
+    """The inverse of `slow_mapping`: weights of an earlier warm start into `G`."""
+    tensors = sg3.load(network).G_ema.state_dict()
+    for name, tensor in tensors.items():
+        if name.startswith("mapping.fc"):
+            tensors[name] = tensor / MAPPING_SPEEDUP
+    G.load_state_dict(tensors)
 
 
 def generator_kwargs(config: WarmStartConfig) -> dict:
@@ -172,6 +182,8 @@ def warm_start(config: WarmStartConfig) -> Iterator[WarmStep]:
     random = np.random.RandomState(config.seed)
     dataset = ImageDataset(config.data)
     G = build_network("stylegan3", generator_kwargs(config)).train()
+    if config.init:
+        load_slow(G, config.init)
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(G.parameters(), lr=config.lr, betas=(0.9, 0.99), fused=True)
     total = round(config.kimg * 1000)
@@ -205,12 +217,17 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="written by recipes.minifaces.dataset")
     parser.add_argument("--out", required=True, help="network file to write (.safetensors)")
     parser.add_argument("--kimg", type=float, default=50)
+    parser.add_argument("--lr", type=float, default=WarmStartConfig.lr)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", help="earlier result to go on from")
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_large_blocks()
-    config = WarmStartConfig(data=args.data, kimg=args.kimg)
+    config = WarmStartConfig(
+        data=args.data, kimg=args.kimg, lr=args.lr, seed=args.seed, init=args.init
+    )
     started, mean = time.time(), 0.0
     for index, step in enumerate(warm_start(config)):
         mean = step.loss if index == 0 else mean * 0.98 + step.loss * 0.02
