@@ -128,8 +128,7 @@ class ImageDataset:
         _, height, width = self.image_shape
         if height != width:
             raise ValueError(
-                f"data: images are {width}x{height}, expected squares; "
-                "resize or crop them first"
+                f"data: images are {width}x{height}, expected squares; resize or crop them first"
             )
         return height
 

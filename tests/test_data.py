@@ -1,0 +1,141 @@
+"""Data sets, their order, batches that resume, preparation."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from sg3.cli.dataset import dataset as dataset_command
+from sg3.data import BatchLoader, ImageDataset, ShuffleSampler
+from sg3.data.prepare import prepare_dataset, transform_image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    random = np.random.RandomState(0)
+    root = tmp_path / "images"
+    for i in range(6):
+        path = root / f"{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.randint(0, 255, [8, 8, 3], np.uint8)).save(path)
+    labels = [[f"{i % 2}/{i}.png", i % 3] for i in range(6)]
+    (root / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return root
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_images_labels_mirror(folder, cache):
+    data = ImageDataset(folder, use_labels=True, xflip=True, cache=cache)
+    assert len(data) == 12 and data.image_shape == (3, 8, 8) and data.label_dim == 3
+    image, label = data[1]  # sorted by name: 0/0, 0/2, 0/4, 1/1, 1/3, 1/5
+    expected = np.asarray(Image.open(folder / "0" / "2.png")).transpose(2, 0, 1)
+    assert np.array_equal(image.numpy(), expected) and label.tolist() == [0, 0, 1]
+    assert torch.equal(data[7][0], image.flip(2)) and torch.equal(data[7][1], label)
+    assert torch.equal(data.images([7, 1])[1], image)
+
+
+def test_subset_is_drawn_by_seed(folder):
+    order = np.arange(6)
+    np.random.RandomState(5).shuffle(order)
+    data, whole = ImageDataset(folder, max_size=3, random_seed=5), ImageDataset(folder)
+    assert torch.equal(data.images(range(3)), whole.images(sorted(order[:3])))
+
+
+def test_zip_equals_folder(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for path in folder.rglob("*.*"):
+            archive.write(path, path.relative_to(folder).as_posix())
+    one, other = ImageDataset(folder, use_labels=True), ImageDataset(tmp_path / "d.zip", True)
+    assert torch.equal(one.images(range(6)), other.images(range(6)))
+    assert torch.equal(one.labels(range(6)), other.labels(range(6)))
+
+
+@pytest.mark.parametrize(
+    "change, options, message",
+    [
+        (lambda f: Image.new("RGB", (8, 4)).save(f / "z.png"), {}, "z.png has shape"),
+        (lambda f: (f / "z.png").write_bytes(b"no"), {}, "cannot read image z.png"),
+        (lambda f: (f / "dataset.json").unlink(), {"use_labels": True}, "has none"),
+        (lambda f: (f / "dataset.json").write_text("{"), {"use_labels": True}, "malformed"),
+        (lambda f: None, {"resolution": 16}, "expected 16x16"),
+    ],
+)
+def test_bad_data_is_one_line(folder, change, options, message):
+    change(folder)
+    with pytest.raises(ValueError, match=message) as error:
+        ImageDataset(folder, cache="ram", **options)
+    assert "\n" not in str(error.value)
+
+
+def test_sampler_follows_the_formula():
+    n, random = 7, np.random.RandomState(3)
+    order = np.arange(n)
+    random.shuffle(order)
+    window, expected = int(np.rint(n * 0.5)), []
+    for index in range(40):
+        i = index % n
+        expected.append(order[i])
+        j = (i - random.randint(window)) % n
+        order[i], order[j] = order[j], order[i]
+    assert ShuffleSampler(n, seed=3).take(40) == expected
+    parts = [ShuffleSampler(n, seed=3, rank=r, replicas=2).take(20) for r in (0, 1)]
+    assert [x for pair in zip(*parts, strict=True) for x in pair] == expected
+
+
+def test_batches_go_on_where_they_were(folder):
+    data = ImageDataset(folder, use_labels=True)
+
+    def loader():
+        return BatchLoader(data, ShuffleSampler(len(data), seed=1), 4)
+
+    one = loader()
+    for _ in range(3):
+        one.next()
+    state = json.loads(json.dumps(one.state()))
+    other = loader()
+    other.load_state(state)
+    for _ in range(4):
+        (a, ca), (b, cb) = one.next(), other.next()
+        assert torch.equal(a, b) and torch.equal(ca, cb)
+    one.close()
+    other.close()
+    with pytest.raises(ValueError, match="saw 6 images"):
+        ShuffleSampler(5).load_state(state["sampler"])
+
+
+def test_transforms():
+    image = Image.new("RGB", (40, 20), "red")
+    image.paste("blue", (10, 0, 30, 20))
+    square = np.asarray(transform_image(image, "center-crop", (8, 8)))
+    assert square.shape == (8, 8, 3) and (square == [0, 0, 255]).all()
+    wide = np.asarray(transform_image(image, "center-crop-wide", (16, 8)))
+    assert wide.shape == (16, 16, 3)
+    assert (wide[:4] == 0).all() and (wide[12:] == 0).all() and wide[4:12].any(axis=2).all()
+    assert transform_image(Image.new("RGB", (12, 12)), "center-crop-wide", (16, 8)) is None
+
+
+def test_prepared_zip_trains(folder, tmp_path):
+    (folder / "broken.png").write_bytes(b"no")
+    arguments = ["--source", folder, "--dest", tmp_path / "out.zip", "--resolution", "4x4"]
+    result = CliRunner().invoke(dataset_command, [str(a) for a in arguments])
+    assert result.exit_code == 0 and "6 images, dropped 1 (unreadable)" in result.output
+    data = ImageDataset(tmp_path / "out.zip", use_labels=True, resolution=4)
+    assert len(data) == 6 and data.label_dim == 3
+    names = zipfile.ZipFile(tmp_path / "out.zip").namelist()
+    assert "00000/img00000005.png" in names
+    assert all(i.compress_type == 0 for i in zipfile.ZipFile(tmp_path / "out.zip").infolist())
+
+
+def test_failed_preparation_leaves_nothing(folder, tmp_path):
+    Image.new("RGB", (16, 16)).save(folder / "z.png")
+    with pytest.raises(ValueError, match=r"z\.png gives 16x16"):
+        list(prepare_dataset(folder, tmp_path / "new" / "out.zip"))
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(ValueError, match="not empty"):
+        list(prepare_dataset(folder, folder))
+    with pytest.raises(ValueError, match="--resolution: missing"):
+        list(prepare_dataset(folder, tmp_path / "o.zip", transform="center-crop"))
