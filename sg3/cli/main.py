@@ -17,6 +17,7 @@ COMMANDS = {
     "generate": ("sg3.cli.generate:generate", "Images from seeds."),
     "steer": ("guidance.cli:steer", "A text prompt pulls an image towards what it says."),
     "train": ("sg3.cli.train:train", "Train a network on a folder or zip of images."),
+    "dataset": ("sg3.cli.dataset:dataset", "Prepare a data set from images."),
     "convert": ("sg3.cli.convert:convert", "Official pickle to safetensors, without running it."),
     "models": ("sg3.cli.models:models", "List and download known networks."),
     "app": ("app:app_command", "The demo page in a browser."),

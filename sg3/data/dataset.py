@@ -54,7 +54,7 @@ class ImageDataset:
         if resolution is not None and (height, width) != (resolution, resolution):
             raise ValueError(
                 f"data: images in {path} are {width}x{height}, expected {resolution}x{resolution}; "
-                "resize or crop them first"
+                "prepare them with: sg3 dataset"
             )
         if channels not in (1, 3, 4):
             raise ValueError(f"data: images in {path} have {channels} channels, expected 1, 3 or 4")
@@ -99,7 +99,7 @@ class ImageDataset:
         if array.shape != self.image_shape:
             raise ValueError(
                 f"data: {name} has shape {list(array.shape)}, the first image "
-                f"{list(self.image_shape)}; resize or crop them first"
+                f"{list(self.image_shape)}; prepare them with: sg3 dataset"
             )
         return array
 
@@ -128,7 +128,7 @@ class ImageDataset:
         _, height, width = self.image_shape
         if height != width:
             raise ValueError(
-                f"data: images are {width}x{height}, expected squares; resize or crop them first"
+                f"data: images are {width}x{height}, expected squares; prepare them with: sg3 dataset"
             )
         return height
 

@@ -64,7 +64,7 @@ class Run:
         if resolution < 4 or resolution & (resolution - 1):
             raise ValueError(
                 f"data: images are {resolution} pixels wide, expected a power of two; "
-                "resize or crop them first"
+                "prepare them with: sg3 dataset"
             )
         self.config = config = config.resolved(resolution)
         if config.threads is not None:
