@@ -128,7 +128,8 @@ class ImageDataset:
         _, height, width = self.image_shape
         if height != width:
             raise ValueError(
-                f"data: images are {width}x{height}, expected squares; prepare them with: sg3 dataset"
+                f"data: images are {width}x{height}, expected squares; "
+                "prepare them with: sg3 dataset"
             )
         return height
 
