@@ -72,6 +72,7 @@ def steer(prompts, network, clip, steps, seed, outdir, video, device, **settings
     """
     from guidance.prompts import parse_prompts  # torch is imported only now: `--help` is quick
     from guidance.steer import SteerConfig
+    from guidance.steer import steer as start_steering
 
     parsed = parse_prompts(prompts)
     settings = {name: value for name, value in settings.items() if value is not None}
@@ -84,11 +85,13 @@ def steer(prompts, network, clip, steps, seed, outdir, video, device, **settings
     with manifest.time("load"):
         G, encoder, provenance = load_models(network, clip, resolve_device(device))
     warn_of_unknown_words(encoder, parsed)
+    with manifest.time("start"):
+        steps_to_come = start_steering(G, parsed, encoder, config=config)
     prepare_folder(outdir)
     metadata = {"network": network, "prompts": json.dumps(list(prompts)), **provenance}
     if "network_sha256" in provenance:
         manifest.add_input(network, provenance["network_sha256"])
-    stopped = run(G, parsed, encoder, config, outdir, video, metadata, manifest)
+    stopped = run(steps_to_come, steps + 1, outdir, video, metadata, manifest)
     for path in [*manifest.outputs, manifest.write(finished=not stopped).name]:
         click.echo((outdir / path).resolve())
     if stopped:
@@ -106,18 +109,16 @@ def load_models(network: str, clip: str, device):
     return nets.G_ema, encoder, {"network_sha256": sha256} if sha256 else {}
 
 
-def run(G, prompts, encoder, config, outdir, video, metadata, manifest) -> bool:
-    """Steer and record; True when the user stopped it early. Files are written either way."""
+def run(steps, total: int, outdir, video, metadata, manifest) -> bool:
+    """Drain `steps` and record; True if the user stopped it. Files are written either way."""
     from tqdm import tqdm
 
     from guidance.record import Recording
-    from guidance.steer import steer as steps_of
 
     stopped, recording = False, Recording(outdir, video, metadata)
     with manifest.time("steer"), recording:
         try:
-            steps = steps_of(G, prompts, encoder, config=config)
-            bar = tqdm(steps, total=config.steps + 1, disable=None, unit="step")
+            bar = tqdm(steps, total=total, disable=None, unit="step")
             for step in bar:
                 recording.add(step)
                 bar.set_postfix(

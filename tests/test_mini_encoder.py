@@ -13,6 +13,7 @@ from recipes.minifaces.captions import known_words
 from recipes.minifaces.encoder_losses import EncoderTraining
 from recipes.minifaces.pairs import NAMES, build
 from recipes.minifaces.train_encoder import train_encoder
+from sg3.metrics import frechet_distance
 
 FRESH = 9 * 10**8  # identities that no training run drew
 
@@ -123,7 +124,7 @@ def test_bundled_files_say_where_they_come_from(name):
 
 
 def test_judge_reads_fresh_renders():
-    from recipes.minifaces.judge import collect_features, frechet_distance, load_judge
+    from recipes.minifaces.judge import collect_features, load_judge
     from recipes.minifaces.train_judge import accuracies, draw_many
 
     pictures, labels = draw_many(200, FRESH)

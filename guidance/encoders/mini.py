@@ -42,6 +42,11 @@ class MiniConfig:
     context: int = 24
 
 
+def _words(text: str) -> list[str]:
+    """Lower-case words without a possessive ending: "the man's hat" is the, man, hat."""
+    return re.findall(r"[a-z0-9]+", re.sub(r"['’]s\b", "", text.lower()))
+
+
 class Tokenizer:
     """Lower-case words to numbers: 0 pads, 1 stands for every unknown word."""
 
@@ -58,13 +63,11 @@ class Tokenizer:
         return torch.tensor([row + [PAD] * (length - len(row)) for row in rows], dtype=torch.long)
 
     def _numbers(self, text: str) -> list[int]:
-        return [self._number.get(w, UNKNOWN) for w in re.findall(r"[a-z0-9]+", text.lower())][
-            : self.context
-        ]
+        return [self._number.get(w, UNKNOWN) for w in _words(text)][: self.context]
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of a text that the model has never seen, in order."""
-        return [w for w in re.findall(r"[a-z0-9]+", text.lower()) if w not in self._number]
+        return [w for w in _words(text) if w not in self._number]
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

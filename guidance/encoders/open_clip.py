@@ -14,6 +14,7 @@ import torch
 from guidance.encoders.base import prepare_images
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+HUB_TIMEOUT_SEC = 10
 
 
 class OpenClipEncoder:
@@ -82,7 +83,7 @@ def load_open_clip(name: str, source: str, device: str | torch.device) -> OpenCl
         )
     # Some tags were trained with OpenAI's approximate GELU; the architecture name does not say so.
     quick_gelu = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
-    with _quiet():
+    with _quiet(), _offline_if_unreachable():
         try:
             model = open_clip.create_model(
                 name, tag, device=device, force_quick_gelu=quick_gelu, weights_only=True
@@ -135,3 +136,21 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+
+
+@contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Ask the hub once: without an answer only its cache is read, instead of minutes of retries."""
+    import httpx
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    if not before:
+        try:
+            httpx.head(constants.ENDPOINT, timeout=HUB_TIMEOUT_SEC)
+        except httpx.TransportError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

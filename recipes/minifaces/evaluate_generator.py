@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import sg3
 from recipes.minifaces.batches import to_float
-from recipes.minifaces.judge import collect_features, frechet_distance, load_judge
+from recipes.minifaces.judge import collect_features, load_judge
 from recipes.minifaces.world import render_seed
+from sg3.metrics import frechet_distance
 
 HELDOUT_BASE = 6 * 10**8
 

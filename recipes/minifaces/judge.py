@@ -124,13 +124,3 @@ def load_judge(path: str | os.PathLike[str] = ASSET, device: torch.device | str 
 def collect_features(judge: Judge, img: Tensor, batch: int = 256) -> np.ndarray:
     """float64 [N, 192] features of [N, 3, H, W] pictures in [-1, 1]."""
     return torch.cat([judge.features(x) for x in img.split(batch)]).double().numpy()
-
-
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Between Gaussians fitted to two sets of features [N, D] (Heusel et al. 2017): |m - n|^2 +
-    tr(A + B - 2 sqrt(AB))."""
-    mean = a.mean(0) - b.mean(0)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    # The trace of a root is the sum of the roots of the eigenvalues; works for singular products.
-    root = np.sqrt(np.clip(np.linalg.eigvals(cov_a @ cov_b).real, 0, None)).sum()
-    return float(mean @ mean + np.trace(cov_a) + np.trace(cov_b) - 2 * root)

@@ -29,6 +29,9 @@ def build_network(kind: str, kwargs: dict) -> nn.Module:
         inspect.signature(network_class).bind(**kwargs)
     except TypeError as error:
         raise ValueError(f"arguments of {kind}: {error}") from None
-    network = network_class(**kwargs)
+    try:
+        network = network_class(**kwargs)
+    except TypeError as error:  # an argument of an inner network, or a value of a wrong type
+        raise ValueError(f"arguments of {kind}: {error}") from None
     network.kind, network.init_kwargs = kind, dict(kwargs)
     return network

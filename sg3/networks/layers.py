@@ -110,6 +110,8 @@ class MappingNetwork(nn.Module):
                     f"c: got {got}, expected labels [N, {self.c_dim}] for this conditional network"
                 )
             parts.append(normalize_2nd_moment(self.embed(c.to(torch.float32))))
+        if len({len(part) for part in parts}) > 1:
+            raise ValueError(f"c: got {len(c)} labels, expected one for each of {len(z)} latents")
         return torch.cat(parts, dim=1)
 
     def forward(

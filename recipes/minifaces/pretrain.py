@@ -1,0 +1,274 @@
+"""The bundled generator before its latents are normal: it draws faces from attribute codes.
+
+    python -m recipes.minifaces.pretrain --data faces.zip --out coded.safetensors --kimg 24
+    python -m recipes.minifaces.pretrain --data faces.zip --out sharp.safetensors --kimg 200 \
+        --init coded.safetensors --adversarial --lr 0.004 --processes 4
+
+Which face a picture shows is known here, so a generator of attribute codes (`latents.code_of`)
+can be told what to draw: first by the distance of pictures alone, then, with a discriminator that
+makes them sharp, also by the distance of that discriminator's features. `distil` replaces the
+codes by normal latents afterwards, and `sg3 train --resume` can go on from there. Several
+processes of one thread each share a batch: on a CPU that beats threads by half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+import sg3
+from recipes.minifaces.latents import CODE_DIM, code_of_seeds
+from sg3.checkpoints import Networks
+from sg3.data import ImageDataset
+from sg3.networks import build_network
+from sg3.training.allocator import keep_large_blocks
+from sg3.training.ema import ema_beta, update_ema
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Size of the networks, length and weights of the training."""
+
+    data: str
+    data_seed: int = 0
+    kimg: float = 24
+    batch: int = 4  # per process
+    processes: int = 1
+    lr: float = 0.015
+    dlr: float = 0.002
+    adversarial: bool = False
+    r1_gamma: float = 0.5
+    r1_interval: int = 8
+    picture_weight: float = 10
+    feature_weight: float = 5
+    w_dim: int = 128
+    map_depth: int = 3
+    num_layers: int = 6
+    margin_size: int = 5
+    cbase: int = 2048
+    cmax: int = 48
+    dcbase: int = 1024
+    dcmax: int = 128
+    ema_kimg: float = 2
+    seed: int = 0
+    init: str | None = None  # result of an earlier call to go on from
+
+
+def generator_kwargs(config: PretrainConfig, z_dim: int, lr_multiplier: float) -> dict:
+    """Constructor arguments, as `sg3 train` would choose them but for the mapping's rate."""
+    return dict(
+        z_dim=z_dim,
+        c_dim=0,
+        w_dim=config.w_dim,
+        img_resolution=64,
+        img_channels=3,
+        channel_base=config.cbase,
+        channel_max=config.cmax,
+        mapping_kwargs={"num_layers": config.map_depth, "lr_multiplier": lr_multiplier},
+        magnitude_ema_beta=0.5 ** (config.batch * config.processes / 20e3),
+        num_layers=config.num_layers,
+        margin_size=config.margin_size,
+    )
+
+
+def build(config: PretrainConfig) -> tuple[nn.Module, nn.Module]:
+    """Generator of codes and discriminator."""
+    G = build_network("stylegan3", generator_kwargs(config, CODE_DIM, lr_multiplier=0.1))
+    kwargs = dict(
+        c_dim=0,
+        img_resolution=64,
+        img_channels=3,
+        channel_base=config.dcbase,
+        channel_max=config.dcmax,
+    )
+    return G, build_network("discriminator", kwargs)
+
+
+def picture_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference at three scales, so that edges and areas both count."""
+    total = torch.zeros([])
+    for _ in range(3):
+        total = total + (a - b).abs().mean()
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    return total
+
+
+def look(D: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits of the discriminator and the features after each of its blocks."""
+    x, features = None, []
+    for resolution in D.block_resolutions:
+        x, images = getattr(D, f"b{resolution}")(x, images)
+        features.append(x)
+    return D.b4(x, images, None), features
+
+
+@dataclass(frozen=True)
+class PretrainStep:
+    """One batch: images so far, its losses, the networks."""
+
+    nimg: int
+    losses: dict[str, float]
+    networks: Networks
+
+
+class Pretrainer:
+    """Networks and optimisers; `step` learns from one batch of codes and their pictures."""
+
+    def __init__(self, config: PretrainConfig):
+        self.config = config
+        torch.manual_seed(config.seed)
+        self.G, self.D = build(config)
+        self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
+        if config.init:
+            self._load(sg3.load(config.init))
+        self.G.train().requires_grad_(True)
+        self.D.train().requires_grad_(False)
+        # Momentum speeds the regression up; with a discriminator it makes the two circle.
+        adam = {"betas": (0.5 if config.adversarial else 0.9, 0.99), "fused": True}
+        self.g_adam = torch.optim.Adam(self.G.parameters(), lr=config.lr, **adam)
+        self.d_adam = torch.optim.Adam(self.D.parameters(), lr=config.dlr, **adam)
+
+    def _load(self, networks: Networks) -> None:
+        self.G.load_state_dict(networks.G.state_dict())
+        self.G_ema.load_state_dict(networks.G_ema.state_dict())
+        if networks.D is not None:
+            self.D.load_state_dict(networks.D.state_dict())
+
+    def step(self, codes: torch.Tensor, real: torch.Tensor, with_r1: bool) -> dict[str, float]:
+        """Losses by name; both networks have moved when it returns."""
+        fake = self.G(codes, update_emas=True)
+        losses = {"picture": picture_distance(fake, real)}
+        total = losses["picture"] * self.config.picture_weight
+        if self.config.adversarial:
+            seen, real_loss = self._teach_discriminator(fake.detach(), real, with_r1)
+            logits, features = look(self.D, fake)
+            losses["feature"] = sum(
+                (a - b).abs().mean() for a, b in zip(features, seen, strict=True)
+            )
+            losses["G"] = F.softplus(-logits).mean()
+            losses["D"] = real_loss
+            total = total + losses["feature"] * self.config.feature_weight + losses["G"]
+        self.g_adam.zero_grad(set_to_none=True)
+        total.backward()
+        share_gradients(self.G, self.D)
+        self.g_adam.step()
+        if self.config.adversarial:
+            self.d_adam.step()
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _teach_discriminator(self, fake, real, with_r1):
+        """Gradients of D (its step comes later) and what it sees in the real images."""
+        self.D.requires_grad_(True)
+        self.d_adam.zero_grad(set_to_none=True)
+        real = real.requires_grad_(with_r1)
+        logits, seen = look(self.D, real)
+        loss = F.softplus(-logits).mean() + F.softplus(look(self.D, fake)[0]).mean()
+        penalty = torch.zeros([])
+        if with_r1:
+            (grads,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+            penalty = grads.square().sum([1, 2, 3]).mean()
+            penalty = penalty * (self.config.r1_gamma / 2 * self.config.r1_interval)
+        (loss + penalty).backward()
+        self.D.requires_grad_(False)
+        return [x.detach() for x in seen], loss
+
+
+def share_gradients(*networks: nn.Module) -> None:
+    """Average gradients and buffers over the processes, in one message."""
+    if not dist.is_initialized():
+        return
+    tensors = [p.grad for net in networks for p in net.parameters() if p.grad is not None]
+    tensors += [b for b in networks[0].buffers() if b.ndim == 0]
+    flat = torch.cat([t.reshape(-1) for t in tensors])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def pretrain(
+    config: PretrainConfig, images: torch.Tensor, codes: torch.Tensor, rank: int = 0
+) -> Iterator[PretrainStep]:
+    """Learn `images` `[N, 3, 64, 64]` uint8 from `codes` `[N, CODE_DIM]`; yields every batch."""
+    learner = Pretrainer(config)
+    random = np.random.RandomState(config.seed * config.processes + rank)
+    total, shown = round(config.kimg * 1000), config.batch * config.processes
+    for index, nimg in enumerate(range(shown, total + 1, shown)):
+        items = torch.from_numpy(random.randint(len(images), size=config.batch))
+        real = images[items].to(torch.float32) / 127.5 - 1
+        progress = nimg / total
+        rate = min(progress / 0.02, 1, (1 - progress) / 0.3 + 0.05)
+        for group in learner.g_adam.param_groups:
+            group["lr"] = config.lr * rate
+        losses = learner.step(codes[items], real, with_r1=index % config.r1_interval == 0)
+        update_ema(learner.G_ema, learner.G, ema_beta(shown, config.ema_kimg, nimg, 0.05))
+        networks = Networks(G=learner.G, D=learner.D, G_ema=learner.G_ema, meta={})
+        yield PretrainStep(nimg, losses, networks)
+
+
+def _work(rank: int, config: PretrainConfig, images, codes, out: str, address: str) -> None:
+    """One process: drains `pretrain`; the first one saves the networks every 2 kimg."""
+    torch.set_num_threads(1)
+    keep_large_blocks()
+    if config.processes > 1:
+        dist.init_process_group("gloo", address, rank=rank, world_size=config.processes)
+    started, mean = time.time(), {}
+    shown = config.batch * config.processes
+    for step in pretrain(config, images, codes, rank):
+        for name, value in step.losses.items():
+            mean[name] = mean.get(name, value) * 0.99 + value * 0.01
+        last = step.nimg + shown > config.kimg * 1000
+        if rank == 0 and (step.nimg % 2000 < shown or last):
+            options = {k: v for k, v in asdict(config).items() if k not in ("data", "init")}
+            meta = {
+                "command": "python -m recipes.minifaces.pretrain",
+                "options": options,
+                "kimg": step.nimg / 1000,
+                "seconds": round(time.time() - started),
+                "losses": {name: round(value, 4) for name, value in mean.items()},
+            }
+            step.networks.meta.update(meta)
+            sg3.save(step.networks, out)
+            print({k: meta[k] for k in ("kimg", "seconds", "losses")}, flush=True)
+    if config.processes > 1:
+        dist.destroy_process_group()
+
+
+def main() -> None:
+    """Load the data once and start the processes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="written by recipes.minifaces.dataset")
+    parser.add_argument("--out", required=True, help="network file to write (.safetensors)")
+    parser.add_argument("--kimg", type=float, default=PretrainConfig.kimg)
+    parser.add_argument("--batch", type=int, default=PretrainConfig.batch, help="per process")
+    parser.add_argument("--processes", type=int, default=1, help="of one thread each")
+    parser.add_argument("--lr", type=float, default=PretrainConfig.lr)
+    parser.add_argument("--adversarial", action="store_true", help="with a discriminator")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", help="earlier result to go on from")
+    args = vars(parser.parse_args())
+    out = args.pop("out")
+    config = PretrainConfig(**args)
+    dataset = ImageDataset(config.data)
+    items = np.arange(len(dataset))
+    images = dataset.images(items).share_memory_()
+    codes = torch.from_numpy(code_of_seeds(config.data_seed * 10**7 + items)).share_memory_()
+    with tempfile.TemporaryDirectory() as folder:
+        rest = (config, images, codes, out, f"file://{folder}/meeting")
+        torch.multiprocessing.spawn(_work, rest, nprocs=config.processes)
+
+
+if __name__ == "__main__":
+    main()

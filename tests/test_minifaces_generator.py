@@ -1,0 +1,102 @@
+"""How the bundled generator is made: latents that name faces, pretraining, distillation."""
+
+import numpy as np
+import pytest
+import torch
+
+from recipes.minifaces import distil, latents, pretrain
+from recipes.minifaces.attributes import HAIR_ODDS, HAT_ODDS, VALUES
+from sg3.networks import build_network
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Codes of 1500 identities and latents that stand for them."""
+    codes = latents.code_of_seeds(np.arange(1500))
+    return codes, latents.z_of(codes, np.random.RandomState(0))
+
+
+def test_latents_of_the_world_are_standard_normal(world):
+    _, z = world
+    assert z.shape == (1500, latents.Z_DIM)
+    assert np.abs(z.mean(axis=0)).max() < 0.14
+    assert np.abs(z.std(axis=0) - 1).max() < 0.14
+    correlation = np.corrcoef(z.T) - np.eye(latents.Z_DIM)
+    assert np.abs(correlation).max() < 0.15
+
+
+def test_latents_name_their_faces(world):
+    codes, z = world
+    assert latents.CODE_DIM == codes.shape[1] <= latents.Z_DIM
+    assert np.array_equal(latents.code_of(z)[:, : -latents.POSE_DIM], codes[:, : -latents.POSE_DIM])
+    np.testing.assert_allclose(
+        latents.code_of(z)[:, -latents.POSE_DIM :], codes[:, -latents.POSE_DIM :], atol=1e-4
+    )
+
+
+def test_normal_latents_have_the_odds_of_the_world():
+    values = latents.values_of(np.random.RandomState(1).randn(20_000, latents.Z_DIM))
+    hats = np.bincount(values["hat"], minlength=4) / 20_000
+    np.testing.assert_allclose(hats, HAT_ODDS, atol=0.015)
+    women = values["gender"] == 1
+    bald = VALUES["hair_style"].index("bald")
+    assert (values["hair_style"][~women] == bald).mean() == pytest.approx(
+        HAIR_ODDS["man"][bald], abs=0.015
+    )
+    assert not (values["hair_style"][women] == bald).any()
+    assert not ((values["hat"] > 0) & (values["hair_style"] == latents.MOHAWK)).any()
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    codes = torch.from_numpy(latents.code_of_seeds(np.arange(16)))
+    from recipes.minifaces.world import render_seed
+
+    images = np.stack([render_seed(seed).transpose(2, 0, 1) for seed in range(16)])
+    return torch.from_numpy(images), codes
+
+
+def small(**changes) -> pretrain.PretrainConfig:
+    sizes = dict(cbase=64, cmax=8, w_dim=16, dcbase=64, dcmax=16, map_depth=2)
+    return pretrain.PretrainConfig(data="", **sizes, **changes)
+
+
+def test_pretraining_lowers_the_distance(pictures):
+    images, codes = pictures
+    config = small(kimg=0.32, lr=0.02)
+    *_, last = pretrain.pretrain(config, images, codes)
+    real = images / 127.5 - 1
+    with torch.no_grad():
+        before = pretrain.picture_distance(pretrain.Pretrainer(config).G(codes), real)
+        after = pretrain.picture_distance(last.networks.G(codes), real)
+    assert last.nimg == 320
+    assert after < 0.93 * before
+
+
+def test_adversarial_pretraining_moves_both_networks(pictures):
+    config = small(kimg=0.016, adversarial=True)
+    first = pretrain.Pretrainer(config)
+    steps = list(pretrain.pretrain(config, *pictures))
+    last = steps[-1]
+    assert set(last.losses) == {"picture", "feature", "G", "D"}
+    assert all(np.isfinite(list(last.losses.values())))
+    for kind in ("G", "D"):
+        before, after = getattr(first, kind), getattr(last.networks, kind)
+        pairs = zip(before.parameters(), after.parameters(), strict=True)
+        assert all(not torch.equal(a, b) for a, b in pairs), kind
+
+
+def test_distillation_keeps_the_pictures():
+    torch.manual_seed(0)
+    teacher = build_network("stylegan3", pretrain.generator_kwargs(small(), latents.CODE_DIM, 0.1))
+    teacher.eval().requires_grad_(False)
+    config = distil.DistilConfig(num_steps=200, batch=512, map_depth=2, lr=1e-2)
+    errors = [error for error, _ in distil.distil(teacher, config)]
+    assert np.mean(errors[-20:]) < 0.6 * errors[0]
+    *_, (_, student) = distil.distil(teacher, distil.DistilConfig(num_steps=1, batch=64))
+    G = distil.with_mapping(teacher, student)
+    z = torch.randn(2, latents.Z_DIM)
+    with torch.no_grad():
+        torch.testing.assert_close(G.mapping(z), student.eval()(z), rtol=1e-4, atol=1e-5)
+        expected = teacher.synthesis(student(z))
+        torch.testing.assert_close(G(z), expected, rtol=1e-3, atol=1e-4)
