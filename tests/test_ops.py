@@ -10,6 +10,7 @@ import torch
 import ops_cuda
 from ops_cuda.filtered_lrelu import definition, numba_cpu
 from ops_cuda.filtered_lrelu.definition import Geometry
+from sg3.networks.filters import design_lowpass_filter
 
 CPU_PATH = pytest.mark.skipif(numba_cpu.numba is None, reason="needs Numba")
 
@@ -142,6 +143,33 @@ def test_fused_cpu_path_equals_definition(flip):
 
 
 @CPU_PATH
+@pytest.mark.parametrize("up, down", [(1, 1), (2, 2), (4, 2), (2, 1)])
+def test_fused_cpu_path_takes_filters_with_two_axes(up, down):
+    """Rank 3, not square, as the downsampling filter and (in the gradient) as the upsampling."""
+    torch.manual_seed(0)
+    fu = torch.randint(-4, 5, [6 * up]) / 8
+    fd = sum(torch.rand(11).outer(torch.rand(12)) for _ in range(3))
+    x, b = torch.randint(-8, 9, [2, 5, 19, 23]).float(), torch.randint(-3, 4, [5]).float()
+    geometry = Geometry(up, down, (9, 8, 11, 7), 2.0, 0.25, 13.0, False)
+    assert numba_cpu.supports(x, fu, fd)
+    y, states = definition.forward_with_states(x, fu, fd, b, geometry)
+    fused, fused_states = numba_cpu.forward_with_states(x, fu, fd, b, geometry)
+    assert relative_error(fused, y) < 5e-6
+    dy, back = torch.randn_like(y), geometry.transposed(x.shape, fu, fd)
+    dx = definition.linear(dy, fd, fu, states, back)
+    assert relative_error(numba_cpu.linear(dy, fd, fu, fused_states, back), dx) < 5e-6
+
+
+@CPU_PATH
+def test_radial_filters_need_three_terms():
+    f = design_lowpass_filter(12, cutoff=8, width=6, fs=64, radial=True)
+    assert f.ndim == 2
+    x, y = numba_cpu._terms(f, flip_filter=True)
+    assert len(x) == 3
+    assert relative_error(torch.from_numpy(y.T @ x), f) < 4e-6
+
+
+@CPU_PATH
 def test_fused_cpu_path_is_deterministic_over_threads():
     torch.manual_seed(0)
     x, f = torch.randn(2, 20, 28, 28), torch.rand(12)
@@ -160,7 +188,8 @@ def test_fused_cpu_path_is_taken_and_can_be_switched_off(monkeypatch):
     x, f = torch.randn(1, 1, 8, 8), torch.rand(12)
     assert numba_cpu.supports(x, f, f)
     assert not numba_cpu.supports(x.double(), f, f)
-    assert not numba_cpu.supports(x, f, f.outer(f))
+    assert numba_cpu.supports(x, f, f.outer(f) + torch.rand(12).outer(f))
+    assert not numba_cpu.supports(x, f, torch.rand(12, 12))
     monkeypatch.setenv("SG3_OPS", "reference")
     assert not numba_cpu.supports(x, f, f)
 
