@@ -9,7 +9,6 @@ is a sum of separable ones: the radial filters of configuration R need three.
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
@@ -33,7 +32,6 @@ def supports(x: torch.Tensor, fu: torch.Tensor | None, fd: torch.Tensor | None) 
     """True for float32 CPU tensors and filters of low rank, where Numba is installed."""
     return (
         numba is not None
-        and os.environ.get("SG3_OPS", "auto") != "reference"
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0

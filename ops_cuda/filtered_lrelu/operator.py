@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 
+from ops_cuda import choose
 from ops_cuda.bias_act import SQRT2, bias_act
 from ops_cuda.filtered_lrelu import definition, numba_cpu
 from ops_cuda.filtered_lrelu.definition import Geometry
 from ops_cuda.fir import as_padding, filter_size
 
 
-def _path(x, fu, fd):
-    """The module that computes values for these tensors: the fused CPU path or the definition."""
-    return numba_cpu if numba_cpu.supports(x, fu, fd) else definition
+def fast_paths() -> dict[str, tuple[ModuleType | None, str, str]]:
+    """Name → module, device type, and why it cannot be had here (or nothing)."""
+    missing = "" if numba_cpu.numba is not None else "Numba is not installed"
+    return {"cpu": (numba_cpu, "cpu", missing)}
+
+
+def _path(x, fu, fd) -> ModuleType:
+    """The module that computes values for these tensors: a fast path or the definition."""
+    for name, (path, device_type, missing) in fast_paths().items():
+        fits = not missing and x.device.type == device_type and choose.allows(name)
+        if fits and path.supports(x, fu, fd) and choose.trusted(path, name, x.device):
+            return path
+    return definition
 
 
 class _FilteredLrelu(torch.autograd.Function):

@@ -50,7 +50,9 @@ class PretrainConfig:
     r1_gamma: float = 0.5
     r1_interval: int = 8
     picture_weight: float = 10
-    feature_weight: float = 5
+    feature_weight: float = 10
+    adversarial_weight: float = 0.5
+    adversarial_ramp: float = 0.15  # share of the run in which that weight rises from 0
     w_dim: int = 128
     map_depth: int = 3
     num_layers: int = 6
@@ -144,8 +146,10 @@ class Pretrainer:
         if networks.D is not None:
             self.D.load_state_dict(networks.D.state_dict())
 
-    def step(self, codes: torch.Tensor, real: torch.Tensor, with_r1: bool) -> dict[str, float]:
-        """Losses by name; both networks have moved when it returns."""
+    def step(
+        self, codes: torch.Tensor, real: torch.Tensor, with_r1: bool, progress: float = 1
+    ) -> dict[str, float]:
+        """Losses by name; both networks have moved when it returns. `progress` is in (0, 1]."""
         fake = self.G(codes, update_emas=True)
         losses = {"picture": picture_distance(fake, real)}
         total = losses["picture"] * self.config.picture_weight
@@ -157,7 +161,9 @@ class Pretrainer:
             )
             losses["G"] = F.softplus(-logits).mean()
             losses["D"] = real_loss
-            total = total + losses["feature"] * self.config.feature_weight + losses["G"]
+            # A fresh discriminator would spoil what the generator knows: its word counts later.
+            trust = self.config.adversarial_weight * min(progress / self.config.adversarial_ramp, 1)
+            total = total + losses["feature"] * self.config.feature_weight + losses["G"] * trust
         self.g_adam.zero_grad(set_to_none=True)
         total.backward()
         share_gradients(self.G, self.D)
@@ -210,7 +216,8 @@ def pretrain(
         rate = min(progress / 0.02, 1, (1 - progress) / 0.3 + 0.05)
         for group in learner.g_adam.param_groups:
             group["lr"] = config.lr * rate
-        losses = learner.step(codes[items], real, with_r1=index % config.r1_interval == 0)
+        with_r1 = index % config.r1_interval == 0
+        losses = learner.step(codes[items], real, with_r1, progress)
         update_ema(learner.G_ema, learner.G, ema_beta(shown, config.ema_kimg, nimg, 0.05))
         networks = Networks(G=learner.G, D=learner.D, G_ema=learner.G_ema, meta={})
         yield PretrainStep(nimg, losses, networks)

@@ -20,6 +20,7 @@ COMMANDS = {
     "dataset": ("sg3.cli.dataset:dataset", "Prepare a data set from images."),
     "convert": ("sg3.cli.convert:convert", "Official pickle to safetensors, without running it."),
     "models": ("sg3.cli.models:models", "List and download known networks."),
+    "doctor": ("sg3.cli.doctor:doctor", "What this machine has, and which operators are in use."),
     "app": ("app:app_command", "The demo page in a browser."),
 }
 

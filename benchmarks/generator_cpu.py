@@ -1,0 +1,147 @@
+"""StyleGAN3 on a CPU against its convolution floor, measured in turns in one process.
+
+    python -m benchmarks generator_cpu
+
+The floor is the plain `conv2d` of every layer, forward, and for the gradient also its derivative
+with respect to the input: what remains when everything else costs nothing. Before anything is
+timed the fast path has to agree with the definition. Writes out/bench/generator_cpu.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sg3.networks import build_network
+
+ROUNDS = 4
+TOLERANCE = 1e-4
+TARGETS = {"forward": 1.5, "forward + backward": 1.7}
+CONFIGURATIONS = {
+    "T-256": dict(channel_base=16384, channel_max=512),
+    "R-256": dict(channel_base=32768, channel_max=1024, conv_kernel=1, use_radial_filters=True),
+}
+
+
+def build(name: str) -> nn.Module:
+    """A generator with random weights, 256×256, frozen."""
+    sizes = dict(z_dim=512, c_dim=0, w_dim=512, img_resolution=256, img_channels=3)
+    torch.manual_seed(0)
+    G = build_network("stylegan3", {**sizes, **CONFIGURATIONS[name]})
+    return G.eval().requires_grad_(False)
+
+
+def conv_floor(G: nn.Module, batch: int, backward: bool) -> Callable[[], None]:
+    """Runs the convolution of every layer on inputs of its size."""
+    calls = []
+    for name in G.synthesis.layer_names:
+        layer, plan = getattr(G.synthesis, name), G.synthesis.plans[len(calls)]
+        size = plan.source.size
+        x = torch.randn(batch, layer.in_channels, size, size)
+        x = x.requires_grad_(backward)
+        calls.append((x, layer.weight, layer.conv_kernel - 1))
+
+    def run() -> None:
+        for x, weight, padding in calls:
+            y = F.conv2d(x, weight, padding=padding)
+            if backward:
+                torch.autograd.grad(y, x, y)
+
+    return run
+
+
+def ours(G: nn.Module, batch: int, backward: bool) -> Callable[[], None]:
+    """The synthesis network, and its gradient with respect to ws."""
+    ws = G.mapping(torch.randn(batch, G.z_dim)).requires_grad_(backward)
+
+    def run() -> None:
+        image = G.synthesis(ws)
+        if backward:
+            torch.autograd.grad(image, ws, image)
+
+    return run
+
+
+def disagreement(G: nn.Module) -> float:
+    """Largest relative difference between the fast path and the definition."""
+    ws = G.mapping(torch.randn(1, G.z_dim))
+    with torch.no_grad():
+        fast = G.synthesis(ws)
+        before = os.environ.get("SG3_OPS", "auto")
+        os.environ["SG3_OPS"] = "reference"
+        try:
+            expected = G.synthesis(ws)
+        finally:
+            os.environ["SG3_OPS"] = before
+    return float((fast - expected).abs().max() / expected.abs().max())
+
+
+def timed(run: Callable[[], None]) -> tuple[float, float, float]:
+    """Wall, user and system seconds of one call."""
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    run()
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
+    return wall, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+
+
+def compare(floor: Callable[[], None], own: Callable[[], None]) -> dict[str, float]:
+    """The best of a few rounds of each, taken in turns after one to warm up."""
+    floor(), own()
+    pairs = [(timed(floor), timed(own)) for _ in range(ROUNDS)]
+    best_floor, best_own = min(a for a, _ in pairs), min(b for _, b in pairs)
+    return {
+        "floor_sec": best_floor[0],
+        "ours_sec": best_own[0],
+        "ratio": best_own[0] / best_floor[0],
+        "user_sec": best_own[1],
+        "system_sec": best_own[2],
+    }
+
+
+def measure(name: str, threads: int, batch: int = 1) -> list[dict]:
+    """Rows of the table for one configuration."""
+    torch.set_num_threads(threads)
+    G = build(name)
+    error = disagreement(G)
+    if not error < TOLERANCE:
+        raise SystemExit(f"{name}: the fast path differs from the definition by {error:.1e}")
+    rows = []
+    for what, target in TARGETS.items():
+        backward = what != "forward"
+        with torch.set_grad_enabled(backward):
+            found = compare(conv_floor(G, batch, backward), ours(G, batch, backward))
+        rows.append(dict(network=name, what=what, threads=threads, target=target, **found))
+    return rows
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    rows = []
+    print("network  what                threads  floor s  ours s  ratio  target  user s  system s")
+    for threads in (1, 2):
+        for name in CONFIGURATIONS:
+            for row in measure(name, threads):
+                rows.append(row)
+                print(
+                    f"{row['network']:8s} {row['what']:19s} {threads:7d} {row['floor_sec']:8.2f} "
+                    f"{row['ours_sec']:7.2f} {row['ratio']:6.2f} {row['target']:7.1f} "
+                    f"{row['user_sec']:7.2f} {row['system_sec']:9.2f}",
+                    flush=True,
+                )
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    path = Path("out/bench/generator_cpu.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"rows": rows, "peak_gb": peak_gb}, indent=2) + "\n")
+    print(f"peak memory {peak_gb:.1f} GB; {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""`sg3 doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+
+import click
+
+from sg3.cli.options import debug_option
+
+PACKAGES = ("torch", "numpy", "numba", "triton", "open_clip_torch", "gradio")
+
+
+@click.command()
+@debug_option
+def doctor() -> None:
+    """Versions, devices, and which fast operators are in use here, or why not.
+
+    \b
+    Example:
+      sg3 doctor
+      SG3_OPS=reference sg3 doctor
+    """
+    for name, value in findings().items():
+        click.echo(f"{name + ':':18s}{value}")
+
+
+def findings() -> dict[str, str]:
+    """What there is to say, in order."""
+    import torch
+
+    from ops_cuda import choose
+    from sg3 import __version__
+    from sg3.checkpoints.download import cache_dir
+
+    found = {"sg3": __version__, "python": platform.python_version()}
+    found |= {name: _version(name) for name in PACKAGES}
+    found["cpu"] = f"{os.cpu_count()} processors, {torch.get_num_threads()} threads for torch"
+    found["gpu"] = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
+    )
+    found["cache"] = str(cache_dir())
+    found["SG3_OPS"] = choose.wanted()
+    return found | {f"operators, {name}": state for name, state in choose.report().items()}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
