@@ -34,6 +34,12 @@ Z_DIM = 64
 SHORT, MOHAWK = VALUES["hair_style"].index("short"), VALUES["hair_style"].index("mohawk")
 
 
+def start_of(name: str) -> int:
+    """First coordinate of attribute `name`, or of "pose"."""
+    names = [*BLOCKS, "pose"]
+    return sum(BLOCKS[other] for other in names[: names.index(name)])
+
+
 def odds_of(name: str, gender: str) -> tuple[float, ...]:
     """How often the world draws each value of attribute `name`."""
     table = {
@@ -121,7 +127,7 @@ def z_of(codes: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     """
     num = len(codes)
     z, start, is_man = random.randn(num, Z_DIM).astype(np.float32), 0, codes[:, 0] == 1
-    hatted = codes[:, _start_of("hat")] == 0
+    hatted = codes[:, start_of("hat")] == 0
     for name, size in BLOCKS.items():
         values = codes[:, start : start + size].argmax(1)
         for gender, chosen in (("man", is_man), ("woman", ~is_man)):
@@ -142,9 +148,3 @@ def z_of(codes: np.ndarray, random: np.random.RandomState) -> np.ndarray:
         np.clip((codes[:, start : start + POSE_DIM] + 1) / 2, 1e-5, 1 - 1e-5)
     )
     return z
-
-
-def _start_of(name: str) -> int:
-    """First coordinate of attribute `name`."""
-    names = list(BLOCKS)
-    return sum(BLOCKS[other] for other in names[: names.index(name)])

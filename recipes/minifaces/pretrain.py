@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sg3
-from recipes.minifaces.latents import CODE_DIM, code_of_seeds
+from recipes.minifaces.latents import CODE_DIM, code_of_seeds, z_of
 from sg3.checkpoints import Networks
 from sg3.data import ImageDataset
 from sg3.networks import build_network
@@ -63,29 +63,29 @@ class PretrainConfig:
     dcmax: int = 128
     ema_kimg: float = 2
     seed: int = 0
-    init: str | None = None  # result of an earlier call to go on from
+    init: str | None = None  # result of an earlier call, or of `distil`, to go on from
+    normal_latents: bool = False  # the network draws from normal latents already
 
 
-def generator_kwargs(config: PretrainConfig, z_dim: int, lr_multiplier: float) -> dict:
+def generator_kwargs(config: PretrainConfig) -> dict:
     """Constructor arguments, as `sg3 train` would choose them but for the mapping's rate."""
     return dict(
-        z_dim=z_dim,
+        z_dim=CODE_DIM,
         c_dim=0,
         w_dim=config.w_dim,
         img_resolution=64,
         img_channels=3,
         channel_base=config.cbase,
         channel_max=config.cmax,
-        mapping_kwargs={"num_layers": config.map_depth, "lr_multiplier": lr_multiplier},
+        mapping_kwargs={"num_layers": config.map_depth, "lr_multiplier": 0.1},
         magnitude_ema_beta=0.5 ** (config.batch * config.processes / 20e3),
         num_layers=config.num_layers,
         margin_size=config.margin_size,
     )
 
 
-def build(config: PretrainConfig) -> tuple[nn.Module, nn.Module]:
-    """Generator of codes and discriminator."""
-    G = build_network("stylegan3", generator_kwargs(config, CODE_DIM, lr_multiplier=0.1))
+def build_discriminator(config: PretrainConfig) -> nn.Module:
+    """As `sg3 train` builds it."""
     kwargs = dict(
         c_dim=0,
         img_resolution=64,
@@ -93,7 +93,7 @@ def build(config: PretrainConfig) -> tuple[nn.Module, nn.Module]:
         channel_base=config.dcbase,
         channel_max=config.dcmax,
     )
-    return G, build_network("discriminator", kwargs)
+    return build_network("discriminator", kwargs)
 
 
 def picture_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -129,28 +129,30 @@ class Pretrainer:
     def __init__(self, config: PretrainConfig):
         self.config = config
         torch.manual_seed(config.seed)
-        self.G, self.D = build(config)
+        start = sg3.load(config.init) if config.init else None
+        if start is None:
+            self.G = build_network("stylegan3", generator_kwargs(config))
+        else:
+            self.G = build_network("stylegan3", start.G_ema.init_kwargs)
+            self.G.load_state_dict(start.G_ema.state_dict())
+        self.D = build_discriminator(config)
+        if start is not None and start.D is not None:
+            self.D.load_state_dict(start.D.state_dict())
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
-        if config.init:
-            self._load(sg3.load(config.init))
         self.G.train().requires_grad_(True)
+        # What a code means in W stays as it is, so that `distil` can already learn it.
+        self.G.mapping.requires_grad_(config.normal_latents or not config.adversarial)
         self.D.train().requires_grad_(False)
         # Momentum speeds the regression up; with a discriminator it makes the two circle.
         adam = {"betas": (0.5 if config.adversarial else 0.9, 0.99), "fused": True}
         self.g_adam = torch.optim.Adam(self.G.parameters(), lr=config.lr, **adam)
         self.d_adam = torch.optim.Adam(self.D.parameters(), lr=config.dlr, **adam)
 
-    def _load(self, networks: Networks) -> None:
-        self.G.load_state_dict(networks.G.state_dict())
-        self.G_ema.load_state_dict(networks.G_ema.state_dict())
-        if networks.D is not None:
-            self.D.load_state_dict(networks.D.state_dict())
-
     def step(
-        self, codes: torch.Tensor, real: torch.Tensor, with_r1: bool, progress: float = 1
+        self, z: torch.Tensor, real: torch.Tensor, with_r1: bool, progress: float = 1
     ) -> dict[str, float]:
         """Losses by name; both networks have moved when it returns. `progress` is in (0, 1]."""
-        fake = self.G(codes, update_emas=True)
+        fake = self.G(z, update_emas=True)
         losses = {"picture": picture_distance(fake, real)}
         total = losses["picture"] * self.config.picture_weight
         if self.config.adversarial:
@@ -217,7 +219,10 @@ def pretrain(
         for group in learner.g_adam.param_groups:
             group["lr"] = config.lr * rate
         with_r1 = index % config.r1_interval == 0
-        losses = learner.step(codes[items], real, with_r1, progress)
+        z = codes[items]
+        if config.normal_latents:
+            z = torch.from_numpy(z_of(z.numpy(), random))
+        losses = learner.step(z, real, with_r1, progress)
         update_ema(learner.G_ema, learner.G, ema_beta(shown, config.ema_kimg, nimg, 0.05))
         networks = Networks(G=learner.G, D=learner.D, G_ema=learner.G_ema, meta={})
         yield PretrainStep(nimg, losses, networks)
@@ -263,6 +268,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="of one thread each")
     parser.add_argument("--lr", type=float, default=PretrainConfig.lr)
     parser.add_argument("--adversarial", action="store_true", help="with a discriminator")
+    parser.add_argument(
+        "--normal-latents", action="store_true", help="--init comes from recipes.minifaces.distil"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init", help="earlier result to go on from")
     args = vars(parser.parse_args())
