@@ -36,7 +36,6 @@ from sg3.networks import build_network
 #: Two numbers closer than 1/SHARPNESS blend into each other: the mapping stays continuous.
 SHARPNESS = 12.0
 GAIN, SLOPE = 2**0.5, 0.2  # of the mapping network's leaky ReLU
-LR_MULTIPLIER = 0.01
 
 
 class Rectifiers:
@@ -171,7 +170,7 @@ POSE_STEEPNESS = 0.68
 
 
 def distil(teacher: nn.Module) -> nn.Module:
-    """`teacher`, a generator of codes, as one of normal latents, in the form `sg3 train` knows."""
+    """`teacher`, a generator of codes, as one of normal latents."""
     layers = mapping_layers(teacher.mapping)
     features = max(len(bias) for _, bias in layers[:-1])
     mapping = {"num_layers": len(layers), "layer_features": features}

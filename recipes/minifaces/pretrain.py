@@ -7,7 +7,7 @@
 Which face a picture shows is known here, so a generator of attribute codes (`latents.code_of`)
 can be told what to draw: first by the distance of pictures alone, then, with a discriminator that
 makes them sharp, also by the distance of that discriminator's features. `distil` replaces the
-codes by normal latents afterwards, and `sg3 train --resume` can go on from there. Several
+codes by normal latents afterwards. Several
 processes of one thread each share a batch: on a CPU that beats threads by half.
 """
 

@@ -1,0 +1,64 @@
+"""The picture at the top of the README: one start, and what four sentences make of it.
+
+python -m recipes.minifaces.steering_picture --out docs/steering.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+
+import guidance
+import sg3
+from sg3.media import to_uint8
+
+PROMPTS = (
+    "a smiling woman with red hair",
+    "a man with a beard and sunglasses",
+    "a face with a green hat on a yellow background",
+    "a sad person with curly blond hair",
+)
+SIDE_PX, GAP_PX, TEXT_PX = 192, 12, 44
+
+
+def steering_picture(network: str, seed: int, steps: int) -> Image.Image:
+    """Five pictures in a row, each with its text below: the seed's own, then one per prompt."""
+    G = sg3.load(network).G_ema
+    seeds = [seed] * len(PROMPTS)
+    way = list(
+        guidance.steer_batch(G, list(PROMPTS), "mini", seeds=seeds, steps=steps, start="seed")
+    )
+    images = torch.cat([way[0][0].image, *(step.image for step in way[-1])])
+    labels = [f"seed {seed}", *PROMPTS]
+    width = (SIDE_PX + GAP_PX) * len(labels) + GAP_PX
+    sheet = Image.new("RGB", (width, SIDE_PX + 2 * GAP_PX + TEXT_PX), (255, 255, 255))
+    pen = ImageDraw.Draw(sheet)
+    for i, (picture, label) in enumerate(zip(to_uint8(images), labels, strict=True)):
+        x = GAP_PX + i * (SIDE_PX + GAP_PX)
+        face = Image.fromarray(picture).resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
+        sheet.paste(face, (x, GAP_PX))
+        text = "\n".join(textwrap.wrap(label, 30))
+        pen.text((x, SIDE_PX + GAP_PX + 6), text, fill=(40, 40, 40), font_size=13)
+    return sheet
+
+
+def main() -> None:
+    """Draw and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", default="mini-faces")
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--out", type=Path, default=Path("docs/steering.png"))
+    args = parser.parse_args()
+    steering_picture(args.network, args.seed, args.steps).save(args.out, optimize=True)
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
