@@ -280,7 +280,7 @@ def steer_tab(page: Page, network: gr.Textbox, demo: gr.Blocks) -> None:
             with gr.Accordion("Options", open=False):
                 seed = seed_field("Start seed")
                 hint = "Candidates for the start"
-                candidates = gr.Slider(1, 64, 32, step=1, label="Best of", info=hint)
+                candidates = gr.Slider(1, 128, 64, step=1, label="Best of", info=hint)
                 steps = gr.Slider(10, 200, 60, step=10, label="Steps")
             if page.clip.startswith("mini"):
                 with gr.Accordion("Words the small text model knows", open=False):

@@ -54,6 +54,7 @@ INTERRUPTED = 130
 @click.option("--trunc", "truncation", type=float, help="Truncation psi of the start.")
 @click.option("--lr", type=float, help="Learning rate, in standard deviations of W.")
 @click.option("--prior", type=float, help="Pull towards the mean of W.")
+@click.option("--keep", type=float, help="Pull towards the start: what is not asked for stays.")
 @click.option("--max-sigma", type=float, help="Largest distance from the mean of W; 0: none.")
 @click.option("--cutouts", type=click.IntRange(1), help="Views per step.")
 @click.option("--augment", type=click.Choice(["none", "light", "strong"]))

@@ -50,15 +50,19 @@ class SteerConfig:
     components: int = 48
     #: Where to begin: the best of `candidates` random pictures, the seed's own, or the mean of W.
     start: str = "best"
-    candidates: int = 32
+    #: None for 128 of pictures up to 64 pixels wide, else 32.
+    candidates: int | None = None
     #: Truncation psi of the starting pictures.
-    truncation: float = 0.7
+    truncation: float = 1.0
     lr: float = 0.1
     betas: tuple[float, float] = (0.0, 0.999)
     #: Share of the old in the moving average of latents that is shown and returned.
     ema: float = 0.9
     #: Pull towards the mean of W: this times the mean squared whitened coordinate.
-    prior: float = 0.02
+    prior: float = 0.0
+    #: Pull towards the start: this times the mean squared change of the coordinates. What the text
+    #: does not mention stays as it was.
+    keep: float = 0.5
     #: No further from the mean than this, in standard deviations of W; 0 for no bound.
     max_sigma: float = 1.25
     #: Views per picture and step; None for 32 of pictures larger than the encoder's input, else 2.
@@ -74,13 +78,14 @@ class SteerConfig:
                 raise ValueError(
                     f"{name}: got {getattr(self, name)!r}, expected {' or '.join(expected)}"
                 )
-        counts = {"steps": 0, "candidates": 1, "components": 1}
-        if self.cutouts is not None:
-            counts["cutouts"] = 1
+        counts = {"steps": 0, "components": 1}
+        for name in ("candidates", "cutouts"):
+            if getattr(self, name) is not None:
+                counts[name] = 1
         for name, least in counts.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
-        for name in ("lr", "prior", "max_sigma"):
+        for name in ("lr", "prior", "keep", "max_sigma"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a number ≥ 0")
         if not 0 <= self.ema < 1:
@@ -95,7 +100,7 @@ class Step:
     num_steps: int
     #: What the optimiser minimises, for the latent before averaging and under augmentation.
     loss: float
-    #: Its terms: "distance" and "prior"; and "similarity", the mean cosine to the prompts.
+    #: Its terms: "distance", "prior" and "keep"; and "similarity", the mean cosine to the prompts.
     losses: dict[str, float]
     #: Averaged latent `[1, num_ws, w_dim]`.
     ws: torch.Tensor = dataclasses.field(repr=False, compare=False)
@@ -223,7 +228,9 @@ def _starts(
     """Where each set of prompts begins, `[B, num_ws, w_dim]`."""
     if config.start == "mean":
         return statistics.mean.expand(len(seeds), G.num_ws, -1).clone()
-    count = config.candidates if config.start == "best" else 1
+    count = 1
+    if config.start == "best":
+        count = config.candidates or (128 if G.img_resolution <= 64 else 32)
     render, starts = _renderer(G, config), {}
     for seed in dict.fromkeys(seeds):
         ws = map_latents(G, seed_latents(seed, count, G.z_dim), config.class_index)
@@ -261,9 +268,10 @@ def _optimise(
             images = G.synthesis(ws, noise_mode="const", force_fp32=config.force_fp32)
             distance, cosine = objective.of_images(images)
             prior = config.prior * space.statistics.whiten(ws).square().mean(dim=(1, 2))
-            loss = distance + prior
+            keep = config.keep * (latent - space.start).square().mean(dim=(1, 2))
+            loss = distance + prior + keep
             total = loss.sum()  # a consumer may have switched gradients off outside
-        terms = {"distance": distance, "prior": prior, "similarity": cosine}
+        terms = {"distance": distance, "prior": prior, "keep": keep, "similarity": cosine}
         yield _steps(index, config.steps, loss, terms, space, average, render)
         if last:
             break

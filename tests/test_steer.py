@@ -15,7 +15,10 @@ from guidance.latents import latent_statistics, map_latents, seed_latents
 from guidance.steer import learning_rate
 
 GOLDEN = Path(__file__).parent / "golden"
-QUICK = {"steps": 12, "candidates": 4, "cutouts": 1, "augment": "none", "lr": 0.15}
+QUICK = {
+    "steps": 12, "candidates": 4, "cutouts": 1, "augment": "none", "lr": 0.15,
+    "keep": 0, "truncation": 0.7,
+}  # fmt: skip
 
 
 class Colour:
@@ -121,6 +124,29 @@ def test_the_bound_and_the_prior_keep_the_latent_near(network):
     assert free.sigma > 1.5 > 1.21 >= bound.sigma
     pulled = last(guidance.steer(network, "red", Colour(), **(far | {"prior": 5}), max_sigma=0))
     assert pulled.sigma < free.sigma / 2
+
+
+def test_what_is_not_asked_for_stays(network):
+    """`keep` holds the coordinates near the start; the loss that is shown contains it."""
+    moved = []
+    for keep in (0, 5):
+        steps = list(guidance.steer(network, "red", Colour(), **(QUICK | {"keep": keep})))
+        moved.append(float((steps[-1].ws - steps[0].ws).norm()))
+        terms = steps[-1].losses
+        assert steps[-1].loss == pytest.approx(sum(terms[k] for k in ("distance", "prior", "keep")))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_small_pictures_get_more_candidates(network, monkeypatch):
+    seen = []
+    forward = network.synthesis.forward
+    monkeypatch.setattr(
+        network.synthesis, "forward", lambda ws, **o: (seen.append(len(ws)), forward(ws, **o))[1]
+    )
+    options = {name: value for name, value in QUICK.items() if name != "candidates"}
+    next(guidance.steer(network, "red", Colour(), **options))
+    assert network.img_resolution <= 64
+    assert sum(seen) - 1 == 128
 
 
 def test_pictures_are_rendered_only_when_asked_for(network, monkeypatch):
