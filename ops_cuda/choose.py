@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from functools import lru_cache
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
 
 CHOICES = ("auto", "reference", "cpu", "triton")
 TOLERANCE = 1e-5
+#: Every operator that has fast paths, in the order of their import.
+OPERATORS: list[Operator] = []
 
 
 def wanted() -> str:
@@ -26,65 +28,79 @@ def wanted() -> str:
     return value
 
 
-def allows(name: str) -> bool:
-    """True if SG3_OPS permits the fast path `name` (`cpu` or `triton`)."""
-    return wanted() in ("auto", name)
+class Operator:
+    """An operator and the paths that can compute it.
+
+    `paths`: name → module; "reference" is the definition. A fast path has `DEVICE_TYPE`,
+    `DTYPES` and `missing()`, which returns why it cannot be had here, or nothing.
+    `check(path, device)` is the largest relative error of `path` on a small input.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        paths: dict[str, ModuleType],
+        check: Callable[[ModuleType, torch.device], float],
+    ):
+        self.name, self.paths, self._check = name, paths, check
+        self._verdicts: dict[str, str] = {}
+        OPERATORS.append(self)
+
+    def path(self, device_type: str, dtype: torch.dtype) -> str:
+        """Name of the path for tensors of this kind."""
+        permitted = wanted()
+        for name, path in self.paths.items():
+            if name == "reference" or permitted not in ("auto", name):
+                continue
+            fits = device_type == path.DEVICE_TYPE and dtype in path.DTYPES
+            if fits and not path.missing() and not self.verdict(name):
+                return name
+        return "reference"
+
+    def verdict(self, name: str) -> str:
+        """Empty when the path agrees with the definition, else the reason; warns once."""
+        if name not in self._verdicts:
+            path = self.paths[name]
+            try:
+                error = self._check(path, torch.device(path.DEVICE_TYPE))
+            except Exception as problem:  # a failed build, a missing driver: nothing a user did
+                reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
+            else:
+                reason = "" if error < TOLERANCE else f"differs from the definition by {error:.1e}"
+            if reason:
+                text = f"{self.name}: the {name} path is not used ({reason})"
+                warnings.warn(text, stacklevel=3)
+            self._verdicts[name] = reason
+        return self._verdicts[name]
+
+    def report(self) -> dict[str, str]:
+        """Fast path → whether it is in use, and why not."""
+        found, permitted = {}, wanted()
+        for name, path in self.paths.items():
+            if name == "reference":
+                continue
+            if path.missing():
+                found[name] = f"not available: {path.missing()}"
+            elif permitted not in ("auto", name):
+                found[name] = f"switched off by SG3_OPS={permitted}"
+            else:
+                reason = self.verdict(name)
+                found[name] = f"not used: {reason}" if reason else "agrees with the definition"
+        return found
 
 
-@lru_cache
-def _verdict(path: ModuleType, name: str, device_type: str) -> str:
-    """Empty when the path agrees with the definition on a small input, else the reason."""
-    try:
-        error = _disagreement(path, torch.device(device_type))
-    except Exception as problem:  # a failed build, a missing driver: nothing a user did
-        reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
-    else:
-        reason = "" if error < TOLERANCE else f"differs from the definition by {error:.1e}"
-    if reason:
-        warnings.warn(f"ops_cuda: the {name} path is not used ({reason})", stacklevel=3)
-    return reason
-
-
-def trusted(path: ModuleType, name: str, device: torch.device) -> bool:
-    """True if the fast path `name` may compute on `device`; compares it on its first use."""
-    return _verdict(path, name, device.type) == ""
-
-
-def _disagreement(path: ModuleType, device: torch.device) -> float:
-    """Largest relative error of `path` in a forward pass and its gradient."""
-    from ops_cuda.filtered_lrelu import definition
-    from ops_cuda.filtered_lrelu.definition import Geometry
-
-    random = torch.Generator().manual_seed(0)
-    x = torch.randint(-8, 9, [1, 3, 9, 11], generator=random).float()
-    b = torch.randint(-3, 4, [3], generator=random).float()
-    # Whole numbers over powers of two: the sign of the upsampled signal is exact on every path.
-    fu, fd = (torch.randint(1, 9, [12], generator=random).float() / 32 for _ in range(2))
-    x, b, fu, fd = (t.to(device) for t in (x, b, fu, fd))
-    geometry = Geometry(2, 2, (9, 8, 9, 8), 2.0, 0.25, 16.0, False)
-    y, states = definition.forward_with_states(x, fu, fd, b, geometry)
-    fast_y, fast_states = path.forward_with_states(x, fu, fd, b, geometry)
-    back = geometry.transposed(x.shape, fu, fd)
-    pairs = [
-        (fast_y, y),
-        (path.forward(x, fu, fd, b, geometry), y),
-        (path.linear(y, fd, fu, fast_states, back), definition.linear(y, fd, fu, states, back)),
+def relative_error(results: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """Largest difference of any pair over its expected maximum; infinite for NaN."""
+    errors = [
+        float((a - e).abs().max() / e.abs().max()) for a, e in zip(results, expected, strict=True)
     ]
-    errors = [float((a - e).abs().max() / e.abs().max()) for a, e in pairs]
     return float("inf") if any(error != error for error in errors) else max(errors)
 
 
 def report() -> dict[str, str]:
-    """Name of every fast path → `in use`, or why not; compares each with the definition."""
-    from ops_cuda.filtered_lrelu.operator import fast_paths
-
-    found = {}
-    for name, (path, device_type, missing) in fast_paths().items():
-        if missing:
-            found[name] = f"not available: {missing}"
-        elif not allows(name):
-            found[name] = f"switched off by SG3_OPS={wanted()}"
-        else:
-            reason = _verdict(path, name, device_type)
-            found[name] = f"not used: {reason}" if reason else "in use, agrees with the definition"
-    return found
+    """`operator, path` → whether it is in use here; compares each with the definition."""
+    return {
+        f"{operator.name}, {name}": state
+        for operator in OPERATORS
+        for name, state in operator.report().items()
+    }

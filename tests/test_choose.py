@@ -15,43 +15,46 @@ needs_numba = pytest.mark.skipif(numba_cpu.numba is None, reason="needs Numba")
 
 
 @pytest.fixture
-def case():
-    return torch.randn(1, 2, 9, 9), torch.rand(12), torch.rand(12)
+def filters():
+    return torch.rand(12), torch.rand(12)
 
 
 @pytest.fixture(autouse=True)
-def forget():
-    choose._verdict.cache_clear()
-    yield
-    choose._verdict.cache_clear()
+def forget(monkeypatch):
+    monkeypatch.setattr(operator.OPERATOR, "_verdicts", {})
+
+
+def chosen(dtype=torch.float32) -> str:
+    return operator.OPERATOR.path("cpu", dtype)
 
 
 @needs_numba
-def test_auto_takes_the_fused_path(case, monkeypatch):
+def test_auto_takes_the_fused_path(monkeypatch):
     monkeypatch.delenv("SG3_OPS", raising=False)
-    assert operator._path(*case) is numba_cpu
+    assert chosen() == "cpu"
+    assert chosen(torch.float64) == "reference"
     monkeypatch.setenv("SG3_OPS", "cpu")
-    assert operator._path(*case) is numba_cpu
+    assert chosen() == "cpu"
 
 
 @pytest.mark.parametrize("value", ["reference", "triton"])
-def test_a_path_can_be_switched_off(case, monkeypatch, value):
+def test_a_path_can_be_switched_off(monkeypatch, value):
     monkeypatch.setenv("SG3_OPS", value)
-    assert operator._path(*case) is definition
+    assert chosen() == "reference"
 
 
-def test_an_unknown_choice_is_refused(case, monkeypatch):
+def test_an_unknown_choice_is_refused(filters, monkeypatch):
     monkeypatch.setenv("SG3_OPS", "fast")
     with pytest.raises(ValueError, match="SG3_OPS: got 'fast'"):
-        ops_cuda.filtered_lrelu(case[0], case[1], case[2], up=2, down=2, padding=8)
+        ops_cuda.filtered_lrelu(torch.randn(1, 2, 9, 9), *filters, up=2, down=2, padding=8)
 
 
 def broken_path(forward):
     """A path that is right but for its forward pass."""
     functions = {name: getattr(definition, name) for name in ("forward_with_states", "linear")}
-    functions |= {"forward": forward, "supports": lambda *arguments: True}
+    functions |= {"forward": forward, "missing": lambda: ""}
     path = ModuleType("broken")
-    vars(path).update(functions)
+    vars(path).update(functions, DEVICE_TYPE="cpu", DTYPES=(torch.float32,))
     return path
 
 
@@ -72,16 +75,15 @@ def not_a_number(*arguments):
     [(wrong, "differs from the definition by 1.0e-03"), (failing, "no compiler here"),
      (not_a_number, "differs from the definition by inf")],
 )  # fmt: skip
-def test_a_path_that_is_wrong_is_left_out_with_one_warning(case, monkeypatch, forward, reason):
+def test_a_path_that_is_wrong_is_left_out_with_one_warning(monkeypatch, forward, reason):
     monkeypatch.delenv("SG3_OPS", raising=False)
-    path = broken_path(forward)
-    monkeypatch.setattr(operator, "fast_paths", lambda: {"cpu": (path, "cpu", "")})
+    monkeypatch.setitem(operator.PATHS, "cpu", broken_path(forward))
     with pytest.warns(UserWarning, match=reason):
-        assert operator._path(*case) is definition
+        assert chosen() == "reference"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert operator._path(*case) is definition
-    assert reason in choose.report()["cpu"]
+        assert chosen() == "reference"
+    assert reason in choose.report()["filtered_lrelu, cpu"]
 
 
 def test_doctor_says_what_is_in_use(monkeypatch):
@@ -90,7 +92,7 @@ def test_doctor_says_what_is_in_use(monkeypatch):
     monkeypatch.delenv("SG3_OPS", raising=False)
     output = CliRunner().invoke(cli, ["doctor"]).output
     assert "torch:" in output and "gpu:" in output
-    expected = "in use" if numba_cpu.numba else "Numba is not installed"
+    expected = "agrees with the definition" if numba_cpu.numba else "Numba is not installed"
     assert expected in output
     monkeypatch.setenv("SG3_OPS", "reference")
     assert "switched off by SG3_OPS=reference" in CliRunner().invoke(cli, ["doctor"]).output

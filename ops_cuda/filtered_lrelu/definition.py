@@ -116,6 +116,13 @@ def forward_with_states(x, fu, fd, b, geometry: Geometry) -> tuple[torch.Tensor,
     return y, states
 
 
+def states_shape(x_shape, fu, fd, geometry: Geometry) -> tuple[int, ...]:
+    """Shape of the states of `forward_with_states`: one byte each, `[N, C, H_middle, W_middle]`."""
+    n, c, height, width = x_shape
+    middle_w, middle_h = geometry.middle_size(width, height, fu)
+    return n, c, middle_h, middle_w
+
+
 def linear(x, fu, fd, states: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """Upsample, multiply by the slope of each stored state, downsample."""
     x = upsampled(x, fu, geometry)

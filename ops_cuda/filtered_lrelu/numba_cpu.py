@@ -20,23 +20,18 @@ from ops_cuda.filtered_lrelu.definition import Geometry
 from ops_cuda.filtered_lrelu.numba_kernel import numba, run_groups
 from ops_cuda.fir import filter_size
 
+DEVICE_TYPE = "cpu"
+DTYPES = (torch.float32,)
 APPLY_LRELU, STORE_STATES, USE_STATES = 0, 1, 2
 #: Planes lie side by side in rows of about this many floats: long loops that stay in L1.
 ROW_LENGTH = 640
 #: Singular values of a 2-D filter below this share of the largest are left out.
 SMALLEST_TERM = 5e-6
-MOST_TERMS = 4
 
 
-def supports(x: torch.Tensor, fu: torch.Tensor | None, fd: torch.Tensor | None) -> bool:
-    """True for float32 CPU tensors and filters of low rank, where Numba is installed."""
-    return (
-        numba is not None
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and x.numel() > 0
-        and all(len(_terms(f, False)[0]) <= MOST_TERMS for f in (fu, fd))
-    )
+def missing() -> str:
+    """Why this path cannot be had here, or nothing."""
+    return "" if numba is not None else "Numba is not installed"
 
 
 def forward(x, fu, fd, b, geometry: Geometry) -> torch.Tensor:
@@ -45,7 +40,7 @@ def forward(x, fu, fd, b, geometry: Geometry) -> torch.Tensor:
 
 
 def forward_with_states(x, fu, fd, b, geometry: Geometry):
-    """Result and slope states `[groups, H_middle, L, planes, columns]` (a layout of its own)."""
+    """Result and slope states, four to a byte: see `states_shape`."""
     return _run(x, fu, fd, b, geometry, STORE_STATES, None)
 
 
@@ -76,23 +71,30 @@ def _decomposed(taps: bytes, shape: tuple[int, ...], flip_filter: bool, gain: fl
     return tuple(np.ascontiguousarray(t[:, ::step] * gain, dtype=np.float32) for t in (x, y))
 
 
+def states_shape(x_shape, fu, fd, geometry: Geometry) -> tuple[int, ...]:
+    """`[groups, H_middle, L, planes, columns / 4]`: phase rows of a group, four quarters to a byte.
+
+    Byte j of a row of C columns holds the states of columns j, j + C/4, j + C/2, j + 3C/4.
+    """
+    n, c, height, width = x_shape
+    out_w, _ = geometry.output_size(width, height, fu, fd)
+    there = _columns(geometry, width, fu, fd)
+    back = _columns(geometry.transposed(x_shape, fu, fd), out_w, fd, fu)
+    group, stride = _row_layout(max(there, back))
+    phases = math.lcm(geometry.up, geometry.down)
+    _, middle_h = geometry.middle_size(width, height, fu)
+    return (-(-n * c // group), middle_h, phases, group, stride // 4)
+
+
 def _run(x, fu, fd, b, geometry: Geometry, mode: int, states):
     n, c, height, width = x.shape
     _, middle_h = geometry.middle_size(width, height, fu)
     out_w, out_h = geometry.output_size(width, height, fu, fd)
     phases = math.lcm(geometry.up, geometry.down)
-    if mode == USE_STATES:
-        group, stride = states.shape[3:]
-    else:
-        there = _columns(geometry, width, fu, fd)
-        back = _columns(geometry.transposed(x.shape, fu, fd), out_w, fd, fu)
-        group, stride = _row_layout(max(there, back))
-    num_groups = -(-n * c // group)
-    if mode == STORE_STATES:
-        shape = [num_groups, middle_h, phases, group, stride]
-        states = torch.empty(shape, dtype=torch.uint8)
-    elif mode == APPLY_LRELU:
-        states = torch.empty([1, 1, 1, 1, 1], dtype=torch.uint8)
+    shape = states_shape(x.shape, fu, fd, geometry) if states is None else states.shape
+    num_groups, group, stride = shape[0], shape[3], 4 * shape[4]
+    if mode != USE_STATES:
+        states = torch.empty(shape if mode == STORE_STATES else [1] * 5, dtype=torch.uint8)
     y = torch.empty([n, c, out_h, out_w], dtype=torch.float32)
     bias = np.zeros(c, np.float32) if b is None else b.detach().float().numpy()
     clamp = np.float32(np.inf if geometry.clamp is None else geometry.clamp)
@@ -107,7 +109,8 @@ def _run(x, fu, fd, b, geometry: Geometry, mode: int, states):
         (group, stride, middle_h, *(geometry.offset or (0, 0)), mode),
         (np.float32(geometry.gain), np.float32(geometry.slope), clamp),
     )
-    _for_groups(num_groups, arguments)
+    if x.numel():
+        _for_groups(num_groups, arguments)
     return y, states
 
 

@@ -61,23 +61,42 @@ def _lrelu_row(row, gain, slope, clamp):
 
 
 @_inline
-def _lrelu_row_storing(row, states, gain, slope, clamp):
+def _lrelu_row_storing(row, codes, gain, slope, clamp):
     for j in range(len(row)):
         v = row[j] * gain
-        state = np.uint8(v < 0)
+        code = np.uint8(v < 0)
         v = v * slope if v < 0 else v
-        states[j] = np.uint8(2) if abs(v) > clamp else state
+        codes[j] = np.uint8(2) if abs(v) > clamp else code
         v = clamp if v > clamp else v
         row[j] = -clamp if v < -clamp else v
 
 
 @_inline
-def _scale_row_by_states(row, states, gain, slope):
+def _scale_row_by_states(row, codes, gain, slope):
     negative = gain * slope
     for j in range(len(row)):
-        state = states[j]
-        factor = negative if state == 1 else gain
-        row[j] *= np.float32(0) if state == 2 else factor
+        code = codes[j]
+        factor = negative if code == 1 else gain
+        row[j] *= np.float32(0) if code == 2 else factor
+
+
+@_inline
+def _pack(states, codes):
+    """Four codes to a byte: those of columns j, j + n, j + 2n and j + 3n share byte j."""
+    n = len(states)
+    first, second, third, fourth = codes[:n], codes[n : 2 * n], codes[2 * n : 3 * n], codes[3 * n :]
+    for j in range(n):
+        low = first[j] | np.uint8(second[j] << 2)
+        states[j] = low | np.uint8(third[j] << 4) | np.uint8(fourth[j] << 6)
+
+
+@_inline
+def _unpack(codes, states):
+    n = len(states)
+    for quarter in range(4):
+        target = codes[quarter * n : (quarter + 1) * n]
+        for j in range(n):
+            target[j] = np.uint8(states[j] >> (2 * quarter)) & np.uint8(3)
 
 
 @_inline
@@ -156,13 +175,15 @@ def _load_row(target, line, bias, first_input, start, stride):
 
 
 @_inline
-def _activate(row, states, shift, mode, gain, slope, clamp):
+def _activate(row, states, codes, shift, mode, gain, slope, clamp):
     """The leaky ReLU storing its states, or the stored slopes, on one phase of a fine row."""
-    low, high = max(0, -shift), min(len(row), len(states) - shift)
-    stored = states[low + shift : high + shift]
+    low, high = max(0, -shift), min(len(row), len(codes) - shift)
+    stored = codes[low + shift : high + shift]
     if mode == 1:
         _lrelu_row_storing(row[low:high], stored, gain, slope, clamp)
+        _pack(states, codes)
     else:
+        _unpack(codes, states)
         _scale_row_by_states(row[low:high], stored, gain, slope)
 
 
@@ -205,6 +226,7 @@ def run_groups(first, last, x, bias, fu, fd, y, states, resampling, grid, activa
     fine = np.zeros((num_phases, columns + margin), np.float32)
     ring = np.zeros((len(down_y), num_down, num_outputs * columns), np.float32)
     finished = np.zeros(num_outputs * columns, np.float32)
+    codes = np.zeros(4 * states.shape[3], np.uint8)
 
     for index in range(first, last):
         plane = index * group
@@ -242,7 +264,8 @@ def run_groups(first, last, x, bias, fu, fd, y, states, resampling, grid, activa
                 elif known:
                     stored_x = p - lead + offset_x
                     stored = states[index, stored_y, stored_x % num_phases]
-                    _activate(row, stored, stored_x // num_phases, mode, gain, slope, clamp)
+                    shift = stored_x // num_phases
+                    _activate(row, stored, codes, shift, mode, gain, slope, clamp)
             for term in range(len(down_y)):
                 for r in range(num_outputs):
                     line = ring[term, m % num_down, r * columns : (r + 1) * columns]

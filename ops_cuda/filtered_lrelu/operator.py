@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from ops_cuda import choose
 from ops_cuda.bias_act import SQRT2, bias_act
@@ -13,56 +14,135 @@ from ops_cuda.filtered_lrelu import definition, numba_cpu
 from ops_cuda.filtered_lrelu.definition import Geometry
 from ops_cuda.fir import as_padding, filter_size
 
-
-def fast_paths() -> dict[str, tuple[ModuleType | None, str, str]]:
-    """Name → module, device type, and why it cannot be had here (or nothing)."""
-    missing = "" if numba_cpu.numba is not None else "Numba is not installed"
-    return {"cpu": (numba_cpu, "cpu", missing)}
+PATHS: dict[str, ModuleType] = {"reference": definition, "cpu": numba_cpu}
 
 
-def _path(x, fu, fd) -> ModuleType:
-    """The module that computes values for these tensors: a fast path or the definition."""
-    for name, (path, device_type, missing) in fast_paths().items():
-        fits = not missing and x.device.type == device_type and choose.allows(name)
-        if fits and path.supports(x, fu, fd) and choose.trusted(path, name, x.device):
-            return path
-    return definition
+def check(path: ModuleType, device: torch.device) -> float:
+    """Largest relative error of `path` in a forward pass and its gradient, on a small input."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randint(-8, 9, [1, 3, 9, 11], generator=random).float()
+    b = torch.randint(-3, 4, [3], generator=random).float()
+    # Whole numbers over powers of two: the sign of the upsampled signal is exact on every path.
+    fu, fd = (torch.randint(1, 9, [12], generator=random).float() / 32 for _ in range(2))
+    x, b, fu, fd = (t.to(device) for t in (x, b, fu, fd))
+    geometry = Geometry(2, 2, (9, 8, 9, 8), 2.0, 0.25, 16.0, False)
+    back = geometry.transposed(x.shape, fu, fd)
+    y, states = definition.forward_with_states(x, fu, fd, b, geometry)
+    own_y, own_states = path.forward_with_states(x, fu, fd, b, geometry)
+    own = [
+        own_y,
+        path.forward(x, fu, fd, b, geometry),
+        path.linear(y, fd, fu, own_states, back),
+    ]
+    return choose.relative_error(own, [y, y, definition.linear(y, fd, fu, states, back)])
 
 
-class _FilteredLrelu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, b, fu, fd, geometry: Geometry):
-        ctx.geometry, ctx.x_shape, ctx.path = geometry, x.shape, _path(x, fu, fd)
-        if not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
-            return ctx.path.forward(x, fu, fd, b, geometry)
-        y, states = ctx.path.forward_with_states(x, fu, fd, b, geometry)
-        ctx.save_for_backward(fu, fd, states)
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        fu, fd, states = ctx.saved_tensors
-        geometry = ctx.geometry.transposed(ctx.x_shape, fu, fd)
-        dx = _Linear.apply(dy, fd, fu, states, geometry, ctx.path)
-        db = dx.sum([0, 2, 3]) if ctx.needs_input_grad[1] else None
-        return dx, db, None, None, None
+OPERATOR = choose.Operator("filtered_lrelu", PATHS, check)
 
 
-class _Linear(torch.autograd.Function):
+@torch.compiler.assume_constant_result
+def _path_name(device_type: str, dtype: torch.dtype) -> str:
+    return OPERATOR.path(device_type, dtype)
+
+
+@torch.library.custom_op("ops_cuda::filtered_lrelu", mutates_args=())
+def _forward(
+    x: Tensor,
+    b: Tensor | None,
+    fu: Tensor | None,
+    fd: Tensor | None,
+    up: int,
+    down: int,
+    padding: Sequence[int],
+    gain: float,
+    slope: float,
+    clamp: float | None,
+    flip_filter: bool,
+    keep_states: bool,
+    path: str,
+) -> tuple[Tensor, Tensor]:
+    """Result, and the slope states of the path (none without `keep_states`)."""
+    geometry = Geometry(up, down, tuple(padding), gain, slope, clamp, flip_filter)
+    if keep_states:
+        return PATHS[path].forward_with_states(x, fu, fd, b, geometry)
+    return PATHS[path].forward(x, fu, fd, b, geometry), x.new_empty([0], dtype=torch.uint8)
+
+
+@torch.library.custom_op("ops_cuda::filtered_lrelu_linear", mutates_args=())
+def _linear(
+    x: Tensor,
+    fu: Tensor | None,
+    fd: Tensor | None,
+    states: Tensor,
+    up: int,
+    down: int,
+    padding: Sequence[int],
+    gain: float,
+    slope: float,
+    flip_filter: bool,
+    offset: Sequence[int],
+    path: str,
+) -> Tensor:
     """With the slopes fixed the operator is linear: its gradient is another such call."""
+    geometry = Geometry(up, down, tuple(padding), gain, slope, None, flip_filter, tuple(offset))
+    return PATHS[path].linear(x, fu, fd, states, geometry)
 
-    @staticmethod
-    def forward(ctx, x, fu, fd, states, geometry: Geometry, path):
-        ctx.geometry, ctx.x_shape, ctx.path = geometry, x.shape, path
-        ctx.save_for_backward(fu, fd, states)
-        return path.linear(x, fu, fd, states, geometry)
 
-    @staticmethod
-    def backward(ctx, dy):
-        fu, fd, states = ctx.saved_tensors
-        geometry = ctx.geometry.transposed(ctx.x_shape, fu, fd)
-        dx = _Linear.apply(dy, fd, fu, states, geometry, ctx.path)
-        return dx, None, None, None, None, None
+def _output_shape(x, fu, fd, geometry: Geometry) -> list[int]:
+    width, height = geometry.output_size(x.shape[3], x.shape[2], fu, fd)
+    return [x.shape[0], x.shape[1], height, width]
+
+
+@_forward.register_fake
+def _(x, b, fu, fd, up, down, padding, gain, slope, clamp, flip_filter, keep_states, path):
+    geometry = Geometry(up, down, tuple(padding), gain, slope, clamp, flip_filter)
+    shape = [0]
+    if keep_states:
+        shape = PATHS[path].states_shape(x.shape, fu, fd, geometry)
+    states = x.new_empty(shape, dtype=torch.uint8)
+    return x.new_empty(_output_shape(x, fu, fd, geometry)), states
+
+
+@_linear.register_fake
+def _(x, fu, fd, states, up, down, padding, gain, slope, flip_filter, offset, path):
+    geometry = Geometry(up, down, tuple(padding), gain, slope, None, flip_filter, tuple(offset))
+    return x.new_empty(_output_shape(x, fu, fd, geometry))
+
+
+def _carry_back(dy, fu, fd, states, back: Geometry, path: str) -> Tensor:
+    return _linear(
+        dy, fd, fu, states, back.up, back.down, back.padding, back.gain, back.slope,
+        back.flip_filter, back.offset, path,
+    )  # fmt: skip
+
+
+def _remember_forward(ctx, inputs, output) -> None:
+    x, _b, fu, fd, *settings, _keep_states, ctx.path = inputs
+    up, down, padding, gain, slope, clamp, flip_filter = settings
+    geometry = Geometry(up, down, tuple(padding), gain, slope, clamp, flip_filter)
+    ctx.back = geometry.transposed(x.shape, fu, fd)
+    ctx.save_for_backward(fu, fd, output[1])
+
+
+def _forward_backward(ctx, dy, _dstates):
+    dx = _carry_back(dy, *ctx.saved_tensors, ctx.back, ctx.path)
+    db = dx.sum([0, 2, 3]) if ctx.needs_input_grad[1] else None
+    return dx, db, *[None] * 11
+
+
+def _remember_linear(ctx, inputs, output) -> None:
+    x, fu, fd, states, up, down, padding, gain, slope, flip_filter, offset, ctx.path = inputs
+    geometry = Geometry(up, down, tuple(padding), gain, slope, None, flip_filter, tuple(offset))
+    ctx.back = geometry.transposed(x.shape, fu, fd)
+    ctx.save_for_backward(fu, fd, states)
+
+
+def _linear_backward(ctx, dy):
+    return _carry_back(dy, *ctx.saved_tensors, ctx.back, ctx.path), *[None] * 11
+
+
+_forward.register_autograd(_forward_backward, setup_context=_remember_forward)
+_linear.register_autograd(_linear_backward, setup_context=_remember_linear)
 
 
 def filtered_lrelu(
@@ -104,4 +184,9 @@ def filtered_lrelu(
         return bias_act(x, b, act="lrelu", alpha=slope, gain=gain, clamp=clamp)
     geometry = Geometry(up, down, padding, float(gain), float(slope), clamp, flip_filter)
     geometry.output_size(x.shape[3], x.shape[2], fu, fd)
-    return _FilteredLrelu.apply(x, b, fu, fd, geometry)
+    wants_gradient = x.requires_grad or (b is not None and b.requires_grad)
+    return _forward(
+        x, b, fu, fd, up, down, padding, float(gain), float(slope),
+        None if clamp is None else float(clamp), flip_filter,
+        torch.is_grad_enabled() and wants_gradient, _path_name(x.device.type, x.dtype),
+    )[0]  # fmt: skip

@@ -24,13 +24,14 @@ def doctor() -> None:
       SG3_OPS=reference sg3 doctor
     """
     for name, value in findings().items():
-        click.echo(f"{name + ':':18s}{value}")
+        click.echo(f"{name + ':':23s}{value}")
 
 
 def findings() -> dict[str, str]:
     """What there is to say, in order."""
     import torch
 
+    import ops_cuda  # noqa: F401  (its import lists the operators)
     from ops_cuda import choose
     from sg3 import __version__
     from sg3.checkpoints.download import cache_dir
@@ -43,7 +44,7 @@ def findings() -> dict[str, str]:
     )
     found["cache"] = str(cache_dir())
     found["SG3_OPS"] = choose.wanted()
-    return found | {f"operators, {name}": state for name, state in choose.report().items()}
+    return found | choose.report()
 
 
 def _version(package: str) -> str:

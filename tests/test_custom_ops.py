@@ -1,0 +1,75 @@
+"""The operators as torch.library custom operators: opcheck, torch.compile, derivatives by path."""
+
+import pytest
+import torch
+
+import ops_cuda
+from ops_cuda.filtered_lrelu import numba_cpu, operator
+from ops_cuda.filtered_lrelu.definition import Geometry
+
+PATHS = ["reference"] + (["cpu"] if numba_cpu.numba else [])
+GEOMETRY = Geometry(2, 2, (9, 8, 9, 8), 2**0.5, 0.2, 1.0, False)
+
+
+def forward_arguments(path: str, keep_states: bool, requires_grad: bool = False):
+    torch.manual_seed(0)
+    g = GEOMETRY
+    x = torch.randn(2, 3, 9, 11, requires_grad=requires_grad)
+    fu, fd = torch.rand(12), torch.rand(12, 12)
+    settings = (g.up, g.down, list(g.padding), g.gain, g.slope, g.clamp, g.flip_filter)
+    return x, torch.randn(3), fu, fd, *settings, keep_states, path
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("keep_states", [False, True])
+def test_opcheck_of_the_forward_pass(path, keep_states):
+    arguments = forward_arguments(path, keep_states, requires_grad=keep_states)
+    torch.library.opcheck(operator._forward, arguments)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_opcheck_of_the_gradient(path):
+    x, b, fu, fd, *_ = forward_arguments(path, True)
+    y, states = operator.PATHS[path].forward_with_states(x, fu, fd, b, GEOMETRY)
+    back = GEOMETRY.transposed(x.shape, fu, fd)
+    settings = (back.up, back.down, list(back.padding), back.gain, back.slope, back.flip_filter)
+    dy = torch.randn_like(y).requires_grad_(True)
+    arguments = (dy, fd, fu, states, *settings, list(back.offset), path)
+    torch.library.opcheck(operator._linear, arguments)
+
+
+@pytest.mark.parametrize("ops", ["auto", "reference"])
+def test_compiles_as_one_graph(monkeypatch, ops):
+    monkeypatch.setenv("SG3_OPS", ops)
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    x, b, f = torch.randn(2, 3, 9, 11, requires_grad=True), torch.randn(3), torch.rand(12)
+
+    def function(x):
+        return ops_cuda.filtered_lrelu(x, f, f, b, up=2, down=2, padding=[9, 8, 9, 8], clamp=1.0)
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    y, expected = compiled(x), function(x)
+    assert torch.equal(y, expected)
+    weights = torch.randn_like(y)
+    gradients = [torch.autograd.grad((out * weights).sum(), x)[0] for out in (y, expected)]
+    assert torch.equal(*gradients)
+
+
+def test_nothing_is_kept_when_nobody_wants_a_gradient(monkeypatch):
+    kept = []
+    monkeypatch.setattr(operator, "_forward", lambda *a: (kept.append(a[-2]), a[:1])[1])
+    x, f = torch.randn(1, 2, 9, 9), torch.rand(12)
+    ops_cuda.filtered_lrelu(x, f, f, up=2, down=2, padding=9)
+    with torch.no_grad():
+        ops_cuda.filtered_lrelu(x.requires_grad_(True), f, f, up=2, down=2, padding=9)
+    ops_cuda.filtered_lrelu(x, f, f, up=2, down=2, padding=9)
+    assert kept == [False, False, True]
+
+
+@pytest.mark.skipif(numba_cpu.numba is None, reason="needs Numba")
+def test_states_take_two_bits():
+    x, f = torch.randn(1, 20, 148, 148), torch.rand(12)
+    _, states = numba_cpu.forward_with_states(x, f, f, None, GEOMETRY)
+    middle = GEOMETRY.middle_size(148, 148, f)
+    assert states.numel() < 1.4 * 20 * middle[0] * middle[1] / 4
