@@ -51,6 +51,7 @@ INTERRUPTED = 130
     help="Best of the candidates, the seed's own picture, or the mean.",
 )
 @click.option("--candidates", type=click.IntRange(1), help="How many to choose the start from.")
+@click.option("--generations", type=click.IntRange(0), help="How often to cross the best of them.")
 @click.option("--trunc", "truncation", type=float, help="Truncation psi of the start.")
 @click.option("--lr", type=float, help="Learning rate, in standard deviations of W.")
 @click.option("--prior", type=float, help="Pull towards the mean of W.")

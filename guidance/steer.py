@@ -13,15 +13,11 @@ from torch import nn
 
 from guidance.cutouts import AUGMENTS, random_views
 from guidance.encoders import Encoder, load_encoder
-from guidance.latents import (
-    LatentSpace,
-    LatentStatistics,
-    latent_statistics,
-    map_latents,
-    seed_latents,
-)
+from guidance.latents import LatentSpace, latent_statistics
 from guidance.losses import DISTANCES
 from guidance.prompts import Prompt, parse_prompts
+from guidance.render import as_rgb, renderer
+from guidance.start import starting_latents
 
 Prompts = str | Prompt | Iterable[str | Prompt]
 
@@ -33,8 +29,6 @@ CHOICES = {
     "augment": tuple(AUGMENTS),
     "distance": tuple(DISTANCES),
 }
-#: Pixels rendered at once when nothing has to be kept for a gradient.
-RENDER_BUDGET_PX = 2**21
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,8 @@ class SteerConfig:
     start: str = "best"
     #: None for 128 of pictures up to 64 pixels wide, else 32.
     candidates: int | None = None
+    #: Times the best candidates are crossed; None for 4 of pictures up to 64 pixels wide, else 0.
+    generations: int | None = None
     #: Truncation psi of the starting pictures.
     truncation: float = 1.0
     lr: float = 0.1
@@ -61,8 +57,9 @@ class SteerConfig:
     #: Pull towards the mean of W: this times the mean squared whitened coordinate.
     prior: float = 0.0
     #: Pull towards the start: this times the mean squared change of the coordinates. What the text
-    #: does not mention stays as it was.
-    keep: float = 0.5
+    #: does not mention stays as it was. None for 1 from the best candidate, which is near what the
+    #: text says, and 0.1 from any other start, which has to move.
+    keep: float | None = None
     #: No further from the mean than this, in standard deviations of W; 0 for no bound.
     max_sigma: float = 1.25
     #: Views per picture and step; None for 32 of pictures larger than the encoder's input, else 2.
@@ -78,16 +75,15 @@ class SteerConfig:
                 raise ValueError(
                     f"{name}: got {getattr(self, name)!r}, expected {' or '.join(expected)}"
                 )
-        counts = {"steps": 0, "components": 1}
-        for name in ("candidates", "cutouts"):
-            if getattr(self, name) is not None:
-                counts[name] = 1
+        counts = {"steps": 0, "components": 1, "candidates": 1, "cutouts": 1, "generations": 0}
         for name, least in counts.items():
-            if getattr(self, name) < least:
+            value = getattr(self, name)
+            if value is not None and value < least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
         for name in ("lr", "prior", "keep", "max_sigma"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a number ≥ 0")
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: got {value}, expected a number ≥ 0")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: got {self.ema}, expected 0 ≤ ema < 1")
 
@@ -160,8 +156,11 @@ def steer_batch(
         raise ValueError(f"start_ws: got shape {tuple(start_ws.shape)}, expected {expected}")
     statistics = latent_statistics(G, config.components, config.class_index)
     objective = Objective(sets, encoder, seeds, config, device)
+    if config.keep is None:
+        near = start_ws is None and config.start == "best"
+        config = dataclasses.replace(config, keep=1.0 if near else 0.1)
     if start_ws is None:
-        start_ws = _starts(G, objective, statistics, seeds, config)
+        start_ws = starting_latents(G, objective, statistics.mean, seeds, config)
     space = LatentSpace(statistics, start_ws.to(device), config.basis, config.space == "w+")
     return _optimise(G, objective, space, config)
 
@@ -196,54 +195,12 @@ class Objective:
 
     def of_images(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`[B, C, H, W]` → distances and cosines `[B]`, means over random views."""
-        images, config, size_px = _rgb(images), self.config, self.encoder.input_size_px
+        images, config, size_px = as_rgb(images), self.config, self.encoder.input_size_px
         count = config.cutouts or (32 if min(images.shape[2:]) > size_px else 2)
         views = random_views(images, count, size_px, self.generators, AUGMENTS[config.augment])
         embeddings = self.encoder.encode_images(views.flatten(0, 1))
         found = self.of_embeddings(embeddings.unflatten(0, views.shape[:2]))
         return found[0].mean(dim=1), found[1].mean(dim=1)
-
-
-def _rgb(images: torch.Tensor) -> torch.Tensor:
-    """Grey pictures as encoders want them."""
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
-
-
-def _renderer(G: nn.Module, config: SteerConfig) -> Callable[[torch.Tensor], torch.Tensor]:
-    """ws → pictures, without gradients, in chunks that fit the memory."""
-    chunk = max(1, RENDER_BUDGET_PX // G.img_resolution**2)
-
-    @torch.no_grad()
-    def render(ws: torch.Tensor) -> torch.Tensor:
-        options = {"noise_mode": "const", "force_fp32": config.force_fp32}
-        return torch.cat([G.synthesis(part, **options) for part in ws.split(chunk)])
-
-    return render
-
-
-@torch.no_grad()
-def _starts(
-    G, objective: Objective, statistics: LatentStatistics, seeds, config: SteerConfig
-) -> torch.Tensor:
-    """Where each set of prompts begins, `[B, num_ws, w_dim]`."""
-    if config.start == "mean":
-        return statistics.mean.expand(len(seeds), G.num_ws, -1).clone()
-    count = 1
-    if config.start == "best":
-        count = config.candidates or (128 if G.img_resolution <= 64 else 32)
-    render, starts = _renderer(G, config), {}
-    for seed in dict.fromkeys(seeds):
-        ws = map_latents(G, seed_latents(seed, count, G.z_dim), config.class_index)
-        ws = statistics.mean.lerp(ws, config.truncation)
-        mine = [i for i, other in enumerate(seeds) if other == seed]
-        best = [0] * len(mine)
-        if count > 1:
-            # In small groups, so that pictures of a large network are never all in memory.
-            groups = ws.split(max(1, RENDER_BUDGET_PX // G.img_resolution**2))
-            embeddings = [objective.encoder.encode_images(_rgb(render(group))) for group in groups]
-            best = objective.of_embeddings(torch.cat(embeddings)[None], mine)[0].argmin(dim=1)
-        starts |= {i: ws[j] for i, j in zip(mine, best, strict=True)}
-    return torch.stack([starts[i] for i in range(len(seeds))])
 
 
 def learning_rate(step: int, config: SteerConfig) -> float:
@@ -260,7 +217,7 @@ def _optimise(
     space.bound_(latent.data, config.max_sigma)
     average = latent.detach().clone()
     optimiser = torch.optim.Adam([latent], lr=config.lr, betas=config.betas)
-    render = _renderer(G, config)
+    render = renderer(G, config.force_fp32)
     for index in range(config.steps + 1):
         last = index == config.steps
         with torch.set_grad_enabled(not last):

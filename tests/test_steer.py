@@ -17,7 +17,7 @@ from guidance.steer import learning_rate
 GOLDEN = Path(__file__).parent / "golden"
 QUICK = {
     "steps": 12, "candidates": 4, "cutouts": 1, "augment": "none", "lr": 0.15,
-    "keep": 0, "truncation": 0.7,
+    "keep": 0, "truncation": 0.7, "generations": 0,
 }  # fmt: skip
 
 
@@ -147,6 +147,36 @@ def test_small_pictures_get_more_candidates(network, monkeypatch):
     next(guidance.steer(network, "red", Colour(), **options))
     assert network.img_resolution <= 64
     assert sum(seen) - 1 == 128
+    seen.clear()
+    options = options | {"candidates": 16, "generations": None}
+    next(guidance.steer(network, "red", Colour(), **options))
+    assert sum(seen) - 1 == 16 + 4 * 8
+
+
+def test_how_much_it_keeps_depends_on_the_start(network):
+    options = {name: value for name, value in QUICK.items() if name != "keep"} | {"steps": 3}
+
+    def keep_term(**settings):
+        term = last(guidance.steer(network, "red", Colour(), **options | settings)).losses["keep"]
+        given = last(guidance.steer(network, "red", Colour(), **options | settings, keep=1.0))
+        return term / given.losses["keep"]
+
+    assert keep_term(start="best") == pytest.approx(1)
+    assert keep_term(start="seed") == pytest.approx(0.1, rel=0.05)
+
+
+def test_crossing_the_best_finds_a_better_start(network):
+    options = QUICK | {"steps": 0, "start": "best"}
+
+    def similarity(**settings):
+        return last(guidance.steer(network, "red", Colour(), **options | settings)).losses[
+            "similarity"
+        ]
+
+    bred = similarity(candidates=8, generations=4)
+    assert bred == similarity(candidates=8, generations=4)
+    assert bred > similarity(candidates=8)
+    assert bred > similarity(candidates=24)  # as many pictures, none of them bred
 
 
 def test_pictures_are_rendered_only_when_asked_for(network, monkeypatch):
@@ -197,6 +227,7 @@ def test_grey_and_conditional_networks():
         ({"start": "nowhere"}, "start"),
         ({"steps": -1}, "steps"),
         ({"candidates": 0}, "candidates"),
+        ({"generations": -1}, "generations"),
         ({"lr": float("nan")}, "lr"),
         ({"max_sigma": -1}, "max_sigma"),
         ({"ema": 1}, "ema"),

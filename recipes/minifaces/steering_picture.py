@@ -1,4 +1,4 @@
-"""The picture at the top of the README: one start, and what four sentences make of it.
+"""The picture at the top of the README: for five sentences, what steering makes of one seed.
 
 python -m recipes.minifaces.steering_picture --out docs/steering.png
 """
@@ -21,19 +21,19 @@ PROMPTS = (
     "a man with a beard and sunglasses",
     "a face with a green hat on a yellow background",
     "a sad person with curly blond hair",
+    "a pale man with a moustache and glasses",
 )
 SIDE_PX, GAP_PX, TEXT_PX = 192, 12, 44
 
 
 def steering_picture(network: str, seed: int, steps: int) -> Image.Image:
-    """Five pictures in a row, each with its text below: the seed's own, then one per prompt."""
+    """The seed's own picture at the left; per prompt the picture after `steps`, its text below."""
     G = sg3.load(network).G_ema
+    own = next(guidance.steer(G, PROMPTS[0], "mini", seed=seed, start="seed"))
     seeds = [seed] * len(PROMPTS)
-    way = list(
-        guidance.steer_batch(G, list(PROMPTS), "mini", seeds=seeds, steps=steps, start="seed")
-    )
-    images = torch.cat([way[0][0].image, *(step.image for step in way[-1])])
-    labels = [f"seed {seed}", *PROMPTS]
+    *_, last = guidance.steer_batch(G, list(PROMPTS), "mini", seeds=seeds, steps=steps)
+    images = torch.cat([own.image, *(step.image for step in last)])
+    labels = [f"seed {seed}, no text", *PROMPTS]
     width = (SIDE_PX + GAP_PX) * len(labels) + GAP_PX
     sheet = Image.new("RGB", (width, SIDE_PX + 2 * GAP_PX + TEXT_PX), (255, 255, 255))
     pen = ImageDraw.Draw(sheet)
@@ -41,7 +41,7 @@ def steering_picture(network: str, seed: int, steps: int) -> Image.Image:
         x = GAP_PX + i * (SIDE_PX + GAP_PX)
         face = Image.fromarray(picture).resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
         sheet.paste(face, (x, GAP_PX))
-        text = "\n".join(textwrap.wrap(label, 30))
+        text = "\n".join(textwrap.wrap(label, 28))
         pen.text((x, SIDE_PX + GAP_PX + 6), text, fill=(40, 40, 40), font_size=13)
     return sheet
 

@@ -1,0 +1,33 @@
+"""Pictures of latents without gradients, in pieces that a small machine can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+#: Pixels rendered at once when nothing has to be kept for a gradient.
+RENDER_BUDGET_PX = 2**21
+
+
+def pictures_at_once(G: nn.Module) -> int:
+    """How many pictures of `G` make up `RENDER_BUDGET_PX`, at least one."""
+    return max(1, RENDER_BUDGET_PX // G.img_resolution**2)
+
+
+def renderer(G: nn.Module, force_fp32: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from ws `[N, num_ws, w_dim]` to pictures `[N, C, H, W]`."""
+
+    @torch.no_grad()
+    def render(ws: torch.Tensor) -> torch.Tensor:
+        options = {"noise_mode": "const", "force_fp32": force_fp32}
+        parts = ws.split(pictures_at_once(G))
+        return torch.cat([G.synthesis(part, **options) for part in parts])
+
+    return render
+
+
+def as_rgb(images: torch.Tensor) -> torch.Tensor:
+    """`[N, C, H, W]` → `[N, 3, H, W]`: grey pictures as encoders want them, alpha left out."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
