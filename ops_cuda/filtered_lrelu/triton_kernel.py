@@ -1,0 +1,186 @@
+"""The fused GPU kernel: resampling as products with banded matrices, tile by tile.
+
+A strip of V output columns goes down the image in steps of `SM` rows of the upsampled grid:
+
+    M = Uy · X · Ux      upsampled rows of this step       [SM, MID]
+    T = act(M) · Dx      activated, columns resampled      [SM, OUT]
+    Y = D0 · T + D1 · T' output rows of the previous step  [SO, OUT], T' of the following step
+
+The matrices hold the taps (`tables.py`); products of 2-D filters are summed over their separable
+terms. Only x, y and the two-bit states touch global memory. Sums are in float32; operands are
+rounded to the dtype of x, so for float16 and bfloat16 to where a composition of plain operators
+rounds, or less often.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+APPLY, STORE, USE = 0, 1, 2
+
+
+@triton.jit
+def _rounded(v, ROUND: tl.constexpr, OPERAND: tl.constexpr):
+    """`v` to the precision of ROUND, as OPERAND: the same type but in the interpreter."""
+    return v.to(ROUND).to(OPERAND)
+
+
+@triton.jit
+def _leaky_relu(
+    m, slope, clamp, HAS_CLAMP: tl.constexpr, CONVEX: tl.constexpr,
+    ROUND: tl.constexpr, OPERAND: tl.constexpr,
+):  # fmt: skip
+    """Leaky ReLU and clamp of `[SM, MID]`, rounded; the gain is in the matrices."""
+    if CONVEX:  # 0 ≤ slope ≤ 1
+        v = tl.maximum(m, m * slope)
+    else:
+        v = tl.where(m < 0, m * slope, m)
+    v = _rounded(v, ROUND, OPERAND)
+    if HAS_CLAMP:  # rounding is monotone, so it may come first: halves are clamped in pairs
+        bound = _rounded(tl.full([], clamp, tl.float32), ROUND, OPERAND)
+        v = tl.minimum(tl.maximum(v, -bound), bound)
+    return v
+
+
+@triton.jit
+def _states(m, slope, clamp, HAS_CLAMP: tl.constexpr):
+    """The state of each element: 0 positive, 1 negative, 2 clamped."""
+    states = (m < 0).to(tl.int32)
+    if HAS_CLAMP:
+        states = tl.where((m > clamp) | (m * slope < -clamp), 2, states)
+    return states
+
+
+@triton.jit
+def _pack(states, SM: tl.constexpr, MID: tl.constexpr):
+    """`[SM, MID]` two-bit states → `[SM, MID / 4]` bytes, the leftmost column lowest."""
+    places = tl.reshape(states, [SM, MID // 4, 4])
+    shifts = (2 * tl.arange(0, 4))[None, None, :]
+    return tl.sum(places << shifts, axis=2).to(tl.uint8)
+
+
+@triton.jit
+def _matrix(table, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr):
+    """A constant matrix `[ROWS, COLUMNS]` from its table."""
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    return tl.load(table + rows[:, None] * COLUMNS + columns[None, :]).to(OPERAND)
+
+
+@triton.jit
+def _store_rows(
+    y, value, block, first, strip, OH, OW, y_sh, y_sw,
+    SO: tl.constexpr, OUT: tl.constexpr, V: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """Store output rows `block·SO …` of this strip; blocks before `first` are not ours."""
+    rows, columns = block * SO + tl.arange(0, SO), tl.arange(0, OUT)
+    ours = (rows >= first * SO) & (rows < OH)
+    columns_ours = (columns // VECTOR < V // VECTOR) & (
+        strip * (V // VECTOR) + columns // VECTOR < OW
+    )
+    corner = y + tl.cast(block, tl.int64) * SO * y_sh + strip.to(tl.int64) * V * y_sw
+    at = tl.arange(0, SO)[:, None] * y_sh + columns[None, :] * y_sw
+    tl.store(corner + at, value, mask=ours[:, None] & columns_ours[None, :])
+
+
+@triton.jit(do_not_specialize=["ox", "oy", "row0", "col0", "steps", "last_step"])
+def filtered_lrelu_kernel(
+    x, b, y, states, uy, ux, dx, dy,
+    x_sn, x_sc, x_sh, x_sw, y_sn, y_sc, y_sh, y_sw,
+    C, H, W, OH, OW, MH, MW, SH, SW, ox, oy, row0, col0,
+    strips, segments, steps, last_step, slope, clamp,
+    MODE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, CONVEX: tl.constexpr,
+    UP: tl.constexpr, DOWN: tl.constexpr, U_TERMS: tl.constexpr, D_TERMS: tl.constexpr,
+    IN_Y: tl.constexpr, SM: tl.constexpr, IN_X: tl.constexpr, MID: tl.constexpr,
+    OUT: tl.constexpr, V: tl.constexpr, VECTOR: tl.constexpr,
+    ROUND: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One strip of one plane, `steps` blocks of `SM // DOWN` output rows."""
+    SO: tl.constexpr = SM // DOWN
+    STATE_BYTES: tl.constexpr = V * DOWN // 4
+    # Strides come in units of VECTOR elements, so that the compiler sees how rows are aligned.
+    x_sn, x_sc, x_sh = x_sn * VECTOR, x_sc * VECTOR, x_sh * VECTOR
+    y_sn, y_sc, y_sh = y_sn * VECTOR, y_sc * VECTOR, y_sh * VECTOR
+    pid = tl.program_id(0)
+    strip = pid % strips
+    segment = pid // strips % segments
+    plane = pid // strips // segments
+    n, c = (plane // C).to(tl.int64), (plane % C).to(tl.int64)
+    x += n * x_sn + c * x_sc
+    y += n * y_sn + c * y_sc
+    if MODE != 0:
+        states += plane.to(tl.int64) * SH * SW  # rows of SW bytes, contiguous
+    bias = tl.zeros([], OPERAND)
+    if HAS_BIAS:
+        bias = _rounded(tl.load(b + c), ROUND, OPERAND)
+
+    # The constant matrices stay in registers; a tuple has one of each kind per term.
+    uys, uxs, dxs, dys, dy_nexts = (), (), (), (), ()
+    for term in tl.static_range(U_TERMS):
+        uys += (_matrix(uy + term * SM * IN_Y, SM, IN_Y, OPERAND),)
+        uxs += (_matrix(ux + term * IN_X * MID, IN_X, MID, OPERAND),)
+    for term in tl.static_range(D_TERMS):
+        dxs += (_matrix(dx + term * MID * OUT, MID, OUT, OPERAND),)
+        dys += (_matrix(dy + 2 * term * SO * SM, SO, SM, OPERAND),)
+        dy_nexts += (_matrix(dy + (2 * term + 1) * SO * SM, SO, SM, OPERAND),)
+
+    # The first column (col0 too) is a multiple of VECTOR, as W is then: vectors are all inside
+    # the image or all outside.
+    first_column = (strip * (V * DOWN // UP // VECTOR) + col0) * VECTOR
+    columns = first_column + tl.arange(0, IN_X)
+    column_inside = (columns // VECTOR >= 0) & (columns // VECTOR < W)
+    window = tl.arange(0, IN_Y)[:, None] * x_sh + tl.arange(0, IN_X)[None, :] * x_sw
+    x += first_column.to(tl.int64) * x_sw
+    fine_columns = strip * (V * DOWN) + tl.arange(0, MID)
+    first = segment * steps
+    last = tl.minimum(first + steps, last_step)
+    # Each state has one writer: tiles overlap, and the last strip and segment own the rest.
+    bottom = tl.where(segment == segments - 1, MH, (first + steps) * SM)
+    own_bytes = tl.where(strip == strips - 1, SW - strip * STATE_BYTES, STATE_BYTES)
+    j = tl.arange(0, MID // 4)
+    used = tl.minimum(tl.maximum(MW - 4 * (strip * STATE_BYTES + j), 0), 4)
+    used_bits = ((1 << 2 * used) - 1).to(tl.uint8)
+    carried = tl.zeros([SO, OUT], tl.float32)
+    for step in range(first, last + 1):
+        top = step * (SM // UP) + row0
+        rows = top + tl.arange(0, IN_Y)
+        inside = ((rows >= 0) & (rows < H))[:, None] & column_inside[None, :]
+        corner = x + tl.cast(top, tl.int64) * x_sh
+        # Beyond the image −b + b is nothing.
+        pixels = tl.load(corner + window, inside, other=(-bias).to(ROUND)).to(OPERAND)
+        if HAS_BIAS:
+            pixels = _rounded(pixels + bias, ROUND, OPERAND)
+        m = tl.zeros([SM, MID], tl.float32)
+        for term in tl.static_range(U_TERMS):
+            q = tl.dot(uys[term], pixels, input_precision=PRECISION)
+            q = _rounded(q, ROUND, OPERAND)
+            m = tl.dot(q, uxs[term], m, input_precision=PRECISION)
+
+        fine_rows = step * SM + tl.arange(0, SM)
+        if MODE == 2:
+            grid_rows, grid_columns = fine_rows + oy, fine_columns + ox
+            stored = ((grid_rows >= 0) & (grid_rows < SH))[:, None]
+            stored = stored & ((grid_columns >= 0) & (grid_columns < SW * 4))[None, :]
+            at = grid_rows.to(tl.int64)[:, None] * SW + (grid_columns >> 2)[None, :]
+            code = tl.load(states + at, stored, other=0).to(tl.int32)
+            code = (code >> (2 * (grid_columns & 3))[None, :]) & 3
+            v = tl.where(code == 0, m, tl.where(code == 1, m * slope, 0.0))
+            v = _rounded(v, ROUND, OPERAND)
+        else:
+            v = _leaky_relu(m, slope, clamp, HAS_CLAMP, CONVEX, ROUND, OPERAND)
+            if MODE == 1:
+                packed = _pack(_states(m, slope, clamp, HAS_CLAMP), SM, MID) & used_bits[None, :]
+                mask = (fine_rows < bottom)[:, None] & (j < own_bytes)[None, :]
+                at = fine_rows.to(tl.int64)[:, None] * SW + (strip * STATE_BYTES + j)[None, :]
+                tl.store(states + at, packed, mask=mask)
+
+        done = carried
+        carried = tl.zeros([SO, OUT], tl.float32)
+        for term in tl.static_range(D_TERMS):
+            t = tl.dot(v, dxs[term], input_precision=PRECISION)
+            t = _rounded(t, ROUND, OPERAND)
+            done = tl.dot(dy_nexts[term], t, done, input_precision=PRECISION)
+            carried = tl.dot(dys[term], t, carried, input_precision=PRECISION)
+        _store_rows(y, done, step - 1, first, strip, OH, OW, y_sh, y_sw, SO, OUT, V, VECTOR)
+    if last < first + steps:
+        _store_rows(y, carried, last, first, strip, OH, OW, y_sh, y_sw, SO, OUT, V, VECTOR)

@@ -1,0 +1,201 @@
+"""Tile sizes of the fused GPU kernel and the banded matrices it multiplies with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from ops_cuda.filtered_lrelu.definition import Geometry
+
+#: Singular values of a 2-D filter below this share of the largest are left out.
+SMALLEST_TERM = 5e-6
+MOST_TERMS = 3
+#: Rows are read and written this many elements at a time where sizes and strides allow it.
+VECTOR = 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Sizes of the products (see `triton_kernel`), and the warps that share a tile.
+
+    `in_y` input rows give `sm` rows of the upsampled grid; `in_x` input columns give `mid`
+    columns of it and those `out` output columns, of which `valid` are right and kept.
+    """
+
+    in_y: int
+    sm: int
+    in_x: int
+    mid: int
+    out: int
+    valid: int
+    num_warps: int = 4
+    num_stages: int = 1
+
+
+def _power_of_two(n: int, least: int = 16) -> int:
+    return max(least, 1 << (n - 1).bit_length())
+
+
+def tiles(up: int, down: int, u_taps: tuple[int, int], d_taps: tuple[int, int]) -> list[Tile]:
+    """All tiles that fit these factors and taps (x, y), the one with the least arithmetic first."""
+    found = []
+    for mid in (32, 64, 128):
+        valid = (mid - d_taps[0] + 1) // down // 4 * 4
+        while valid > 0:
+            in_x = _power_of_two(-(-(valid * down + d_taps[0] + u_taps[0] - 2) // up) + VECTOR - 1)
+            for sm in (16, 32, 64):
+                if d_taps[1] <= sm + 1 and sm // down >= 8:
+                    in_y = _power_of_two(-(-(sm + u_taps[1] - 1) // up))
+                    out = _power_of_two(valid)
+                    found.append(Tile(in_y, sm, in_x, mid, out, valid))
+            valid -= 4
+    return sorted(found, key=lambda tile: (_cost(tile, down), -tile.valid))
+
+
+def _cost(tile: Tile, down: int) -> float:
+    """Multiplications of the tensor cores per output element of a plane."""
+    rows = tile.sm // down
+    products = (
+        tile.sm * tile.in_y * tile.in_x
+        + tile.sm * tile.in_x * tile.mid
+        + tile.sm * tile.mid * tile.out
+        + 2 * max(rows, 16) * tile.sm * tile.out
+    )
+    return products / (rows * tile.valid)
+
+
+@lru_cache
+def best_tile(up: int, down: int, u_taps: tuple[int, int], d_taps: tuple[int, int]) -> Tile | None:
+    """The tile in use, None if none fits."""
+    found = tiles(up, down, u_taps, d_taps)
+    return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A filter as a sum of separable ones: `x` `[terms, taps_x]`, `y` `[terms, taps_y]`."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def oriented(self, flip_filter: bool) -> Terms:
+        """Taps for a correlation."""
+        return self if flip_filter else Terms(self.x[:, ::-1], self.y[:, ::-1])
+
+
+def _decomposed(f: np.ndarray) -> Terms:
+    if f.ndim == 1:
+        return Terms(f[None], f[None])
+    u, sigma, v = np.linalg.svd(f, full_matrices=False)
+    keep = max(int((sigma > SMALLEST_TERM * sigma[0]).sum()), 1)
+    root = np.sqrt(sigma[:keep, None])
+    return Terms(v[:keep] * root, u[:, :keep].T * root)
+
+
+class _Remembered:
+    """Values computed from a tensor's contents, kept while its storage lives and is unchanged.
+
+    Reading a filter from a GPU waits for the device, so it must not happen in every call.
+    """
+
+    def __init__(self):
+        self._values: dict[tuple, tuple[StorageWeakRef | None, Any]] = {}
+
+    def get(self, tensor: torch.Tensor | None, key: tuple, compute: Callable[[], Any]) -> Any:
+        """`compute()`, or its result of an earlier call with the same tensor and key."""
+        storage = None
+        if tensor is not None:
+            storage = StorageWeakRef(tensor.untyped_storage())
+            layout = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+            # While the weak reference lives, its address goes to no other storage.
+            key = (storage.cdata, layout, tensor.dtype, tensor._version, *key)
+        if key not in self._values:
+            value = compute()
+            self._values = {k: v for k, v in self._values.items() if not (v[0] and v[0].expired())}
+            self._values[key] = (storage, value)
+        return self._values[key][1]
+
+
+_terms_of, _tables_of = _Remembered(), _Remembered()
+
+
+def terms(f: torch.Tensor | None) -> Terms:
+    """`f` as a sum of separable filters, in float64; remembered."""
+    if f is None:
+        return Terms(np.ones([1, 1]), np.ones([1, 1]))
+    return _terms_of.get(f, (), lambda: _decomposed(f.detach().double().cpu().numpy()))
+
+
+def first_input(up: int, low: int, vector: int = 1) -> int:
+    """Index of the first input sample at or after the origin of the upsampled grid.
+
+    `low` is the padding before the image; the index is rounded down to a multiple of `vector`.
+    """
+    return -(low // up) // vector * vector
+
+
+def upsampling_matrix(
+    taps: np.ndarray, up: int, low: int, fine: int, inputs: int, vector: int = 1
+) -> np.ndarray:
+    """`[terms, fine, inputs]`: samples of the upsampled grid from the inputs of a tile."""
+    i = first_input(up, low, vector) + np.arange(inputs)[None]
+    return up * _taken(taps, i * up + low - np.arange(fine)[:, None])
+
+
+def downsampling_matrix(taps: np.ndarray, down: int, outputs: int, fine: int, shift: int = 0):
+    """`[terms, outputs, fine]`: outputs from fine samples, the first of which has index `shift`."""
+    return _taken(taps, np.arange(fine)[None] + shift - np.arange(outputs)[:, None] * down)
+
+
+def _taken(taps: np.ndarray, k: np.ndarray) -> np.ndarray:
+    inside = (k >= 0) & (k < taps.shape[1])
+    return taps[:, np.where(inside, k, 0)] * inside
+
+
+Tables = tuple[torch.Tensor, torch.Tensor]
+
+
+def upsampling_tables(
+    f, geometry: Geometry, tile: Tile, dtype: torch.dtype, device: torch.device
+) -> Tables:
+    """`Uy` `[terms, sm, in_y]` and `Ux` `[terms, in_x, mid]` of the kernel; `Ux` has the gain."""
+    left, _, top, _ = geometry.padding
+    up, flip, gain = geometry.up, geometry.flip_filter, geometry.gain
+
+    def compute() -> Tables:
+        taps = terms(f).oriented(flip)
+        uy = upsampling_matrix(taps.y, up, top, tile.sm, tile.in_y)
+        ux = gain * upsampling_matrix(taps.x, up, left, tile.mid, tile.in_x, VECTOR)
+        return _uploaded(uy, dtype, device), _uploaded(ux.transpose(0, 2, 1), dtype, device)
+
+    key = ("up", up, left, top, flip, gain, tile, dtype, device)
+    return _tables_of.get(f, key, compute)
+
+
+def downsampling_tables(
+    f, geometry: Geometry, tile: Tile, dtype: torch.dtype, device: torch.device
+) -> Tables:
+    """`Dx` `[terms, mid, out]` and `Dy` `[terms, 2, sm // down, sm]`: this step, the next one."""
+    down, flip = geometry.down, geometry.flip_filter
+
+    def compute() -> Tables:
+        taps = terms(f).oriented(flip)
+        dx = downsampling_matrix(taps.x, down, tile.out, tile.mid)
+        dy = [
+            downsampling_matrix(taps.y, down, tile.sm // down, tile.sm, shift)
+            for shift in (0, tile.sm)
+        ]
+        dy = np.stack(dy, axis=1)
+        return _uploaded(dx.transpose(0, 2, 1), dtype, device), _uploaded(dy, dtype, device)
+
+    return _tables_of.get(f, ("down", down, flip, tile, dtype, device), compute)
+
+
+def _uploaded(matrix: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(matrix)).to(dtype).to(device)
