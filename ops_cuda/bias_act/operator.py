@@ -1,0 +1,174 @@
+"""The differentiable operator: one gradient formula over whichever path computes the values."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ops_cuda import choose
+from ops_cuda.bias_act import definition, in_place, triton_path
+from ops_cuda.bias_act.definition import ACTIVATIONS
+
+PATHS: dict[str, ModuleType] = {
+    "reference": definition,
+    "cpu": in_place,
+    "triton": triton_path,
+}
+
+
+def check(path: ModuleType, device: torch.device) -> float:
+    """Largest relative error of values and slopes on a small input, for the path's activations."""
+    random = torch.Generator().manual_seed(0)
+    x, dy = (torch.randn([2, 3, 4, 5], generator=random).to(device) for _ in range(2))
+    b = torch.randn([3], generator=random).to(device)
+    own, expected = [], []
+    for act in ("linear", "lrelu", "swish"):
+        if not path.supports(act, 0.2, 1.5):
+            continue
+        settings = (1, act, 0.2, 1.5, 1.0)
+        leaf = x.clone().requires_grad_()
+        with torch.enable_grad():
+            y = definition.forward(leaf, b, *settings)
+            expected += [y.detach(), torch.autograd.grad(y, leaf, dy)[0]]
+        own.append(path.forward(x, b, *settings))
+        source, bias = (own[-1], None) if _from_output(act, 0.2, 1.5) else (x, b)
+        own.append(path.gradient(dy, source, bias, *settings, 1))
+    return choose.relative_error(own, expected)
+
+
+OPERATOR = choose.Operator("bias_act", PATHS, check)
+
+
+@torch.compiler.assume_constant_result
+def _path_name(device_type: str, dtype: torch.dtype) -> str:
+    return OPERATOR.path(device_type, dtype)
+
+
+def _from_output(act: str, alpha: float, gain: float) -> bool:
+    """True if the slope follows from the output, so that the input need not be kept."""
+    return definition.negative_slope(act, alpha) is not None and gain > 0
+
+
+@torch.library.custom_op("ops_cuda::bias_act", mutates_args=())
+def _forward(
+    x: Tensor,
+    b: Tensor | None,
+    dim: int,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    path: str,
+) -> Tensor:
+    return PATHS[path].forward(x, b, dim, act, alpha, gain, clamp)
+
+
+@torch.library.custom_op("ops_cuda::bias_act_gradient", mutates_args=())
+def _gradient(
+    dy: Tensor,
+    source: Tensor,
+    b: Tensor | None,
+    dim: int,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    order: int,
+    path: str,
+) -> Tensor:
+    """`dy` times the derivative of that order, where the clamp is not active.
+
+    `source` is the output where `_from_output` says so (then `b` is None), else the input.
+    """
+    return PATHS[path].gradient(dy, source, b, dim, act, alpha, gain, clamp, order)
+
+
+@_forward.register_fake
+def _(x, b, dim, act, alpha, gain, clamp, path):
+    return torch.empty_like(x)
+
+
+@_gradient.register_fake
+def _(dy, source, b, dim, act, alpha, gain, clamp, order, path):
+    return torch.empty_like(source)
+
+
+def _sum_over_others(dx: Tensor, dim: int) -> Tensor:
+    return dx.sum([i for i in range(dx.ndim) if i != dim])
+
+
+def _remember_forward(ctx, inputs, output) -> None:
+    x, b, *ctx.settings, ctx.path = inputs
+    _dim, act, alpha, gain, _clamp = ctx.settings
+    if _from_output(act, alpha, gain):
+        ctx.save_for_backward(output, None)
+    else:
+        ctx.save_for_backward(x, b)
+
+
+def _forward_backward(ctx, dy):
+    source, b = ctx.saved_tensors
+    dx = _gradient(dy, source, b, *ctx.settings, 1, ctx.path)
+    db = _sum_over_others(dx, ctx.settings[0]) if ctx.needs_input_grad[1] else None
+    return dx, db, *[None] * 6
+
+
+def _remember_gradient(ctx, inputs, output) -> None:
+    dy, source, b, *ctx.settings, ctx.order, ctx.path = inputs
+    ctx.save_for_backward(dy, source, b)
+
+
+def _gradient_backward(ctx, ddx):
+    dy, source, b = ctx.saved_tensors
+    dim, act, alpha, gain, _clamp = ctx.settings
+    ddy = _gradient(ddx, source, b, *ctx.settings, ctx.order, ctx.path)
+    dsource = db = None
+    if not _from_output(act, alpha, gain):
+        if ctx.order == 2:
+            raise RuntimeError(f"bias_act: {act} can be differentiated twice, not three times")
+        dsource = _gradient(dy * ddx, source, b, *ctx.settings, 2, ctx.path)
+        if b is not None and ctx.needs_input_grad[2]:
+            db = _sum_over_others(dsource, dim)
+    return ddy, dsource, db, *[None] * 7
+
+
+_forward.register_autograd(_forward_backward, setup_context=_remember_forward)
+_gradient.register_autograd(_gradient_backward, setup_context=_remember_gradient)
+
+
+def bias_act(
+    x: torch.Tensor,
+    b: torch.Tensor | None = None,
+    dim: int = 1,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> torch.Tensor:
+    """Add bias `b` `[x.shape[dim]]` to `x` (any shape), activate, multiply by `gain`, clamp.
+
+    `act` is one of linear relu lrelu tanh sigmoid elu selu softplus swish; None for `alpha` and
+    `gain` takes that activation's customary values; None for `clamp` leaves it out.
+    Differentiable twice in `x` and `b`; the gradient is zero where the clamp is active.
+    Raises ValueError for an unknown activation or a bias that does not fit. Source: FACTS 1.4.
+    """
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act: got {act!r}, expected one of {', '.join(ACTIVATIONS)}")
+    if not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"dim: got {dim}, expected an axis of x with shape {tuple(x.shape)}")
+    dim %= x.ndim
+    if b is not None and b.shape != (x.shape[dim],):
+        raise ValueError(f"b: got shape {tuple(b.shape)}, expected [{x.shape[dim]}]")
+    if clamp is not None and clamp < 0:
+        raise ValueError(f"clamp: got {clamp}, expected None or a number of at least 0")
+    alpha = float(ACTIVATIONS[act].alpha if alpha is None else alpha)
+    gain = float(ACTIVATIONS[act].gain if gain is None else gain)
+    clamp = None if clamp is None else float(clamp)
+    if b is None and act == "linear" and gain == 1 and clamp is None:
+        return x
+    path = _path_name(x.device.type, x.dtype)
+    if path == "reference" or not PATHS[path].supports(act, alpha, gain):
+        return definition.forward(x, b, dim, act, alpha, gain, clamp)
+    return _forward(x, b, dim, act, alpha, gain, clamp, path)
