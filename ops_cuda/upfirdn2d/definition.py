@@ -1,14 +1,13 @@
-"""`upfirdn2d`: zero insertion, padding, FIR filtering and decimation of images (FACTS 1.3)."""
+"""What `upfirdn2d` computes, in plain PyTorch, and the geometry that every path shares."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from ops_cuda.fir import as_padding, as_pair, filter_size
+from ops_cuda.fir import filter_size
 
 
 @dataclass(frozen=True)
@@ -74,23 +73,8 @@ def definition(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> tor
     return x
 
 
-class _UpFirDn2d(torch.autograd.Function):
-    """Linear in x, so its gradient is another call of itself, to any order."""
-
-    @staticmethod
-    def forward(ctx, x, f, spec):
-        ctx.spec, ctx.x_shape = spec, x.shape
-        ctx.save_for_backward(f)
-        return _forward(x, f, spec)
-
-    @staticmethod
-    def backward(ctx, dy):
-        (f,) = ctx.saved_tensors
-        dx = _UpFirDn2d.apply(dy, f, ctx.spec.transposed(ctx.x_shape, f))
-        return dx, None, None
-
-
-def _forward(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tensor:
+def run(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tensor:
+    """The numbers of `definition`, faster where a filter has two axes; also for an empty batch."""
     if x.numel() == 0:
         width, height = spec.output_size(x.shape[3], x.shape[2], f)
         return x.new_zeros([*x.shape[:2], height, width])
@@ -123,73 +107,3 @@ def _filter_2d(x: torch.Tensor, f: torch.Tensor, spec: Resampling) -> torch.Tens
     x = F.conv_transpose2d(x, full, stride=(up_y, up_x), groups=channels)
     # The full convolution reaches f − 1 beyond each side but lacks the last up − 1 zeros.
     return F.pad(x, [left - fw + 1, right - fw + up_x, top - fh + 1, bottom - fh + up_y])
-
-
-def upfirdn2d(
-    x: torch.Tensor,
-    f: torch.Tensor | None,
-    up: int | Sequence[int] = 1,
-    down: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-) -> torch.Tensor:
-    """Upsample by zero insertion, pad, filter and decimate each channel of `x` (FACTS 1.3).
-
-    Args:
-        x: `[N, C, H, W]`, any floating dtype.
-        f: float32 filter `[taps]` (rows, then columns), `[taps_y, taps_x]`, or None (identity).
-        up, down: factors, one number or (x, y).
-        padding: with respect to the upsampled image; a number, (x, y) or (left, right, top,
-            bottom); negative numbers crop.
-        flip_filter: False convolves, True correlates.
-        gain: overall factor; a separable filter takes its square root per axis.
-
-    Returns `[N, C, H', W']` with `W' = (W·up + left + right − taps_x) // down + 1`.
-    Differentiable in `x` to any order, not in `f`. Raises ValueError on sizes that do not fit.
-    """
-    if x.ndim != 4:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected [N, C, H, W]")
-    spec = Resampling(
-        as_pair(up, "up"), as_pair(down, "down"), as_padding(padding), flip_filter, float(gain)
-    )
-    spec.output_size(x.shape[3], x.shape[2], f)
-    return _UpFirDn2d.apply(x, f, spec)
-
-
-def filter2d(x, f, padding=0, flip_filter=False, gain=1):
-    """Filter at the same size. `x`: `[N, C, H, W]`; extra `padding` enlarges the result."""
-    fw, fh = filter_size(f)
-    left, right, top, bottom = as_padding(padding)
-    padding = [left + fw // 2, right + (fw - 1) // 2, top + fh // 2, bottom + (fh - 1) // 2]
-    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain)
-
-
-def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1):
-    """Upsample `[N, C, H, W]` to `[N, C, H·up, W·up]` (plus extra `padding`), same brightness."""
-    ux, uy = as_pair(up, "up")
-    fw, fh = filter_size(f)
-    left, right, top, bottom = as_padding(padding)
-    padding = [
-        left + (fw + ux - 1) // 2,
-        right + (fw - ux) // 2,
-        top + (fh + uy - 1) // 2,
-        bottom + (fh - uy) // 2,
-    ]
-    return upfirdn2d(
-        x, f, up=(ux, uy), padding=padding, flip_filter=flip_filter, gain=gain * ux * uy
-    )
-
-
-def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1):
-    """Downsample `[N, C, H, W]` to `[N, C, H/down, W/down]` (plus extra `padding`)."""
-    dx, dy = as_pair(down, "down")
-    fw, fh = filter_size(f)
-    left, right, top, bottom = as_padding(padding)
-    padding = [
-        left + (fw - dx + 1) // 2,
-        right + (fw - dx) // 2,
-        top + (fh - dy + 1) // 2,
-        bottom + (fh - dy) // 2,
-    ]
-    return upfirdn2d(x, f, down=(dx, dy), padding=padding, flip_filter=flip_filter, gain=gain)

@@ -1,0 +1,162 @@
+"""The differentiable operator: linear in `x`, so its gradient is another call of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ops_cuda import choose
+from ops_cuda.fir import as_padding, as_pair, filter_size
+from ops_cuda.upfirdn2d import definition
+from ops_cuda.upfirdn2d.definition import Resampling
+
+PATHS: dict[str, ModuleType] = {"reference": definition}
+
+
+def check(path: ModuleType, device: torch.device) -> float:
+    """Largest relative error of `path` on small inputs: both layouts, one and two filter axes."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn([2, 3, 9, 11], generator=random).to(device)
+    f = torch.rand([4], generator=random).to(device)
+    layouts = (x, x.to(memory_format=torch.channels_last))
+    calls = [
+        (layout, taps, spec)
+        for layout in layouts
+        for taps in (f, f.outer(f))
+        for spec in (
+            Resampling((1, 1), (2, 2), (1, 1, 1, 1), False, 1.0),
+            Resampling((2, 2), (1, 1), (2, 1, 2, -1), True, 4.0),
+        )
+    ]
+    own = [path.run(*call) for call in calls]
+    return choose.relative_error(own, [definition.run(*call) for call in calls])
+
+
+OPERATOR = choose.Operator("upfirdn2d", PATHS, check)
+
+
+@torch.compiler.assume_constant_result
+def _path_name(device_type: str, dtype: torch.dtype) -> str:
+    return OPERATOR.path(device_type, dtype)
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    """Of the result: channels-last for a channels-last `x`, else contiguous."""
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+@torch.library.custom_op("ops_cuda::upfirdn2d", mutates_args=())
+def _upfirdn2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+    flip_filter: bool,
+    gain: float,
+    path: str,
+) -> Tensor:
+    spec = Resampling(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
+    return PATHS[path].run(x, f, spec).contiguous(memory_format=_memory_format(x))
+
+
+@_upfirdn2d.register_fake
+def _(x, f, up, down, padding, flip_filter, gain, path):
+    spec = Resampling(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
+    width, height = spec.output_size(x.shape[3], x.shape[2], f)
+    y = x.new_empty([x.shape[0], x.shape[1], height, width])
+    return y.contiguous(memory_format=_memory_format(x))
+
+
+def _remember(ctx, inputs, output) -> None:
+    x, f, up, down, padding, flip_filter, gain, ctx.path = inputs
+    spec = Resampling(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
+    ctx.transposed = spec.transposed(x.shape, f)
+    ctx.save_for_backward(f)
+
+
+def _backward(ctx, dy):
+    (f,) = ctx.saved_tensors
+    return _call(dy, f, ctx.transposed, ctx.path), *[None] * 7
+
+
+_upfirdn2d.register_autograd(_backward, setup_context=_remember)
+
+
+def _call(x: Tensor, f: Tensor | None, spec: Resampling, path: str) -> Tensor:
+    return _upfirdn2d(x, f, spec.up, spec.down, spec.padding, spec.flip_filter, spec.gain, path)
+
+
+def upfirdn2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> torch.Tensor:
+    """Upsample by zero insertion, pad, filter and decimate each channel of `x` (FACTS 1.3).
+
+    Args:
+        x: `[N, C, H, W]`, any floating dtype.
+        f: float32 filter `[taps]` (rows, then columns), `[taps_y, taps_x]`, or None (identity).
+        up, down: factors, one number or (x, y).
+        padding: with respect to the upsampled image; a number, (x, y) or (left, right, top,
+            bottom); negative numbers crop.
+        flip_filter: False convolves, True correlates.
+        gain: overall factor; a separable filter takes its square root per axis.
+
+    Returns `[N, C, H', W']` with `W' = (W·up + left + right − taps_x) // down + 1`.
+    Differentiable in `x` to any order, not in `f`. Raises ValueError on sizes that do not fit.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected [N, C, H, W]")
+    spec = Resampling(
+        as_pair(up, "up"), as_pair(down, "down"), as_padding(padding), flip_filter, float(gain)
+    )
+    spec.output_size(x.shape[3], x.shape[2], f)
+    return _call(x, f, spec, _path_name(x.device.type, x.dtype))
+
+
+def filter2d(x, f, padding=0, flip_filter=False, gain=1):
+    """Filter at the same size. `x`: `[N, C, H, W]`; extra `padding` enlarges the result."""
+    fw, fh = filter_size(f)
+    left, right, top, bottom = as_padding(padding)
+    padding = [left + fw // 2, right + (fw - 1) // 2, top + fh // 2, bottom + (fh - 1) // 2]
+    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain)
+
+
+def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1):
+    """Upsample `[N, C, H, W]` to `[N, C, H·up, W·up]` (plus extra `padding`), same brightness."""
+    ux, uy = as_pair(up, "up")
+    fw, fh = filter_size(f)
+    left, right, top, bottom = as_padding(padding)
+    padding = [
+        left + (fw + ux - 1) // 2,
+        right + (fw - ux) // 2,
+        top + (fh + uy - 1) // 2,
+        bottom + (fh - uy) // 2,
+    ]
+    return upfirdn2d(
+        x, f, up=(ux, uy), padding=padding, flip_filter=flip_filter, gain=gain * ux * uy
+    )
+
+
+def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1):
+    """Downsample `[N, C, H, W]` to `[N, C, H/down, W/down]` (plus extra `padding`)."""
+    dx, dy = as_pair(down, "down")
+    fw, fh = filter_size(f)
+    left, right, top, bottom = as_padding(padding)
+    padding = [
+        left + (fw - dx + 1) // 2,
+        right + (fw - dx) // 2,
+        top + (fh - dy + 1) // 2,
+        bottom + (fh - dy) // 2,
+    ]
+    return upfirdn2d(x, f, down=(dx, dy), padding=padding, flip_filter=flip_filter, gain=gain)
