@@ -27,37 +27,42 @@ def _rounded(v, ROUND: tl.constexpr, OPERAND: tl.constexpr):
 
 
 @triton.jit
-def _leaky_relu(
-    m, slope, clamp, HAS_CLAMP: tl.constexpr, CONVEX: tl.constexpr,
-    ROUND: tl.constexpr, OPERAND: tl.constexpr,
-):  # fmt: skip
-    """Leaky ReLU and clamp of `[SM, MID]`, rounded; the gain is in the matrices."""
+def _leaky_relu(m, slope, CONVEX: tl.constexpr):
     if CONVEX:  # 0 ≤ slope ≤ 1
         v = tl.maximum(m, m * slope)
     else:
         v = tl.where(m < 0, m * slope, m)
-    v = _rounded(v, ROUND, OPERAND)
-    if HAS_CLAMP:  # rounding is monotone, so it may come first: halves are clamped in pairs
-        bound = _rounded(tl.full([], clamp, tl.float32), ROUND, OPERAND)
-        v = tl.minimum(tl.maximum(v, -bound), bound)
     return v
 
 
 @triton.jit
-def _states(m, slope, clamp, HAS_CLAMP: tl.constexpr):
-    """The state of each element: 0 positive, 1 negative, 2 clamped."""
-    states = (m < 0).to(tl.int32)
+def _packed_states(
+    m, v, clamp, HAS_CLAMP: tl.constexpr, MID: tl.constexpr,
+):  # fmt: skip
+    """Two-bit states (0 positive, 1 negative, 2 clamped) as `[SM, MID / 4]` bytes.
+
+    Packing is one more product with a constant matrix: small whole numbers are exact in float16.
+    """
+    codes = tl.where(m < 0, 1.0, 0.0)
     if HAS_CLAMP:
-        states = tl.where((m > clamp) | (m * slope < -clamp), 2, states)
-    return states
+        codes = tl.where(tl.abs(v) > clamp, 2.0, codes)
+    fine, byte = tl.arange(0, MID)[:, None], tl.arange(0, MID // 4)[None, :]
+    places = tl.where(fine // 4 == byte, (1 << 2 * (fine % 4)).to(tl.float32), 0.0)
+    return tl.dot(codes.to(tl.float16), places.to(tl.float16)).to(tl.uint8)
 
 
 @triton.jit
-def _pack(states, SM: tl.constexpr, MID: tl.constexpr):
-    """`[SM, MID]` two-bit states → `[SM, MID / 4]` bytes, the leftmost column lowest."""
-    places = tl.reshape(states, [SM, MID // 4, 4])
-    shifts = (2 * tl.arange(0, 4))[None, None, :]
-    return tl.sum(places << shifts, axis=2).to(tl.uint8)
+def _slopes(
+    states, row, byte, SH, SW, slope, SM: tl.constexpr, MID: tl.constexpr,
+):  # fmt: skip
+    """Slopes `[SM, MID]` from the stored states at `row` and `byte`; 1 beyond them."""
+    rows, columns = row + tl.arange(0, SM), byte + tl.arange(0, MID // 4)
+    inside = ((rows >= 0) & (rows < SH))[:, None] & ((columns >= 0) & (columns < SW))[None, :]
+    at = rows.to(tl.int64)[:, None] * SW + columns[None, :]
+    packed = tl.load(states + at, inside, other=0).to(tl.int32)
+    spread = tl.reshape(tl.broadcast_to(packed[:, :, None], [SM, MID // 4, 4]), [SM, MID])
+    codes = spread >> (2 * (tl.arange(0, MID) % 4))[None, :]
+    return tl.where((codes & 2) != 0, 0.0, tl.where((codes & 1) != 0, slope, 1.0))
 
 
 @triton.jit
@@ -109,7 +114,8 @@ def filtered_lrelu_kernel(
     x += n * x_sn + c * x_sc
     y += n * y_sn + c * y_sc
     if MODE != 0:
-        states += plane.to(tl.int64) * SH * SW  # rows of SW bytes, contiguous
+        SW *= 4  # bytes per row
+        states += plane.to(tl.int64) * SH * SW
     bias = tl.zeros([], OPERAND)
     if HAS_BIAS:
         bias = _rounded(tl.load(b + c), ROUND, OPERAND)
@@ -131,12 +137,13 @@ def filtered_lrelu_kernel(
     column_inside = (columns // VECTOR >= 0) & (columns // VECTOR < W)
     window = tl.arange(0, IN_Y)[:, None] * x_sh + tl.arange(0, IN_X)[None, :] * x_sw
     x += first_column.to(tl.int64) * x_sw
-    fine_columns = strip * (V * DOWN) + tl.arange(0, MID)
     first = segment * steps
     last = tl.minimum(first + steps, last_step)
     # Each state has one writer: tiles overlap, and the last strip and segment own the rest.
     bottom = tl.where(segment == segments - 1, MH, (first + steps) * SM)
-    own_bytes = tl.where(strip == strips - 1, SW - strip * STATE_BYTES, STATE_BYTES)
+    own_words = tl.where(
+        strip == strips - 1, SW // 4 - strip * (STATE_BYTES // 4), STATE_BYTES // 4
+    )
     j = tl.arange(0, MID // 4)
     used = tl.minimum(tl.maximum(MW - 4 * (strip * STATE_BYTES + j), 0), 4)
     used_bits = ((1 << 2 * used) - 1).to(tl.uint8)
@@ -158,21 +165,22 @@ def filtered_lrelu_kernel(
 
         fine_rows = step * SM + tl.arange(0, SM)
         if MODE == 2:
-            grid_rows, grid_columns = fine_rows + oy, fine_columns + ox
-            stored = ((grid_rows >= 0) & (grid_rows < SH))[:, None]
-            stored = stored & ((grid_columns >= 0) & (grid_columns < SW * 4))[None, :]
-            at = grid_rows.to(tl.int64)[:, None] * SW + (grid_columns >> 2)[None, :]
-            code = tl.load(states + at, stored, other=0).to(tl.int32)
-            code = (code >> (2 * (grid_columns & 3))[None, :]) & 3
-            v = tl.where(code == 0, m, tl.where(code == 1, m * slope, 0.0))
+            v = m * _slopes(
+                states, step * SM + oy, strip * STATE_BYTES + ox, SH, SW, slope, SM, MID
+            )
             v = _rounded(v, ROUND, OPERAND)
         else:
-            v = _leaky_relu(m, slope, clamp, HAS_CLAMP, CONVEX, ROUND, OPERAND)
+            v = _leaky_relu(m, slope, CONVEX)
             if MODE == 1:
-                packed = _pack(_states(m, slope, clamp, HAS_CLAMP), SM, MID) & used_bits[None, :]
-                mask = (fine_rows < bottom)[:, None] & (j < own_bytes)[None, :]
-                at = fine_rows.to(tl.int64)[:, None] * SW + (strip * STATE_BYTES + j)[None, :]
-                tl.store(states + at, packed, mask=mask)
+                packed = _packed_states(m, v, clamp, HAS_CLAMP, MID) & used_bits[None, :]
+                mask = (fine_rows < bottom)[:, None] & (j // 4 < own_words)[None, :]
+                corner = states + (tl.cast(step, tl.int64) * SM * SW + strip * STATE_BYTES)
+                at = tl.arange(0, SM)[:, None] * SW + j[None, :]
+                tl.store(corner + at, packed, mask=mask)
+            v = _rounded(v, ROUND, OPERAND)
+            if HAS_CLAMP:  # rounding is monotone, so it may come first: halves go in pairs
+                bound = _rounded(tl.full([], clamp, tl.float32), ROUND, OPERAND)
+                v = tl.minimum(tl.maximum(v, -bound), bound)
 
         done = carried
         carried = tl.zeros([SO, OUT], tl.float32)

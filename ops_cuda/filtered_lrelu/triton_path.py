@@ -1,7 +1,8 @@
 """The fused GPU path: the same functions as the definition, for CUDA tensors, by Triton.
 
 States are two bits per element of the upsampled grid (0 positive, 1 negative, 2 clamped), four
-to a byte, the leftmost lowest: uint8 `[N, C, H_middle, ceil(W_middle / 4)]`.
+to a byte, the leftmost lowest, rows filled with zeros to whole words of 16 states:
+uint8 `[N, C, H_middle, 4·ceil(W_middle / 16)]`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from ops_cuda.filtered_lrelu import definition
 from ops_cuda.filtered_lrelu.definition import Geometry
 from ops_cuda.filtered_lrelu.triton_tables import (
     MOST_TERMS,
+    STATES_PER_BYTE,
+    STATES_PER_WORD,
     VECTOR,
     Terms,
     Tile,
@@ -51,7 +54,7 @@ def missing() -> str:
 def states_shape(x_shape, fu, fd, geometry: Geometry) -> list[int]:
     """Shape of the uint8 states that `forward_with_states` returns."""
     width, height = geometry.middle_size(x_shape[3], x_shape[2], fu)
-    return [x_shape[0], x_shape[1], height, -(-width // 4)]
+    return [x_shape[0], x_shape[1], height, -(-width // STATES_PER_WORD) * 4]
 
 
 def forward(x, fu, fd, b, geometry: Geometry) -> Tensor:
@@ -81,13 +84,14 @@ def linear(x, fu, fd, states, geometry: Geometry) -> Tensor:
 
 
 def packed(states: Tensor) -> Tensor:
-    """`[..., W]` states of one byte → `[..., ceil(W / 4)]`."""
-    states = torch.nn.functional.pad(states, [0, -states.shape[-1] % 4]).unflatten(-1, (-1, 4))
+    """`[..., W]` states of one byte each → `[..., 4·ceil(W / 16)]` bytes of four."""
+    states = torch.nn.functional.pad(states, [0, -states.shape[-1] % STATES_PER_WORD])
+    states = states.unflatten(-1, (-1, STATES_PER_BYTE))
     return (states << states.new_tensor([0, 2, 4, 6])).sum(-1, dtype=torch.uint8)
 
 
 def unpacked(states: Tensor) -> Tensor:
-    """`[..., W / 4]` bytes → `[..., W]` states of one byte."""
+    """`[..., B]` bytes of four states → `[..., 4·B]` states of one byte each."""
     return (states[..., None] >> states.new_tensor([0, 2, 4, 6]) & 3).flatten(-2)
 
 
@@ -131,23 +135,25 @@ def run(
     y = empty_like_format(x, [n, channels, out_h, out_w])
     if y.numel() == 0:
         return y
-    uy, ux = upsampling_tables(fu, geometry, tile, x.dtype, x.device)
-    dx, dy = downsampling_tables(fd, geometry, tile, x.dtype, x.device)
+    offset_x, offset_y = geometry.offset or (0, 0)
+    lead = offset_x % STATES_PER_BYTE
+    uy, ux = upsampling_tables(fu, geometry, lead, tile, x.dtype, x.device)
+    dx, dy = downsampling_tables(fd, geometry, lead, tile, x.dtype, x.device)
     blocks = -(-out_h // (tile.sm // geometry.down))
     strips, segments = -(-out_w // tile.valid), -(-blocks // STEPS)
     vector = VECTOR if _aligned(x) and _aligned(y) else 1
     strides = [s for t in (x, y) for s in (*(k // vector for k in t.stride()[:3]), t.stride(3))]
     left, _, top, _ = geometry.padding
-    offset_x, offset_y = geometry.offset or (0, 0)
     triton_kernel.filtered_lrelu_kernel[(n * channels * strips * segments,)](
         x, b, y, states, uy, ux, dx, dy, *strides,
         channels, height, width // vector, out_h, out_w // vector, middle_h, middle_w,
-        *(states.shape[2:] if states is not None else (0, 0)), offset_x, offset_y,
-        first_input(geometry.up, top), first_input(geometry.up, left, VECTOR) // vector,
+        0 if states is None else states.shape[2], 0 if states is None else states.shape[3] // 4,
+        offset_x // STATES_PER_BYTE, offset_y,
+        first_input(geometry.up, top), first_input(geometry.up, left + lead, VECTOR) // vector,
         strips, segments, STEPS, (middle_h - 1) // tile.sm,
         geometry.slope, 0.0 if geometry.clamp is None else geometry.clamp,
         **constants(geometry, tile, x.dtype, mode, b is not None, vector, len(uy), len(dx)),
-        num_warps=tile.num_warps, num_stages=tile.num_stages,
+        num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=True,
     )  # fmt: skip
     return y
 

@@ -18,6 +18,7 @@ SMALLEST_TERM = 5e-6
 MOST_TERMS = 3
 #: Rows are read and written this many elements at a time where sizes and strides allow it.
 VECTOR = 4
+STATES_PER_BYTE, STATES_PER_WORD = 4, 16
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,18 @@ def tiles(up: int, down: int, u_taps: tuple[int, int], d_taps: tuple[int, int]) 
     """All tiles that fit these factors and taps (x, y), the one with the least arithmetic first."""
     found = []
     for mid in (32, 64, 128):
-        valid = (mid - d_taps[0] + 1) // down // 4 * 4
+        # Tiles start at whole words of states; up to STATES_PER_BYTE − 1 columns go to that.
+        step = max(STATES_PER_WORD // down, VECTOR)
+        valid = (mid - d_taps[0] + 2 - STATES_PER_BYTE) // down // step * step
         while valid > 0:
-            in_x = _power_of_two(-(-(valid * down + d_taps[0] + u_taps[0] - 2) // up) + VECTOR - 1)
+            fine = valid * down + d_taps[0] - 2 + STATES_PER_BYTE
+            in_x = _power_of_two(-(-(fine + u_taps[0] - 1) // up) + VECTOR - 1)
             for sm in (16, 32, 64):
                 if d_taps[1] <= sm + 1 and sm // down >= 8:
                     in_y = _power_of_two(-(-(sm + u_taps[1] - 1) // up))
                     out = _power_of_two(valid)
                     found.append(Tile(in_y, sm, in_x, mid, out, valid))
-            valid -= 4
+            valid -= step
     return sorted(found, key=lambda tile: (_cost(tile, down), -tile.valid))
 
 
@@ -162,10 +166,14 @@ Tables = tuple[torch.Tensor, torch.Tensor]
 
 
 def upsampling_tables(
-    f, geometry: Geometry, tile: Tile, dtype: torch.dtype, device: torch.device
+    f, geometry: Geometry, lead: int, tile: Tile, dtype: torch.dtype, device: torch.device
 ) -> Tables:
-    """`Uy` `[terms, sm, in_y]` and `Ux` `[terms, in_x, mid]` of the kernel; `Ux` has the gain."""
+    """`Uy` `[terms, sm, in_y]` and `Ux` `[terms, in_x, mid]` of the kernel; `Ux` has the gain.
+
+    Tiles start `lead` columns of the upsampled grid before their first output.
+    """
     left, _, top, _ = geometry.padding
+    left += lead
     up, flip, gain = geometry.up, geometry.flip_filter, geometry.gain
 
     def compute() -> Tables:
@@ -179,14 +187,14 @@ def upsampling_tables(
 
 
 def downsampling_tables(
-    f, geometry: Geometry, tile: Tile, dtype: torch.dtype, device: torch.device
+    f, geometry: Geometry, lead: int, tile: Tile, dtype: torch.dtype, device: torch.device
 ) -> Tables:
     """`Dx` `[terms, mid, out]` and `Dy` `[terms, 2, sm // down, sm]`: this step, the next one."""
     down, flip = geometry.down, geometry.flip_filter
 
     def compute() -> Tables:
         taps = terms(f).oriented(flip)
-        dx = downsampling_matrix(taps.x, down, tile.out, tile.mid)
+        dx = downsampling_matrix(taps.x, down, tile.out, tile.mid, -lead)
         dy = [
             downsampling_matrix(taps.y, down, tile.sm // down, tile.sm, shift)
             for shift in (0, tile.sm)
@@ -194,7 +202,7 @@ def downsampling_tables(
         dy = np.stack(dy, axis=1)
         return _uploaded(dx.transpose(0, 2, 1), dtype, device), _uploaded(dy, dtype, device)
 
-    return _tables_of.get(f, ("down", down, flip, tile, dtype, device), compute)
+    return _tables_of.get(f, ("down", down, flip, lead, tile, dtype, device), compute)
 
 
 def _uploaded(matrix: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
