@@ -8,7 +8,7 @@ import scipy.signal
 import torch
 
 import ops_cuda
-from ops_cuda.filtered_lrelu import definition, numba_cpu
+from ops_cuda.filtered_lrelu import definition, numba_cpu, numba_plan
 from ops_cuda.filtered_lrelu.definition import Geometry
 from sg3.networks.filters import design_lowpass_filter
 
@@ -163,9 +163,24 @@ def test_fused_cpu_path_takes_filters_with_two_axes(up, down, rank):
 def test_radial_filters_need_three_terms():
     f = design_lowpass_filter(12, cutoff=8, width=6, fs=64, radial=True)
     assert f.ndim == 2
-    x, y = numba_cpu._terms(f, flip_filter=True)
+    x, y = numba_plan._terms(f, flip_filter=True)
     assert len(x) == 3
     assert relative_error(torch.from_numpy(y.T @ x), f) < 4e-6
+
+
+@CPU_PATH
+@pytest.mark.parametrize("up, down", [(2, 2), (4, 2), (2, 4)])
+def test_a_number_that_is_none_spoils_its_own_plane_only(up, down):
+    """Planes share rows; NaN spreads as in the definition and never to a neighbour."""
+    torch.manual_seed(0)
+    x, fu, fd = torch.randn(1, 9, 20, 22), torch.rand(6 * up), torch.rand(6 * down)
+    geometry = Geometry(up, down, (9, 8, 9, 8), 2.0, 0.2, 3.0, False)
+    clean = numba_cpu.forward(x, fu, fd, None, geometry)
+    x[0, 4, 10, 11] = float("nan")
+    y = numba_cpu.forward(x, fu, fd, None, geometry)
+    assert torch.equal(y.isnan(), definition.forward(x, fu, fd, None, geometry).isnan())
+    others = [i for i in range(9) if i != 4]
+    assert torch.equal(y[0, others], clean[0, others])
 
 
 @CPU_PATH

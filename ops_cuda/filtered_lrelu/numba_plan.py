@@ -1,0 +1,190 @@
+"""What the fused CPU path knows before it sees a pixel: taps in the order in which loops use them.
+
+Signals are held split into phases, so that every inner loop runs over contiguous memory: with
+`L = lcm(up, down)` the fine grid has L phases, the input `E = L/up` and the output `R = L/down`
+of them; all samples of a phase share the same filter taps. A filter with two axes is a sum of
+separable ones: the radial filters of configuration R need three.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ops_cuda.filtered_lrelu.definition import Geometry
+
+#: Singular values of a 2-D filter below this share of the largest are left out.
+SMALLEST_TERM = 5e-6
+#: Planes lie side by side in rows of at most this many floats: long loops that stay in L1.
+ROW_LENGTH = 800
+#: Multiples that the loops of `numba_rows` ask for: taps of a row, taps of a column, columns.
+ROW_TAPS, COLUMN_TAPS, COLUMNS = 6, 12, 32
+
+
+class Upsampling(NamedTuple):
+    """Taps of the upsampling filter; the first axis counts its separable terms."""
+
+    taps: np.ndarray  # [terms, taps_x]
+    phase_taps: np.ndarray  # [terms, L, taps of a phase]
+    starts: np.ndarray  # [L, taps of a phase, 2]: input phase and column that each tap reads
+    column_taps: np.ndarray  # [terms, taps_y]
+    kind: int
+
+
+class Downsampling(NamedTuple):
+    """Taps of the downsampling filter."""
+
+    taps: np.ndarray  # [terms, taps_x]
+    padded_taps: np.ndarray  # [terms, taps]
+    starts: np.ndarray  # [R, taps, 2]: fine phase and column that each tap reads
+    slot_taps: np.ndarray  # [taps_y, terms, slots]: by first slot of the ring, tap of each slot
+    kind: int
+
+
+class Workspace(NamedTuple):
+    """Rows that one thread works on."""
+
+    rows: np.ndarray  # [slots, E, width]
+    row_taps: np.ndarray  # [terms, slots]
+    row_of: np.ndarray  # [slots]: which row of the input is there
+    inputs: np.ndarray  # [terms, E, width]
+    fine: np.ndarray  # [L, width]
+    ring: np.ndarray  # [terms, slots, R·columns]
+    finished: np.ndarray  # [R·columns]
+    codes: np.ndarray  # [columns]
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-value // multiple) * multiple
+
+
+def phases_of(geometry: Geometry) -> int:
+    """L, the number of phases of the fine grid."""
+    return math.lcm(geometry.up, geometry.down)
+
+
+def first_position(geometry: Geometry) -> tuple[int, int]:
+    """`lead`, the phase of the first fine sample, and the input sample at column 0 of phase 0."""
+    num_phases, left = phases_of(geometry), geometry.padding[0]
+    base = -left // num_phases * num_phases
+    return -left - base, base // geometry.up
+
+
+def columns_of(geometry: Geometry, width: int, taps: int) -> int:
+    """Columns per plane that keep it apart from the next one; `taps` upsample along x.
+
+    Fine samples of the plane may read beyond it, but only zeros: those right of its last input
+    sample and left of the first one of the next plane.
+    """
+    num_phases = phases_of(geometry)
+    num_inputs = num_phases // geometry.up
+    lead, first_input = first_position(geometry)
+    middle_w = width * geometry.up + sum(geometry.padding[:2]) - taps + 1
+    fine = -(-(lead + middle_w) // num_phases)
+    reach = 1 - (-taps // geometry.up) // num_inputs
+    zeros_left = max(0, -first_input // num_inputs)
+    last_input = -(-(width - first_input) // num_inputs)
+    return max(fine + reach - zeros_left, fine, last_input)
+
+
+def row_layout(columns: int) -> tuple[int, int]:
+    """Planes per row and columns per plane; their product is a multiple of 32."""
+    stride = round_up(columns, 8)
+    step = COLUMNS // math.gcd(stride, COLUMNS)
+    group = ROW_LENGTH // stride // step * step
+    return (group, stride) if group else (1, round_up(stride, COLUMNS))
+
+
+@lru_cache(maxsize=256)
+def separable_terms(taps: bytes, shape: tuple[int, ...], flip_filter: bool, gain: float):
+    """Correlation taps of both axes, `[terms, taps_x]` and `[terms, taps_y]`, each times `gain`."""
+    f = np.frombuffer(taps, np.float32).reshape(shape)
+    if f.ndim == 1:
+        x = y = f[None]
+    else:
+        u, sigma, v = np.linalg.svd(f.astype(np.float64), full_matrices=False)
+        keep = max(int((sigma > SMALLEST_TERM * sigma[0]).sum()), 1)
+        root = np.sqrt(sigma[:keep, None])
+        x, y = v[:keep] * root, u[:, :keep].T * root
+    step = 1 if flip_filter else -1
+    return tuple(np.ascontiguousarray(t[:, ::step] * gain, dtype=np.float32) for t in (x, y))
+
+
+def _terms(f: torch.Tensor | None, flip_filter: bool, gain: float = 1):
+    f = (torch.ones(1) if f is None else f.detach().float()).contiguous().numpy()
+    return separable_terms(f.tobytes(), f.shape, flip_filter, gain)
+
+
+def _kind(factor: int, num_phases: int, num_taps: int) -> int:
+    """Which loops of `numba_rows` fit: 0 none, 1 for 2 of 2 phases, 2 for 2 of 4, 3 for 4 of 4."""
+    fits = num_taps == 6 * factor
+    return {(2, 2): 1, (2, 4): 2, (4, 4): 3}.get((factor, num_phases), 0) if fits else 0
+
+
+def upsampling(fu: torch.Tensor | None, geometry: Geometry) -> Upsampling:
+    """Plan of the upsampling by `geometry.up`, brightness preserved."""
+    up, num_phases = geometry.up, phases_of(geometry)
+    taps, column_taps = _terms(fu, geometry.flip_filter, up)
+    num_inputs, num_taps = num_phases // up, taps.shape[1]
+    most = round_up(-(-num_taps // up), ROW_TAPS)
+    phase_taps = np.zeros([len(taps), num_phases, most], np.float32)
+    starts = np.zeros([num_phases, most, 2], np.int64)
+    for p in range(num_phases):
+        first = -p % up  # the first tap that meets an input sample
+        source = (p + first) // up
+        for t, k in enumerate(range(first, num_taps, up)):
+            phase_taps[:, p, t] = taps[:, k]
+            starts[p, t] = (source + t) % num_inputs, (source + t) // num_inputs
+    kind = _kind(up, num_phases, num_taps)
+    return Upsampling(
+        taps, phase_taps, starts, column_taps, 0 if len(taps) > 1 < kind - 1 else kind
+    )
+
+
+def downsampling(fd: torch.Tensor | None, geometry: Geometry) -> Downsampling:
+    """Plan of the downsampling by `geometry.down`."""
+    down, num_phases = geometry.down, phases_of(geometry)
+    lead, _ = first_position(geometry)
+    taps, column_taps = _terms(fd, geometry.flip_filter)
+    (num_terms, num_taps), num_rows = taps.shape, column_taps.shape[1]
+    padded = np.zeros([num_terms, round_up(num_taps, ROW_TAPS)], np.float32)
+    padded[:, :num_taps] = taps
+    starts = np.zeros([num_phases // down, padded.shape[1], 2], np.int64)
+    for r in range(len(starts)):
+        position = r * down + lead + np.arange(num_taps)
+        starts[r, :num_taps, 0], starts[r, :num_taps, 1] = (
+            position % num_phases,
+            position // num_phases,
+        )
+    slot_taps = np.zeros([num_rows, num_terms, round_up(num_rows, COLUMN_TAPS)], np.float32)
+    for first in range(num_rows):
+        slot_taps[first, :, (first + np.arange(num_rows)) % num_rows] = column_taps.T
+    return Downsampling(taps, padded, starts, slot_taps, _kind(down, num_phases, num_taps))
+
+
+def workspace(up: Upsampling, down: Downsampling, columns: int, geometry: Geometry) -> Workspace:
+    """Fresh zeroed rows: what a loop reads beyond its plane has to be a number."""
+    num_phases = phases_of(geometry)
+    num_inputs, num_outputs = num_phases // geometry.up, num_phases // geometry.down
+    width = columns + round_up(8 + (up.taps.shape[1] + down.taps.shape[1]) // num_phases, COLUMNS)
+    num_rows = -(-up.column_taps.shape[1] // geometry.up)
+    num_rows = ROW_TAPS if num_rows <= ROW_TAPS else round_up(num_rows, COLUMN_TAPS)
+    _, num_terms, num_slots = down.slot_taps.shape
+    shapes = {
+        "rows": [num_rows, num_inputs, width],
+        "row_taps": [len(up.taps), num_rows],
+        "inputs": [len(up.taps), num_inputs, width],
+        "fine": [num_phases, width],
+        "ring": [num_terms, num_slots, num_outputs * columns],
+        "finished": [num_outputs * columns],
+    }
+    return Workspace(
+        **{name: np.zeros(shape, np.float32) for name, shape in shapes.items()},
+        row_of=np.zeros(num_rows, np.int64),
+        codes=np.zeros(columns, np.uint8),
+    )
