@@ -74,36 +74,63 @@ def definition(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> tor
 
 
 def run(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tensor:
-    """The numbers of `definition`, faster where a filter has two axes; also for an empty batch."""
+    """The numbers of `definition` for any device and dtype, without writing zeros to memory.
+
+    Strided depthwise convolutions and their transposes; one per axis for a separable filter.
+    """
     if x.numel() == 0:
         width, height = spec.output_size(x.shape[3], x.shape[2], f)
         return x.new_zeros([*x.shape[:2], height, width])
-    plain = spec.down if spec.up == (1, 1) else spec.up if spec.down == (1, 1) else None
-    if f is None or f.ndim != 2 or plain is None:
-        return definition(x, f, spec)
-    return _filter_2d(x, f, spec)
+    if f is None:
+        f = torch.ones([1, 1], device=x.device)
+    if f.ndim == 2:
+        return _filter_2d(x, f, spec)
+    (up_x, up_y), (down_x, down_y), (left, right, top, bottom) = spec.up, spec.down, spec.padding
+    flip, gain = spec.flip_filter, spec.gain**0.5
+    along_rows = Resampling((up_x, 1), (down_x, 1), (left, right, 0, 0), flip, gain)
+    down_columns = Resampling((1, up_y), (1, down_y), (0, 0, top, bottom), flip, gain)
+    return _filter_2d(_filter_2d(x, f[None, :], along_rows), f[:, None], down_columns)
 
 
 def _filter_2d(x: torch.Tensor, f: torch.Tensor, spec: Resampling) -> torch.Tensor:
-    """`definition` for a 2-D filter that only up- or only downsamples: one strided depthwise
-    convolution or its transpose, without writing zeros or borders to memory where possible.
-    """
-    channels, (fh, fw) = x.shape[1], f.shape
+    """`run` for a filter with two axes."""
+    channels, (down_x, down_y) = x.shape[1], spec.down
     f = (f * spec.gain).to(x.dtype)
-    taps = f if spec.flip_filter else f.flip([0, 1])
+    taps = (f if spec.flip_filter else f.flip([0, 1])).expand(channels, 1, *f.shape)
+    if spec.up != (1, 1):
+        x = _transposed_convolution(x, taps, spec)
+        return x if spec.down == (1, 1) else x[:, :, ::down_y, ::down_x]
     left, right, top, bottom = spec.padding
-    if spec.up == (1, 1):
-        symmetric = left == right >= 0 and top == bottom >= 0
-        x = x if symmetric else F.pad(x, [left, right, top, bottom])
-        return F.conv2d(
-            x,
-            taps.expand(channels, 1, fh, fw),
-            stride=spec.down[::-1],
-            padding=(top, left) if symmetric else 0,
-            groups=channels,
-        )
-    up_x, up_y = spec.up
-    full = taps.flip([0, 1]).expand(channels, 1, fh, fw)
-    x = F.conv_transpose2d(x, full, stride=(up_y, up_x), groups=channels)
-    # The full convolution reaches f − 1 beyond each side but lacks the last up − 1 zeros.
-    return F.pad(x, [left - fw + 1, right - fw + up_x, top - fh + 1, bottom - fh + up_y])
+    symmetric = left == right >= 0 and top == bottom >= 0
+    x = x if symmetric else F.pad(x, [left, right, top, bottom])
+    padding = (top, left) if symmetric else 0
+    return F.conv2d(x, taps, stride=(down_y, down_x), padding=padding, groups=channels)
+
+
+def _transposed_convolution(x, taps, spec: Resampling) -> torch.Tensor:
+    """Upsample, pad and filter: the full transposed convolution less what is too much of it."""
+    (up_x, up_y), (left, right, top, bottom) = spec.up, spec.padding
+    fh, fw = taps.shape[2:]
+    # The full convolution reaches taps − 1 beyond each side but lacks the last up − 1 zeros.
+    cut_x, longer_x, pads_x = _less(fw - 1 - left, fw - up_x - right, up_x)
+    cut_y, longer_y, pads_y = _less(fh - 1 - top, fh - up_y - bottom, up_y)
+    x = F.conv_transpose2d(
+        x,
+        taps.flip([2, 3]),
+        stride=(up_y, up_x),
+        padding=(cut_y, cut_x),
+        output_padding=(longer_y, longer_x),
+        groups=x.shape[1],
+    )
+    return F.pad(x, [*pads_x, *pads_y]) if any(pads_x + pads_y) else x
+
+
+def _less(before: int, after: int, up: int) -> tuple[int, int, tuple[int, int]]:
+    """How to drop `before` and `after` elements (negative: add zeros) of a transposed convolution:
+    its padding, its output padding, and what remains to pad.
+    """
+    cut = max(0, before)
+    longer = cut - max(0, after)
+    if not 0 <= longer < up:
+        cut, longer = max(0, min(before, after)), 0
+    return cut, longer, (cut - before, cut - longer - after)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ops_cuda import choose
 from ops_cuda.fir import as_padding, as_pair, filter_size
-from ops_cuda.upfirdn2d import definition
+from ops_cuda.upfirdn2d import definition, numba_cpu
 from ops_cuda.upfirdn2d.definition import Resampling
 
-PATHS: dict[str, ModuleType] = {"reference": definition}
+PATHS: dict[str, ModuleType] = {"reference": definition, "cpu": numba_cpu}
 
 
 def check(path: ModuleType, device: torch.device) -> float:

@@ -1,0 +1,66 @@
+"""What the CPU paths share: filters as sums of separable ones, threads over independent work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+
+def separable_terms(
+    f: torch.Tensor | None, flip_filter: bool, gain: float = 1, smallest: float = 1e-7
+) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation taps of `f` per axis, float32 `[terms, taps_x]` and `[terms, taps_y]`.
+
+    The filter is the sum over terms of the outer products of y and x, times the overall `gain`.
+    Singular values below `smallest` of the largest are left out. Do not write to the arrays.
+    """
+    if f is None:
+        f = torch.ones(1)
+    taps = f.detach().numpy().astype(np.float32)
+    return _terms(taps.tobytes(), taps.shape, flip_filter, gain, smallest)
+
+
+@lru_cache(maxsize=256)
+def _terms(taps: bytes, shape: tuple[int, ...], flip_filter: bool, gain: float, smallest: float):
+    f = np.frombuffer(taps, np.float32).reshape(shape).astype(np.float64)
+    if f.ndim == 1:
+        x = y = f[None]
+    else:
+        u, sigma, v = np.linalg.svd(f, full_matrices=False)
+        keep = max(int((sigma > smallest * sigma[0]).sum()), 1)
+        root = np.sqrt(sigma[:keep, None])
+        x, y = v[:keep] * root, u[:, :keep].T * root
+    step = 1 if flip_filter else -1
+    root, sign = np.sqrt(abs(gain)), np.sign(gain)
+    return tuple(
+        np.ascontiguousarray(t[:, ::step], dtype=np.float32) for t in (x * root * sign, y * root)
+    )
+
+
+def in_parallel(kernel: Callable[..., None], count: int, arguments: tuple, parts: int) -> None:
+    """`kernel(first, last, *arguments)` over 0 … `count`, in at most `parts` pieces.
+
+    As many pieces at a time as torch uses threads; the kernel has to release the GIL.
+    """
+    parts = min(torch.get_num_threads(), count, parts)
+    if parts <= 1:
+        kernel(0, count, *arguments)
+        return
+    bounds = [count * i // parts for i in range(parts + 1)]
+    jobs = [
+        _pool(parts).submit(kernel, first, last, *arguments)
+        for first, last in list(pairwise(bounds))[1:]
+    ]
+    kernel(bounds[0], bounds[1], *arguments)
+    for job in jobs:
+        job.result()
+
+
+@lru_cache
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_threads - 1, thread_name_prefix="ops_cuda")
