@@ -14,6 +14,7 @@ pytest.importorskip("triton")
 
 PAIRS = list(itertools.product([1, 2, 4], repeat=2))
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SHAPE = triton_tables.Shape(2, 2, (12, 12), (12, 12), 1, 1, 4)
 #: The rule's "small floor", in units of the last place at the largest expected value.
 FLOOR = 2
 
@@ -117,8 +118,10 @@ def crops():
 
 def vectors_and_strips():
     """Sizes that allow vectors; more than one strip; more than one segment."""
-    x, b = inputs(torch.float16, (1, 1, 12, 52))
-    check(x, torch.randn(12) / 6, torch.randn(12) / 6, b[:1], geometry_of(2, 2, (9, 8, 9, 8)))
+    for padding, vectors in [((11, 10, 11, 10), (4, 4)), ((9, 8, 9, 8), (4, 2))]:
+        x, b = inputs(torch.float16, (1, 1, 12, 52))
+        y, _ = check(x, torch.randn(12) / 6, torch.randn(12) / 6, b, geometry_of(2, 2, padding))
+        assert (triton_path._vector(x), triton_path._vector(y)) == vectors
     steps, triton_path.STEPS = triton_path.STEPS, 1
     try:
         x, b = inputs(shape=(1, 1, 70, 12))
@@ -133,7 +136,7 @@ def every_tile():
     fu, fd = torch.randn(12) / 6, torch.randn(12) / 6
     geometry = geometry_of(2, 2, (9, 8, 9, 8))
     expected = reference(x, fu, fd, b[:1], geometry, torch.float64)[0]
-    found = triton_tables.tiles(2, 2, (12, 12), (12, 12))
+    found = triton_tables.tiles(SHAPE)
     assert len(found) >= 6
     for tile in found[::3]:
         y = triton_path.run(x, fu, fd, b[:1], geometry, tile, triton_path.triton_kernel.APPLY, None)
@@ -228,7 +231,7 @@ def wrong_kernels_are_noticed():
     fu, fd, geometry = torch.randn(12) / 6, torch.rand(12) / 6, geometry_of(2, 2)
     expected, _ = reference(x, fu, fd, b, geometry, torch.float64)
     composed, _ = reference(x, fu, fd, b, geometry, torch.float32)
-    tile = triton_tables.best_tile(2, 2, (12, 12), (12, 12))
+    tile = triton_tables.tiles(SHAPE)[0]
     mode = triton_path.triton_kernel.APPLY
     for got in [
         triton_path.forward(x, fu * 1.0001, fd, b, geometry),

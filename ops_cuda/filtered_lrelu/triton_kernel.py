@@ -66,8 +66,9 @@ def _slopes(
 
 
 @triton.jit
-def _matrix(table, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr):
-    """A constant matrix `[ROWS, COLUMNS]` from its table."""
+def _matrix(table, index, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr):
+    """Constant matrix `index`, `[ROWS, COLUMNS]`, of a table."""
+    table += index * ROWS * COLUMNS
     rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     return tl.load(table + rows[:, None] * COLUMNS + columns[None, :]).to(OPERAND)
 
@@ -97,15 +98,16 @@ def filtered_lrelu_kernel(
     MODE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, CONVEX: tl.constexpr,
     UP: tl.constexpr, DOWN: tl.constexpr, U_TERMS: tl.constexpr, D_TERMS: tl.constexpr,
     IN_Y: tl.constexpr, SM: tl.constexpr, IN_X: tl.constexpr, MID: tl.constexpr,
-    OUT: tl.constexpr, V: tl.constexpr, VECTOR: tl.constexpr,
+    OUT: tl.constexpr, V: tl.constexpr,
+    X_VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr,
     ROUND: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One strip of one plane, `steps` blocks of `SM // DOWN` output rows."""
     SO: tl.constexpr = SM // DOWN
     STATE_BYTES: tl.constexpr = V * DOWN // 4
-    # Strides come in units of VECTOR elements, so that the compiler sees how rows are aligned.
-    x_sn, x_sc, x_sh = x_sn * VECTOR, x_sc * VECTOR, x_sh * VECTOR
-    y_sn, y_sc, y_sh = y_sn * VECTOR, y_sc * VECTOR, y_sh * VECTOR
+    # Strides come in units of vectors, so that the compiler sees how rows are aligned.
+    x_sn, x_sc, x_sh = x_sn * X_VECTOR, x_sc * X_VECTOR, x_sh * X_VECTOR
+    y_sn, y_sc, y_sh = y_sn * Y_VECTOR, y_sc * Y_VECTOR, y_sh * Y_VECTOR
     pid = tl.program_id(0)
     strip = pid % strips
     segment = pid // strips % segments
@@ -120,23 +122,23 @@ def filtered_lrelu_kernel(
     if HAS_BIAS:
         bias = _rounded(tl.load(b + c), ROUND, OPERAND)
 
-    # The constant matrices stay in registers; a tuple has one of each kind per term.
+    # The constant matrices stay in registers or shared memory: one of each kind per term.
     uys, uxs, dxs, dys, dy_nexts = (), (), (), (), ()
     for term in tl.static_range(U_TERMS):
-        uys += (_matrix(uy + term * SM * IN_Y, SM, IN_Y, OPERAND),)
-        uxs += (_matrix(ux + term * IN_X * MID, IN_X, MID, OPERAND),)
+        uys += (_matrix(uy, term, SM, IN_Y, OPERAND),)
+        uxs += (_matrix(ux, term, IN_X, MID, OPERAND),)
     for term in tl.static_range(D_TERMS):
-        dxs += (_matrix(dx + term * MID * OUT, MID, OUT, OPERAND),)
-        dys += (_matrix(dy + 2 * term * SO * SM, SO, SM, OPERAND),)
-        dy_nexts += (_matrix(dy + (2 * term + 1) * SO * SM, SO, SM, OPERAND),)
+        dxs += (_matrix(dx, term, MID, OUT, OPERAND),)
+        dys += (_matrix(dy, 2 * term, SO, SM, OPERAND),)
+        dy_nexts += (_matrix(dy, 2 * term + 1, SO, SM, OPERAND),)
 
-    # The first column (col0 too) is a multiple of VECTOR, as W is then: vectors are all inside
+    # The first column (col0 too) is a multiple of X_VECTOR, as W is then: vectors are all inside
     # the image or all outside.
-    first_column = (strip * (V * DOWN // UP // VECTOR) + col0) * VECTOR
-    columns = first_column + tl.arange(0, IN_X)
-    column_inside = (columns // VECTOR >= 0) & (columns // VECTOR < W)
+    first_vector = strip * (V * DOWN // UP // X_VECTOR) + col0
+    vectors = first_vector + tl.arange(0, IN_X) // X_VECTOR
+    column_inside = (vectors >= 0) & (vectors < W)
     window = tl.arange(0, IN_Y)[:, None] * x_sh + tl.arange(0, IN_X)[None, :] * x_sw
-    x += first_column.to(tl.int64) * x_sw
+    x += first_vector.to(tl.int64) * X_VECTOR * x_sw
     first = segment * steps
     last = tl.minimum(first + steps, last_step)
     # Each state has one writer: tiles overlap, and the last strip and segment own the rest.
@@ -160,8 +162,7 @@ def filtered_lrelu_kernel(
         m = tl.zeros([SM, MID], tl.float32)
         for term in tl.static_range(U_TERMS):
             q = tl.dot(uys[term], pixels, input_precision=PRECISION)
-            q = _rounded(q, ROUND, OPERAND)
-            m = tl.dot(q, uxs[term], m, input_precision=PRECISION)
+            m = tl.dot(_rounded(q, ROUND, OPERAND), uxs[term], m, input_precision=PRECISION)
 
         fine_rows = step * SM + tl.arange(0, SM)
         if MODE == 2:
@@ -189,6 +190,6 @@ def filtered_lrelu_kernel(
             t = _rounded(t, ROUND, OPERAND)
             done = tl.dot(dy_nexts[term], t, done, input_precision=PRECISION)
             carried = tl.dot(dys[term], t, carried, input_precision=PRECISION)
-        _store_rows(y, done, step - 1, first, strip, OH, OW, y_sh, y_sw, SO, OUT, V, VECTOR)
+        _store_rows(y, done, step - 1, first, strip, OH, OW, y_sh, y_sw, SO, OUT, V, Y_VECTOR)
     if last < first + steps:
-        _store_rows(y, carried, last, first, strip, OH, OW, y_sh, y_sw, SO, OUT, V, VECTOR)
+        _store_rows(y, carried, last, first, strip, OH, OW, y_sh, y_sw, SO, OUT, V, Y_VECTOR)

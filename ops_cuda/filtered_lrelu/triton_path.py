@@ -7,6 +7,8 @@ uint8 `[N, C, H_middle, 4·ceil(W_middle / 16)]`.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from ops_cuda.filtered_lrelu.triton_tables import (
     STATES_PER_BYTE,
     STATES_PER_WORD,
     VECTOR,
-    Terms,
+    Shape,
     Tile,
     best_tile,
     downsampling_tables,
@@ -97,14 +99,27 @@ def unpacked(states: Tensor) -> Tensor:
 
 def _tile(x, fu, fd, geometry: Geometry) -> Tile | None:
     """The tile for this call, None where only the definition can compute it."""
-    factors = (geometry.up, geometry.down)
-    if not set(factors) <= {1, 2, 4} or not _few_terms(fu) or not _few_terms(fd):
+    if not {geometry.up, geometry.down} <= {1, 2, 4}:
         return None
-    return best_tile(*factors, filter_size(fu), filter_size(fd))
+    num_terms = _num_terms(fu), _num_terms(fd)
+    if max(num_terms) > MOST_TERMS:
+        return None
+    shape = Shape(
+        geometry.up, geometry.down, filter_size(fu), filter_size(fd), *num_terms, x.element_size()
+    )
+    return best_tile(shape, _shared_memory(x.device))
 
 
-def _few_terms(f: Tensor | None) -> bool:
-    return f is None or f.ndim == 1 or len(terms(f).x) <= MOST_TERMS
+@lru_cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program may use; that of an H100 where there is no GPU."""
+    if device.type != "cuda":
+        return 232448
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+def _num_terms(f: Tensor | None) -> int:
+    return 1 if f is None or f.ndim == 1 else len(terms(f).x)
 
 
 def empty_like_format(x: Tensor, shape: list[int]) -> Tensor:
@@ -114,15 +129,17 @@ def empty_like_format(x: Tensor, shape: list[int]) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
-def _aligned(t: Tensor) -> bool:
-    """True if every row of `t` starts and ends where a vector does."""
-    sizes = (t.shape[3], *t.stride()[:3])
-    bytes_per_vector = VECTOR * t.element_size()
-    return (
-        t.stride(3) == 1
-        and all(size % VECTOR == 0 for size in sizes)
-        and t.data_ptr() % bytes_per_vector == 0
-    )
+def _vector(t: Tensor) -> int:
+    """Elements that can be read or written at a time: every row starts and ends with a vector."""
+    sizes = (t.shape[3], *t.stride()[:3], t.data_ptr() // t.element_size())
+    if t.stride(3) != 1:
+        return 1
+    return next(k for k in (VECTOR, 2, 1) if all(size % k == 0 for size in sizes))
+
+
+def _in_vectors(t: Tensor, vector: int) -> tuple[int, ...]:
+    """Strides with those of the first three axes in vectors."""
+    return (*(stride // vector for stride in t.stride()[:3]), t.stride(3))
 
 
 def run(
@@ -141,44 +158,32 @@ def run(
     dx, dy = downsampling_tables(fd, geometry, lead, tile, x.dtype, x.device)
     blocks = -(-out_h // (tile.sm // geometry.down))
     strips, segments = -(-out_w // tile.valid), -(-blocks // STEPS)
-    vector = VECTOR if _aligned(x) and _aligned(y) else 1
-    strides = [s for t in (x, y) for s in (*(k // vector for k in t.stride()[:3]), t.stride(3))]
+    x_vector, y_vector = _vector(x), _vector(y)
+    strides = (*_in_vectors(x, x_vector), *_in_vectors(y, y_vector))
     left, _, top, _ = geometry.padding
     triton_kernel.filtered_lrelu_kernel[(n * channels * strips * segments,)](
         x, b, y, states, uy, ux, dx, dy, *strides,
-        channels, height, width // vector, out_h, out_w // vector, middle_h, middle_w,
+        channels, height, width // x_vector, out_h, out_w // y_vector, middle_h, middle_w,
         0 if states is None else states.shape[2], 0 if states is None else states.shape[3] // 4,
         offset_x // STATES_PER_BYTE, offset_y,
-        first_input(geometry.up, top), first_input(geometry.up, left + lead, VECTOR) // vector,
+        first_input(geometry.up, top), first_input(geometry.up, left + lead, VECTOR) // x_vector,
         strips, segments, STEPS, (middle_h - 1) // tile.sm,
         geometry.slope, 0.0 if geometry.clamp is None else geometry.clamp,
-        **constants(geometry, tile, x.dtype, mode, b is not None, vector, len(uy), len(dx)),
-        num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=True,
+        **constants(geometry, tile, x.dtype),
+        MODE=mode, HAS_BIAS=b is not None, U_TERMS=len(uy), D_TERMS=len(dx), X_VECTOR=x_vector,
+        Y_VECTOR=y_vector,
+        num_warps=tile.num_warps, num_stages=1, enable_fp_fusion=True,
     )  # fmt: skip
     return y
 
 
-def constants(
-    geometry: Geometry,
-    tile: Tile,
-    dtype,
-    mode: int,
-    has_bias: bool,
-    vector: int,
-    u_terms: int,
-    d_terms: int,
-) -> dict:
-    """The compile-time arguments of the kernel."""
+def constants(geometry: Geometry, tile: Tile, dtype: torch.dtype) -> dict:
+    """The kernel's compile-time arguments that follow from these."""
     rounding = getattr(tl, str(dtype).removeprefix("torch."))
     # The interpreter multiplies bfloat16 as if its bits were integers.
     operand = tl.float32 if knobs.runtime.interpret else rounding
     return dict(
-        MODE=mode, HAS_BIAS=has_bias, HAS_CLAMP=geometry.clamp is not None,
-        CONVEX=0 <= geometry.slope <= 1, UP=geometry.up,
-        DOWN=geometry.down, U_TERMS=u_terms, D_TERMS=d_terms, IN_Y=tile.in_y, SM=tile.sm,
-        IN_X=tile.in_x, MID=tile.mid, OUT=tile.out, V=tile.valid, VECTOR=vector, ROUND=rounding,
-        OPERAND=operand, PRECISION=PRECISION,
+        HAS_CLAMP=geometry.clamp is not None, CONVEX=0 <= geometry.slope <= 1, UP=geometry.up,
+        DOWN=geometry.down, IN_Y=tile.in_y, SM=tile.sm, IN_X=tile.in_x, MID=tile.mid,
+        OUT=tile.out, V=tile.valid, ROUND=rounding, OPERAND=operand, PRECISION=PRECISION,
     )  # fmt: skip
-
-
-__all__ = ["Terms", "forward", "forward_with_states", "linear", "missing", "states_shape"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,17 @@ from ops_cuda.filtered_lrelu.definition import Geometry
 #: Singular values of a 2-D filter below this share of the largest are left out.
 SMALLEST_TERM = 5e-6
 MOST_TERMS = 3
+#: By `down` and bytes per element: `sm`, `mid`, `valid` of a tile, and its warps with separable
+#: filters and with others. Of what compiles without spilling these need the fewest instructions
+#: per output (docs/LOG.md). Not yet timed: benchmarks/kernels_gpu.py is there to change them.
+PREFERRED = {
+    (1, 2): (32, 32, 16, 1, 2),
+    (2, 2): (32, 64, 16, 1, 2),
+    (4, 2): (64, 128, 20, 4, 4),
+    (1, 4): (16, 32, 16, 2, 2),
+    (2, 4): (16, 64, 16, 2, 2),
+    (4, 4): (16, 64, 8, 4, 4),
+}
 #: Rows are read and written this many elements at a time where sizes and strides allow it.
 VECTOR = 4
 STATES_PER_BYTE, STATES_PER_WORD = 4, 16
@@ -36,29 +47,40 @@ class Tile:
     out: int
     valid: int
     num_warps: int = 4
-    num_stages: int = 1
 
 
 def _power_of_two(n: int, least: int = 16) -> int:
     return max(least, 1 << (n - 1).bit_length())
 
 
-def tiles(up: int, down: int, u_taps: tuple[int, int], d_taps: tuple[int, int]) -> list[Tile]:
-    """All tiles that fit these factors and taps (x, y), the one with the least arithmetic first."""
+@dataclass(frozen=True)
+class Shape:
+    """What the choice of a tile depends on: factors, taps (x, y), terms, bytes per element."""
+
+    up: int
+    down: int
+    u_taps: tuple[int, int]
+    d_taps: tuple[int, int]
+    u_terms: int
+    d_terms: int
+    element_size: int
+
+
+def tiles(shape: Shape) -> list[Tile]:
+    """All tiles that fit a shape, the one with the least arithmetic first."""
+    (u_x, u_y), (d_x, d_y), down = shape.u_taps, shape.d_taps, shape.down
+    # Tiles start at whole words of states; up to STATES_PER_BYTE − 1 columns go to that.
+    step = max(STATES_PER_WORD // down, VECTOR)
     found = []
     for mid in (32, 64, 128):
-        # Tiles start at whole words of states; up to STATES_PER_BYTE − 1 columns go to that.
-        step = max(STATES_PER_WORD // down, VECTOR)
-        valid = (mid - d_taps[0] + 2 - STATES_PER_BYTE) // down // step * step
-        while valid > 0:
-            fine = valid * down + d_taps[0] - 2 + STATES_PER_BYTE
-            in_x = _power_of_two(-(-(fine + u_taps[0] - 1) // up) + VECTOR - 1)
+        most = (mid - d_x + 2 - STATES_PER_BYTE) // down // step * step
+        for valid in range(step, most + 1, step):
+            fine = valid * down + d_x - 2 + STATES_PER_BYTE
+            in_x = _power_of_two(-(-(fine + u_x - 1) // shape.up) + VECTOR - 1)
             for sm in (16, 32, 64):
-                if d_taps[1] <= sm + 1 and sm // down >= 8:
-                    in_y = _power_of_two(-(-(sm + u_taps[1] - 1) // up))
-                    out = _power_of_two(valid)
-                    found.append(Tile(in_y, sm, in_x, mid, out, valid))
-            valid -= step
+                if d_y <= sm + 1 and sm % (4 * down) == 0:
+                    in_y = _power_of_two(-(-(sm + u_y - 1) // shape.up))
+                    found.append(Tile(in_y, sm, in_x, mid, _power_of_two(valid), valid))
     return sorted(found, key=lambda tile: (_cost(tile, down), -tile.valid))
 
 
@@ -74,11 +96,23 @@ def _cost(tile: Tile, down: int) -> float:
     return products / (rows * tile.valid)
 
 
+def shared_memory(tile: Tile, shape: Shape) -> int:
+    """Bytes of shared memory that a tile needs at most: its matrices, and one exchange."""
+    upsampling = tile.sm * tile.in_y + tile.in_x * tile.mid
+    downsampling = tile.mid * tile.out + 2 * tile.sm // shape.down * tile.sm
+    parts = 1 if shape.element_size == 2 else 2  # of a float32, multiplied as tf32
+    elements = shape.u_terms * upsampling + shape.d_terms * downsampling
+    return parts * elements * shape.element_size + 16384
+
+
 @lru_cache
-def best_tile(up: int, down: int, u_taps: tuple[int, int], d_taps: tuple[int, int]) -> Tile | None:
-    """The tile in use, None if none fits."""
-    found = tiles(up, down, u_taps, d_taps)
-    return found[0] if found else None
+def best_tile(shape: Shape, available: int) -> Tile | None:
+    """The tile in use with so many bytes of shared memory; None if none fits."""
+    found = [tile for tile in tiles(shape) if shared_memory(tile, shape) <= available]
+    *sizes, separable, others = PREFERRED[shape.down, shape.element_size]
+    preferred = [tile for tile in found if [tile.sm, tile.mid, tile.valid] == sizes]
+    num_warps = separable if shape.u_terms == shape.d_terms == 1 else others
+    return replace([*preferred, *found][0], num_warps=num_warps) if found else None
 
 
 @dataclass(frozen=True)

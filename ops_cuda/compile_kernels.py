@@ -1,0 +1,244 @@
+"""Compile every GPU kernel in use, without a GPU: `python -m ops_cuda.compile_kernels`.
+
+The operators' own host code runs on small CPU tensors with the shapes of real layers; what it
+would launch is compiled for each architecture. Registers, shared memory and spills come from the
+machine code. Writes docs/KERNELS.md.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ops_cuda.bias_act import ACTIVATIONS
+from ops_cuda.bias_act import triton_path as bias_act_path
+from ops_cuda.filtered_lrelu import triton_path as filtered_lrelu_path
+from ops_cuda.filtered_lrelu.definition import Geometry
+from ops_cuda.upfirdn2d import triton_path as upfirdn2d_path
+from ops_cuda.upfirdn2d.definition import Resampling
+
+ARCHITECTURES = (80, 90, 100)
+DOCUMENT = Path("docs/KERNELS.md")
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.uint8: "*u8",
+}
+SHORT = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+#: Layers of StyleGAN3 at 256² and 1024²: up, down, radial, padding, input size. Channels do not
+#: matter to compilation, nor do sizes beyond their alignment.
+LAYERS = {
+    "T, up 2": (2, 2, False, (9, 8, 9, 8), 150),
+    "T, up 4": (4, 2, False, (-6, -9, -6, -9), 86),
+    "R, up 2": (2, 2, True, (11, 10, 11, 10), 148),
+    "R, up 4": (4, 2, True, (-2, -5, -2, -5), 84),
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with the arguments that host code gave it."""
+
+    kernel: Any
+    arguments: dict[str, Any]
+    options: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel needs per thread (registers, spills) and per program (shared)."""
+
+    registers: int
+    spills: int  # instructions that store to or load from local memory
+    shared: int  # bytes
+    matrix: int  # tensor core instructions
+
+    def __str__(self) -> str:
+        spills = f", **{self.spills} spills**" if self.spills else ""
+        return f"{self.registers} / {self.shared}{spills}"
+
+
+class _Recorder:
+    """Stands in for a kernel and remembers its launches."""
+
+    def __init__(self, kernel, launches: list[Launch]):
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid):
+        return self._launch
+
+    def _launch(self, *arguments, **named):
+        names = self.kernel.arg_names
+        options = {key: value for key, value in named.items() if key not in names}
+        constants = {key: value for key, value in named.items() if key in names}
+        self.launches.append(
+            Launch(self.kernel, {**dict(zip(names, arguments, strict=False)), **constants}, options)
+        )
+
+
+@contextmanager
+def recorded(module: ModuleType, name: str) -> Iterator[list[Launch]]:
+    """What host code would launch as `module.name`, instead of launching it."""
+    launches: list[Launch] = []
+    kernel = getattr(module, name)
+    setattr(module, name, _Recorder(kernel, launches))
+    try:
+        yield launches
+    finally:
+        setattr(module, name, kernel)
+
+
+def _source(launch: Launch) -> ASTSource:
+    """Types and specialisations as Triton finds them at a launch: 1, None, multiples of 16."""
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        specialise = not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (specialise and value is 1):  # noqa: F632
+            signature[parameter.name], constants[(i,)] = "constexpr", value
+            continue
+        if isinstance(value, torch.Tensor):
+            signature[parameter.name] = POINTERS[value.dtype]
+        elif isinstance(value, float):
+            signature[parameter.name] = "fp32"
+        else:
+            signature[parameter.name] = "i32"
+        aligned = value.data_ptr() if isinstance(value, torch.Tensor) else value
+        if specialise and not isinstance(value, float) and aligned % 16 == 0:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def compiled(launch: Launch, architecture: int) -> Resources:
+    """Compile for `sm_<architecture>` and read the machine code."""
+    target = GPUTarget("cuda", architecture, 32)
+    result = triton.compile(_source(launch), target=target, options=launch.options)
+    tool = triton.knobs.nvidia.cuobjdump.path
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(result.asm["cubin"])
+        file.flush()
+        usage, code = (
+            subprocess.run([tool, option, file.name], capture_output=True, text=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
+    return Resources(
+        int(re.search(r"REG:(\d+)", usage)[1]),
+        len(re.findall(r"\b(?:STL|LDL)\b", code)),
+        result.metadata.shared,
+        len(re.findall(r"\b(?:HMMA|HGMMA|UTCHMMA|UTCQMMA)\b", code)),
+    )
+
+
+def filtered_lrelu_launches(layer: str, dtype: torch.dtype) -> dict[str, Launch]:
+    """Forward, forward with states, gradient of one of `LAYERS`."""
+    up, down, radial, padding, size = LAYERS[layer]
+    fu, fd = torch.rand(6 * up), torch.rand(6 * down)
+    if radial:
+        fd = sum(torch.rand(6 * down).outer(torch.rand(6 * down)) for _ in range(3))
+    geometry = Geometry(up, down, padding, 2**0.5, 0.2, 256.0, False)
+    x, b = torch.zeros([1, 2, size, size], dtype=dtype), torch.zeros(2)
+    with recorded(filtered_lrelu_path.triton_kernel, "filtered_lrelu_kernel") as launches:
+        filtered_lrelu_path.forward(x, fu, fd, b, geometry)
+        y, states = filtered_lrelu_path.forward_with_states(x, fu, fd, b, geometry)
+        back = geometry.transposed(x.shape, fu, fd)
+        filtered_lrelu_path.linear(y, fd, fu, states, back)
+    return dict(zip(("forward", "with states", "gradient"), launches, strict=True))
+
+
+def upfirdn2d_launches(up: int, down: int, taps: int, separable: bool, dtype) -> dict[str, Launch]:
+    """Contiguous and channels-last, as in discriminators and augmentations."""
+    f = torch.rand(taps) if separable else torch.rand(taps, taps)
+    spec = Resampling((up, up), (down, down), (taps // 2,) * 4, False, 1.0)
+    found = {}
+    for name, memory_format in [
+        ("contiguous", torch.contiguous_format),
+        ("channels-last", torch.channels_last),
+    ]:
+        x = torch.zeros([1, 16, 64, 64], dtype=dtype).contiguous(memory_format=memory_format)
+        with recorded(upfirdn2d_path, "upfirdn2d_kernel") as launches:
+            upfirdn2d_path.run(x, f, spec)
+        found |= {f"{name} {i}" if separable else name: each for i, each in enumerate(launches)}
+    return found
+
+
+def bias_act_launches(act: str, dtype: torch.dtype) -> dict[str, Launch]:
+    """Values and both derivatives."""
+    x, b = torch.zeros([1, 16, 64, 64], dtype=dtype), torch.zeros(16)
+    settings = (1, act, 0.2, 2**0.5, 256.0)
+    with recorded(bias_act_path, "bias_act_kernel") as launches:
+        bias_act_path.forward(x, b, *settings)
+        bias_act_path.gradient(x, x, b, *settings, 1)
+        bias_act_path.gradient(x, x, b, *settings, 2)
+    return dict(zip(("values", "first", "second"), launches, strict=True))
+
+
+def configurations() -> dict[str, Callable[[torch.dtype], dict[str, Launch]]]:
+    """Name → launches for a dtype: every configuration in use."""
+    found: dict[str, Callable] = {
+        f"filtered_lrelu, {layer}": partial(filtered_lrelu_launches, layer) for layer in LAYERS
+    }
+    for up, down, taps, separable in [
+        (1, 2, 4, False),
+        (2, 1, 4, False),
+        (1, 1, 4, False),
+        (2, 1, 12, True),
+        (1, 2, 12, True),
+    ]:
+        kind = f"{taps} taps" if separable else f"{taps}×{taps}"
+        name = f"upfirdn2d, up {up}, down {down}, {kind}"
+        found[name] = partial(upfirdn2d_launches, up, down, taps, separable)
+    found |= {f"bias_act, {act}": partial(bias_act_launches, act) for act in ACTIVATIONS}
+    return found
+
+
+def table() -> tuple[list[str], int]:
+    """Rows of the table, and how many compiled kernels spill; prints each row."""
+    rows, spilling = [], 0
+    for name, launches in configurations().items():
+        for dtype in SHORT:
+            for part, launch in launches(dtype).items():
+                results = [compiled(launch, architecture) for architecture in ARCHITECTURES]
+                spilling += sum(result.spills > 0 for result in results)
+                cells = [name, part, SHORT[dtype], *map(str, results)]
+                rows.append("| " + " | ".join(cells) + " |")
+                print(rows[-1], flush=True)
+    return rows, spilling
+
+
+def main() -> int:
+    """Compile all, write the document; the exit status is 1 if anything spills."""
+    columns = ["kernel", "part", "dtype", *(f"sm_{each}" for each in ARCHITECTURES)]
+    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    print("\n".join(head))
+    rows, spilling = table()
+    verdict = f"{spilling} of them spill." if spilling else "None spills."
+    text = f"""# GPU kernels, as compiled
+
+Written by `make kernels` with Triton {triton.__version__}, without a GPU: nothing here has been
+timed. Cells: registers per thread / bytes of shared memory per program; spills would stand
+beside. {len(rows) * len(ARCHITECTURES)} kernels compiled. {verdict}
+
+"""
+    DOCUMENT.parent.mkdir(exist_ok=True)
+    DOCUMENT.write_text(text + "\n".join(head + rows) + "\n")
+    print(f"{DOCUMENT}: {len(rows)} rows. {verdict}")
+    return int(spilling > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
