@@ -56,9 +56,8 @@ format: $(VENV)/.installed-dev ## let ruff rewrite what it can
 bench: $(VENV)/.installed-dev ## measure what there is to measure
 	$(BIN)/python -m benchmarks
 
-kernels: ## fused GPU kernels (none yet)
-	@echo "There are no fused GPU kernels in this repository yet: nothing to build or check."
-	@echo "On a GPU every operator runs as its plain PyTorch definition."
+kernels: $(VENV)/.installed ## compile the GPU kernels for sm_80, sm_90, sm_100: no GPU needed
+	$(BIN)/python -W ignore -m ops_cuda.compile_kernels
 
 clean: ## remove .venv, caches and outputs
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache out

@@ -109,7 +109,8 @@ def _source(launch: Launch) -> ASTSource:
     for i, parameter in enumerate(launch.kernel.params):
         value = launch.arguments[parameter.name]
         specialise = not parameter.do_not_specialize
-        if parameter.is_constexpr or value is None or (specialise and value is 1):  # noqa: F632
+        is_one = specialise and isinstance(value, int) and value == 1
+        if parameter.is_constexpr or value is None or is_one:
             signature[parameter.name], constants[(i,)] = "constexpr", value
             continue
         if isinstance(value, torch.Tensor):

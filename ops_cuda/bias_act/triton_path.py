@@ -63,6 +63,7 @@ def _run(dy, x, b, dim, act, alpha, gain, clamp, order: int) -> Tensor:
         ORDER=order, ACT=act, HAS_BIAS=b is not None, HAS_CLAMP=clamp is not None,
         FROM_OUTPUT=negative_slope(act, alpha) is not None and gain > 0,
         BIAS_OF_ROWS=of_rows, BLOCK_R=block_r, BLOCK_C=block_c, num_warps=4,
+        enable_fp_fusion=True,
     )  # fmt: skip
     return y
 

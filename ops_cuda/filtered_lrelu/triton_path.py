@@ -99,15 +99,16 @@ def unpacked(states: Tensor) -> Tensor:
 
 def _tile(x, fu, fd, geometry: Geometry) -> Tile | None:
     """The tile for this call, None where only the definition can compute it."""
-    if not {geometry.up, geometry.down} <= {1, 2, 4}:
+    shape = shape_of(x, fu, fd, geometry)
+    if not {shape.up, shape.down} <= {1, 2, 4} or max(shape.u_terms, shape.d_terms) > MOST_TERMS:
         return None
-    num_terms = _num_terms(fu), _num_terms(fd)
-    if max(num_terms) > MOST_TERMS:
-        return None
-    shape = Shape(
-        geometry.up, geometry.down, filter_size(fu), filter_size(fd), *num_terms, x.element_size()
-    )
     return best_tile(shape, _shared_memory(x.device))
+
+
+def shape_of(x, fu, fd, geometry: Geometry) -> Shape:
+    """What the choice of a tile depends on."""
+    sizes, num_terms = (filter_size(fu), filter_size(fd)), (_num_terms(fu), _num_terms(fd))
+    return Shape(geometry.up, geometry.down, *sizes, *num_terms, x.element_size())
 
 
 @lru_cache

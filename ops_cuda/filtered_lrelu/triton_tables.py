@@ -25,7 +25,7 @@ PREFERRED = {
     (4, 2): (64, 128, 20, 4, 4),
     (1, 4): (16, 32, 16, 2, 2),
     (2, 4): (16, 64, 16, 2, 2),
-    (4, 4): (16, 64, 8, 4, 4),
+    (4, 4): (32, 64, 8, 4, 8),
 }
 #: Rows are read and written this many elements at a time where sizes and strides allow it.
 VECTOR = 4
@@ -152,7 +152,8 @@ class _Remembered:
             storage = StorageWeakRef(tensor.untyped_storage())
             layout = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
             # While the weak reference lives, its address goes to no other storage.
-            key = (storage.cdata, layout, tensor.dtype, tensor._version, *key)
+            version = 0 if tensor.is_inference() else tensor._version
+            key = (storage.cdata, layout, tensor.dtype, version, *key)
         if key not in self._values:
             value = compute()
             self._values = {k: v for k, v in self._values.items() if not (v[0] and v[0].expired())}
