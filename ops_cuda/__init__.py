@@ -7,11 +7,12 @@ from ops_cuda.bias_act import bias_act
 from ops_cuda.conv2d_resample import conv2d_resample
 from ops_cuda.filtered_lrelu import filtered_lrelu
 from ops_cuda.fir import setup_filter
-from ops_cuda.modulated_conv2d import modulated_conv2d
+from ops_cuda.modulated_conv2d import conv2d_before_scaling, modulated_conv2d
 from ops_cuda.upfirdn2d import downsample2d, filter2d, upfirdn2d, upsample2d
 
 __all__ = [
     "bias_act",
+    "conv2d_before_scaling",
     "conv2d_resample",
     "downsample2d",
     "filter2d",

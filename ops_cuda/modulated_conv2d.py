@@ -6,6 +6,22 @@ import torch
 import torch.nn.functional as F
 
 
+class _ScaleChannels(torch.autograd.Function):
+    """`x·s` `[N, C, H, W]`; the gradient of `s` is a product of matrices, without a temporary."""
+
+    @staticmethod
+    def forward(ctx, x, s):
+        ctx.save_for_backward(x, s)
+        return x * s[:, :, None, None]
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, s = ctx.saved_tensors
+        dx = dy * s[:, :, None, None] if ctx.needs_input_grad[0] else None
+        ds = torch.einsum("nchw,nchw->nc", dy, x) if ctx.needs_input_grad[1] else None
+        return dx, ds
+
+
 def modulated_conv2d(
     x: torch.Tensor,
     w: torch.Tensor,
@@ -22,21 +38,40 @@ def modulated_conv2d(
     Returns `[N, O, H + 2·padding − k + 1, …]` in the dtype of `x`. Raises ValueError on shapes
     that do not fit.
     """
+    x, scale = conv2d_before_scaling(x, w, s, demodulate, padding, input_gain)
+    return x if scale is None else _ScaleChannels.apply(x, scale)
+
+
+def conv2d_before_scaling(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    s: torch.Tensor,
+    demodulate: bool = True,
+    padding: int = 0,
+    input_gain: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`modulated_conv2d` without the last step: the convolution, and its factors `[N, O]`.
+
+    What follows may be able to scale its input for nothing (`filtered_lrelu`). The factors are
+    None without demodulation.
+    """
     if x.ndim != 4 or w.ndim != 4 or s.shape != x.shape[:2] or w.shape[1] != x.shape[1]:
         raise ValueError(
             f"x, w, s: got shapes {tuple(x.shape)}, {tuple(w.shape)}, {tuple(s.shape)}, "
             "expected [N, I, H, W], [O, I, k, k], [N, I]"
         )
-    demodulation = None
+    scale = None
     if demodulate:
-        w = w * w.square().mean([1, 2, 3], keepdim=True).rsqrt()
         s = s * s.square().mean().rsqrt()
         energy = w.square().sum([2, 3])  # [O, I]
-        demodulation = (s.square() @ energy.t() + 1e-8).rsqrt()  # [N, O]
+        normalize = (energy.sum(1) / w[0].numel()).rsqrt()  # [O]: weights of unit variance
+        scale = (s.square() @ (energy * normalize[:, None].square()).t() + 1e-8).rsqrt()
+        if x.dtype == torch.float32:
+            scale = scale * normalize  # the same product, without a copy of the weights
+        else:
+            w = w * normalize[:, None, None, None]
+        scale = scale.to(x.dtype)
     if input_gain is not None:
         s = s * input_gain
-    x = x * s.to(x.dtype)[:, :, None, None]
-    x = F.conv2d(x, w.to(x.dtype), padding=padding)
-    if demodulation is not None:
-        x = x * demodulation.to(x.dtype)[:, :, None, None]
-    return x
+    x = _ScaleChannels.apply(x, s.to(x.dtype))
+    return F.conv2d(x, w.to(x.dtype), padding=padding), scale

@@ -17,7 +17,7 @@ def forward_arguments(path: str, keep_states: bool, requires_grad: bool = False)
     x = torch.randn(2, 3, 9, 11, requires_grad=requires_grad)
     fu, fd = torch.rand(12), torch.rand(12, 12)
     settings = (g.up, g.down, list(g.padding), g.gain, g.slope, g.clamp, g.flip_filter)
-    return x, torch.randn(3), fu, fd, *settings, keep_states, path
+    return x, torch.randn(3), torch.rand(2, 3), fu, fd, *settings, keep_states, path
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -29,7 +29,7 @@ def test_opcheck_of_the_forward_pass(path, keep_states):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_opcheck_of_the_gradient(path):
-    x, b, fu, fd, *_ = forward_arguments(path, True)
+    x, b, _, fu, fd, *_ = forward_arguments(path, True)
     y, states = operator.PATHS[path].forward_with_states(x, fu, fd, b, GEOMETRY)
     back = GEOMETRY.transposed(x.shape, fu, fd)
     settings = (back.up, back.down, list(back.padding), back.gain, back.slope, back.flip_filter)

@@ -94,6 +94,38 @@ def test_filtered_lrelu_derivatives(shape):
     assert torch.autograd.gradgradcheck(function, (x, b))
 
 
+def test_scale_is_a_product_before_the_bias():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    b, scale = (torch.randn(*n).double().requires_grad_(True) for n in ([3], [2, 3]))
+    f = torch.rand([4], dtype=torch.float64)
+    options = dict(up=2, down=2, padding=[3, 2, 4, 1], clamp=3.0)
+
+    def function(x, b, scale):
+        return ops_cuda.filtered_lrelu(x, f, f, b, scale=scale, **options)
+
+    expected = ops_cuda.filtered_lrelu(x * scale[:, :, None, None], f, f, b, **options)
+    assert torch.allclose(function(x, b, scale), expected, rtol=1e-12)
+    assert torch.autograd.gradcheck(function, (x, b, scale))
+    assert torch.autograd.gradgradcheck(function, (x, b, scale))
+
+
+@CPU_PATH
+def test_scale_on_the_fused_path():
+    torch.manual_seed(0)
+    x, b, f = torch.randn(2, 5, 19, 23), torch.randn(5), torch.rand(12) / 6
+    scale, results = torch.rand(2, 5), []
+    for dtype in (torch.float32, torch.float64):
+        inputs = [t.to(dtype).requires_grad_(True) for t in (x, b, scale)]
+        y = ops_cuda.filtered_lrelu(
+            inputs[0], f.to(dtype), f.to(dtype), inputs[1], up=2, down=2, padding=9,
+            scale=inputs[2],
+        )  # fmt: skip
+        results.append([y, *torch.autograd.grad(y.sin().sum(), inputs)])
+    for got, expected in zip(*results, strict=True):
+        assert relative_error(got, expected) < 5e-6
+
+
 def relative_error(got, expected):
     return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
 
@@ -249,6 +281,7 @@ def test_modulated_conv_equals_per_sample_weights():
         (lambda x: ops_cuda.bias_act(x, act="lreul"), "act"),
         (lambda x: ops_cuda.bias_act(x, torch.zeros(3)), "b"),
         (lambda x: ops_cuda.filtered_lrelu(x, torch.ones(40), up=2), "x"),
+        (lambda x: ops_cuda.filtered_lrelu(x, scale=torch.ones(2)), "scale"),
         (lambda x: ops_cuda.modulated_conv2d(x, torch.ones(1, 3, 1, 1), torch.ones(1, 2)), "x, w"),
         (lambda x: ops_cuda.setup_filter(torch.ones(2, 2, 2)), "f"),
     ],

@@ -25,14 +25,14 @@ def missing() -> str:
     return "" if numba is not None else "Numba is not installed"
 
 
-def forward(x, fu, fd, b, geometry: Geometry) -> torch.Tensor:
+def forward(x, fu, fd, b, geometry: Geometry, scale=None) -> torch.Tensor:
     """`[N, C, H, W]` → `[N, C, H', W']` without keeping anything for a gradient."""
-    return _run(x, fu, fd, b, geometry, APPLY_LRELU, None)[0]
+    return _run(x, fu, fd, b, geometry, APPLY_LRELU, None, scale)[0]
 
 
-def forward_with_states(x, fu, fd, b, geometry: Geometry):
+def forward_with_states(x, fu, fd, b, geometry: Geometry, scale=None):
     """Result and slope states, four to a byte: see `states_shape`."""
-    return _run(x, fu, fd, b, geometry, STORE_STATES, None)
+    return _run(x, fu, fd, b, geometry, STORE_STATES, None, scale)
 
 
 def linear(x, fu, fd, states, geometry: Geometry) -> torch.Tensor:
@@ -55,7 +55,7 @@ def states_shape(x_shape, fu, fd, geometry: Geometry) -> tuple[int, ...]:
     return -(-n * c // group), middle_h, plan.phases_of(geometry), group, stride // 4
 
 
-def _run(x, fu, fd, b, geometry: Geometry, mode: int, states):
+def _run(x, fu, fd, b, geometry: Geometry, mode: int, states, scale=None):
     n, c, height, width = x.shape
     _, middle_h = geometry.middle_size(width, height, fu)
     out_w, out_h = geometry.output_size(width, height, fu, fd)
@@ -64,16 +64,16 @@ def _run(x, fu, fd, b, geometry: Geometry, mode: int, states):
     if mode != USE_STATES:
         states = torch.empty(shape if mode == STORE_STATES else [1] * 5, dtype=torch.uint8)
     y = torch.empty([n, c, out_h, out_w], dtype=torch.float32)
-    bias = np.zeros(n * c, np.float32)
-    if b is not None:
-        bias.reshape(n, c)[:] = b.detach().float().numpy()
+    affine = np.zeros([n, c, 2], np.float32)
+    affine[:, :, 0] = 1 if scale is None else scale.detach().numpy()
+    affine[:, :, 1] = 0 if b is None else b.detach().numpy()
     up, down = plan.upsampling(fu, geometry), plan.downsampling(fd, geometry)
     clamp = np.inf if geometry.clamp is None else geometry.clamp
     lead, first_input = plan.first_position(geometry)
     grid = (geometry.up, geometry.down, geometry.padding[2], lead, first_input)
     before = (
         x.detach().contiguous().numpy().reshape(n * c, height, width),
-        bias,
+        affine.reshape(n * c, 2),
         y.numpy().reshape(n * c, out_h, out_w),
         states.flatten(3).numpy(),
         up,

@@ -52,9 +52,12 @@ def _interleave2(target, first, second):
 
 
 @inline
-def _load_row(target, line, bias, first_input, start, stride):
-    """Sample i = first_input + E·n + e of `line` goes to `target[e, start + n]`, n < stride."""
-    num_inputs = len(target)
+def _load_row(target, line, affine, first_input, start, stride):
+    """Sample i = first_input + E·n + e of `line` goes to `target[e, start + n]`, n < stride.
+
+    `affine` (scale, bias) is applied on the way.
+    """
+    num_inputs, scale, bias = len(target), affine[0], affine[1]
     for e in range(num_inputs):
         low = max(0, -((first_input + e) // num_inputs))
         high = min((len(line) - 1 - first_input - e) // num_inputs + 1, stride)
@@ -64,10 +67,10 @@ def _load_row(target, line, bias, first_input, start, stride):
         kept = target[e, start + low : start + high]
         if num_inputs == 1:
             for j in range(len(kept)):
-                kept[j] = source[j] + bias
+                kept[j] = source[j] * scale + bias
         else:
             for j in range(len(kept)):
-                kept[j] = source[num_inputs * j] + bias
+                kept[j] = source[num_inputs * j] * scale + bias
 
 
 @inline
@@ -138,7 +141,7 @@ def _downsample_row(ring, slot, fine, plan, columns, lead):
 
 
 @inline
-def _load_sources(work, up, column_taps, a, planes, bias, first_input, stride):
+def _load_sources(work, up, column_taps, a, planes, affine, first_input, stride):
     """Rows of the input that fine row `a` reads, each in its slot, and their taps by slot."""
     work.row_taps[:] = 0
     k = -a % up
@@ -152,7 +155,7 @@ def _load_sources(work, up, column_taps, a, planes, bias, first_input, stride):
                 work.row_of[slot] = source
                 for i in range(len(planes)):
                     line, start = planes[i, source], i * stride
-                    _load_row(work.rows[slot], line, bias[i], first_input, start, stride)
+                    _load_row(work.rows[slot], line, affine[i], first_input, start, stride)
         k += up
         source += 1
 
@@ -172,11 +175,11 @@ def _store_row(planes, row, finished, columns, stride, num_outputs):
 
 
 @inline
-def run_groups(first, last, x, bias, y, states, up_plan, down_plan, work, grid, activation):
+def run_groups(first, last, x, affine, y, states, up_plan, down_plan, work, grid, activation):
     """Groups first..last−1 of planes of `x` `[planes, H, W]` into `y` `[planes, H', W']`.
 
-    The planes of a group lie side by side, `stride` columns apart, in every row of `work`. `bias`
-    has one number per plane. Allocates nothing.
+    The planes of a group lie side by side, `stride` columns apart, in every row of `work`. `affine`
+    `[planes, 2]` is what multiplies each and what is added. Allocates nothing.
     """
     up, down, pad_top, lead, first_input, group, stride, middle_h, offset_x, offset_y, mode = grid
     gain, slope, clamp = activation
@@ -192,7 +195,7 @@ def run_groups(first, last, x, bias, y, states, up_plan, down_plan, work, grid, 
         work.rows[:] = 0
         for m in range(middle_h):
             _load_sources(
-                work, up, up_plan.column_taps, m - pad_top, planes, bias[index * group :],
+                work, up, up_plan.column_taps, m - pad_top, planes, affine[index * group :],
                 first_input, stride,
             )  # fmt: skip
             for term in range(len(flat_inputs)):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from ops_cuda import filtered_lrelu, modulated_conv2d
+from ops_cuda import conv2d_before_scaling, filtered_lrelu
 from sg3.networks.filters import design_lowpass_filter
 from sg3.networks.layers import FullyConnectedLayer, MappingNetwork
 from sg3.networks.schedule import LayerPlan, LayerSpec, plan_layers
@@ -136,7 +136,7 @@ class SynthesisLayer(nn.Module):
             styles = styles / (self.in_channels * self.conv_kernel**2) ** 0.5
         half = self.use_fp16 and not force_fp32 and x.device.type == "cuda"
         dtype = torch.float16 if half else torch.float32
-        x = modulated_conv2d(
+        x, scale = conv2d_before_scaling(
             x.to(dtype),
             self.weight,
             styles,
@@ -155,6 +155,7 @@ class SynthesisLayer(nn.Module):
             gain=1 if self.is_torgb else 2**0.5,
             slope=1 if self.is_torgb else 0.2,
             clamp=self.conv_clamp,
+            scale=scale,
         )
 
 
