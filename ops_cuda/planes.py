@@ -14,20 +14,20 @@ import torch
 def separable_terms(
     f: torch.Tensor | None, flip_filter: bool, gain: float = 1, smallest: float = 1e-7
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Correlation taps of `f` per axis, float32 `[terms, taps_x]` and `[terms, taps_y]`.
+    """Correlation taps of `f` per axis, float64 `[terms, taps_x]` and `[terms, taps_y]`.
 
     The filter is the sum over terms of the outer products of y and x, times the overall `gain`.
     Singular values below `smallest` of the largest are left out. Do not write to the arrays.
     """
     if f is None:
         f = torch.ones(1)
-    taps = f.detach().numpy().astype(np.float32)
+    taps = f.detach().numpy().astype(np.float64)
     return _terms(taps.tobytes(), taps.shape, flip_filter, gain, smallest)
 
 
 @lru_cache(maxsize=256)
 def _terms(taps: bytes, shape: tuple[int, ...], flip_filter: bool, gain: float, smallest: float):
-    f = np.frombuffer(taps, np.float32).reshape(shape).astype(np.float64)
+    f = np.frombuffer(taps, np.float64).reshape(shape)
     if f.ndim == 1:
         x = y = f[None]
     else:
@@ -37,9 +37,7 @@ def _terms(taps: bytes, shape: tuple[int, ...], flip_filter: bool, gain: float, 
         x, y = v[:keep] * root, u[:, :keep].T * root
     step = 1 if flip_filter else -1
     root, sign = np.sqrt(abs(gain)), np.sign(gain)
-    return tuple(
-        np.ascontiguousarray(t[:, ::step], dtype=np.float32) for t in (x * root * sign, y * root)
-    )
+    return tuple(np.ascontiguousarray(t[:, ::step]) for t in (x * root * sign, y * root))
 
 
 def in_parallel(kernel: Callable[..., None], count: int, arguments: tuple, parts: int) -> None:

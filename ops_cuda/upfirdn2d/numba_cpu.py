@@ -64,7 +64,7 @@ def _taps_per_phase(taps: bytes, shape: tuple[int, int], up: int):
 
     At position p of the zero-stuffed signal tap k meets a sample where p + k divides by `up`.
     """
-    f = np.frombuffer(taps, np.float32).reshape(shape)
+    f = np.frombuffer(taps).reshape(shape)
     parts = [f[:, -p % up :: up] for p in range(up)]
     packed = np.zeros((shape[0], up, -(-shape[1] // up)), np.float32)
     for p, part in enumerate(parts):
