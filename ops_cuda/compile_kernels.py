@@ -2,7 +2,7 @@
 
 The operators' own host code runs on small CPU tensors with the shapes of real layers; what it
 would launch is compiled for each architecture. Registers, shared memory and spills come from the
-machine code. Writes docs/KERNELS.md.
+machine code. Writes the table in docs/KERNELS.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from ops_cuda.upfirdn2d import triton_path as upfirdn2d_path
 from ops_cuda.upfirdn2d.definition import Resampling
 
 ARCHITECTURES = (80, 90, 100)
-DOCUMENT = Path("docs/KERNELS.md")
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "KERNELS.md"
+#: What follows this line in the document is written here.
+MARKER = "<!-- written by make kernels -->"
 POINTERS = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -146,7 +148,7 @@ def compiled(launch: Launch, architecture: int) -> Resources:
 
 
 def filtered_lrelu_launches(layer: str, dtype: torch.dtype) -> dict[str, Launch]:
-    """Forward, forward with states, gradient of one of `LAYERS`."""
+    """Forward (of a scaled input too), forward with states, gradient of one of `LAYERS`."""
     up, down, radial, padding, size = LAYERS[layer]
     fu, fd = torch.rand(6 * up), torch.rand(6 * down)
     if radial:
@@ -155,10 +157,11 @@ def filtered_lrelu_launches(layer: str, dtype: torch.dtype) -> dict[str, Launch]
     x, b = torch.zeros([1, 2, size, size], dtype=dtype), torch.zeros(2)
     with recorded(filtered_lrelu_path.triton_kernel, "filtered_lrelu_kernel") as launches:
         filtered_lrelu_path.forward(x, fu, fd, b, geometry)
+        filtered_lrelu_path.forward(x, fu, fd, b, geometry, scale=torch.ones([1, 2], dtype=dtype))
         y, states = filtered_lrelu_path.forward_with_states(x, fu, fd, b, geometry)
         back = geometry.transposed(x.shape, fu, fd)
         filtered_lrelu_path.linear(y, fd, fu, states, back)
-    return dict(zip(("forward", "with states", "gradient"), launches, strict=True))
+    return dict(zip(("forward", "scaled", "with states", "gradient"), launches, strict=True))
 
 
 def upfirdn2d_launches(up: int, down: int, taps: int, separable: bool, dtype) -> dict[str, Launch]:
@@ -228,16 +231,12 @@ def main() -> int:
     print("\n".join(head))
     rows, spilling = table()
     verdict = f"{spilling} of them spill." if spilling else "None spills."
-    text = f"""# GPU kernels, as compiled
-
-Written by `make kernels` with Triton {triton.__version__}, without a GPU: nothing here has been
-timed. Cells: registers per thread / bytes of shared memory per program; spills would stand
-beside. {len(rows) * len(ARCHITECTURES)} kernels compiled. {verdict}
-
-"""
-    DOCUMENT.parent.mkdir(exist_ok=True)
-    DOCUMENT.write_text(text + "\n".join(head + rows) + "\n")
-    print(f"{DOCUMENT}: {len(rows)} rows. {verdict}")
+    summary = (
+        f"Triton {triton.__version__}; {len(rows) * len(ARCHITECTURES)} kernels compiled. {verdict}"
+    )
+    prose = DOCUMENT.read_text().split(MARKER)[0]
+    DOCUMENT.write_text("\n".join([prose + MARKER, "", summary, "", *head, *rows, ""]))
+    print(f"{DOCUMENT}: {summary}")
     return int(spilling > 0)
 
 

@@ -36,8 +36,8 @@ def test_alignment_follows_the_layers():
         ]
         for layer in compile_kernels.LAYERS
     }
-    assert found["T, up 2"] == found["T, up 4"] == [(2, 4), (2, 4), (4, 2)]
-    assert found["R, up 2"] == found["R, up 4"] == [(4, 4)] * 3
+    assert found["T, up 2"] == found["T, up 4"] == [(2, 4), (2, 4), (2, 4), (4, 2)]
+    assert found["R, up 2"] == found["R, up 4"] == [(4, 4)] * 4
 
 
 def test_a_spill_would_be_seen():

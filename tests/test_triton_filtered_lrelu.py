@@ -172,6 +172,43 @@ def memory_formats():
         check(x[:1, :1, :1, :1].expand(1, 2, 5, 8), fu, fd, b, geometry)
 
 
+def scaled_input(dtype):
+    """A factor per plane, as demodulation has it, against the same outside of the kernel."""
+    fu, fd = torch.randn(12) / 6, torch.rand(12) / 6
+    x, b = inputs(dtype, (2, 2, 6, 8))
+    scale = torch.randn(2, 2).to(dtype)
+    for geometry, up_filter in [(geometry_of(2, 2), fu), (geometry_of(3, 2), torch.randn(18) / 6)]:
+        y, states = triton_path.forward_with_states(x, up_filter, fd, b, geometry, scale=scale)
+        assert torch.equal(triton_path.forward(x, up_filter, fd, b, geometry, scale=scale), y)
+        factors = scale[:, :, None, None]
+        wide = (x.double() * factors.double(), up_filter.double(), fd.double(), b.double())
+        narrow = (x * factors, up_filter.to(dtype), fd.to(dtype), b.to(dtype))
+        assert_close(y, definition.forward(*narrow, geometry), definition.forward(*wide, geometry))
+        assert states.any()
+
+
+def many_channels_last():
+    """More channels than are worth reading with strides: copied, same values, same format."""
+    x, b = inputs(shape=(1, triton_path.MOST_STRIDED_CHANNELS + 1, 4, 5))
+    arguments = (torch.randn(12) / 6, torch.rand(12) / 6, b, geometry_of(2, 2))
+    y = triton_path.forward(x.contiguous(memory_format=torch.channels_last), *arguments)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y, triton_path.forward(x, *arguments))
+
+
+def beyond_two_to_the_31():
+    """Offsets of planes need 64 bits; nearly all of this memory is never touched."""
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory = torch.empty(2**31 + 4096, dtype=torch.float16)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    x, b = inputs(torch.float16, (2, 1, 5, 8))
+    far = memory.as_strided(x.shape, (2**31, 40, 8, 1))
+    far.copy_(x)
+    arguments = (torch.randn(12) / 6, torch.rand(12) / 6, b, geometry_of(2, 2))
+    y = triton_path.forward(far, *arguments)
+    assert torch.equal(y, triton_path.forward(x, *arguments))
+
+
 def empty_batch():
     x, b = inputs(shape=(0, 2, 9, 13))
     y, states = triton_path.forward_with_states(x, torch.ones(12), None, b, geometry_of(2, 1))
@@ -215,7 +252,7 @@ def through_autograd():
         own_x, own_b, own_fu, own_fd = (t.to(dtype) for t in (x, b, fu, fd))
         own_x.requires_grad_(), own_b.requires_grad_()
         y, _ = operator._forward(
-            own_x, own_b, own_fu, own_fd, 2, 2, [9, 8, 9, 8], 1.4, 0.2, 1.5, False, True, path
+            own_x, own_b, None, own_fu, own_fd, 2, 2, [9, 8, 9, 8], 1.4, 0.2, 1.5, False, True, path
         )
         dy = torch.linspace(-1, 1, y.numel()).reshape(y.shape).to(dtype).requires_grad_()
         dx, db = torch.autograd.grad(y, (own_x, own_b), dy, create_graph=True)
@@ -266,6 +303,9 @@ CASES = {
     "no filters, no bias, no clamp": no_filters_no_bias_no_clamp,
     "slopes beyond one": slopes_beyond_one,
     "memory formats": memory_formats,
+    **{f"scaled input, {name}": partial(scaled_input, dtype) for name, dtype in DTYPES.items()},
+    "many channels last": many_channels_last,
+    "beyond 2^31": beyond_two_to_the_31,
     "empty batch": empty_batch,
     "falls back": falls_back,
     "same bits twice": same_bits_twice,

@@ -70,6 +70,18 @@ def sizes_and_views():
         check(x, f, spec)
 
 
+def beyond_two_to_the_31():
+    """Offsets of images need 64 bits; nearly all of this memory is never touched."""
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory = torch.empty(2**31 + 4096, dtype=torch.float16)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    x, f = torch.randn(2, 1, 5, 8).half(), torch.rand(4, 4)
+    far = memory.as_strided(x.shape, (2**31, 40, 8, 1))
+    far.copy_(x)
+    spec = Resampling((1, 1), (2, 2), (1, 1, 1, 1), False, 1.0)
+    assert torch.equal(triton_path.run(far, f, spec), triton_path.run(x, f, spec))
+
+
 def empty_batch():
     spec = Resampling((2, 2), (1, 1), (2, 1, 2, 1), False, 4.0)
     assert triton_path.run(torch.randn(0, 3, 4, 5), torch.rand(4, 4), spec).shape == (0, 3, 8, 10)
@@ -123,6 +135,7 @@ CASES = {
     },
     **{str(dtype).removeprefix("torch."): partial(precisions, dtype) for dtype in DTYPES},
     "sizes and views": sizes_and_views,
+    "beyond 2^31": beyond_two_to_the_31,
     "empty batch": empty_batch,
     "same bits twice": same_bits_twice,
     "through autograd": through_autograd,

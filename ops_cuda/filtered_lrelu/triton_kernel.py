@@ -91,11 +91,12 @@ def _store_rows(
 
 @triton.jit(do_not_specialize=["ox", "oy", "row0", "col0", "steps", "last_step"])
 def filtered_lrelu_kernel(
-    x, b, y, states, uy, ux, dx, dy,
+    x, scale, b, y, states, uy, ux, dx, dy,
     x_sn, x_sc, x_sh, x_sw, y_sn, y_sc, y_sh, y_sw,
     C, H, W, OH, OW, MH, MW, SH, SW, ox, oy, row0, col0,
     strips, segments, steps, last_step, slope, clamp,
-    MODE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, CONVEX: tl.constexpr,
+    MODE: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_CLAMP: tl.constexpr, CONVEX: tl.constexpr,
     UP: tl.constexpr, DOWN: tl.constexpr, U_TERMS: tl.constexpr, D_TERMS: tl.constexpr,
     IN_Y: tl.constexpr, SM: tl.constexpr, IN_X: tl.constexpr, MID: tl.constexpr,
     OUT: tl.constexpr, V: tl.constexpr,
@@ -106,21 +107,22 @@ def filtered_lrelu_kernel(
     SO: tl.constexpr = SM // DOWN
     STATE_BYTES: tl.constexpr = V * DOWN // 4
     # Strides come in units of vectors, so that the compiler sees how rows are aligned.
-    x_sn, x_sc, x_sh = x_sn * X_VECTOR, x_sc * X_VECTOR, x_sh * X_VECTOR
-    y_sn, y_sc, y_sh = y_sn * Y_VECTOR, y_sc * Y_VECTOR, y_sh * Y_VECTOR
+    x_sh, y_sh = x_sh * X_VECTOR, y_sh * Y_VECTOR
     pid = tl.program_id(0)
     strip = pid % strips
     segment = pid // strips % segments
     plane = pid // strips // segments
     n, c = (plane // C).to(tl.int64), (plane % C).to(tl.int64)
-    x += n * x_sn + c * x_sc
-    y += n * y_sn + c * y_sc
+    x += n * x_sn * X_VECTOR + c * x_sc * X_VECTOR
+    y += n * y_sn * Y_VECTOR + c * y_sc * Y_VECTOR
     if MODE != 0:
         SW *= 4  # bytes per row
         states += plane.to(tl.int64) * SH * SW
     bias = tl.zeros([], OPERAND)
     if HAS_BIAS:
         bias = _rounded(tl.load(b + c), ROUND, OPERAND)
+    if HAS_SCALE:
+        factor = _rounded(tl.load(scale + plane), ROUND, OPERAND)
 
     # The constant matrices stay in registers or shared memory: one of each kind per term.
     uys, uxs, dxs, dys, dy_nexts = (), (), (), (), ()
@@ -155,10 +157,12 @@ def filtered_lrelu_kernel(
         rows = top + tl.arange(0, IN_Y)
         inside = ((rows >= 0) & (rows < H))[:, None] & column_inside[None, :]
         corner = x + tl.cast(top, tl.int64) * x_sh
-        # Beyond the image −b + b is nothing.
-        pixels = tl.load(corner + window, inside, other=(-bias).to(ROUND)).to(OPERAND)
-        if HAS_BIAS:
-            pixels = _rounded(pixels + bias, ROUND, OPERAND)
+        if HAS_SCALE:
+            pixels = tl.load(corner + window, inside, other=0.0).to(OPERAND) * factor
+            pixels = tl.where(inside, _rounded(pixels, ROUND, OPERAND) + bias, 0.0)
+        else:  # beyond the image −b + b is nothing
+            pixels = tl.load(corner + window, inside, other=(-bias).to(ROUND)).to(OPERAND) + bias
+        pixels = _rounded(pixels, ROUND, OPERAND)
         m = tl.zeros([SM, MID], tl.float32)
         for term in tl.static_range(U_TERMS):
             q = tl.dot(uys[term], pixels, input_precision=PRECISION)

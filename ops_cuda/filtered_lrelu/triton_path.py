@@ -44,6 +44,10 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PRECISION = "tf32x3"
 #: Output blocks per program: long strips amortise their first step, short ones fill the GPU.
 STEPS = 16
+#: The kernel takes one plane at a time, so channels-last tensors with more channels than this are
+#: copied before and after: three times the fewest bytes, where reading them with strides would
+#: move whole sectors of 32 bytes for each element.
+MOST_STRIDED_CHANNELS = 4
 
 
 def missing() -> str:
@@ -59,22 +63,29 @@ def states_shape(x_shape, fu, fd, geometry: Geometry) -> list[int]:
     return [x_shape[0], x_shape[1], height, -(-width // STATES_PER_WORD) * 4]
 
 
-def forward(x, fu, fd, b, geometry: Geometry) -> Tensor:
-    """`[N, C, H, W]` → `[N, C, H', W']` without keeping anything for a gradient."""
+def forward(x, fu, fd, b, geometry: Geometry, scale: Tensor | None = None) -> Tensor:
+    """`[N, C, H, W]` → `[N, C, H', W']`; `scale` `[N, C]` multiplies `x` before the bias."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        return definition.forward(x, fu, fd, b, geometry)
-    return run(x, fu, fd, b, geometry, tile, triton_kernel.APPLY, None)
+        return definition.forward(_scaled(x, scale), fu, fd, b, geometry)
+    return run(x, fu, fd, b, geometry, tile, triton_kernel.APPLY, None, scale)
 
 
-def forward_with_states(x, fu, fd, b, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Result and packed slope states."""
+def forward_with_states(
+    x, fu, fd, b, geometry: Geometry, scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same, and the packed slope states for the gradient."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
+        x = _scaled(x, scale)
         y, states = definition.forward_with_states(x, fu, fd, b, geometry)
         return y, packed(states)
     states = x.new_empty(states_shape(x.shape, fu, fd, geometry), dtype=torch.uint8)
-    return run(x, fu, fd, b, geometry, tile, triton_kernel.STORE, states), states
+    return run(x, fu, fd, b, geometry, tile, triton_kernel.STORE, states, scale), states
+
+
+def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
+    return x if scale is None else x * scale.to(x.dtype)[:, :, None, None]
 
 
 def linear(x, fu, fd, states, geometry: Geometry) -> Tensor:
@@ -123,11 +134,11 @@ def _num_terms(f: Tensor | None) -> int:
     return 1 if f is None or f.ndim == 1 else len(terms(f).x)
 
 
-def empty_like_format(x: Tensor, shape: list[int]) -> Tensor:
-    """An uninitialised tensor in the memory format of `x`: channels-last or contiguous."""
-    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+def _memory_format(x: Tensor) -> torch.memory_format:
+    """Of the result: channels-last for a channels-last `x`, else contiguous."""
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def _vector(t: Tensor) -> int:
@@ -144,13 +155,20 @@ def _in_vectors(t: Tensor, vector: int) -> tuple[int, ...]:
 
 
 def run(
-    x: Tensor, fu, fd, b, geometry: Geometry, tile: Tile, mode: int, states: Tensor | None
-) -> Tensor:
+    x: Tensor, fu, fd, b, geometry: Geometry, tile: Tile, mode: int, states: Tensor | None,
+    scale: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Launch the kernel with a given tile."""
     n, channels, height, width = x.shape
     middle_w, middle_h = geometry.middle_size(width, height, fu)
     out_w, out_h = geometry.output_size(width, height, fu, fd)
-    y = empty_like_format(x, [n, channels, out_h, out_w])
+    memory_format = _memory_format(x)
+    if memory_format == torch.channels_last and channels > MOST_STRIDED_CHANNELS:
+        y = run(x.contiguous(), fu, fd, b, geometry, tile, mode, states, scale)
+        return y.contiguous(memory_format=memory_format)
+    y = torch.empty(
+        [n, channels, out_h, out_w], dtype=x.dtype, device=x.device, memory_format=memory_format
+    )
     if y.numel() == 0:
         return y
     offset_x, offset_y = geometry.offset or (0, 0)
@@ -163,7 +181,7 @@ def run(
     strides = (*_in_vectors(x, x_vector), *_in_vectors(y, y_vector))
     left, _, top, _ = geometry.padding
     triton_kernel.filtered_lrelu_kernel[(n * channels * strips * segments,)](
-        x, b, y, states, uy, ux, dx, dy, *strides,
+        x, None if scale is None else scale.contiguous(), b, y, states, uy, ux, dx, dy, *strides,
         channels, height, width // x_vector, out_h, out_w // y_vector, middle_h, middle_w,
         0 if states is None else states.shape[2], 0 if states is None else states.shape[3] // 4,
         offset_x // STATES_PER_BYTE, offset_y,
@@ -171,8 +189,8 @@ def run(
         strips, segments, STEPS, (middle_h - 1) // tile.sm,
         geometry.slope, 0.0 if geometry.clamp is None else geometry.clamp,
         **constants(geometry, tile, x.dtype),
-        MODE=mode, HAS_BIAS=b is not None, U_TERMS=len(uy), D_TERMS=len(dx), X_VECTOR=x_vector,
-        Y_VECTOR=y_vector,
+        MODE=mode, HAS_SCALE=scale is not None, HAS_BIAS=b is not None,
+        U_TERMS=len(uy), D_TERMS=len(dx), X_VECTOR=x_vector, Y_VECTOR=y_vector,
         num_warps=tile.num_warps, num_stages=1, enable_fp_fusion=True,
     )  # fmt: skip
     return y
