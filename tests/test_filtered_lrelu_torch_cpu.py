@@ -73,6 +73,18 @@ def test_many_chunks_and_blocks_give_the_same_numbers(monkeypatch):
     assert close(torch_cpu.forward(channels_last, fu, fd, None, geometry), expected, 1e-15)
 
 
+def test_scales_its_input():
+    fu, fd = filters(2, 2, "separable")
+    geometry = Geometry(2, 2, (9, 8, 9, 8), 1.7, 0.2, 0.7, False)
+    x, b, scale = torch.randn(3, 5, 12, 14).double(), torch.randn(5).double(), torch.rand(3, 5)
+    expected, states = definition.forward_with_states(
+        x * scale.double()[:, :, None, None], fu, fd, b, geometry
+    )
+    assert close(torch_cpu.forward(x, fu, fd, b, geometry, scale.double()), expected)
+    own = torch_cpu.forward_with_states(x, fu, fd, b, geometry, scale.double())
+    assert close(own[0], expected) and torch.equal(own[1], states)
+
+
 def test_single_precision_is_as_exact_as_the_definition():
     torch.manual_seed(0)
     x, b, fu, fd = torch.randn(2, 4, 37, 41), torch.randn(4), torch.rand(24), torch.rand(12)

@@ -36,18 +36,21 @@ def missing() -> str:
     return ""
 
 
-def forward(x, fu, fd, b, geometry: Geometry) -> Tensor:
-    """`[N, C, H, W]` → `[N, C, H', W']` without keeping anything for a gradient."""
+def forward(x, fu, fd, b, geometry: Geometry, scale=None) -> Tensor:
+    """`[N, C, H, W]` → `[N, C, H', W']` without keeping anything for a gradient.
+
+    `scale` `[N, C]`, if any, multiplies `x` before the bias.
+    """
 
     def activate(fine: Tensor, planes: slice) -> None:
         F.leaky_relu_(fine, geometry.slope).mul_(geometry.gain)
         if geometry.clamp is not None:
             fine.clamp_(-geometry.clamp, geometry.clamp)
 
-    return _run(x, fu, fd, b, geometry, activate)
+    return _run(x, fu, fd, b, scale, geometry, activate)
 
 
-def forward_with_states(x, fu, fd, b, geometry: Geometry) -> tuple[Tensor, Tensor]:
+def forward_with_states(x, fu, fd, b, geometry: Geometry, scale=None) -> tuple[Tensor, Tensor]:
     """Result and slope states."""
     states = torch.empty(states_shape(x.shape, fu, fd, geometry), dtype=torch.uint8)
     planes_of_states = states.flatten(0, 1)
@@ -62,7 +65,7 @@ def forward_with_states(x, fu, fd, b, geometry: Geometry) -> tuple[Tensor, Tenso
             kept.masked_fill_(fine.abs() > geometry.clamp, CLAMPED)
             fine.clamp_(-geometry.clamp, geometry.clamp)
 
-    return _run(x, fu, fd, b, geometry, activate), states
+    return _run(x, fu, fd, b, scale, geometry, activate), states
 
 
 def linear(x, fu, fd, states: Tensor, geometry: Geometry) -> Tensor:
@@ -79,7 +82,7 @@ def linear(x, fu, fd, states: Tensor, geometry: Geometry) -> Tensor:
         stored = stored[:, : known.shape[1], : known.shape[2]]
         known.mul_(table.index_select(0, stored.flatten().int()).view(known.shape))
 
-    return _run(x, fu, fd, None, geometry, activate, geometry.gain)
+    return _run(x, fu, fd, None, None, geometry, activate, geometry.gain)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,14 @@ def _axes(f, flip: bool, gain: float, up: int, down: int, pads, sizes_x, sizes_y
 
 
 def _run(
-    x, fu, fd, b, geometry: Geometry, activate: Callable[[Tensor, slice], None], gain: float = 1
+    x,
+    fu,
+    fd,
+    b,
+    scale,
+    geometry: Geometry,
+    activate: Callable[[Tensor, slice], None],
+    gain: float = 1,
 ) -> Tensor:
     """Upsample with `gain`, `activate` some planes of the upsampled grid in place, downsample."""
     n, c, height, width = x.shape
@@ -155,6 +165,7 @@ def _run(
     downward = _axes(fd, flip, 1, 1, down, (0, 0), (middle_w, out_w), (middle_h, out_h), x.dtype)
     sources, results = x.detach().contiguous().flatten(0, 1), y.flatten(0, 1)
     bias = None if b is None else b.detach().to(x.dtype).repeat(n)[:, None, None]
+    factors = None if scale is None else scale.detach().flatten()[:, None, None]
     chunk = max(1, min(n * c, CHUNK // (middle_w * middle_h)))
     rows = x.new_empty([chunk, height, middle_w])
     fine = x.new_empty([chunk, middle_h, middle_w])
@@ -162,7 +173,8 @@ def _run(
     for start in range(0, n * c, chunk):
         planes = slice(start, min(start + chunk, n * c))
         p = planes.stop - planes.start
-        source = sources[planes] if bias is None else sources[planes] + bias[planes]
+        source = sources[planes] if factors is None else sources[planes] * factors[planes]
+        source = source if bias is None else source + bias[planes]
         for term, (along_x, along_y) in enumerate(upward):
             along_x.along_rows(source, rows[:p], False)
             along_y.down_columns(rows[:p], fine[:p], term > 0)

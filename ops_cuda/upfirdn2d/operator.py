@@ -10,10 +10,14 @@ from torch import Tensor
 
 from ops_cuda import choose
 from ops_cuda.fir import as_padding, as_pair, filter_size
-from ops_cuda.upfirdn2d import definition, numba_cpu
+from ops_cuda.upfirdn2d import definition, numba_cpu, triton_path
 from ops_cuda.upfirdn2d.definition import Resampling
 
-PATHS: dict[str, ModuleType] = {"reference": definition, "cpu": numba_cpu}
+PATHS: dict[str, ModuleType] = {
+    "reference": definition,
+    "cpu": numba_cpu,
+    "triton": triton_path,
+}
 
 
 def check(path: ModuleType, device: torch.device) -> float:
