@@ -11,9 +11,11 @@ from pathlib import Path
 import click
 
 from sg3.cli.options import (
+    apply_precision,
     debug_option,
     device_option,
     network_option,
+    precision_option,
     resolve_device,
     seed_option,
 )
@@ -60,9 +62,12 @@ INTERRUPTED = 130
 @click.option("--cutouts", type=click.IntRange(1), help="Views per step.")
 @click.option("--augment", type=click.Choice(["none", "light", "strong"]))
 @click.option("--class", "class_index", type=int, help="Class of a conditional network.")
+@precision_option
 @device_option
 @debug_option
-def steer(prompts, network, clip, steps, seed, outdir, video, device, **settings) -> None:
+def steer(
+    prompts, network, clip, steps, seed, outdir, video, precision, device, **settings
+) -> None:
     """A text prompt pulls an image of the network towards what it says.
 
     Several prompts pull together; "text:1.5" weights one, a negative weight pushes away.
@@ -82,10 +87,12 @@ def steer(prompts, network, clip, steps, seed, outdir, video, device, **settings
     outdir = Path(outdir or f"out/steer-{slug(parsed[0].text)}")
     refuse_unwritable(outdir)
     arguments = {"prompts": list(prompts), "network": network, "clip": clip, "device": device}
-    arguments |= {"steps": steps, "seed": seed, "video": video, **settings}
+    arguments |= {"steps": steps, "seed": seed, "video": video, "precision": precision}
+    arguments |= settings
     manifest = RunManifest(outdir, "steer", arguments)
     with manifest.time("load"):
         G, encoder, provenance = load_models(network, clip, resolve_device(device))
+        apply_precision(G, precision)
     warn_of_unknown_words(encoder, parsed)
     with manifest.time("start"):
         steps_to_come = start_steering(G, parsed, encoder, config=config)

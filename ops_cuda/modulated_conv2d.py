@@ -49,11 +49,12 @@ def conv2d_before_scaling(
     demodulate: bool = True,
     padding: int = 0,
     input_gain: torch.Tensor | None = None,
+    conv_dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`modulated_conv2d` without the last step: the convolution, and its factors `[N, O]`.
 
     What follows may be able to scale its input for nothing (`filtered_lrelu`). The factors are
-    None without demodulation.
+    None without demodulation. `conv_dtype`: of the convolution alone, if not that of `x`.
     """
     if x.ndim != 4 or w.ndim != 4 or s.shape != x.shape[:2] or w.shape[1] != x.shape[1]:
         raise ValueError(
@@ -73,5 +74,6 @@ def conv2d_before_scaling(
         scale = scale.to(x.dtype)
     if input_gain is not None:
         s = s * input_gain
-    x = _ScaleChannels.apply(x, s.to(x.dtype))
-    return F.conv2d(x, w.to(x.dtype), padding=padding), scale
+    dtype, conv_dtype = x.dtype, conv_dtype or x.dtype
+    x = _ScaleChannels.apply(x, s.to(dtype)).to(conv_dtype)
+    return F.conv2d(x, w.to(conv_dtype), padding=padding).to(dtype), scale

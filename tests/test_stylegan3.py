@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import sg3
 from sg3.networks import build_network
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -121,3 +122,22 @@ def test_translated_input_translates_the_image():
         moved = G(z)
     error = (moved[..., 8:28] - still[..., 4:24]).square().mean()
     assert error < 1e-3 * still.square().mean()
+
+
+def test_bf16_convolutions_are_a_preview():
+    from sg3.networks.precision import set_conv_precision
+
+    G = sg3.load("mini-faces").G_ema
+    ws = G.mapping(torch.from_numpy(np.random.RandomState(0).randn(8, G.z_dim)))
+    exact = G.synthesis(ws)
+    set_conv_precision(G, "bf16")
+    preview = G.synthesis(ws)
+    assert preview.dtype == torch.float32
+    error = (preview - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert 1e-4 < error < 0.02
+    set_conv_precision(G, "fp32")
+    assert torch.equal(G.synthesis(ws), exact)
+    with pytest.raises(ValueError, match="precision: got 'fp8'"):
+        set_conv_precision(G, "fp8")
+    with pytest.raises(ValueError, match="only StyleGAN3"):
+        set_conv_precision(torch.nn.Identity(), "bf16")

@@ -11,10 +11,12 @@ import click
 from sg3.cli.options import (
     SEEDS,
     VEC2,
+    apply_precision,
     debug_option,
     device_option,
     network_option,
     outdir_option,
+    precision_option,
     resolve_device,
 )
 from sg3.errors import UserError
@@ -56,9 +58,10 @@ from sg3.errors import UserError
 )
 @click.option("--grid", is_flag=True, help="Also write all images as one, grid.png.")
 @outdir_option
+@precision_option
 @device_option
 @debug_option
-def generate(network, seeds, trunc, class_index, latent, grid, outdir, device, **options) -> None:
+def generate(network, seeds, trunc, class_index, latent, grid, outdir, device, **options):
     """Write one PNG per seed.
 
     \b
@@ -79,6 +82,7 @@ def generate(network, seeds, trunc, class_index, latent, grid, outdir, device, *
     if device == "auto" and world > 1:
         device = _device_of_rank()
     nets = sg3.load(network, resolve_device(device))
+    apply_precision(nets.G_ema, options["precision"])
     move = {
         "noise_mode": options["noise_mode"],
         "translate": options["translate"],

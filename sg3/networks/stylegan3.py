@@ -82,6 +82,8 @@ class SynthesisLayer(nn.Module):
         source, target = plan.source, plan.target
         self.is_torgb, self.use_fp16 = plan.is_torgb, plan.use_fp16
         self.conv_clamp, self.magnitude_ema_beta = conv_clamp, magnitude_ema_beta
+        #: Of the convolution alone, where it is not to be that of the pictures.
+        self.conv_dtype: torch.dtype | None = None
         self.in_channels, self.out_channels = source.channels, target.channels
         self.conv_kernel = 1 if plan.is_torgb else conv_kernel
         self.affine = FullyConnectedLayer(w_dim, source.channels, bias_init=1)
@@ -143,6 +145,7 @@ class SynthesisLayer(nn.Module):
             demodulate=not self.is_torgb,
             padding=self.conv_kernel - 1,
             input_gain=self.magnitude_ema.rsqrt(),
+            conv_dtype=self.conv_dtype,
         )
         return filtered_lrelu(
             x,
