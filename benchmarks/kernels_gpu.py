@@ -26,6 +26,7 @@ from ops_cuda.upfirdn2d.definition import Resampling
 from sg3.networks.schedule import plan_layers
 from sg3.networks.stylegan3 import SynthesisLayer
 
+DEVICE = "cuda"
 BATCH = 4
 SCHEDULE = dict(
     img_channels=3, num_layers=14, num_critical=2, first_cutoff=2, first_stopband=2**2.1,
@@ -56,7 +57,7 @@ class Layer:
 
     def input(self, batch: int, channels: int | None = None) -> torch.Tensor:
         shape = [batch, channels or self.channels, self.size, self.size]
-        return torch.randn(shape, device="cuda").to(self.dtype)
+        return torch.randn(shape, device=DEVICE).to(self.dtype)
 
     def kind(self) -> tuple:
         """Layers of one kind differ in sizes only."""
@@ -71,7 +72,7 @@ def layers(config: str, resolution: int) -> Iterator[Layer]:
     for plan in plans[:-1]:  # ToRGB is a bias_act
         narrow = replace(plan, source=replace(plan.source, channels=1))  # weights are not needed
         layer = SynthesisLayer(1, narrow, conv_kernel=conv_kernel, use_radial_filters=radial)
-        fu, fd = (None if f is None else f.cuda() for f in (layer.up_filter, layer.down_filter))
+        fu, fd = (None if f is None else f.to(DEVICE) for f in (layer.up_filter, layer.down_filter))
         geometry = Geometry(
             layer.up_factor, layer.down_factor, tuple(layer.padding), 2**0.5, 0.2, 256.0, False
         )
@@ -91,7 +92,7 @@ def milliseconds(run: Callable[[], object]) -> float:
 
 def copy_bandwidth() -> float:
     """Bytes per millisecond of a large copy, read and written bytes both counted."""
-    source = torch.randn(2**28, device="cuda")
+    source = torch.randn(2**28, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * source.nbytes / milliseconds(lambda: target.copy_(source))
 
@@ -104,7 +105,7 @@ def error(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 def check(layer: Layer) -> dict[str, float]:
     """Errors against float64 in units of what is allowed; SystemExit above 1."""
-    x, b = layer.input(2, 3), torch.randn(3, device="cuda")
+    x, b = layer.input(2, 3), torch.randn(3, device=DEVICE)
     fu, fd, geometry = layer.fu, layer.fd, layer.geometry
     wide = [None if t is None else t.double() for t in (x, fu, fd, b)]
     half = [None if t is None else t.to(x.dtype) for t in (x, fu, fd, b)]
@@ -138,16 +139,19 @@ def check(layer: Layer) -> dict[str, float]:
 
 def timed_parts(layer: Layer) -> dict[str, tuple[Callable[[], object], int]]:
     """Part → what to run, and the fewest bytes it has to move."""
-    x, b = layer.input(BATCH), torch.randn(layer.channels, device="cuda")
+    x, b = layer.input(BATCH), torch.randn(layer.channels, device=DEVICE)
     fu, fd, geometry = layer.fu, layer.fd, layer.geometry
     y, states = path.forward_with_states(x, fu, fd, b, geometry)
     dy, back = torch.randn_like(y), geometry.transposed(x.shape, fu, fd)
     moved = x.nbytes + y.nbytes
     last = x.contiguous(memory_format=torch.channels_last)
 
-    def through_contiguous():
-        y = path.forward(last.contiguous(), fu, fd, b, geometry)
-        return y.contiguous(memory_format=torch.channels_last)
+    def strided():
+        before, path.MOST_STRIDED_CHANNELS = path.MOST_STRIDED_CHANNELS, layer.channels
+        try:
+            return path.forward(last, fu, fd, b, geometry)
+        finally:
+            path.MOST_STRIDED_CHANNELS = before
 
     return {
         "forward": (lambda: path.forward(x, fu, fd, b, geometry), moved),
@@ -155,16 +159,16 @@ def timed_parts(layer: Layer) -> dict[str, tuple[Callable[[], object], int]]:
             lambda: path.forward_with_states(x, fu, fd, b, geometry), moved + states.nbytes,
         ),
         "gradient": (lambda: path.linear(dy, fd, fu, states, back), moved + states.nbytes),
-        "channels-last, direct": (lambda: path.forward(last, fu, fd, b, geometry), moved),
-        "channels-last, copied": (through_contiguous, moved),
+        "channels-last": (lambda: path.forward(last, fu, fd, b, geometry), moved),
+        "channels-last, strided": (strided, moved),
     }  # fmt: skip
 
 
 def others() -> dict[str, tuple[Callable[[], object], int]]:
     """upfirdn2d and bias_act as a discriminator at 1024² uses them."""
-    x = torch.randn([BATCH, 64, 1024, 1024], device="cuda").half()
+    x = torch.randn([BATCH, 64, 1024, 1024], device=DEVICE).half()
     last = x.contiguous(memory_format=torch.channels_last)
-    b, f = torch.randn(64, device="cuda"), torch.rand(4, 4, device="cuda") / 8
+    b, f = torch.randn(64, device=DEVICE), torch.rand(4, 4, device=DEVICE) / 8
     down = Resampling((1, 1), (2, 2), (1, 1, 1, 1), False, 1.0)
     same = Resampling((1, 1), (1, 1), (2, 1, 2, 1), False, 1.0)
     lrelu = (1, "lrelu", 0.2, 2**0.5, 256.0)
@@ -201,7 +205,7 @@ def measured(name: str, parts: dict, bandwidth: float) -> list[dict]:
 
 def search(layer: Layer) -> list[dict]:
     """Times of other tiles and warps for all three parts of a layer, the fastest first."""
-    x, b = layer.input(BATCH), torch.randn(layer.channels, device="cuda")
+    x, b = layer.input(BATCH), torch.randn(layer.channels, device=DEVICE)
     y, states = path.forward_with_states(x, layer.fu, layer.fd, b, layer.geometry)
     back = layer.geometry.transposed(x.shape, layer.fu, layer.fd)
     kernel = path.triton_kernel
