@@ -3,6 +3,7 @@
 import itertools
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import triton_interpreter
@@ -10,7 +11,7 @@ import triton_interpreter
 from ops_cuda.filtered_lrelu import definition, operator, triton_path, triton_tables
 from ops_cuda.filtered_lrelu.definition import Geometry
 
-pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
 
 PAIRS = list(itertools.product([1, 2, 4], repeat=2))
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -262,6 +263,40 @@ def through_autograd():
         assert error(got.detach(), expected.detach()) < 2e-6
 
 
+def three_products_of_tf32():
+    """float32 as tensor cores multiply it, which the interpreter does not imitate: x3 will do,
+    one product of tf32 would not.
+    """
+    from triton.runtime import interpreter
+
+    def cut(x, half):  # to 10 bits of mantissa, rounded or truncated
+        bits = x.astype(np.float32).view(np.uint32) + np.uint32(half)
+        return (bits & np.uint32(0xFFFFE000)).view(np.float32)
+
+    def product(a, b):
+        large_a, large_b = cut(a, 0x1000), cut(b, 0x1000)
+        small_a, small_b = cut(a - large_a, 0), cut(b - large_b, 0)
+        corrections = small_a @ large_b + large_a @ small_b if precise else 0
+        return (corrections + large_a @ large_b).astype(np.float32)
+
+    def dot(self, a, b, sum_, precision, imprecise):
+        values = product(a.data, b.data) if a.data.dtype == np.float32 else a.data @ b.data
+        return interpreter.TensorHandle((values + sum_.data).astype(np.float32), tl.float32)
+
+    builder = interpreter.InterpreterBuilder
+    original, builder.create_dot = builder.create_dot, dot
+    try:
+        x, b = inputs(shape=(1, 1, 16, 20))
+        arguments = (x, torch.randn(12) / 6, radial(12), b, geometry_of(2, 2))
+        precise = True
+        check(*arguments)
+        precise = False
+        with pytest.raises(AssertionError):
+            check(*arguments)
+    finally:
+        builder.create_dot = original
+
+
 def wrong_kernels_are_noticed():
     """What these tests are worth: each of these mistakes has to fail."""
     x, b = inputs()
@@ -310,6 +345,7 @@ CASES = {
     "falls back": falls_back,
     "same bits twice": same_bits_twice,
     "filters are read again when changed": filters_are_read_again_when_changed,
+    "three products of tf32": three_products_of_tf32,
     "through autograd": through_autograd,
 }
 
