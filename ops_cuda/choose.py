@@ -28,6 +28,11 @@ def wanted() -> str:
     return value
 
 
+def _permits(choice: str, path: str) -> bool:
+    """`cpu` stands for every path whose name begins so."""
+    return choice == "auto" or path.split("-")[0] == choice
+
+
 class Operator:
     """An operator and the paths that can compute it.
 
@@ -50,7 +55,7 @@ class Operator:
         """Name of the path for tensors of this kind."""
         permitted = wanted()
         for name, path in self.paths.items():
-            if name == "reference" or permitted not in ("auto", name):
+            if name == "reference" or not _permits(permitted, name):
                 continue
             fits = device_type == path.DEVICE_TYPE and dtype in path.DTYPES
             if fits and not path.missing() and not self.verdict(name):
@@ -81,12 +86,21 @@ class Operator:
                 continue
             if path.missing():
                 found[name] = f"not available: {path.missing()}"
-            elif permitted not in ("auto", name):
+            elif not _permits(permitted, name):
                 found[name] = f"switched off by SG3_OPS={permitted}"
             else:
                 reason = self.verdict(name)
                 found[name] = f"not used: {reason}" if reason else "agrees with the definition"
         return found
+
+
+def constant_when_compiled(function: Callable) -> Callable:
+    """Let `torch.compile` call `function` once and keep its result.
+
+    What `torch.compiler.assume_constant_result` does, which imports torch._dynamo for 1.7 s.
+    """
+    function._dynamo_marked_constant = True
+    return function
 
 
 def relative_error(results: list[torch.Tensor], expected: list[torch.Tensor]) -> float:

@@ -1,5 +1,7 @@
 """Choosing the path of an operator: SG3_OPS, the comparison with the definition, the fallback."""
 
+import subprocess
+import sys
 import warnings
 from types import ModuleType
 
@@ -35,6 +37,14 @@ def test_auto_takes_the_fused_path(monkeypatch):
     assert chosen(torch.float64) == "reference"
     monkeypatch.setenv("SG3_OPS", "cpu")
     assert chosen() == "cpu"
+
+
+def test_without_numba_plain_torch_computes(monkeypatch):
+    monkeypatch.delenv("SG3_OPS", raising=False)
+    monkeypatch.setattr(numba_cpu, "missing", lambda: "Numba is not installed")
+    assert chosen() == "cpu-torch"
+    monkeypatch.setenv("SG3_OPS", "cpu")
+    assert chosen() == "cpu-torch"
 
 
 @pytest.mark.parametrize("value", ["reference", "triton"])
@@ -79,10 +89,10 @@ def test_a_path_that_is_wrong_is_left_out_with_one_warning(monkeypatch, forward,
     monkeypatch.delenv("SG3_OPS", raising=False)
     monkeypatch.setitem(operator.PATHS, "cpu", broken_path(forward))
     with pytest.warns(UserWarning, match=reason):
-        assert chosen() == "reference"
+        assert chosen() == "cpu-torch"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert chosen() == "reference"
+        assert chosen() == "cpu-torch"
     assert reason in choose.report()["filtered_lrelu, cpu"]
 
 
@@ -99,3 +109,19 @@ def test_doctor_says_what_is_in_use(monkeypatch):
     monkeypatch.setenv("SG3_OPS", "quick")
     result = CliRunner().invoke(cli, ["doctor"])
     assert result.exit_code == 2 and "SG3_OPS: got 'quick'" in result.output
+
+
+def test_everything_works_where_numba_and_triton_are_missing():
+    code = (
+        "import sys; sys.modules |= {'numba': None, 'triton': None}\n"
+        "import torch, ops_cuda\n"
+        "from ops_cuda import choose\n"
+        "x, f = torch.randn(1, 2, 9, 9), torch.rand(12)\n"
+        "y = ops_cuda.filtered_lrelu(x, f, f, up=2, down=2, padding=9)\n"
+        "ops_cuda.upfirdn2d(x, f, padding=6), ops_cuda.bias_act(x, act='lrelu')\n"
+        "print(y.shape, choose.report()['filtered_lrelu, cpu'], choose.report()['bias_act, triton'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "Numba is not installed" in result.stdout
+    assert "Triton is not installed" in result.stdout

@@ -7,7 +7,7 @@ import ops_cuda
 from ops_cuda.filtered_lrelu import numba_cpu, operator
 from ops_cuda.filtered_lrelu.definition import Geometry
 
-PATHS = ["reference"] + (["cpu"] if numba_cpu.numba else [])
+PATHS = ["reference", "cpu-torch"] + (["cpu"] if numba_cpu.numba else [])
 GEOMETRY = Geometry(2, 2, (9, 8, 9, 8), 2**0.5, 0.2, 1.0, False)
 
 

@@ -10,13 +10,18 @@ from torch import Tensor
 
 from ops_cuda import choose
 from ops_cuda.bias_act import SQRT2, bias_act
-from ops_cuda.filtered_lrelu import definition, numba_cpu
+from ops_cuda.filtered_lrelu import definition, numba_cpu, torch_cpu, triton_path
 from ops_cuda.filtered_lrelu.definition import Geometry
 from ops_cuda.fir import as_padding, filter_size
 
 #: Paths that multiply by `scale` while they read their input.
-SCALING_PATHS = ("cpu",)
-PATHS: dict[str, ModuleType] = {"reference": definition, "cpu": numba_cpu}
+SCALING_PATHS = ("cpu", "cpu-torch")
+PATHS: dict[str, ModuleType] = {
+    "reference": definition,
+    "cpu": numba_cpu,
+    "cpu-torch": torch_cpu,
+    "triton": triton_path,
+}
 
 
 def check(path: ModuleType, device: torch.device) -> float:
@@ -42,7 +47,7 @@ def check(path: ModuleType, device: torch.device) -> float:
 OPERATOR = choose.Operator("filtered_lrelu", PATHS, check)
 
 
-@torch.compiler.assume_constant_result
+@choose.constant_when_compiled
 def _path_name(device_type: str, dtype: torch.dtype) -> str:
     return OPERATOR.path(device_type, dtype)
 

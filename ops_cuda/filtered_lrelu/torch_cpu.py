@@ -21,7 +21,7 @@ from ops_cuda.filtered_lrelu.definition import CLAMPED, Geometry, states_shape
 from ops_cuda.planes import separable_terms
 
 DEVICE_TYPE = "cpu"
-DTYPES = (torch.float32, torch.float64)
+DTYPES = (torch.float32,)
 #: Singular values of a 2-D filter below this share of the largest are left out: the radial filters
 #: of configuration R then need three terms.
 SMALLEST_TERM = {torch.float32: 5e-6, torch.float64: 1e-15}

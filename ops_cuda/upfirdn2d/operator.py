@@ -42,7 +42,7 @@ def check(path: ModuleType, device: torch.device) -> float:
 OPERATOR = choose.Operator("upfirdn2d", PATHS, check)
 
 
-@torch.compiler.assume_constant_result
+@choose.constant_when_compiled
 def _path_name(device_type: str, dtype: torch.dtype) -> str:
     return OPERATOR.path(device_type, dtype)
 

@@ -24,7 +24,7 @@ def doctor() -> None:
       SG3_OPS=reference sg3 doctor
     """
     for name, value in findings().items():
-        click.echo(f"{name + ':':23s}{value}")
+        click.echo(f"{name + ':':27s}{value}")
 
 
 def findings() -> dict[str, str]:

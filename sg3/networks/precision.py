@@ -13,9 +13,10 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 def set_conv_precision(G: nn.Module, precision: str) -> None:
     """Let the convolutions of a StyleGAN3 compute in `fp32` (the default) or `bf16`.
 
-    Scaling, filters and activations stay in float32. bf16 changes a picture by 0.5 to
-    1 % (root mean square; single pixels by up to 3 %). It is quicker where the processor has instructions for it (AVX512-BF16, AMX, GPUs), and
-    several times slower elsewhere. Raises ValueError for another precision or network.
+    Scaling, filters and activations stay in float32. bf16 changes a picture by 0.5 to 1 % (root
+    mean square; single pixels by up to 3 %). It is quicker where the processor has instructions
+    for it (AVX512-BF16, AMX, GPUs), and several times slower elsewhere. Raises ValueError for
+    another precision or network.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: got {precision!r}, expected {' or '.join(PRECISIONS)}")
