@@ -23,9 +23,10 @@ DEVICE_TYPE = "cpu"
 DTYPES = (torch.float32,)
 #: Filters that need more separable terms than this go to the definition.
 MOST_TERMS = 3
-#: From this many channels on depthwise convolutions are as fast as memory for channels-last
-#: images, and faster than this path for images narrower than the second number.
-MANY_CHANNELS, NARROW = 8, 32
+#: From this many channels on, depthwise convolutions of channels-last images are as fast as memory.
+MANY_CHANNELS = 8
+#: Depthwise convolutions are also faster for many rows shorter than this.
+NARROW, MANY_ROWS = 32, 2000
 #: A further thread pays for itself with this many elements of the result.
 ELEMENTS_PER_THREAD = 2**14
 
@@ -40,7 +41,8 @@ def run(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tens
     n, c, height, width = x.shape
     out_w, out_h = spec.output_size(width, height, f)
     channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    if x.numel() == 0 or (c >= MANY_CHANNELS and (channels_last or out_w < NARROW)):
+    short_rows = out_w < NARROW and n * c * out_h > MANY_ROWS
+    if x.numel() == 0 or short_rows or (channels_last and c >= MANY_CHANNELS):
         return definition.run(x, f, spec)
     x_taps, y_taps = separable_terms(f, spec.flip_filter, spec.gain)
     if len(x_taps) > MOST_TERMS:
