@@ -261,6 +261,10 @@ def through_autograd():
         found.append((y, dx, db, ddy))
     for expected, got in zip(*found, strict=True):
         assert error(got.detach(), expected.detach()) < 2e-6
+    settings = (2, 2, [9, 8, 9, 8], 1.4, 0.2, 1.5, False, True, "triton")
+    torch.library.opcheck(
+        operator._forward, (x.requires_grad_(), b.requires_grad_(), None, fu, fd, *settings)
+    )
 
 
 def three_products_of_tf32():

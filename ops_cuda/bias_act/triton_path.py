@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from ops_cuda.bias_act.definition import ACTIVATIONS, negative_slope
+from ops_cuda.triton_support import knobs
+from ops_cuda.triton_support import missing as missing
 
-try:
+if knobs is not None:
     import triton
-    from triton import knobs
 
     from ops_cuda.bias_act.triton_kernel import bias_act_kernel
-except ImportError:  # Windows and macOS wheels of torch come without it
-    triton = None
 
 DEVICE_TYPE = "cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -23,13 +22,6 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 BLOCK, LONGEST_ROW = 4096, 1024
 #: Columns are counted in 32 bits.
 LONGEST_MATRIX_ROW = 2**30
-
-
-def missing() -> str:
-    """Why this path cannot be had here; empty if it can."""
-    if triton is None:
-        return "Triton is not installed"
-    return "" if torch.cuda.is_available() or knobs.runtime.interpret else "there is no CUDA device"
 
 
 def supports(act: str, alpha: float, gain: float) -> bool:

@@ -28,15 +28,13 @@ from ops_cuda.filtered_lrelu.triton_tables import (
     upsampling_tables,
 )
 from ops_cuda.fir import filter_size
+from ops_cuda.triton_support import knobs
+from ops_cuda.triton_support import missing as missing
 
-try:
-    import triton
+if knobs is not None:
     import triton.language as tl
-    from triton import knobs
 
     from ops_cuda.filtered_lrelu import triton_kernel
-except ImportError:  # Windows and macOS wheels of torch come without it
-    triton = None
 
 DEVICE_TYPE = "cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -48,13 +46,6 @@ STEPS = 16
 #: copied before and after: three times the fewest bytes, where reading them with strides would
 #: move whole sectors of 32 bytes for each element.
 MOST_STRIDED_CHANNELS = 4
-
-
-def missing() -> str:
-    """Why this path cannot be had here; empty if it can."""
-    if triton is None:
-        return "Triton is not installed"
-    return "" if torch.cuda.is_available() or knobs.runtime.interpret else "there is no CUDA device"
 
 
 def states_shape(x_shape, fu, fd, geometry: Geometry) -> list[int]:

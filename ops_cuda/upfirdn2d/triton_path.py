@@ -9,27 +9,19 @@ import torch
 from torch import Tensor
 
 from ops_cuda.fir import filter_size
+from ops_cuda.triton_support import knobs
+from ops_cuda.triton_support import missing as missing
 from ops_cuda.upfirdn2d.definition import Resampling
 
-try:
+if knobs is not None:
     import triton
-    from triton import knobs
 
     from ops_cuda.upfirdn2d.triton_kernel import upfirdn2d_kernel
-except ImportError:  # Windows and macOS wheels of torch come without it
-    triton = None
 
 DEVICE_TYPE = "cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 #: Outputs per program, and the most of them side by side in memory.
 BLOCK, LONGEST_ROW = 1024, 64
-
-
-def missing() -> str:
-    """Why this path cannot be had here; empty if it can."""
-    if triton is None:
-        return "Triton is not installed"
-    return "" if torch.cuda.is_available() or knobs.runtime.interpret else "there is no CUDA device"
 
 
 def run(x: Tensor, f: Tensor | None, spec: Resampling) -> Tensor:
