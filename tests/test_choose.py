@@ -119,7 +119,8 @@ def test_everything_works_where_numba_and_triton_are_missing():
         "x, f = torch.randn(1, 2, 9, 9), torch.rand(12)\n"
         "y = ops_cuda.filtered_lrelu(x, f, f, up=2, down=2, padding=9)\n"
         "ops_cuda.upfirdn2d(x, f, padding=6), ops_cuda.bias_act(x, act='lrelu')\n"
-        "print(y.shape, choose.report()['filtered_lrelu, cpu'], choose.report()['bias_act, triton'])"
+        "found = choose.report()\n"
+        "print(y.shape, found['filtered_lrelu, cpu'], found['bias_act, triton'])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -28,10 +28,10 @@ from torch import nn
 
 import sg3
 from recipes.minifaces.latents import CODE_DIM, code_of_seeds, z_of
+from sg3.allocator import keep_large_blocks
 from sg3.checkpoints import Networks
 from sg3.data import ImageDataset
 from sg3.networks import build_network
-from sg3.training.allocator import keep_large_blocks
 from sg3.training.ema import ema_beta, update_ema
 
 

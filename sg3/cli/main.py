@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import click
 
 from sg3 import __version__
+from sg3.allocator import keep_large_blocks
 
 #: name → (where the click command lives, one line of help). Packages above `sg3` are named,
 #: never imported from here before the user asks for their command.
@@ -119,6 +120,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
     """
     if debug:
         ctx.meta["sg3.debug"] = True
+    keep_large_blocks()
 
 
 def main() -> None:

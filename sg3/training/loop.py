@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from sg3 import allocator
 from sg3.data import ImageDataset
-from sg3.training import allocator
 from sg3.training.config import TrainConfig
 from sg3.training.grids import choose_grid_items, render, save_grid
 from sg3.training.report import append_jsonl, progress_line, snapshot_networks
