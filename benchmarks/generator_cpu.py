@@ -106,6 +106,24 @@ def compare(floor: Callable[[], None], own: Callable[[], None]) -> dict[str, flo
     }
 
 
+def shares(run: Callable[[], None]) -> dict[str, float]:
+    """Where one call spends its time, by the kind of operator."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
+        run()
+    found = {"convolutions": 0.0, "filtered_lrelu": 0.0, "the rest": 0.0}
+    for event in profile.key_averages():
+        if "conv" in event.key:
+            kind = "convolutions"
+        elif "filtered_lrelu" in event.key:
+            kind = "filtered_lrelu"
+        else:
+            kind = "the rest"
+        found[kind] += event.self_cpu_time_total
+    total = sum(found.values())
+    return {kind: value / total for kind, value in found.items()}
+
+
 def measure(name: str, threads: int, batch: int = 1) -> list[dict]:
     """Rows of the table for one configuration."""
     torch.set_num_threads(threads)
@@ -117,7 +135,8 @@ def measure(name: str, threads: int, batch: int = 1) -> list[dict]:
     for what, target in TARGETS.items():
         backward = what != "forward"
         with torch.set_grad_enabled(backward):
-            found = compare(conv_floor(G, batch, backward), ours(G, batch, backward))
+            own = ours(G, batch, backward)
+            found = compare(conv_floor(G, batch, backward), own) | {"shares": shares(own)}
         rows.append(dict(network=name, what=what, threads=threads, target=target, **found))
     return rows
 
@@ -125,7 +144,10 @@ def measure(name: str, threads: int, batch: int = 1) -> list[dict]:
 def main() -> None:
     """Measure, print a table, write JSON."""
     rows = []
-    print("network  what                threads  floor s  ours s  ratio  target  user s  system s")
+    print(
+        "network  what                threads  floor s  ours s  ratio  target  user s  system s  "
+        "% convolutions/filtered_lrelu/rest"
+    )
     for threads in (1, 2):
         for name in CONFIGURATIONS:
             for row in measure(name, threads):
@@ -133,7 +155,8 @@ def main() -> None:
                 print(
                     f"{row['network']:8s} {row['what']:19s} {threads:7d} {row['floor_sec']:8.2f} "
                     f"{row['ours_sec']:7.2f} {row['ratio']:6.2f} {row['target']:7.1f} "
-                    f"{row['user_sec']:7.2f} {row['system_sec']:9.2f}",
+                    f"{row['user_sec']:7.2f} {row['system_sec']:9.2f}  "
+                    + "/".join(f"{100 * share:.0f}" for share in row["shares"].values()),
                     flush=True,
                 )
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
