@@ -27,8 +27,8 @@ MOST_TERMS = 3
 MANY_CHANNELS = 8
 #: Depthwise convolutions are also faster for many rows shorter than this.
 NARROW, MANY_ROWS = 32, 2000
-#: A further thread pays for itself with this many elements of the result.
-ELEMENTS_PER_THREAD = 2**14
+#: A thread is woken for this many elements of the result, about a millisecond of work.
+ELEMENTS_PER_THREAD = 2**20
 
 
 def missing() -> str:

@@ -1,0 +1,142 @@
+"""`upfirdn2d` on a CPU against memory, measured in turns in one process.
+
+    python -m benchmarks upfirdn2d_cpu
+
+Two floors: copying as many bytes as a call reads and writes between buffers that exist (`copy`),
+and reading the input and filling a new result (`new`), which also pays for the pages that the
+system has to hand out and clear for a large result. Before anything is timed the path in use has
+to agree with the definition. Writes out/bench/upfirdn2d_cpu.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.generator_cpu import timed
+from ops_cuda import setup_filter
+from ops_cuda.upfirdn2d import Resampling, definition, operator
+
+ROUNDS = 5
+TOLERANCE = 1e-5
+BINOMIAL, WAVELET = setup_filter([1, 3, 3, 1]), setup_filter(torch.linspace(-0.4, 0.9, 12).sin())
+BLUR = Resampling((1, 1), (1, 1), (2, 2, 2, 2), False, 1.0)
+DOWN = Resampling((1, 1), (2, 2), (1, 1, 1, 1), False, 1.0)
+UP = Resampling((2, 2), (1, 1), (2, 1, 2, 1), True, 4.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: what it is for, the shape of its input, filter, settings, memory format."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    f: torch.Tensor
+    spec: Resampling
+    channels_last: bool = False
+
+
+def cases() -> list[Case]:
+    """Discriminators (channels-last, as they compute), images and ADA's augmentations."""
+    found = []
+    for size, channels, batches in ((64, 512, (1, 16)), (256, 128, (1, 4)), (1024, 32, (1,))):
+        for n in batches:
+            for name, spec in (("blur", BLUR), ("down", DOWN), ("up", UP)):
+                side = size // 2 if name == "up" else size
+                shape = (n, channels, side, side)
+                found.append(Case(f"D-{size} {name}", shape, BINOMIAL, spec, True))
+    for n in (1, 16):
+        ada_up = Resampling((2, 2), (1, 1), (6, 5, 6, 5), False, 4.0)
+        ada_down = Resampling((1, 1), (2, 2), (-1, -1, -1, -1), True, 1.0)
+        found += [
+            Case("RGB up", (n, 3, 128, 128), BINOMIAL, UP),
+            Case("ADA up", (n, 3, 300, 300), WAVELET, ada_up),
+            Case("ADA down", (n, 3, 524, 524), WAVELET, ada_down),
+        ]
+    along = Resampling((1, 1), (1, 1), (5, 6, 0, 0), True, 1.0)
+    found.append(Case("one axis", (16, 3, 256, 256), WAVELET[None], along))
+    found.append(Case("blur, planes", (4, 64, 256, 256), BINOMIAL, BLUR))
+    return found
+
+
+def disagreement(case: Case, run: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """Largest relative difference from the definition for one image."""
+    x = _input(case, 1)
+    expected = definition.definition(x, case.f, case.spec)
+    return float((run(x) - expected).abs().max() / expected.abs().max())
+
+
+def _input(case: Case, n: int) -> torch.Tensor:
+    x = torch.randn(n, *case.shape[1:])
+    return x.contiguous(memory_format=torch.channels_last) if case.channels_last else x
+
+
+def measure(case: Case, threads: int) -> dict:
+    """The best of a few rounds of both floors and the operator, taken in turns."""
+    path = operator.OPERATOR.path("cpu", torch.float32)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return operator.PATHS[path].run(x, case.f, case.spec)
+
+    torch.set_num_threads(threads)
+    error = disagreement(case, run)
+    if not error < TOLERANCE:
+        raise SystemExit(f"{case.name}: {path} differs from the definition by {error:.1e}")
+    x = _input(case, case.shape[0])
+    y = run(x)
+    shape, elements = y.shape, (x.numel() + y.numel()) // 2
+    del y
+    source, target = torch.zeros(elements), torch.zeros(elements)
+    calls = [
+        lambda: target.copy_(source),
+        lambda: (x.sum(), torch.empty(shape).zero_()),
+        lambda: run(x),
+    ]
+    rounds = [[timed(call) for call in calls] for _ in range(ROUNDS)]
+    copy, new, own = (min(times) for times in zip(*rounds, strict=True))
+    return {
+        "case": case.name,
+        "shape": list(case.shape),
+        "threads": threads,
+        "path": path,
+        "copy_ms": copy[0] * 1e3,
+        "new_ms": new[0] * 1e3,
+        "ours_ms": own[0] * 1e3,
+        "ratio_to_copy": own[0] / copy[0],
+        "ratio_to_new": own[0] / new[0],
+        "user_ms": own[1] * 1e3,
+        "system_ms": own[2] * 1e3,
+    }
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    rows = []
+    print(
+        "case          input                 threads  copy ms   new ms  ours ms  /copy   /new"
+        "  user ms  system ms"
+    )
+    with torch.no_grad():
+        for case in cases():
+            for threads in (1, 2):
+                row = measure(case, threads)
+                rows.append(row)
+                print(
+                    f"{case.name:13s} {'x'.join(map(str, case.shape)):22s} {threads:6d} "
+                    f"{row['copy_ms']:8.2f} {row['new_ms']:8.2f} {row['ours_ms']:8.2f} "
+                    f"{row['ratio_to_copy']:6.1f} {row['ratio_to_new']:6.1f} "
+                    f"{row['user_ms']:8.1f} {row['system_ms']:10.1f}",
+                    flush=True,
+                )
+    path = Path("out/bench/upfirdn2d_cpu.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
