@@ -110,22 +110,22 @@ def precision(dtype, up, down):
 
 
 def crops():
-    x, b = inputs(shape=(1, 1, 17, 21))
-    for padding in [(-3, 20, 11, -2), (5, -7, -8, 30)]:
+    x, b = inputs(shape=(1, 1, 15, 17))
+    for padding in [(-3, 14, 9, -2), (5, -7, -8, 15)]:
         check(x, torch.randn(12) / 6, torch.randn(12) / 6, b[:1], geometry_of(2, 2, padding))
-    for padding in [(-6, -9, -6, -9), (40, -9, -35, 41)]:
+    for padding in [(-6, -9, -6, -9), (9, -40, -35, 41)]:
         check(x, torch.randn(24) / 6, torch.randn(12) / 6, b[:1], geometry_of(4, 2, padding))
 
 
 def vectors_and_strips():
     """Sizes that allow vectors; more than one strip; more than one segment."""
     for padding, vectors in [((11, 10, 11, 10), (4, 4)), ((9, 8, 9, 8), (4, 2))]:
-        x, b = inputs(torch.float16, (1, 1, 12, 52))
+        x, b = inputs(torch.float16, (1, 1, 6, 20))
         y, _ = check(x, torch.randn(12) / 6, torch.randn(12) / 6, b, geometry_of(2, 2, padding))
         assert (triton_path._vector(x), triton_path._vector(y)) == vectors
     steps, triton_path.STEPS = triton_path.STEPS, 1
     try:
-        x, b = inputs(shape=(1, 1, 70, 12))
+        x, b = inputs(shape=(1, 1, 36, 6))
         check(x, torch.randn(12) / 6, torch.randn(12) / 6, b[:1], geometry_of(2, 2, (9, 8, 9, 8)))
     finally:
         triton_path.STEPS = steps
@@ -160,7 +160,7 @@ def slopes_beyond_one():
 
 def memory_formats():
     for dtype in DTYPES.values():
-        x, b = inputs(dtype, (2, 2, 5, 8))
+        x, b = inputs(dtype, (2, 2, 4, 4))
         fu, fd = torch.randn(12) / 6, torch.rand(12) / 6
         geometry = geometry_of(2, 2)
         y = triton_path.forward(x, fu, fd, b, geometry)
@@ -168,15 +168,15 @@ def memory_formats():
         y_last = triton_path.forward(last, fu, fd, b, geometry)
         assert y_last.is_contiguous(memory_format=torch.channels_last)
         assert y.is_contiguous() and torch.equal(y_last, y)
-        view = torch.randn(1, 4, 7, 9).to(dtype)[:, ::2, 1:-1, 1:]
-        check(view, fu, fd, b, geometry)
-        check(x[:1, :1, :1, :1].expand(1, 2, 5, 8), fu, fd, b, geometry)
+        view = torch.randn(1, 4, 6, 5).to(dtype)[:, ::4, 1:-1, 1:]
+        check(view, fu, fd, b[:1], geometry)
+        check(x[:1, :1, :1, :1].expand(1, 1, 4, 4), fu, fd, b[:1], geometry)
 
 
 def scaled_input(dtype):
     """A factor per plane, as demodulation has it, against the same outside of the kernel."""
     fu, fd = torch.randn(12) / 6, torch.rand(12) / 6
-    x, b = inputs(dtype, (2, 2, 6, 8))
+    x, b = inputs(dtype, (2, 2, 4, 4))
     scale = torch.randn(2, 2).to(dtype)
     for geometry, up_filter in [(geometry_of(2, 2), fu), (geometry_of(3, 2), torch.randn(18) / 6)]:
         y, states = triton_path.forward_with_states(x, up_filter, fd, b, geometry, scale=scale)
@@ -262,9 +262,8 @@ def through_autograd():
     for expected, got in zip(*found, strict=True):
         assert error(got.detach(), expected.detach()) < 2e-6
     settings = (2, 2, [9, 8, 9, 8], 1.4, 0.2, 1.5, False, True, "triton")
-    torch.library.opcheck(
-        operator._forward, (x.requires_grad_(), b.requires_grad_(), None, fu, fd, *settings)
-    )
+    small, bias = x[:, :1, :4, :5].clone().requires_grad_(), b[:1].clone().requires_grad_()
+    torch.library.opcheck(operator._forward, (small, bias, None, fu, fd, *settings))
 
 
 def three_products_of_tf32():
@@ -290,7 +289,7 @@ def three_products_of_tf32():
     builder = interpreter.InterpreterBuilder
     original, builder.create_dot = builder.create_dot, dot
     try:
-        x, b = inputs(shape=(1, 1, 16, 20))
+        x, b = inputs(shape=(1, 1, 8, 12))
         arguments = (x, torch.randn(12) / 6, radial(12), b, geometry_of(2, 2))
         precise = True
         check(*arguments)

@@ -35,13 +35,13 @@ def check(x, f, spec):
 
 def factors(up, down):
     """Both axes alike and different; both filter kinds and none; crops; both layouts."""
-    x, f = torch.randn(1, 1, 5, 6), torch.randn(5)
+    x, f = torch.randn(1, 1, 4, 5), torch.randn(5)
     other = {1: 2, 2: 4, 4: 1}
     for ups, downs in [((up, up), (down, down)), ((up, other[up]), (other[down], down))]:
         for padding, flip in [((4, 3, 5, 2), False), ((-1, 6, 7, -2), True)]:
             spec = Resampling(ups, downs, padding, flip, 1.5)
             y = check(x, f, spec)
-            last = x.expand(1, 2, 5, 6).contiguous(memory_format=torch.channels_last)
+            last = x.expand(1, 2, 4, 5).contiguous(memory_format=torch.channels_last)
             assert torch.equal(triton_path.run(last, f, spec), y.expand(1, 2, *y.shape[2:]))
             check(x, torch.randn(4, 3), spec)
     check(x, None, Resampling((up, up), (down, down), (1, 0, -1, 2), False, 2.0))
@@ -60,12 +60,12 @@ def sizes_and_views():
     spec = Resampling((1, 1), (1, 1), (1, 1, 1, 1), False, 1.0)
     f = torch.randn(5, 6)[1:4, ::2]
     for x in [
-        torch.randn(1, 1, 20, 67),
+        torch.randn(1, 1, 17, 66),
         torch.randn(1, 3, 2, 70).contiguous(memory_format=torch.channels_last),
-        torch.randn(1, 70, 2, 3).contiguous(memory_format=torch.channels_last),
-        torch.randn(2, 3, 1, 1),
-        torch.randn(2, 4, 9, 9)[:, ::2, 1:, :-2],
-        torch.randn(1, 1, 1, 1).expand(2, 3, 5, 4),
+        torch.randn(1, 66, 2, 2).contiguous(memory_format=torch.channels_last),
+        torch.randn(2, 1, 1, 1),
+        torch.randn(1, 4, 6, 6)[:, ::2, 1:, :-2],
+        torch.randn(1, 1, 1, 1).expand(2, 1, 5, 4),
     ]:
         check(x, f, spec)
 
@@ -109,9 +109,8 @@ def through_autograd():
         found.append((y, dx, ddy))
     for expected, got in zip(*found, strict=True):
         assert error(got.detach(), expected.detach()) < 1e-6
-    for memory_format in FORMATS:
-        own = x.contiguous(memory_format=memory_format).requires_grad_()
-        torch.library.opcheck(operator._upfirdn2d, (own, f, *settings, "triton"))
+    own = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.library.opcheck(operator._upfirdn2d, (own, f, *settings, "triton"))
 
 
 def wrong_kernels_are_noticed():
