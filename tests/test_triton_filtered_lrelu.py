@@ -20,6 +20,10 @@ SHAPE = triton_tables.Shape(2, 2, (12, 12), (12, 12), 1, 1, 4)
 FLOOR = 2
 
 
+#: Without tracing by AOT autograd, which takes seconds; the CPU paths' tests have it.
+OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+
 def error(got, expected) -> float:
     """Largest difference over the largest expected value; infinite where anything is NaN."""
     assert got.shape == expected.shape
@@ -159,8 +163,8 @@ def slopes_beyond_one():
 
 
 def memory_formats():
-    for dtype in DTYPES.values():
-        x, b = inputs(dtype, (2, 2, 4, 4))
+    for dtype in (torch.float32, torch.bfloat16):
+        x, b = inputs(dtype, (1, 2, 4, 4))
         fu, fd = torch.randn(12) / 6, torch.rand(12) / 6
         geometry = geometry_of(2, 2)
         y = triton_path.forward(x, fu, fd, b, geometry)
@@ -263,7 +267,9 @@ def through_autograd():
         assert error(got.detach(), expected.detach()) < 2e-6
     settings = (2, 2, [9, 8, 9, 8], 1.4, 0.2, 1.5, False, True, "triton")
     small, bias = x[:, :1, :4, :5].clone().requires_grad_(), b[:1].clone().requires_grad_()
-    torch.library.opcheck(operator._forward, (small, bias, None, fu, fd, *settings))
+    torch.library.opcheck(
+        operator._forward, (small, bias, None, fu, fd, *settings), test_utils=OPCHECKS
+    )
 
 
 def three_products_of_tf32():
