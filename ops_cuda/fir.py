@@ -73,3 +73,10 @@ def as_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
         raise ValueError(f"padding: got {len(padding)} numbers, expected 1, 2 or 4")
     left, right, top, bottom = padding
     return left, right, top, bottom
+
+
+def memory_format_of(x: torch.Tensor) -> torch.memory_format:
+    """What an operator's result has: channels-last for a channels-last `x`, else contiguous."""
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format

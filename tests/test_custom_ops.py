@@ -1,9 +1,11 @@
 """The operators as torch.library custom operators: opcheck, torch.compile, derivatives by path."""
 
+import numpy as np
 import pytest
 import torch
 
 import ops_cuda
+import sg3
 from ops_cuda.filtered_lrelu import numba_cpu, operator
 from ops_cuda.filtered_lrelu.definition import Geometry
 
@@ -25,6 +27,8 @@ def forward_arguments(path: str, keep_states: bool, requires_grad: bool = False)
 def test_opcheck_of_the_forward_pass(path, keep_states):
     arguments = forward_arguments(path, keep_states, requires_grad=keep_states)
     torch.library.opcheck(operator._forward, arguments)
+    x = arguments[0].detach().to(memory_format=torch.channels_last)
+    torch.library.opcheck(operator._forward, (x, *arguments[1:]), test_utils="test_faketensor")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -54,6 +58,14 @@ def test_compiles_as_one_graph(monkeypatch, ops):
     weights = torch.randn_like(y)
     gradients = [torch.autograd.grad((out * weights).sum(), x)[0] for out in (y, expected)]
     assert torch.equal(*gradients)
+
+
+def test_a_whole_generator_compiles_as_one_graph():
+    torch._dynamo.reset()
+    G = sg3.load("mini-faces").G_ema
+    ws = G.mapping(torch.from_numpy(np.random.RandomState(0).randn(1, G.z_dim)))
+    compiled = torch.compile(G.synthesis, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(ws), G.synthesis(ws), atol=1e-4)
 
 
 def test_nothing_is_kept_when_nobody_wants_a_gradient(monkeypatch):

@@ -12,10 +12,10 @@ from ops_cuda import choose
 from ops_cuda.bias_act import SQRT2, bias_act
 from ops_cuda.filtered_lrelu import definition, numba_cpu, torch_cpu, triton_path
 from ops_cuda.filtered_lrelu.definition import Geometry
-from ops_cuda.fir import as_padding, filter_size
+from ops_cuda.fir import as_padding, filter_size, memory_format_of
 
 #: Paths that multiply by `scale` while they read their input.
-SCALING_PATHS = ("cpu", "cpu-torch")
+SCALING_PATHS = ("cpu", "cpu-torch", "triton")
 PATHS: dict[str, ModuleType] = {
     "reference": definition,
     "cpu": numba_cpu,
@@ -77,9 +77,11 @@ def _forward(
     elif scale is not None:
         x = x * scale[:, :, None, None]
     if keep_states:
-        return PATHS[path].forward_with_states(x, fu, fd, b, geometry, **extra)
-    y = PATHS[path].forward(x, fu, fd, b, geometry, **extra)
-    return y, x.new_empty([0], dtype=torch.uint8)
+        y, states = PATHS[path].forward_with_states(x, fu, fd, b, geometry, **extra)
+    else:
+        y = PATHS[path].forward(x, fu, fd, b, geometry, **extra)
+        states = x.new_empty([0], dtype=torch.uint8)
+    return y.contiguous(memory_format=memory_format_of(x)), states.contiguous()
 
 
 @torch.library.custom_op("ops_cuda::filtered_lrelu_linear", mutates_args=())
@@ -99,12 +101,14 @@ def _linear(
 ) -> Tensor:
     """With the slopes fixed the operator is linear: its gradient is another such call."""
     geometry = Geometry(up, down, tuple(padding), gain, slope, None, flip_filter, tuple(offset))
-    return PATHS[path].linear(x, fu, fd, states, geometry)
+    y = PATHS[path].linear(x, fu, fd, states, geometry)
+    return y.contiguous(memory_format=memory_format_of(x))
 
 
-def _output_shape(x, fu, fd, geometry: Geometry) -> list[int]:
+def _empty_result(x, fu, fd, geometry: Geometry) -> Tensor:
     width, height = geometry.output_size(x.shape[3], x.shape[2], fu, fd)
-    return [x.shape[0], x.shape[1], height, width]
+    y = x.new_empty([x.shape[0], x.shape[1], height, width])
+    return y.contiguous(memory_format=memory_format_of(x))
 
 
 @_forward.register_fake
@@ -114,13 +118,13 @@ def _(x, b, scale, fu, fd, up, down, padding, gain, slope, clamp, flip, keep_sta
     if keep_states:
         shape = PATHS[path].states_shape(x.shape, fu, fd, geometry)
     states = x.new_empty(shape, dtype=torch.uint8)
-    return x.new_empty(_output_shape(x, fu, fd, geometry)), states
+    return _empty_result(x, fu, fd, geometry), states
 
 
 @_linear.register_fake
 def _(x, fu, fd, states, up, down, padding, gain, slope, flip_filter, offset, path):
     geometry = Geometry(up, down, tuple(padding), gain, slope, None, flip_filter, tuple(offset))
-    return x.new_empty(_output_shape(x, fu, fd, geometry))
+    return _empty_result(x, fu, fd, geometry)
 
 
 def _carry_back(dy, fu, fd, states, back: Geometry, path: str) -> Tensor:

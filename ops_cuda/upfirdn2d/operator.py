@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ops_cuda import choose
-from ops_cuda.fir import as_padding, as_pair, filter_size
+from ops_cuda.fir import as_padding, as_pair, filter_size, memory_format_of
 from ops_cuda.upfirdn2d import definition, numba_cpu, triton_path
 from ops_cuda.upfirdn2d.definition import Resampling
 
@@ -47,13 +47,6 @@ def _path_name(device_type: str, dtype: torch.dtype) -> str:
     return OPERATOR.path(device_type, dtype)
 
 
-def _memory_format(x: Tensor) -> torch.memory_format:
-    """Of the result: channels-last for a channels-last `x`, else contiguous."""
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
 @torch.library.custom_op("ops_cuda::upfirdn2d", mutates_args=())
 def _upfirdn2d(
     x: Tensor,
@@ -66,7 +59,7 @@ def _upfirdn2d(
     path: str,
 ) -> Tensor:
     spec = Resampling(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
-    return PATHS[path].run(x, f, spec).contiguous(memory_format=_memory_format(x))
+    return PATHS[path].run(x, f, spec).contiguous(memory_format=memory_format_of(x))
 
 
 @_upfirdn2d.register_fake
@@ -74,7 +67,7 @@ def _(x, f, up, down, padding, flip_filter, gain, path):
     spec = Resampling(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
     width, height = spec.output_size(x.shape[3], x.shape[2], f)
     y = x.new_empty([x.shape[0], x.shape[1], height, width])
-    return y.contiguous(memory_format=_memory_format(x))
+    return y.contiguous(memory_format=memory_format_of(x))
 
 
 def _remember(ctx, inputs, output) -> None:
