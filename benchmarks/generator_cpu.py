@@ -13,7 +13,8 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from torch import nn
 
 from sg3.networks import build_network
 
-ROUNDS = 4
+ROUNDS = 3
 TOLERANCE = 1e-4
 TARGETS = {"forward": 1.5, "forward + backward": 1.7}
 CONFIGURATIONS = {
@@ -106,10 +107,23 @@ def compare(floor: Callable[[], None], own: Callable[[], None]) -> dict[str, flo
     }
 
 
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """The profiler's libraries announce themselves there, below Python."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept), os.close(nothing)
+
+
 def shares(run: Callable[[], None]) -> dict[str, float]:
     """Where one call spends its time, by the kind of operator."""
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
+    profiler = torch.profiler.profile(activities=activities, acc_events=True)
+    with silent_stderr(), profiler as profile:
         run()
     found = {"convolutions": 0.0, "filtered_lrelu": 0.0, "the rest": 0.0}
     for event in profile.key_averages():
@@ -124,21 +138,21 @@ def shares(run: Callable[[], None]) -> dict[str, float]:
     return {kind: value / total for kind, value in found.items()}
 
 
-def measure(name: str, threads: int, batch: int = 1) -> list[dict]:
+def measure(name: str, batch: int = 1) -> Iterator[dict]:
     """Rows of the table for one configuration."""
-    torch.set_num_threads(threads)
     G = build(name)
+    torch.set_num_threads(2)
     error = disagreement(G)
     if not error < TOLERANCE:
         raise SystemExit(f"{name}: the fast path differs from the definition by {error:.1e}")
-    rows = []
-    for what, target in TARGETS.items():
-        backward = what != "forward"
-        with torch.set_grad_enabled(backward):
-            own = ours(G, batch, backward)
-            found = compare(conv_floor(G, batch, backward), own) | {"shares": shares(own)}
-        rows.append(dict(network=name, what=what, threads=threads, target=target, **found))
-    return rows
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for what, target in TARGETS.items():
+            backward = what != "forward"
+            with torch.set_grad_enabled(backward):
+                own = ours(G, batch, backward)
+                found = compare(conv_floor(G, batch, backward), own) | {"shares": shares(own)}
+            yield dict(network=name, what=what, threads=threads, target=target, **found)
 
 
 def main() -> None:
@@ -148,17 +162,16 @@ def main() -> None:
         "network  what                threads  floor s  ours s  ratio  target  user s  system s  "
         "% convolutions/filtered_lrelu/rest"
     )
-    for threads in (1, 2):
-        for name in CONFIGURATIONS:
-            for row in measure(name, threads):
-                rows.append(row)
-                print(
-                    f"{row['network']:8s} {row['what']:19s} {threads:7d} {row['floor_sec']:8.2f} "
-                    f"{row['ours_sec']:7.2f} {row['ratio']:6.2f} {row['target']:7.1f} "
-                    f"{row['user_sec']:7.2f} {row['system_sec']:9.2f}  "
-                    + "/".join(f"{100 * share:.0f}" for share in row["shares"].values()),
-                    flush=True,
-                )
+    for name in CONFIGURATIONS:
+        for row in measure(name):
+            rows.append(row)
+            print(
+                f"{row['network']:8s} {row['what']:19s} {row['threads']:7d} "
+                f"{row['floor_sec']:8.2f} {row['ours_sec']:7.2f} {row['ratio']:6.2f} "
+                f"{row['target']:7.1f} {row['user_sec']:7.2f} {row['system_sec']:9.2f}  "
+                + "/".join(f"{100 * share:.0f}" for share in row["shares"].values()),
+                flush=True,
+            )
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     path = Path("out/bench/generator_cpu.json")
     path.parent.mkdir(parents=True, exist_ok=True)
