@@ -13,7 +13,7 @@ import ops_cuda
 from ops_cuda import choose
 from ops_cuda.filtered_lrelu import definition, numba_cpu, operator
 
-needs_numba = pytest.mark.skipif(numba_cpu.numba is None, reason="needs Numba")
+needs_numba = pytest.mark.skipif(bool(numba_cpu.missing()), reason="needs Numba")
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_doctor_says_what_is_in_use(monkeypatch):
     monkeypatch.delenv("SG3_OPS", raising=False)
     output = CliRunner().invoke(cli, ["doctor"]).output
     assert "torch:" in output and "gpu:" in output
-    expected = "agrees with the definition" if numba_cpu.numba else "Numba is not installed"
+    expected = numba_cpu.missing() or "agrees with the definition"
     assert expected in output
     monkeypatch.setenv("SG3_OPS", "reference")
     assert "switched off by SG3_OPS=reference" in CliRunner().invoke(cli, ["doctor"]).output

@@ -9,7 +9,7 @@ import sg3
 from ops_cuda.filtered_lrelu import numba_cpu, operator
 from ops_cuda.filtered_lrelu.definition import Geometry
 
-PATHS = ["reference", "cpu-torch"] + (["cpu"] if numba_cpu.numba else [])
+PATHS = ["reference", "cpu-torch"] + ([] if numba_cpu.missing() else ["cpu"])
 GEOMETRY = Geometry(2, 2, (9, 8, 9, 8), 2**0.5, 0.2, 1.0, False)
 
 
@@ -79,7 +79,7 @@ def test_nothing_is_kept_when_nobody_wants_a_gradient(monkeypatch):
     assert kept == [False, False, True]
 
 
-@pytest.mark.skipif(numba_cpu.numba is None, reason="needs Numba")
+@pytest.mark.skipif(bool(numba_cpu.missing()), reason="needs Numba")
 def test_states_take_two_bits():
     x, f = torch.randn(1, 20, 148, 148), torch.rand(12)
     _, states = numba_cpu.forward_with_states(x, f, f, None, GEOMETRY)

@@ -7,7 +7,7 @@ from ops_cuda.filtered_lrelu import definition, numba_cpu, torch_cpu
 from ops_cuda.filtered_lrelu.definition import Geometry
 from sg3.networks.filters import design_lowpass_filter
 
-PATHS = {"cpu-torch": torch_cpu} | ({"cpu": numba_cpu} if numba_cpu.numba else {})
+PATHS = {"cpu-torch": torch_cpu} | ({} if numba_cpu.missing() else {"cpu": numba_cpu})
 FLOOR = 2e-7
 
 

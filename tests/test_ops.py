@@ -10,7 +10,7 @@ from ops_cuda.filtered_lrelu import definition, numba_cpu, numba_plan
 from ops_cuda.filtered_lrelu.definition import Geometry
 from sg3.networks.filters import design_lowpass_filter
 
-CPU_PATH = pytest.mark.skipif(numba_cpu.numba is None, reason="needs Numba")
+CPU_PATH = pytest.mark.skipif(bool(numba_cpu.missing()), reason="needs Numba")
 
 
 @pytest.mark.parametrize("act", sorted(ops_cuda.bias_act.__globals__["ACTIVATIONS"]))

@@ -11,7 +11,7 @@ import ops_cuda
 from ops_cuda.planes import in_parallel, separable_terms
 from ops_cuda.upfirdn2d import Resampling, definition, numba_cpu, operator
 
-needs_numba = pytest.mark.skipif(numba_cpu.numba is None, reason="needs Numba")
+needs_numba = pytest.mark.skipif(bool(numba_cpu.missing()), reason="needs Numba")
 PATHS = [definition, pytest.param(numba_cpu, marks=needs_numba)]
 NAMES = ["composition", "numba"]
 LAYOUTS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ops_cuda.fir import filter_size
-from ops_cuda.upfirdn2d import upfirdn2d
+from ops_cuda.upfirdn2d.definition import Resampling, run
 
 #: Slope states kept for the gradient, one per element of the upsampled grid.
 POSITIVE, NEGATIVE, CLAMPED = 0, 1, 2
@@ -87,19 +87,20 @@ def forward(x, fu, fd, b, geometry: Geometry) -> torch.Tensor:
     x = torch.where(x < 0, x * geometry.slope, x) * geometry.gain
     if geometry.clamp is not None:
         x = x.clamp(-geometry.clamp, geometry.clamp)
-    return upfirdn2d(x, fd, down=geometry.down, flip_filter=geometry.flip_filter)
+    return downsampled(x, fd, geometry)
 
 
 def upsampled(x, fu, geometry: Geometry) -> torch.Tensor:
     """`x` with padding on the upsampled grid, brightness preserved."""
-    return upfirdn2d(
-        x,
-        fu,
-        up=geometry.up,
-        padding=geometry.padding,
-        gain=geometry.up**2,
-        flip_filter=geometry.flip_filter,
-    )
+    up = (geometry.up, geometry.up)
+    flip, gain = geometry.flip_filter, float(geometry.up**2)
+    return run(x, fu, Resampling(up, (1, 1), geometry.padding, flip, gain))
+
+
+def downsampled(x, fd, geometry: Geometry) -> torch.Tensor:
+    """The last step."""
+    down = (geometry.down, geometry.down)
+    return run(x, fd, Resampling((1, 1), down, (0, 0, 0, 0), geometry.flip_filter, 1.0))
 
 
 def forward_with_states(x, fu, fd, b, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,7 +113,7 @@ def forward_with_states(x, fu, fd, b, geometry: Geometry) -> tuple[torch.Tensor,
     if geometry.clamp is not None:
         states.masked_fill_(x.abs() > geometry.clamp, CLAMPED)
         x = x.clamp(-geometry.clamp, geometry.clamp)
-    y = upfirdn2d(x, fd, down=geometry.down, flip_filter=geometry.flip_filter)
+    y = downsampled(x, fd, geometry)
     return y, states
 
 
@@ -127,7 +128,7 @@ def linear(x, fu, fd, states: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """Upsample, multiply by the slope of each stored state, downsample."""
     x = upsampled(x, fu, geometry)
     x = x * _slopes_on_grid(states, x.shape, geometry, x.dtype)
-    return upfirdn2d(x, fd, down=geometry.down, flip_filter=geometry.flip_filter)
+    return downsampled(x, fd, geometry)
 
 
 def _slopes_on_grid(states, shape, geometry: Geometry, dtype) -> torch.Tensor:

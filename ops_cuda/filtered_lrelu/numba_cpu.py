@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from itertools import pairwise
-
 import numpy as np
 import torch
 
 from ops_cuda.filtered_lrelu import numba_plan as plan
 from ops_cuda.filtered_lrelu.definition import Geometry
 from ops_cuda.filtered_lrelu.numba_kernel import run_groups
-from ops_cuda.filtered_lrelu.numba_rows import numba
 from ops_cuda.fir import filter_size
+from ops_cuda.numba_support import missing
+from ops_cuda.planes import in_parallel
+
+__all__ = ["forward", "forward_with_states", "linear", "missing", "states_shape"]
 
 DEVICE_TYPE = "cpu"
 DTYPES = (torch.float32,)
 APPLY_LRELU, STORE_STATES, USE_STATES = 0, 1, 2
-
-
-def missing() -> str:
-    """Why this path cannot be had here, or nothing."""
-    return "" if numba is not None else "Numba is not installed"
 
 
 def forward(x, fu, fd, b, geometry: Geometry, scale=None) -> torch.Tensor:
@@ -89,25 +83,5 @@ def _run(x, fu, fd, b, geometry: Geometry, mode: int, states, scale=None):
         run_groups(first, last, *before, work, *after)
 
     if x.numel():
-        _for_groups(num_groups, run)
+        in_parallel(run, num_groups, (), num_groups)
     return y, states
-
-
-def _for_groups(num_groups: int, run) -> None:
-    """Call `run(first, last)` for all groups of planes, on as many threads as torch uses."""
-    num_threads = min(torch.get_num_threads(), num_groups)
-    if num_threads <= 1:
-        run(0, num_groups)
-        return
-    bounds = [num_groups * i // num_threads for i in range(num_threads + 1)]
-    jobs = [
-        _pool(num_threads).submit(run, first, last) for first, last in list(pairwise(bounds))[1:]
-    ]
-    run(bounds[0], bounds[1])
-    for job in jobs:
-        job.result()
-
-
-@lru_cache
-def _pool(num_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(num_threads - 1, thread_name_prefix="ops_cuda")

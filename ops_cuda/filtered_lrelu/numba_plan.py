@@ -9,13 +9,13 @@ separable ones: the radial filters of configuration R need three.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from ops_cuda.filtered_lrelu.definition import Geometry
+from ops_cuda.planes import separable_terms
 
 #: Singular values of a 2-D filter below this share of the largest are left out.
 SMALLEST_TERM = 5e-6
@@ -100,24 +100,10 @@ def row_layout(columns: int) -> tuple[int, int]:
     return (group, stride) if group else (1, round_up(stride, COLUMNS))
 
 
-@lru_cache(maxsize=256)
-def separable_terms(taps: bytes, shape: tuple[int, ...], flip_filter: bool, gain: float):
-    """Correlation taps of both axes, `[terms, taps_x]` and `[terms, taps_y]`, each times `gain`."""
-    f = np.frombuffer(taps, np.float32).reshape(shape)
-    if f.ndim == 1:
-        x = y = f[None]
-    else:
-        u, sigma, v = np.linalg.svd(f.astype(np.float64), full_matrices=False)
-        keep = max(int((sigma > SMALLEST_TERM * sigma[0]).sum()), 1)
-        root = np.sqrt(sigma[:keep, None])
-        x, y = v[:keep] * root, u[:, :keep].T * root
-    step = 1 if flip_filter else -1
-    return tuple(np.ascontiguousarray(t[:, ::step] * gain, dtype=np.float32) for t in (x, y))
-
-
 def _terms(f: torch.Tensor | None, flip_filter: bool, gain: float = 1):
-    f = (torch.ones(1) if f is None else f.detach().float()).contiguous().numpy()
-    return separable_terms(f.tobytes(), f.shape, flip_filter, gain)
+    """Correlation taps of both axes, float32 `[terms, taps_x]` and `[terms, taps_y]`."""
+    terms = separable_terms(f, flip_filter, gain, SMALLEST_TERM)
+    return tuple(taps.astype(np.float32) for taps in terms)
 
 
 def _kind(factor: int, num_phases: int, num_taps: int) -> int:
@@ -129,7 +115,7 @@ def _kind(factor: int, num_phases: int, num_taps: int) -> int:
 def upsampling(fu: torch.Tensor | None, geometry: Geometry) -> Upsampling:
     """Plan of the upsampling by `geometry.up`, brightness preserved."""
     up, num_phases = geometry.up, phases_of(geometry)
-    taps, column_taps = _terms(fu, geometry.flip_filter, up)
+    taps, column_taps = _terms(fu, geometry.flip_filter, up**2)
     num_inputs, num_taps = num_phases // up, taps.shape[1]
     most = round_up(-(-num_taps // up), ROW_TAPS)
     phase_taps = np.zeros([len(taps), num_phases, most], np.float32)

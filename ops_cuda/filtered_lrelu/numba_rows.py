@@ -11,19 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-try:
-    import numba
+from ops_cuda.numba_support import compiled
 
-    # Without reference counts (`_nrt`) a slice costs 1 ns instead of 20, and a row has fifty of
-    # them. Nothing here allocates, so nothing needs them.
-    inline = numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy", _nrt=False)
-except ImportError:
-    numba = None
-
-    def inline(function):
-        return function
-
-
+inline = compiled(fastmath=True, _nrt=False)
 ZERO = np.float32(0)
 
 

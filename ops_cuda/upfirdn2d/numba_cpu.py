@@ -14,10 +14,13 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from ops_cuda.numba_support import missing
 from ops_cuda.planes import in_parallel, separable_terms
 from ops_cuda.upfirdn2d import definition
 from ops_cuda.upfirdn2d.definition import Resampling
-from ops_cuda.upfirdn2d.numba_kernel import numba, run_rows
+from ops_cuda.upfirdn2d.numba_kernel import run_rows
+
+__all__ = ["missing", "run"]
 
 DEVICE_TYPE = "cpu"
 DTYPES = (torch.float32,)
@@ -29,11 +32,6 @@ MANY_CHANNELS = 8
 NARROW, MANY_ROWS = 32, 2000
 #: A thread is woken for this many elements of the result, about a millisecond of work.
 ELEMENTS_PER_THREAD = 2**20
-
-
-def missing() -> str:
-    """Why this path cannot be had here, or nothing."""
-    return "" if numba is not None else "Numba is not installed"
 
 
 def run(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tensor:

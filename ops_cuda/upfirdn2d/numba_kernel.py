@@ -8,24 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-try:
-    import numba
+from ops_cuda.numba_support import compiled
 
-    # No "nnan": an input may hold NaN, and the result must then hold it too.
-    options = dict(
-        nogil=True, fastmath={"contract", "reassoc", "nsz"}, cache=True, error_model="numpy"
-    )
-    allocating = numba.njit(**options)
-    # Without reference counts (`_nrt`) a slice costs 1 ns instead of 20. Such a function cannot
-    # allocate.
-    inline = numba.njit(**options, _nrt=False)
-except ImportError:
-    numba = None
-
-    def inline(function):
-        return function
-
-    allocating = inline
+# No "nnan": an input may hold NaN, and the result must then hold it too.
+FASTMATH = {"contract", "reassoc", "nsz"}
+allocating = compiled(fastmath=FASTMATH)
+inline = compiled(fastmath=FASTMATH, _nrt=False)
 
 
 ZERO, ONE = np.float32(0), np.float32(1)

@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ops_cuda.cache import cache_dir
 from sg3 import __version__
 from sg3.errors import UserError
 from sg3.files import prepare_folder, sha256_of, write_text
@@ -24,11 +25,6 @@ from sg3.files import prepare_folder, sha256_of, write_text
 ATTEMPTS = 4
 TIMEOUT_S = 30
 BLOCK_BYTES = 1 << 18
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: `$SG3_CACHE_DIR`, or `~/.cache/sg3`."""
-    return Path(os.environ.get("SG3_CACHE_DIR") or Path.home() / ".cache" / "sg3").expanduser()
 
 
 def check_url(url: str) -> None:

@@ -33,8 +33,8 @@ def findings() -> dict[str, str]:
 
     import ops_cuda  # noqa: F401  (its import lists the operators)
     from ops_cuda import choose
+    from ops_cuda.cache import cache_dir
     from sg3 import __version__
-    from sg3.checkpoints.download import cache_dir
 
     found = {"sg3": __version__, "python": platform.python_version()}
     found |= {name: _version(name) for name in PACKAGES}
