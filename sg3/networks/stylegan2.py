@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from sg3.networks.conv_layers import (
     lowest_fp16_resolution,
     resolutions,
 )
-from sg3.networks.layers import MappingNetwork
+from sg3.networks.generator import MappedGenerator
 from sg3.networks.sg2_layers import SynthesisLayer, ToRGBLayer
 
 NOISE_MODES = ("random", "const", "none")
@@ -187,47 +188,10 @@ class SynthesisNetwork(nn.Module):
         return img
 
 
-class Generator(nn.Module):
-    """StyleGAN2: `z` `[N, z_dim]` (and labels `c` `[N, c_dim]`) to images.
+class Generator(MappedGenerator):
+    """StyleGAN2 (FACTS 3): channel_base, channel_max, num_fp16_res, architecture (skip, resnet,
+    orig), resample_filter, conv_clamp, fp16_channels_last, fused_modconv_default, use_noise and
+    activation go to `SynthesisNetwork`."""
 
-    `mapping_kwargs` go to the mapping network (8 layers by default), the remaining ones to
-    `SynthesisNetwork`: channel_base, channel_max, num_fp16_res, architecture (skip, resnet,
-    orig), resample_filter, conv_clamp, fp16_channels_last, fused_modconv_default, use_noise,
-    activation. Raises ValueError for values that do not fit.
-    """
-
-    def __init__(
-        self,
-        z_dim: int,
-        c_dim: int,
-        w_dim: int,
-        img_resolution: int,
-        img_channels: int,
-        mapping_kwargs: dict | None = None,
-        **synthesis_kwargs,
-    ):
-        super().__init__()
-        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
-        self.img_resolution, self.img_channels = img_resolution, img_channels
-        self.synthesis = SynthesisNetwork(
-            w_dim=w_dim,
-            img_resolution=img_resolution,
-            img_channels=img_channels,
-            **synthesis_kwargs,
-        )
-        self.num_ws = self.synthesis.num_ws
-        options = {"num_layers": 8, "divide_bias": False, **(mapping_kwargs or {})}
-        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **options)
-
-    def forward(
-        self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
-        truncation_psi: float = 1,
-        truncation_cutoff: int | None = None,
-        update_emas: bool = False,
-        **synthesis_kwargs,
-    ) -> torch.Tensor:
-        """Images `[N, img_channels, R, R]`, float32, nominally in [−1, 1]."""
-        ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas=update_emas)
-        return self.synthesis(ws, update_emas=update_emas, **synthesis_kwargs)
+    SYNTHESIS = SynthesisNetwork
+    MAPPING: ClassVar = {"num_layers": 8, "divide_bias": False}

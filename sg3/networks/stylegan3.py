@@ -9,7 +9,8 @@ from torch import nn
 
 from ops_cuda import conv2d_before_scaling, filtered_lrelu
 from sg3.networks.filters import design_lowpass_filter
-from sg3.networks.layers import FullyConnectedLayer, MappingNetwork
+from sg3.networks.generator import MappedGenerator
+from sg3.networks.layers import FullyConnectedLayer
 from sg3.networks.schedule import LayerPlan, LayerSpec, plan_layers
 
 NOISE_MODES = ("random", "const", "none")
@@ -229,40 +230,7 @@ class SynthesisNetwork(nn.Module):
         return (x * self.output_scale).to(torch.float32)
 
 
-class Generator(nn.Module):
-    """StyleGAN3: `z` `[N, z_dim]` (and labels `c` `[N, c_dim]`) to images (FACTS 2.1)."""
+class Generator(MappedGenerator):
+    """StyleGAN3 (FACTS 2); keyword arguments as for `SynthesisNetwork`."""
 
-    def __init__(
-        self,
-        z_dim: int,
-        c_dim: int,
-        w_dim: int,
-        img_resolution: int,
-        img_channels: int,
-        mapping_kwargs: dict | None = None,
-        **synthesis_kwargs,
-    ):
-        super().__init__()
-        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
-        self.img_resolution, self.img_channels = img_resolution, img_channels
-        self.synthesis = SynthesisNetwork(
-            w_dim=w_dim,
-            img_resolution=img_resolution,
-            img_channels=img_channels,
-            **synthesis_kwargs,
-        )
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **(mapping_kwargs or {}))
-
-    def forward(
-        self,
-        z: torch.Tensor,
-        c: torch.Tensor | None = None,
-        truncation_psi: float = 1,
-        truncation_cutoff: int | None = None,
-        update_emas: bool = False,
-        **synthesis_kwargs,
-    ) -> torch.Tensor:
-        """Images `[N, img_channels, R, R]`, float32, nominally in [−1, 1]."""
-        ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas=update_emas)
-        return self.synthesis(ws, update_emas=update_emas, **synthesis_kwargs)
+    SYNTHESIS = SynthesisNetwork
