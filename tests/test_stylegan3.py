@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sg3
 from sg3.networks import build_network
@@ -141,3 +142,25 @@ def test_bf16_convolutions_are_a_preview():
         set_conv_precision(G, "fp8")
     with pytest.raises(ValueError, match="only StyleGAN3"):
         set_conv_precision(torch.nn.Identity(), "bf16")
+
+
+def test_nobody_pays_for_gradients_of_frozen_weights():
+    """Steering asks for the gradient of ws alone: no convolution computes that of its weight."""
+
+    class Masks(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten.convolution_backward.default:
+                self.seen.append(args[-1])
+            return function(*args, **(kwargs or {}))
+
+    G = sg3.load("mini-faces").G_ema
+    ws = torch.randn(1, G.num_ws, G.w_dim, requires_grad=True)
+    image = G.synthesis(ws)
+    with Masks() as masks:
+        torch.autograd.grad(image.sum(), ws)
+    assert len(masks.seen) == len(G.synthesis.layer_names)
+    assert all(mask == [True, False, False] for mask in masks.seen)
