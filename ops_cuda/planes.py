@@ -1,4 +1,4 @@
-"""What the CPU paths share: filters as sums of separable ones, threads over independent work."""
+"""What fast paths share: filters as sums of separable ones, threads over independent work."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ def separable_terms(
     return _terms(taps.tobytes(), taps.shape, flip_filter, gain, smallest)
 
 
+def decomposed(f: np.ndarray, smallest: float) -> tuple[np.ndarray, np.ndarray]:
+    """A filter as a sum of separable ones, `[terms, taps_x]` and `[terms, taps_y]`."""
+    if f.ndim == 1:
+        return f[None], f[None]
+    u, sigma, v = np.linalg.svd(f, full_matrices=False)
+    keep = max(int((sigma > smallest * sigma[0]).sum()), 1)
+    root = np.sqrt(sigma[:keep, None])
+    return v[:keep] * root, u[:, :keep].T * root
+
+
 @lru_cache(maxsize=256)
 def _terms(taps: bytes, shape: tuple[int, ...], flip_filter: bool, gain: float, smallest: float):
-    f = np.frombuffer(taps, np.float64).reshape(shape)
-    if f.ndim == 1:
-        x = y = f[None]
-    else:
-        u, sigma, v = np.linalg.svd(f, full_matrices=False)
-        keep = max(int((sigma > smallest * sigma[0]).sum()), 1)
-        root = np.sqrt(sigma[:keep, None])
-        x, y = v[:keep] * root, u[:, :keep].T * root
+    x, y = decomposed(np.frombuffer(taps, np.float64).reshape(shape), smallest)
     step = 1 if flip_filter else -1
     root, sign = np.sqrt(abs(gain)), np.sign(gain)
     return tuple(np.ascontiguousarray(t[:, ::step]) for t in (x * root * sign, y * root))

@@ -55,7 +55,8 @@ def visit(browser, address):
 
     def open_at(width: int, height: int = 860):
         page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(30_000)
+        # The page's process may have to compile its loops first, beside busy test workers.
+        page.set_default_timeout(120_000)
         page.route("**/*", note_request)
         page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
         page.on(

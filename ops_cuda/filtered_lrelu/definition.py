@@ -79,15 +79,20 @@ class Geometry:
         )
 
 
-def forward(x, fu, fd, b, geometry: Geometry) -> torch.Tensor:
-    """The specification: bias, upsample, leaky ReLU with gain and clamp, downsample."""
-    if b is not None:
-        x = x + b.to(x.dtype)[:, None, None]
-    x = upsampled(x, fu, geometry)
+def forward(x, fu, fd, b, geometry: Geometry, scale=None) -> torch.Tensor:
+    """The specification: scale, bias, upsample, leaky ReLU with gain and clamp, downsample."""
+    x = upsampled(_scaled_and_biased(x, scale, b), fu, geometry)
     x = torch.where(x < 0, x * geometry.slope, x) * geometry.gain
     if geometry.clamp is not None:
         x = x.clamp(-geometry.clamp, geometry.clamp)
     return downsampled(x, fd, geometry)
+
+
+def _scaled_and_biased(x, scale, b) -> torch.Tensor:
+    """`x` times `scale` `[N, C]` plus `b` `[C]`; None leaves a step out."""
+    if scale is not None:
+        x = x * scale.to(x.dtype)[:, :, None, None]
+    return x if b is None else x + b.to(x.dtype)[:, None, None]
 
 
 def upsampled(x, fu, geometry: Geometry) -> torch.Tensor:
@@ -103,11 +108,11 @@ def downsampled(x, fd, geometry: Geometry) -> torch.Tensor:
     return run(x, fd, Resampling((1, 1), down, (0, 0, 0, 0), geometry.flip_filter, 1.0))
 
 
-def forward_with_states(x, fu, fd, b, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
+def forward_with_states(
+    x, fu, fd, b, geometry: Geometry, scale=None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The definition, and its slope states as uint8 `[N, C, H_middle, W_middle]`."""
-    if b is not None:
-        x = x + b.to(x.dtype)[:, None, None]
-    x = upsampled(x, fu, geometry)
+    x = upsampled(_scaled_and_biased(x, scale, b), fu, geometry)
     states = (x < 0).to(torch.uint8)
     x = torch.where(states.bool(), x * geometry.slope, x) * geometry.gain
     if geometry.clamp is not None:

@@ -14,8 +14,6 @@ from ops_cuda.filtered_lrelu import definition, numba_cpu, torch_cpu, triton_pat
 from ops_cuda.filtered_lrelu.definition import Geometry
 from ops_cuda.fir import as_padding, filter_size, memory_format_of
 
-#: Paths that multiply by `scale` while they read their input.
-SCALING_PATHS = ("cpu", "cpu-torch", "triton")
 PATHS: dict[str, ModuleType] = {
     "reference": definition,
     "cpu": numba_cpu,
@@ -71,15 +69,10 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """Result, and the slope states of the path (none without `keep_states`)."""
     geometry = Geometry(up, down, tuple(padding), gain, slope, clamp, flip_filter)
-    extra = {}
-    if path in SCALING_PATHS:
-        extra["scale"] = scale
-    elif scale is not None:
-        x = x * scale[:, :, None, None]
     if keep_states:
-        y, states = PATHS[path].forward_with_states(x, fu, fd, b, geometry, **extra)
+        y, states = PATHS[path].forward_with_states(x, fu, fd, b, geometry, scale)
     else:
-        y = PATHS[path].forward(x, fu, fd, b, geometry, **extra)
+        y = PATHS[path].forward(x, fu, fd, b, geometry, scale)
         states = x.new_empty([0], dtype=torch.uint8)
     return y.contiguous(memory_format=memory_format_of(x)), states.contiguous()
 

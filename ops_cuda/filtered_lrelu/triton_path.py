@@ -58,7 +58,7 @@ def forward(x, fu, fd, b, geometry: Geometry, scale: Tensor | None = None) -> Te
     """`[N, C, H, W]` → `[N, C, H', W']`; `scale` `[N, C]` multiplies `x` before the bias."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        return definition.forward(_scaled(x, scale), fu, fd, b, geometry)
+        return definition.forward(x, fu, fd, b, geometry, scale)
     return run(x, fu, fd, b, geometry, tile, triton_kernel.APPLY, None, scale)
 
 
@@ -68,15 +68,10 @@ def forward_with_states(
     """The same, and the packed slope states for the gradient."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        x = _scaled(x, scale)
-        y, states = definition.forward_with_states(x, fu, fd, b, geometry)
+        y, states = definition.forward_with_states(x, fu, fd, b, geometry, scale)
         return y, packed(states)
     states = x.new_empty(states_shape(x.shape, fu, fd, geometry), dtype=torch.uint8)
     return run(x, fu, fd, b, geometry, tile, triton_kernel.STORE, states, scale), states
-
-
-def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
-    return x if scale is None else x * scale.to(x.dtype)[:, :, None, None]
 
 
 def linear(x, fu, fd, states, geometry: Geometry) -> Tensor:

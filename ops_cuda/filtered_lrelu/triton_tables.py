@@ -12,6 +12,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ops_cuda.filtered_lrelu.definition import Geometry
+from ops_cuda.planes import decomposed
 
 #: Singular values of a 2-D filter below this share of the largest are left out.
 SMALLEST_TERM = 5e-6
@@ -127,15 +128,6 @@ class Terms:
         return self if flip_filter else Terms(self.x[:, ::-1], self.y[:, ::-1])
 
 
-def _decomposed(f: np.ndarray) -> Terms:
-    if f.ndim == 1:
-        return Terms(f[None], f[None])
-    u, sigma, v = np.linalg.svd(f, full_matrices=False)
-    keep = max(int((sigma > SMALLEST_TERM * sigma[0]).sum()), 1)
-    root = np.sqrt(sigma[:keep, None])
-    return Terms(v[:keep] * root, u[:, :keep].T * root)
-
-
 class _Remembered:
     """Values computed from a tensor's contents, kept while its storage lives and is unchanged.
 
@@ -168,7 +160,11 @@ def terms(f: torch.Tensor | None) -> Terms:
     """`f` as a sum of separable filters, in float64; remembered."""
     if f is None:
         return Terms(np.ones([1, 1]), np.ones([1, 1]))
-    return _terms_of.get(f, (), lambda: _decomposed(f.detach().double().cpu().numpy()))
+
+    def compute() -> Terms:
+        return Terms(*decomposed(f.detach().double().cpu().numpy(), SMALLEST_TERM))
+
+    return _terms_of.get(f, (), compute)
 
 
 def first_input(up: int, low: int, vector: int = 1) -> int:
