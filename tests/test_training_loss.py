@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from sg3.networks import build_network
-from sg3.training.config import LossConfig
-from sg3.training.loss import StyleGAN2Loss, gaussian_blur
+from sg3.training.loss import GANLoss, LossConfig, gaussian_blur
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [
@@ -41,7 +40,7 @@ def test_gradients_equal_reference(case, phase, gain):
     network = G if phase[0] == "G" else D
     network.requires_grad_(True)
     z, c, real = (torch.from_numpy(data[k]) for k in ("z", "c", "real"))
-    StyleGAN2Loss(G, D, config).accumulate_gradients(phase, real, c, z, c, gain, 0)
+    GANLoss(G, D, config).accumulate_gradients(phase, real, c, z, c, gain, 0)
     grads = {n: p.grad for n, p in network.named_parameters()}
     norms = [k for k in data if k.startswith(f"{phase}/") and "/full/" not in k]
     assert len(norms) > 15
@@ -69,6 +68,6 @@ def test_blur_of_an_impulse_is_the_formula():
 
 
 def test_unknown_phase_is_refused():
-    loss = StyleGAN2Loss(load("sg3t-32", "stylegan3"), load("disc-32", "discriminator"))
+    loss = GANLoss(load("sg3t-32", "stylegan3"), load("disc-32", "discriminator"))
     with pytest.raises(ValueError, match="Gmain"):
         loss.accumulate_gradients("Xmain", None, None, None, None, 1, 0)

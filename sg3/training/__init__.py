@@ -1,6 +1,6 @@
 """Training: configuration, losses, the step, the loop."""
 
 from sg3.training.config import TrainConfig
-from sg3.training.loop import Step, train
+from sg3.training.loop import Step, describe, train
 
-__all__ = ["Step", "TrainConfig", "train"]
+__all__ = ["Step", "TrainConfig", "describe", "train"]

@@ -1,8 +1,9 @@
-"""The losses of StyleGAN2 and StyleGAN3: non-saturating, R1, path length (FACTS 4.1, 4.3, 4.5)."""
+"""The losses of StyleGAN2 and StyleGAN3: adversarial, R1, path length (FACTS 4.1, 4.3, 4.5)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,10 +11,28 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from ops_cuda import filter2d
-from sg3.training.config import LossConfig
 
 PHASES = ("Gmain", "Greg", "Gboth", "Dmain", "Dreg", "Dboth")
 Report = Callable[[str, torch.Tensor], object]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Settings of `GANLoss` (FACTS 4.1); blur fades over kimg.
+
+    `kind` 'stylegan2' is the non-saturating loss with R1. 'rpgan' compares every generated image
+    with a real one instead, and adds R2, the same penalty on generated images ("The GAN is dead;
+    long live the GAN!", arXiv 2501.05441).
+    """
+
+    kind: str = "stylegan2"
+    r1_gamma: float = 10
+    style_mixing_prob: float = 0
+    pl_weight: float = 0
+    pl_batch_shrink: int = 2
+    pl_decay: float = 0.01
+    blur_init_sigma: float = 0
+    blur_fade_kimg: float = 0
 
 
 def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -26,7 +45,7 @@ def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     return filter2d(images, taps / taps.sum())
 
 
-class StyleGAN2Loss:
+class GANLoss:
     """Gradients of every training phase, accumulated into `.grad`.
 
     `report(name, values)` receives the statistics. The caller decides which network's
@@ -92,22 +111,29 @@ class StyleGAN2Loss:
         if phase not in PHASES:
             raise ValueError(f"phase: got {phase!r}, expected one of {', '.join(PHASES)}")
         sigma = self.blur_sigma(cur_nimg)
+        main = phase.endswith(("main", "both"))
         regularise = phase.endswith(("reg", "both"))
-        if phase in ("Gmain", "Gboth"):
-            self._generator(gen_z, gen_c, gain, sigma)
-        if phase[0] == "G" and regularise and self.config.pl_weight > 0:
-            self._path_length(gen_z, gen_c, gain)
-        if phase in ("Dmain", "Dboth"):
-            self._discriminator_fake(gen_z, gen_c, gain, sigma)
-        if phase[0] == "D":
-            with_r1 = regularise and self.config.r1_gamma > 0
-            if phase != "Dreg" or with_r1:
-                self._discriminator_real(real, real_c, gain, sigma, phase != "Dreg", with_r1)
+        reals, fakes = (real, real_c), (gen_z, gen_c)
+        if phase[0] == "G":
+            if main:
+                self._generator(reals, fakes, gain, sigma)
+            if regularise and self.config.pl_weight > 0:
+                self._path_length(*fakes, gain)
+            return
+        penalise = regularise and self.config.r1_gamma > 0
+        if main or penalise:
+            if self.config.kind == "rpgan":
+                self._relativistic_discriminator(reals, fakes, gain, sigma, main, penalise)
+            else:
+                self._discriminator(reals, fakes, gain, sigma, main, penalise)
 
-    def _generator(self, z, c, gain, sigma) -> None:
-        images, _ = self.run_G(z, c)
-        logits = self.run_D(images, c, sigma)
+    def _generator(self, reals, fakes, gain, sigma) -> None:
+        images, _ = self.run_G(*fakes)
+        logits = self.run_D(images, fakes[1], sigma)
         self._report_scores("fake", logits)
+        if self.config.kind == "rpgan":
+            with torch.no_grad():  # the real images do not depend on G
+                logits = logits - self.run_D(reals[0], reals[1], sigma)
         loss = softplus(-logits)
         self.report("Loss/G/loss", loss)
         loss.mean().mul(gain).backward()
@@ -127,29 +153,56 @@ class StyleGAN2Loss:
         self.report("Loss/G/reg", loss)
         loss.mean().mul(gain).backward()
 
-    def _discriminator_fake(self, z, c, gain, sigma) -> None:
+    def _fake_images(self, fakes, update_emas: bool) -> torch.Tensor:
         with torch.no_grad():  # gradients stop at D: the generator's graph is never needed
-            images, _ = self.run_G(z, c, update_emas=True)
-        logits = self.run_D(images, c, sigma)
-        self._report_scores("fake", logits)
-        loss = softplus(logits)
-        self._fake_loss = loss.detach()
-        loss.mean().mul(gain).backward()
+            return self.run_G(*fakes, update_emas=update_emas)[0]
 
-    def _discriminator_real(self, real, c, gain, sigma, main: bool, with_r1: bool) -> None:
-        """Real term and R1 share one forward pass when both are due."""
-        real = real.detach().requires_grad_(with_r1)
-        logits = self.run_D(real, c, sigma)
+    def _discriminator(self, reals, fakes, gain, sigma, main: bool, penalise: bool) -> None:
+        """Fake term first; the real term and R1 share one forward pass when both are due."""
+        if main:
+            logits = self.run_D(self._fake_images(fakes, update_emas=True), fakes[1], sigma)
+            self._report_scores("fake", logits)
+            fake_loss = softplus(logits)
+            fake_loss.mean().mul(gain).backward()
+        images, logits = self._judge(reals, sigma, penalise)
         self._report_scores("real", logits)
         loss = torch.zeros_like(logits)
         if main:
             loss = softplus(-logits)
-            self.report("Loss/D/loss", self._fake_loss + loss.detach())
-        if with_r1:
-            (grads,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-            penalty = grads.square().sum([1, 2, 3])
-            reg = penalty * (self.config.r1_gamma / 2)
-            self.report("Loss/r1_penalty", penalty)
+            self.report("Loss/D/loss", fake_loss.detach() + loss.detach())
+        if penalise:
+            reg = self._penalty("r1", logits, images)
             self.report("Loss/D/reg", reg)
             loss = loss.reshape(reg.shape[0], -1).mean(1) + reg
         loss.mean().mul(gain).backward()
+
+    def _relativistic_discriminator(self, reals, fakes, gain, sigma, main, penalise) -> None:
+        """Every real image against a generated one, in one backward pass."""
+        generated = self._fake_images(fakes, update_emas=main)
+        real_images, real_logits = self._judge(reals, sigma, penalise)
+        fake_images, fake_logits = self._judge((generated, fakes[1]), sigma, penalise)
+        self._report_scores("real", real_logits)
+        loss = torch.zeros_like(real_logits)
+        if main:
+            self._report_scores("fake", fake_logits)
+            loss = softplus(fake_logits - real_logits)
+            self.report("Loss/D/loss", loss)
+        if penalise:
+            reg = self._penalty("r1", real_logits, real_images)
+            reg = reg + self._penalty("r2", fake_logits, fake_images)
+            self.report("Loss/D/reg", reg)
+            loss = loss.reshape(reg.shape[0], -1).mean(1) + reg
+        loss.mean().mul(gain).backward()
+
+    def _judge(self, images_and_labels, sigma, penalise) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images, as leaves if a penalty will be taken on them, and their logits."""
+        images, c = images_and_labels
+        images = images.detach().requires_grad_(penalise)
+        return images, self.run_D(images, c, sigma)
+
+    def _penalty(self, name: str, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """γ/2 times the squared norm of the gradient at every image (R1, R2)."""
+        (grads,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        penalty = grads.square().sum([1, 2, 3])
+        self.report(f"Loss/{name}_penalty", penalty)
+        return penalty * (self.config.r1_gamma / 2)

@@ -43,7 +43,6 @@ def progress_line(progress: dict, stats: dict) -> str:
     def mean(name: str) -> str:
         return f"{stats[name]['mean']:.3f}" if name in stats else "-"
 
-    memory_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     parts = [
         f"tick {progress['tick']:<4d}",
         f"kimg {progress['kimg']:<8.1f}",
@@ -51,28 +50,46 @@ def progress_line(progress: dict, stats: dict) -> str:
         f"sec/tick {progress['sec_per_tick']:<7.1f}",
         f"sec/kimg {progress['sec_per_kimg']:<7.2f}",
         f"maintenance {progress['maintenance_seconds']:<5.1f}",
-        f"cpumem {memory_gb:<5.2f}",
+        f"cpumem {progress['cpu_mem_gb']:<5.2f}",
         f"scores real {mean('Loss/scores/real')} fake {mean('Loss/scores/fake')}",
         f"loss G {mean('Loss/G/loss')} D {mean('Loss/D/loss')}",
         f"r1 {mean('Loss/r1_penalty')}",
     ]
+    if "gpu_mem_gb" in progress:
+        parts.insert(7, f"gpumem {progress['gpu_mem_gb']:<5.2f}")
+    if "augment_p" in progress:
+        parts.append(f"augment {progress['augment_p']:.3f}")
     if progress["nonfinite_gradients"]:
         parts.append(f"non-finite gradients {progress['nonfinite_gradients']}")
     return "  ".join(parts)
 
 
-def snapshot_networks(path: Path, G, D, G_ema, config: TrainConfig, nimg: int) -> None:
-    """Write G, D and G_ema as a network file with its provenance."""
+def memory_gb(device: torch.device) -> dict[str, float]:
+    """Most memory that the process has used so far, in GiB; on CUDA since the last call."""
+    used = {"cpu_mem_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    if device.type == "cuda":
+        used["gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
+        used["gpu_reserved_gb"] = torch.cuda.max_memory_reserved(device) / 2**30
+        torch.cuda.reset_peak_memory_stats(device)
+    return used
+
+
+def snapshot_networks(path: Path, trainer, config: TrainConfig) -> None:
+    """Write G, D, G_ema and the augmentation as a network file with its provenance."""
     import sg3
 
     meta = {
         "source": "sg3 train",
         "cfg": config.cfg,
         "data": Path(config.data).name,
-        "kimg": nimg / 1000,
+        "started_from": config.resume if config.from_network else None,
+        "kimg": trainer.cur_nimg / 1000,
         "batch": config.batch,
         "gamma": config.gamma,
         "seed": config.seed,
         "torch": torch.__version__,
     }
-    sg3.save(sg3.Networks(G_ema=G_ema, G=G, D=D, augment_pipe=None, meta=meta), path)
+    networks = sg3.Networks(
+        G_ema=trainer.G_ema, G=trainer.G, D=trainer.D, augment_pipe=trainer.augment_pipe, meta=meta
+    )
+    sg3.save(networks, path)

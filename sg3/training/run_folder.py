@@ -6,12 +6,16 @@ import re
 from pathlib import Path
 
 from sg3.training.config import TrainConfig
-from sg3.training.state import FILE_NAME
+from sg3.training.state import state_paths
+
+OPTIONS = "training_options.json"
 
 
-def run_description(config: TrainConfig, dataset_name: str) -> str:
+def run_description(config: TrainConfig, dataset_name: str, num_processes: int = 1) -> str:
     """The part of the folder name after the number, from a resolved `config`."""
-    name = f"{config.cfg}-{dataset_name}-gpus1-batch{config.batch}-gamma{config.gamma:g}"
+    name = (
+        f"{config.cfg}-{dataset_name}-gpus{num_processes}-batch{config.batch}-gamma{config.gamma:g}"
+    )
     return f"{name}-{config.desc}" if config.desc else name
 
 
@@ -20,6 +24,11 @@ def _numbered(outdir: Path) -> list[tuple[int, Path]]:
         return []
     found = [(re.match(r"\d+", p.name), p) for p in outdir.iterdir() if p.is_dir()]
     return sorted((int(m.group()), p) for m, p in found if m)
+
+
+def is_run_folder(folder: str | Path) -> bool:
+    """Whether `folder` is a run's own folder rather than one of runs."""
+    return (Path(folder) / OPTIONS).is_file()
 
 
 def new_run_folder(outdir: str | Path, description: str) -> Path:
@@ -32,7 +41,15 @@ def new_run_folder(outdir: str | Path, description: str) -> Path:
 
 
 def latest_run_folder(outdir: str | Path, description: str) -> Path | None:
-    """The newest folder of the same description that holds a training state, or None."""
-    same = [p for _, p in _numbered(Path(outdir)) if re.sub(r"^\d+-", "", p.name) == description]
-    same = [p for p in same if (p / FILE_NAME).is_file()]
+    """The newest folder of the same description that holds a training state, or None.
+
+    The number of processes may differ: a run goes on with as many as there are.
+    """
+    wanted = _without_processes(description)
+    same = [p for _, p in _numbered(Path(outdir)) if _without_processes(p.name) == wanted]
+    same = [p for p in same if state_paths(p)]
     return same[-1] if same else None
+
+
+def _without_processes(name: str) -> str:
+    return re.sub(r"-gpus\d+-", "-", re.sub(r"^\d+-", "", name))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from sg3.errors import UserError
 from sg3.training.trainer import Trainer
 
 FORMAT = "sg3-training-state"
-VERSION = 1
-FILE_NAME = "training-state.pt"
+VERSION = 2
+NAME = re.compile(r"training-state-(\d+)\.pt")
 
 
 def _numpy_state(generator) -> dict:
@@ -32,58 +34,104 @@ def _set_numpy_state(generator, state: dict) -> None:
     generator.set_state(("MT19937", keys, state["position"], state["has_gauss"], state["gauss"]))
 
 
-def capture(trainer: Trainer, config_record: dict) -> dict:
-    """The complete state as tensors, numbers, strings, lists and dicts."""
-    generators = {
+def _capture_member(trainer: Trainer) -> dict:
+    """What differs from process to process."""
+    member = {
         "python": random.getstate(),
         "numpy": _numpy_state(np.random),
-        "labels": _numpy_state(trainer._label_random),
         "torch": torch.get_rng_state(),
-        "latents": trainer._z_random.get_state(),
+        "stats": trainer.stats.state(),
+        "loader": trainer.loader.state(),
+        "ada": None if trainer.ada is None else trainer.ada.state(),
     }
     if trainer.device.type == "cuda":
-        generators["cuda"] = torch.cuda.get_rng_state(trainer.device)
+        member["cuda"] = torch.cuda.get_rng_state(trainer.device)
+    return member
+
+
+def _restore_member(trainer: Trainer, member: dict) -> None:
+    trainer.stats.load_state(member["stats"], trainer.device)
+    trainer.loader.load_state(member["loader"])
+    if trainer.ada is not None:
+        trainer.ada.load_state(member["ada"])
+    random.setstate(member["python"])
+    _set_numpy_state(np.random, member["numpy"])
+    torch.set_rng_state(member["torch"])
+    if trainer.device.type == "cuda" and "cuda" in member:
+        torch.cuda.set_rng_state(member["cuda"], trainer.device)
+
+
+def capture(trainer: Trainer, **also) -> dict | None:
+    """The complete state as tensors, numbers, strings, lists and dicts; None but on rank 0.
+
+    Every process must call it. `also` are further entries of such values.
+    """
+    members = trainer.team.gather(_capture_member(trainer))
+    if not trainer.team.leads:
+        return None
+    pipe = trainer.augment_pipe
     return {
         "format": FORMAT,
         "version": VERSION,
-        "config": config_record,
+        "kwargs": {n: getattr(trainer, n).init_kwargs for n in ("G", "D")},
         "networks": {n: getattr(trainer, n).state_dict() for n in ("G", "D", "G_ema")},
         "optimizers": {n: o.state_dict() for n, o in trainer.optimizers().items()},
         "pl_mean": trainer.loss.pl_mean,
-        "stats": trainer.stats.state(),
-        "loader": trainer.loader.state(),
-        "random": generators,
+        "augment_p": None if pipe is None else pipe.p,
+        "labels": _numpy_state(trainer._label_random),
+        "latents": trainer._z_random.get_state(),
+        "members": members,
         "counters": trainer.counters(),
         "threads": torch.get_num_threads(),
+        **also,
     }
 
 
-def restore(trainer: Trainer, state: dict) -> None:
-    """Put `state` (from `read_state`) into a trainer built from the same options."""
+def restore(trainer: Trainer, state: dict) -> list[str]:
+    """Put `state` (from `read_state`) into a trainer built from the same options.
+
+    Returns lines that say in what the continuation is not bit for bit.
+    """
     for name, tensors in state["networks"].items():
         getattr(trainer, name).load_state_dict(tensors)
     for name, optimizer in trainer.optimizers().items():
         optimizer.load_state_dict(state["optimizers"][name])
     trainer.loss.pl_mean.copy_(state["pl_mean"])
-    trainer.stats.load_state(state["stats"], trainer.device)
-    trainer.loader.load_state(state["loader"])
+    if trainer.augment_pipe is not None:
+        trainer.augment_pipe.p.copy_(state["augment_p"])
+    _set_numpy_state(trainer._label_random, state["labels"])
+    trainer._z_random.set_state(state["latents"])
     for name, value in state["counters"].items():
         setattr(trainer, name, value)
-    generators = state["random"]
-    random.setstate(generators["python"])
-    _set_numpy_state(np.random, generators["numpy"])
-    _set_numpy_state(trainer._label_random, generators["labels"])
-    torch.set_rng_state(generators["torch"])
-    trainer._z_random.set_state(generators["latents"])
-    if trainer.device.type == "cuda" and "cuda" in generators:
-        torch.cuda.set_rng_state(generators["cuda"], trainer.device)
+    members, size = state["members"], trainer.team.size
+    if len(members) == size:
+        _restore_member(trainer, members[trainer.team.rank])
+        return []
+    trainer.pass_size = min(trainer.pass_size, trainer.config.batch // size)
+    trainer.loader.load_state(members[0]["loader"] | {"ahead": None})
+    return [
+        f"going on with {size} processes instead of {len(members)}: what follows is as good, "
+        "but not bit for bit what the others would have done"
+    ]
 
 
-def write_state(path: Path, state: dict) -> None:
-    """Write atomically: a temporary file, synced, renamed, and the folder synced.
+def state_path(folder: Path, nimg: int) -> Path:
+    """Where the state after `nimg` images lies."""
+    return folder / f"training-state-{nimg:010d}.pt"
 
-    On any failure (a full disk) the previous file is untouched and the temporary one removed.
+
+def state_paths(folder: Path) -> list[Path]:
+    """States in a run's folder, oldest first."""
+    return sorted(p for p in folder.iterdir() if NAME.fullmatch(p.name))
+
+
+def write_state(folder: Path, state: dict, keep: int) -> Path:
+    """Write atomically: a temporary file, synced, renamed, and the folder synced; old ones go.
+
+    On any failure (a full disk) earlier states are untouched and the temporary file is removed;
+    then raises UserError.
     """
+    path = state_path(folder, state["counters"]["cur_nimg"])
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
@@ -91,14 +139,31 @@ def write_state(path: Path, state: dict) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(folder)
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as the latter
+        temporary.unlink(missing_ok=True)
+        raise UserError(_cannot_write(path, error)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    for old in state_paths(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def _cannot_write(path: Path, error: Exception) -> str:
+    earlier = state_paths(path.parent)
+    rest = f"{earlier[-1].name} survives" if earlier else "no state was written before"
+    reason = str(error).strip().splitlines()[0]
+    return f"cannot write {path} ({reason}); {rest}. Make room, then --resume latest goes on"
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def read_state(path: Path) -> dict:
@@ -106,7 +171,7 @@ def read_state(path: Path) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise ValueError(f"--resume: cannot read {path}: {reason}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"--resume: {path} is not a training state of sg3")
@@ -115,3 +180,14 @@ def read_state(path: Path) -> dict:
             f"--resume: {path} has version {state['version']}, this program reads {VERSION}"
         )
     return state
+
+
+def newest_state(folder: Path) -> tuple[dict, list[str]]:
+    """The newest readable state of a run's folder, and lines about damaged ones passed over."""
+    notes = []
+    for path in reversed(state_paths(folder)):
+        try:
+            return read_state(path), notes
+        except ValueError as error:
+            notes.append(str(error))
+    raise ValueError(notes[-1] if notes else f"--resume: {folder} holds no training state")

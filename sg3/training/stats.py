@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -24,8 +25,17 @@ class Statistics:
         previous = self._moments.get(name)
         self._moments[name] = moments if previous is None else previous + moments
 
-    def pop(self) -> dict[str, dict[str, float]]:
-        """`{name: {num, mean, std}}` since the last call; starts afresh."""
+    def pop(
+        self, sum_: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """`{name: {num, mean, std}}` since the last call; starts afresh.
+
+        `sum_` adds a tensor up over the processes in place; all must have reported the same names.
+        """
+        names = sorted(self._moments)
+        if sum_ is not None and names:
+            summed = sum_(torch.stack([self._moments[name] for name in names]))
+            self._moments = dict(zip(names, summed, strict=True))
         result = {}
         for name, moments in sorted(self._moments.items()):
             count, total, squares = moments.tolist()

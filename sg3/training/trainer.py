@@ -4,60 +4,64 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from sg3.data import BatchLoader, ImageDataset, ShuffleSampler
+from sg3.data import open_loader
 from sg3.networks import build_network
-from sg3.training.config import (
-    TrainConfig,
-    discriminator_kwargs,
-    generator_kwargs,
-    loss_config,
-)
+from sg3.training.config import TrainConfig
 from sg3.training.ema import ema_beta, update_ema
-from sg3.training.loss import StyleGAN2Loss
+from sg3.training.loss import GANLoss
+from sg3.training.presets import discriminator_kwargs, generator_kwargs, loss_config
 from sg3.training.stats import Statistics
+from sg3.training.team import Team
+from sg3.training.transfer import TransferReport, start_from
 
 GRADIENT_LIMIT = 1e5  # what an infinite gradient becomes
 G_REG_INTERVAL = 4  # of the path length, StyleGAN2 only
+ADA_KIMG, ADA_KIMG_RESUMED = 500, 100
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One kind of update: run every `interval` steps on `network`."""
+    """One kind of update: run every `interval` steps on `parameters` of `network`."""
 
     name: str
     network: nn.Module
+    parameters: tuple[nn.Parameter, ...]
     optimizer: torch.optim.Optimizer
     interval: int = 1
 
 
-def make_optimizer(network: nn.Module, lr: float, reg_interval: int | None) -> torch.optim.Adam:
+def make_optimizer(parameters, lr: float, reg_interval: int | None) -> torch.optim.Adam:
     """Adam(0, 0.99); with lazy regularisation slowed so that k+1 updates count as k."""
     ratio = 1.0 if reg_interval is None else reg_interval / (reg_interval + 1)
     return torch.optim.Adam(
-        network.parameters(), lr=lr * ratio, betas=(0.0, 0.99**ratio), eps=1e-8, fused=True
+        parameters, lr=lr * ratio, betas=(0.0, 0.99**ratio), eps=1e-8, fused=True
     )
 
 
-def make_phases(name: str, network: nn.Module, lr: float, reg_interval: int | None) -> list[Phase]:
-    """Phases of one network: main and lazily regularised, or both at once."""
-    optimizer = make_optimizer(network, lr, reg_interval)
+def make_phases(
+    name: str, network: nn.Module, trained: nn.Module, lr: float, reg_interval: int | None
+) -> list[Phase]:
+    """Phases that train `trained`, a part of `network`: main and lazily regularised, or both."""
+    parameters = tuple(trained.parameters())
+    optimizer = make_optimizer(parameters, lr, reg_interval)
     if reg_interval is None:
-        return [Phase(f"{name}both", network, optimizer)]
+        return [Phase(f"{name}both", network, parameters, optimizer)]
     return [
-        Phase(f"{name}main", network, optimizer),
-        Phase(f"{name}reg", network, optimizer, reg_interval),
+        Phase(f"{name}main", network, parameters, optimizer),
+        Phase(f"{name}reg", network, parameters, optimizer, reg_interval),
     ]
 
 
-def guard_gradients(network: nn.Module) -> int:
-    """Replace NaN by 0 and infinity by ±1e5 in all gradients; how many values that touched."""
-    grads = [p.grad for p in network.parameters() if p.grad is not None]
+def guard_gradients(grads: list[torch.Tensor]) -> int:
+    """Replace NaN by 0 and infinity by ±1e5 in place; how many values that touched."""
     if not grads or torch.stack(torch._foreach_norm(grads)).sum().isfinite():
         return 0
     bad = 0
@@ -69,75 +73,142 @@ def guard_gradients(network: nn.Module) -> int:
 
 def to_network_range(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """uint8 images to float32 in [−1, 1]."""
-    return images.to(device).to(torch.float32) / 127.5 - 1
+    return images.to(device, non_blocking=True).to(torch.float32) / 127.5 - 1
+
+
+def split_in_strides(items: torch.Tensor, num_parts: int) -> list[torch.Tensor]:
+    """`num_parts` interleaved parts: minibatch statistics then group the same images as whole."""
+    return [items[part::num_parts] for part in range(num_parts)]
 
 
 class Trainer:
-    """All that changes while training; `step` shows one batch, `state` and `load_state` resume.
+    """All that changes while training; `step` shows one batch to every process together.
 
     Args:
         config: resolved options (`TrainConfig.resolved`).
-        dataset: the real images.
-        device: where the networks live.
+        dataset: the real images (`sg3.data.open_dataset`).
+        team: this process and those that train with it.
+        start: networks (`sg3.Networks`) whose weights the run begins with, or None.
+        kwargs: constructor arguments of G and D, where a saved state prescribes them.
+        say: receives lines for the log.
 
-    Random numbers for latents and labels come from generators of the trainer's own, so that
-    nothing else a program does in between changes a run.
+    Latents and labels come from generators of the trainer's own, drawn for the whole batch on
+    every process, so that neither other code nor the number of processes changes what is shown.
     """
 
-    def __init__(self, config: TrainConfig, dataset: ImageDataset, device: torch.device):
-        self.config, self.dataset, self.device = config, dataset, device
-        torch.manual_seed(config.seed)
-        self._z_random = torch.Generator(device="cpu").manual_seed(config.seed)
-        self._label_random = np.random.RandomState(config.seed)
-        shape = (dataset.resolution, dataset.image_shape[0], dataset.label_dim)
-        kind, kwargs = generator_kwargs(config, *shape)
-        self.G = build_network(kind, kwargs).train().requires_grad_(False).to(device)
-        kwargs = discriminator_kwargs(config, *shape)
-        self.D = build_network("discriminator", kwargs).train().requires_grad_(False).to(device)
-        self.G_ema = copy.deepcopy(self.G).eval()
-        self.augment_pipe = None
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset,
+        team: Team | None = None,
+        start=None,
+        kwargs: dict[str, dict] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self.config, self.dataset, self.team = config, dataset, team or Team()
+        self.device, self.say = self.team.device, say
+        self._seed_everything()
+        self._build_networks(start, kwargs)
+        self.transfer_reports: list[TransferReport] = []
+        if start is not None:
+            self.transfer_reports = start_from(start, self.G, self.D, self.G_ema)
+        for network in (self.G, self.D, self.G_ema):
+            self.team.broadcast(network)
         self.stats = Statistics()
-        self.loss = StyleGAN2Loss(
-            self.G, self.D, loss_config(config), self.augment_pipe, self.stats.report
+        self._build_augmentation()
+        self.loss = GANLoss(self.G, self.D, loss_config(config), self.augment_pipe, self._report)
+        self._build_phases()
+        self.loader = open_loader(
+            dataset,
+            config.batch // self.team.size,
+            seed=config.seed,
+            rank=self.team.rank,
+            replicas=self.team.size,
+            workers=config.workers,
+            pin=self.device.type == "cuda",
         )
-        g_interval = G_REG_INTERVAL if self.loss.config.pl_weight > 0 else None
-        self._g_lr_ratio = 1.0 if g_interval is None else g_interval / (g_interval + 1)
-        self.phases = make_phases("G", self.G, config.glr, g_interval)
-        self.phases += make_phases("D", self.D, config.dlr, config.d_reg_interval)
-        sampler = ShuffleSampler(len(dataset), seed=config.seed)
-        self.loader = BatchLoader(dataset, sampler, config.batch)
+        share = config.batch // self.team.size
+        self.pass_size = share if config.batch_gpu == "auto" else config.batch_gpu
         self.cur_nimg = self.batch_idx = self.tick = self.tick_start_nimg = 0
         self.seconds = 0.0  # spent in earlier sessions and steps
         self.nonfinite_gradients = 0
 
-    def random_latents(self, count: int) -> torch.Tensor:
-        """Fresh `z` `[count, z_dim]`."""
-        return torch.randn([count, self.G.z_dim], generator=self._z_random).to(self.device)
+    def _seed_everything(self) -> None:
+        seed = self.config.seed
+        self._z_random = torch.Generator(device="cpu").manual_seed(seed)
+        self._label_random = np.random.RandomState(seed)
+        torch.manual_seed(seed)  # the networks begin alike everywhere
 
-    def random_labels(self, count: int) -> torch.Tensor:
-        """Labels `[count, c_dim]` of randomly chosen training images."""
-        if self.dataset.label_dim == 0:
-            return torch.zeros([count, 0], device=self.device)
-        indices = self._label_random.randint(len(self.dataset), size=count)
-        return self.dataset.labels(indices).to(self.device)
+    def _build_networks(self, start, kwargs) -> None:
+        config, dataset = self.config, self.dataset
+        shape = (tuple(dataset.image_shape), dataset.label_dim)
+        if kwargs is None:
+            kind, g_kwargs = generator_kwargs(config, *shape, start and (start.G or start.G_ema))
+            d_kwargs = discriminator_kwargs(config, *shape, start and start.D)
+        else:
+            kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"
+            g_kwargs, d_kwargs = kwargs["G"], kwargs["D"]
+        self.G = build_network(kind, g_kwargs).train().requires_grad_(False).to(self.device)
+        self.D = build_network("discriminator", d_kwargs).train().requires_grad_(False)
+        self.D = self.D.to(self.device)
+        self.G_ema = copy.deepcopy(self.G).eval()
+        # From here on every process draws its own augmentations and mixing points.
+        torch.manual_seed(config.seed * self.team.size + self.team.rank)
+
+    def _build_augmentation(self) -> None:
+        config, self.augment_pipe, self.ada = self.config, None, None
+        if config.aug == "noaug":
+            return
+        from sg3.networks.augment import PRESETS, AugmentPipe
+        from sg3.training.ada import AdaConfig, AdaController
+
+        if config.augpipe not in PRESETS:
+            raise ValueError(
+                f"--augpipe: got {config.augpipe!r}, expected one of {', '.join(PRESETS)}"
+            )
+        self.augment_pipe = AugmentPipe(**PRESETS[config.augpipe]).requires_grad_(False)
+        self.augment_pipe.train().to(self.device)
+        self.augment_pipe.p.fill_(config.p if config.aug == "fixed" else config.initial_p)
+        if config.aug == "ada":
+            kimg = ADA_KIMG_RESUMED if config.from_network else ADA_KIMG
+            self.ada = AdaController(self.augment_pipe, AdaConfig(target=config.target, kimg=kimg))
+
+    def _build_phases(self) -> None:
+        config = self.config
+        g_interval = G_REG_INTERVAL if self.loss.config.pl_weight > 0 else None
+        self._g_lr_ratio = 1.0 if g_interval is None else g_interval / (g_interval + 1)
+        trained = self.G.synthesis if config.freeze_mapping else self.G
+        self.phases = make_phases("G", self.G, trained, config.glr, g_interval)
+        self.phases += make_phases("D", self.D, self.D, config.dlr, config.d_reg_interval)
+
+    def _report(self, name: str, values: torch.Tensor) -> None:
+        self.stats.report(name, values)
+        if self.ada is not None and name == "Loss/signs/real":
+            self.ada.observe(values)
+
+    def random_latents(self, count: int) -> torch.Tensor:
+        """Fresh `z` `[count, z_dim]`, on the CPU, the same on every process."""
+        return torch.randn([count, self.G.z_dim], generator=self._z_random)
 
     def step(self) -> None:
-        """Show one batch: all phases that are due, then the average."""
+        """Show one batch: all phases that are due, then the average, then ADA."""
         started = time.perf_counter()
-        batch, pieces = self.config.batch, self.config.batch_gpu
+        batch, num_phases = self.config.batch, len(self.phases)
         images, labels = self.loader.next()
-        real = to_network_range(images, self.device).split(pieces)
-        real_c = labels.to(self.device).split(pieces)
-        gen_z = self.random_latents(len(self.phases) * batch).split(batch)
-        gen_c = self.random_labels(len(self.phases) * batch).split(batch)
+        real = to_network_range(images, self.device), labels.to(self.device)
+        gen_z = self.random_latents(num_phases * batch).split(batch)
+        gen_c = self.dataset.random_labels(self._label_random, num_phases * batch).split(batch)
         self._warm_up()
         for phase, z, c in zip(self.phases, gen_z, gen_c, strict=True):
             if self.batch_idx % phase.interval == 0:
-                self._run_phase(phase, real, real_c, z.split(pieces), c.split(pieces))
+                shares = [self.team.share(part).to(self.device) for part in (z, c)]
+                self._run_phase(phase, (*real, *shares))
         beta = ema_beta(batch, self.config.ema_kimg, self.cur_nimg, self.config.ema_rampup)
         update_ema(self.G_ema, self.G, beta)
         self.cur_nimg += batch
         self.batch_idx += 1
+        if self.ada is not None:
+            self.ada.adjust(self.batch_idx, batch, self.team.sum_)
         self.seconds += time.perf_counter() - started
 
     def _warm_up(self) -> None:
@@ -145,48 +216,63 @@ class Trainer:
         images = self.config.glr_warmup_kimg * 1000
         if images == 0 or self.cur_nimg > images + self.config.batch:
             return
-        optimizer = self.optimizers()["G"]
-        for group in optimizer.param_groups:
+        for group in self.optimizers()["G"].param_groups:
             base = self.config.glr * self._g_lr_ratio
             group["lr"] = base * min(self.cur_nimg / images, 1.0)
 
-    def _run_phase(self, phase: Phase, real, real_c, gen_z, gen_c) -> None:
-        phase.optimizer.zero_grad(set_to_none=True)
-        phase.network.requires_grad_(True)
-        # Averaged over the passes: how a batch is split does not change its gradient.
-        gain = phase.interval / len(real)
-        for piece in zip(real, real_c, gen_z, gen_c, strict=True):
-            self.loss.accumulate_gradients(phase.name, *piece, gain=gain, cur_nimg=self.cur_nimg)
-        phase.network.requires_grad_(False)
-        self.nonfinite_gradients += guard_gradients(phase.network)
+    def _run_phase(self, phase: Phase, items: tuple[torch.Tensor, ...]) -> None:
+        """Gradients of one phase, in smaller passes if memory runs out on any process; a step."""
+        while not self._accumulate(phase, items):
+            self._halve_pass()
+        grads = [p.grad for p in phase.parameters if p.grad is not None]
+        self.team.mean_([*grads, *self._moving_averages(phase)])
+        self.nonfinite_gradients += guard_gradients(grads)
         phase.optimizer.step()
 
-    def load_networks(self, networks) -> list[str]:
-        """Start from the tensors of `networks` (an `sg3.Networks`) that match by name.
+    def _moving_averages(self, phase: Phase) -> list[torch.Tensor]:
+        """Tensors that `phase` updates with each process's own images, beside gradients."""
+        if phase.name == "Greg":
+            return [self.loss.pl_mean]
+        if phase.name not in ("Dmain", "Dboth"):
+            return []
+        ends = ("w_avg", "magnitude_ema")
+        return [b for name, b in self.G.named_buffers() if name.endswith(ends)]
 
-        Returns the names missing there. Raises ValueError listing tensors of another shape.
-        """
-        missing: list[str] = []
-        for own, other, label in (
-            (self.G, networks.G or networks.G_ema, "G"),
-            (self.D, networks.D, "D"),
-            (self.G_ema, networks.G_ema, "G_ema"),
-        ):
-            tensors = {} if other is None else other.state_dict()
-            wanted = own.state_dict()
-            wrong = [
-                f"{n} is {list(tensors[n].shape)}, here {list(t.shape)}"
-                for n, t in wanted.items()
-                if n in tensors and tensors[n].shape != t.shape
-            ]
-            if wrong:
-                raise ValueError(
-                    f"--resume: {len(wrong)} tensors of {label} do not fit, first {wrong[0]}; "
-                    "use the options the network was trained with"
+    def _accumulate(self, phase: Phase, items: tuple[torch.Tensor, ...]) -> bool:
+        """Add up gradients over passes; False on all processes if one ran out of memory."""
+        phase.optimizer.zero_grad(set_to_none=True)
+        for parameter in phase.parameters:
+            parameter.requires_grad_(True)
+        parts = [split_in_strides(x, len(items[0]) // self.pass_size) for x in items]
+        # Averaged over the passes: how a batch is split does not change its gradient.
+        gain = phase.interval / len(parts[0])
+        failed = False
+        try:
+            for piece in zip(*parts, strict=True):
+                self.loss.accumulate_gradients(
+                    phase.name, *piece, gain=gain, cur_nimg=self.cur_nimg
                 )
-            missing += [f"{label}.{name}" for name in wanted if name not in tensors]
-            own.load_state_dict({n: t for n, t in tensors.items() if n in wanted}, strict=False)
-        return missing
+        except (RuntimeError, MemoryError) as error:
+            if self.config.batch_gpu != "auto" or not _is_out_of_memory(error):
+                raise
+            failed = True
+        for parameter in phase.parameters:
+            parameter.requires_grad_(False)
+        return not (self.config.batch_gpu == "auto" and self.team.any(failed))
+
+    def _halve_pass(self) -> None:
+        """Half the images per pass from now on, on every process. Raises ValueError at the end."""
+        size = self.pass_size // 2
+        share = self.config.batch // self.team.size
+        if size < 1 or share % size or size % min(self.config.mbstd_group, size):
+            raise ValueError(
+                f"--batch-gpu: out of memory with {self.pass_size} images per pass, which cannot "
+                "be halved; choose a smaller --batch, --cbase or --mbstd-group"
+            )
+        self.pass_size = size
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.say(f"out of memory: going on with {size} images per pass")
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Optimisers by the letter of their network."""
@@ -195,8 +281,15 @@ class Trainer:
     def counters(self) -> dict[str, int | float]:
         """Plain numbers that say how far the run is."""
         names = ("cur_nimg", "batch_idx", "tick", "tick_start_nimg", "nonfinite_gradients")
-        return {name: getattr(self, name) for name in (*names, "seconds")}
+        return {name: getattr(self, name) for name in (*names, "pass_size", "seconds")}
 
     def close(self) -> None:
-        """End the reading thread."""
+        """End the reading."""
         self.loader.close()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        phrase in text for phrase in OUT_OF_MEMORY
+    )

@@ -1,0 +1,137 @@
+"""What a run leaves in its folder: pictures, networks, statistics, a page (FACTS 4.8, 4.9)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sg3.files import write_text
+from sg3.training import run_folder
+from sg3.training.config import TrainConfig
+from sg3.training.grids import choose_grid_items, render, save_grid
+from sg3.training.report import append_jsonl, memory_gb, progress_line, snapshot_networks
+from sg3.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What a tick brought: its line and statistics, advice, and the networks if saved."""
+
+    line: str
+    stats: dict
+    advice: list[str]
+    snapshot: Path | None
+
+
+class RunOutput:
+    """Writer of a run's folder. Processes other than rank 0 take part in sums, and write nothing.
+
+    Every method may be called on every process.
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig, trainer: Trainer):
+        self.folder, self.config, self.trainer = folder, config, trainer
+        self.leads = trainer.team.leads
+        self._choose_grid()
+        self._seconds_at_tick = trainer.seconds
+        self._maintenance = 0.0
+        self._state_written = time.time()
+
+    def _choose_grid(self) -> None:
+        trainer, (columns, rows) = self.trainer, self.config.grid
+        self._items = choose_grid_items(trainer.dataset, columns, rows)
+        random = torch.Generator().manual_seed(self.config.seed)
+        z = torch.randn([len(self._items), trainer.G.z_dim], generator=random)
+        self._grid_z = z.to(trainer.device)
+        self._grid_c = trainer.dataset.labels(self._items).to(trainer.device)
+
+    def write_start(self) -> None:
+        """The options, a grid of real images, a grid before training."""
+        if not self.leads:
+            return
+        record = dataclasses.asdict(self.config)
+        record["generator"] = self.trainer.G.init_kwargs
+        record["discriminator"] = self.trainer.D.init_kwargs
+        write_text(self.folder / run_folder.OPTIONS, json.dumps(record, indent=2) + "\n")
+        reals = self.trainer.dataset.images(self._items).numpy()
+        save_grid(self.folder / "reals.png", reals, self.config.grid[0])
+        self._save_fakes("fakes_init.png")
+
+    def _save_fakes(self, name: str) -> None:
+        t = self.trainer
+        images = render(t.G_ema, self._grid_z, self._grid_c, t.pass_size)
+        save_grid(self.folder / name, images, self.config.grid[0])
+
+    def log(self, line: str) -> None:
+        """Append a line to log.txt."""
+        if self.leads:
+            with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def end_tick(self, with_snapshot: bool) -> Tick:
+        """Write statistics; pictures and networks too if `with_snapshot`."""
+        t, started = self.trainer, time.time()
+        progress = self._progress()
+        stats = t.stats.pop(t.team.sum_)
+        self._seconds_at_tick = t.seconds
+        snapshot = self._save_snapshot() if with_snapshot and self.leads else None
+        line = progress_line(progress, stats)
+        self.log(line)
+        if self.leads:
+            record = {"progress": progress, **stats, "timestamp": time.time()}
+            append_jsonl(self.folder / "stats.jsonl", record)
+        self._maintenance = time.time() - started
+        return Tick(line, stats, [], snapshot)
+
+    def _progress(self) -> dict:
+        t = self.trainer
+        seconds = t.seconds - self._seconds_at_tick
+        shown = max(t.cur_nimg - t.tick_start_nimg, 1) / 1000
+        progress = {
+            "tick": t.tick,
+            "kimg": t.cur_nimg / 1000,
+            "total_seconds": t.seconds,
+            "sec_per_tick": seconds,
+            "sec_per_kimg": seconds / shown,
+            "maintenance_seconds": self._maintenance,
+            "nonfinite_gradients": t.nonfinite_gradients,
+            "images_per_pass": t.pass_size,
+            **memory_gb(t.device),
+        }
+        if t.augment_pipe is not None:
+            progress["augment_p"] = float(t.augment_pipe.p)
+        return progress
+
+    def _save_snapshot(self) -> Path:
+        t, number = self.trainer, f"{self.trainer.cur_nimg // 1000:06d}"
+        self._save_fakes(f"fakes{number}.png")
+        path = self.folder / f"network-snapshot-{number}.safetensors"
+        snapshot_networks(path, t, self.config)
+        return path
+
+    def finish_tick(self, done: bool) -> None:
+        """What reads the files of the tick: the page."""
+
+    def state_is_old(self) -> bool:
+        """Whether the last state is `state_minutes` old."""
+        return time.time() - self._state_written > self.config.state_minutes * 60
+
+    def state_was_written(self) -> None:
+        """Start that clock afresh."""
+        self._state_written = time.time()
+
+    def state(self) -> dict:
+        """What a continued run's output needs, as plain values."""
+        return {}
+
+    def load_state(self, state: dict) -> None:
+        """Continue from `state()`."""
+        self._seconds_at_tick = self.trainer.seconds
+
+    def close(self) -> None:
+        """Close what is open."""
