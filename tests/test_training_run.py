@@ -8,9 +8,10 @@ from PIL import Image
 import sg3
 from sg3.training.config import TrainConfig
 from sg3.training.loop import train
+from sg3.training.state import state_path
 
 SMALL = dict(
-    batch=4, z_dim=8, w_dim=8, num_layers=4, margin_size=4, cbase=64, cmax=8, mbstd_group=2,
+    batch=4, aug="noaug", workers=0, z_dim=8, w_dim=8, num_layers=4, margin_size=4, cbase=64, cmax=8, mbstd_group=2,
     grid=(3, 2), tick=0.008, snap=1, d_reg_interval=2, threads=1, device="cpu",
 )  # fmt: skip
 
@@ -31,7 +32,7 @@ def run(data, outdir, num_images, **changes):
 
 
 def tensors_of(folder, num_images):
-    state = torch.load(folder / "training-state.pt", weights_only=True)
+    state = torch.load(state_path(folder, num_images), weights_only=True)
     assert state["counters"]["cur_nimg"] == num_images
     flat = {}
     for name, tensors in state["networks"].items():
@@ -98,13 +99,13 @@ def test_other_options_do_not_resume(data, tmp_path):
         ({"batch": 3}, "--mbstd-group"),
         ({"cfg": "stylegan4"}, "--cfg"),
         ({"gamma": -1.0}, "--gamma"),
-        ({"aug": "ada"}, "--aug"),
+        ({"aug": "adaptive"}, "--aug"),
         ({"kimg": 0}, "--kimg"),
     ],
 )
 def test_wrong_options(changes, message):
     with pytest.raises(ValueError, match=message):
-        TrainConfig(**{"outdir": "out", "data": "data", **SMALL, **changes})
+        TrainConfig(**{"outdir": "out", "data": "data", **SMALL, **changes}).resolved(16)
 
 
 def test_missing_data_leaves_nothing_behind(tmp_path):

@@ -206,11 +206,14 @@ def train(device: str, gpus: int | None, dry_run: bool, fp32: bool, **options) -
         click.echo(json.dumps(describe(config, gpus or _world_size()), indent=2))
         return
     if gpus not in (None, _world_size()):
-        _start_processes(gpus)
+        _run_processes(gpus)
     check_folder(options["outdir"])
     stop = _StopRequest()
     try:
         _drain(run(config, stop=stop), config)
+    except ValueError as error:
+        rank = os.environ.get("RANK", "0")
+        raise error if rank == "0" else UserError(f"process {rank}: {error}") from None
     finally:
         stop.restore()
 
@@ -219,14 +222,28 @@ def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _start_processes(num: int) -> None:
-    """Become torchrun with `num` processes of this same command; does not return."""
+def _run_processes(num: int) -> None:
+    """This same command in `num` processes, under torchrun; ends the program."""
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
     if "WORLD_SIZE" in os.environ:
         raise UserError(
             f"--gpus: got {num}, but torchrun started {_world_size()} processes; leave out --gpus"
         )
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num}"]
-    os.execv(sys.executable, [sys.executable, *launcher, "-m", "sg3", *sys.argv[1:]])
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        main(["--standalone", f"--nproc-per-node={num}", "-m", "sg3", *sys.argv[1:]])
+    except SignalException:  # the processes have saved their state and said so
+        sys.exit(0)
+    except ChildFailedError as error:  # and here they have said why
+        codes = {failure.exitcode for failure in error.failures.values()}
+        sys.exit(2 if 2 in codes else 1)
+    sys.exit(0)
 
 
 class _StopRequest:

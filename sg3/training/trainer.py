@@ -264,7 +264,7 @@ class Trainer:
         """Half the images per pass from now on, on every process. Raises ValueError at the end."""
         size = self.pass_size // 2
         share = self.config.batch // self.team.size
-        if size < 1 or share % size or size % min(self.config.mbstd_group, size):
+        if size < self.config.mbstd_group or share % size or size % self.config.mbstd_group:
             raise ValueError(
                 f"--batch-gpu: out of memory with {self.pass_size} images per pass, which cannot "
                 "be halved; choose a smaller --batch, --cbase or --mbstd-group"
