@@ -71,3 +71,46 @@ def test_unknown_phase_is_refused():
     loss = GANLoss(load("sg3t-32", "stylegan3"), load("disc-32", "discriminator"))
     with pytest.raises(ValueError, match="Gmain"):
         loss.accumulate_gradients("Xmain", None, None, None, None, 1, 0)
+
+
+def plain_penalty(D, images, c):
+    images = images.clone().requires_grad_(True)
+    (grads,) = torch.autograd.grad(D(images, c).sum(), images, create_graph=True)
+    return grads.square().sum([1, 2, 3])
+
+
+@pytest.mark.parametrize("phase", ["Gmain", "Dmain", "Dreg", "Dboth"])
+def test_relativistic_loss_is_the_formula(phase):
+    """Every phase against the loss of arXiv 2501.05441 written out in one expression."""
+    G, D = load("sg3t-32", "stylegan3").eval(), load("disc-32", "discriminator")
+    random = torch.Generator().manual_seed(0)
+    z = torch.randn([4, G.z_dim], generator=random)
+    real = torch.rand([4, 3, 32, 32], generator=random) * 2 - 1
+    c, network = torch.zeros([4, 0]), G if phase[0] == "G" else D
+    network.requires_grad_(True)
+    config = LossConfig(kind="rpgan", r1_gamma=3.0)
+    reported = {}
+    loss = GANLoss(G, D, config, report=lambda name, x: reported.setdefault(name, x.detach()))
+    loss.accumulate_gradients(phase, real, c, z, c, 2.0, 0)
+    got = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    fake = G(z, c)
+    fake = fake if phase[0] == "G" else fake.detach()
+    margin = D(real, c) - D(fake, c)
+    expected = torch.zeros([])
+    if phase == "Gmain":
+        expected = torch.nn.functional.softplus(margin).mean()
+    elif phase in ("Dmain", "Dboth"):
+        expected = torch.nn.functional.softplus(-margin).mean()
+    if phase in ("Dreg", "Dboth"):
+        penalty = plain_penalty(D, real, c) + plain_penalty(D, fake, c)
+        expected = expected + 1.5 * penalty.mean()
+        assert {"Loss/r1_penalty", "Loss/r2_penalty"} <= reported.keys()
+    (expected * 2.0).backward()
+    assert len(got) > 10
+    for name, parameter in network.named_parameters():
+        if parameter.grad is None:
+            assert name not in got or not got[name].any()
+            continue
+        scale = parameter.grad.abs().max()
+        assert (got[name] - parameter.grad).abs().max() <= 1e-4 * scale + 1e-7, name

@@ -133,7 +133,8 @@ class GANLoss:
         self._report_scores("fake", logits)
         if self.config.kind == "rpgan":
             with torch.no_grad():  # the real images do not depend on G
-                logits = logits - self.run_D(reals[0], reals[1], sigma)
+                real_logits = self.run_D(*reals, sigma)
+            logits = logits - real_logits
         loss = softplus(-logits)
         self.report("Loss/G/loss", loss)
         loss.mean().mul(gain).backward()
