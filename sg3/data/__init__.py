@@ -1,37 +1,38 @@
 """Training images: reading them, sampling them in order, preparing them."""
 
+from __future__ import annotations
+
 from sg3.data.dataset import ImageDataset
 from sg3.data.loader import BatchLoader
 from sg3.data.sampler import ShuffleSampler
 
-__all__ = ["BatchLoader", "ImageDataset", "ShuffleSampler"]
+__all__ = ["BatchLoader", "ImageDataset", "ShuffleSampler", "open_dataset", "open_loader"]
 
 
 def open_dataset(
-    path, use_labels=False, max_size=None, xflip=False, yflip=False, random_seed=0, cache="auto"
-):
-    d = ImageDataset(
-        path,
-        use_labels=use_labels,
-        max_size=max_size,
-        xflip=xflip,
-        random_seed=random_seed,
-        cache=cache,
-    )
-    d.num_skipped, d.skipped = 0, []
-
-    def random_labels(random, count):
-        import torch
-
-        if d.label_dim == 0:
-            return torch.zeros([count, 0])
-        return d.labels(random.randint(len(d), size=count))
-
-    d.random_labels = random_labels
-    return d
+    path: str,
+    use_labels: bool = False,
+    max_size: int | None = None,
+    xflip: bool = False,
+    yflip: bool = False,
+    random_seed: int = 0,
+    cache: str = "auto",
+) -> ImageDataset:
+    """The training images at `path`: a folder or zip."""
+    if yflip:
+        raise ValueError("--mirror-y: not built yet")
+    return ImageDataset(path, use_labels, max_size, xflip, None, random_seed, cache)
 
 
-def open_loader(dataset, batch_size, seed=0, rank=0, replicas=1, workers=0, pin=False):
-    return BatchLoader(
-        dataset, ShuffleSampler(len(dataset), seed=seed, rank=rank, replicas=replicas), batch_size
-    )
+def open_loader(
+    dataset: ImageDataset,
+    batch_size: int,
+    seed: int = 0,
+    rank: int = 0,
+    replicas: int = 1,
+    workers: int = 0,
+    pin: bool = False,
+) -> BatchLoader:
+    """Endless batches for one of `replicas` processes, `batch_size` for each."""
+    sampler = ShuffleSampler(len(dataset), seed, rank, replicas)
+    return BatchLoader(dataset, sampler, batch_size)

@@ -1,0 +1,188 @@
+"""Training states: exact for every kind of run, complete after any kill, safe on a full disk."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sg3.training import state as state_module
+from sg3.training.config import TrainConfig
+from sg3.training.loop import train
+from sg3.training.state import newest_state, read_state, state_paths
+
+SMALL = dict(
+    batch=4, aug="noaug", workers=0, z_dim=8, w_dim=8, map_depth=2, cbase=64, cmax=8,
+    mbstd_group=2, grid=(3, 2), tick=0.008, snap=1, d_reg_interval=2, threads=1, device="cpu",
+)  # fmt: skip
+SG3 = dict(num_layers=4, margin_size=4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.RandomState(0)
+    for i in range(10):
+        Image.fromarray(random.randint(0, 255, [16, 16, 3], np.uint8)).save(folder / f"{i}.png")
+    return str(folder)
+
+
+def run(data, outdir, num_images, **changes):
+    """Train up to `num_images`; the run's folder."""
+    options = {**SMALL, **changes}
+    config = TrainConfig(outdir=str(outdir), data=data, kimg=num_images / 1000, **options)
+    return list(train(config))[-1].folder
+
+
+def flat(value, path=""):
+    """Every tensor and number of a state, by path; the clock left out."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        return {path: value}
+    found = {}
+    for key, part in items:
+        if key not in ("seconds", "config", "output", "stats"):
+            found |= flat(part, f"{path}/{key}")
+    return found
+
+
+def assert_equal_states(one, other):
+    expected, got = flat(one), flat(other)
+    assert expected.keys() == got.keys() and len(expected) > 200
+    for name, value in expected.items():
+        same = torch.equal(value, got[name]) if torch.is_tensor(value) else value == got[name]
+        assert same, name
+
+
+CASES = {
+    "t": SG3,
+    "r": dict(cfg="stylegan3-r", **SG3),
+    "sg2": dict(cfg="stylegan2"),
+    "ada": dict(aug="ada", initial_p=0.3, **SG3),
+    "workers": dict(workers=2, cache="none", **SG3),
+    "accumulation": dict(batch_gpu=2, **SG3),
+    "rpgan": dict(loss="rpgan", **SG3),
+    "mirrored": dict(mirror=True, max_images=7, freezed=1, **SG3),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resumed_run_equals_unbroken_run(data, tmp_path, case):
+    """Networks, averages, optimisers, ADA, every random generator, sampler, counters."""
+    options = CASES[case]
+    whole = run(data, tmp_path / "whole", 24, **options)
+    half = run(data, tmp_path / "parts", 12, **options)
+    rest = run(data, tmp_path / "parts", 24, resume="latest", **options)
+    assert half == rest
+    assert_equal_states(newest_state(whole)[0], newest_state(rest)[0])
+
+
+def test_the_runs_own_folder_continues_it(data, tmp_path):
+    folder = run(data, tmp_path, 8, **SG3)
+    assert run(data, folder, 12, **SG3) == folder
+    assert newest_state(folder)[0]["counters"]["cur_nimg"] == 12
+
+
+def test_only_the_last_states_stay(data, tmp_path):
+    folder = run(data, tmp_path, 40, keep_states=2, **SG3)
+    assert [p.name for p in state_paths(folder)] == [
+        "training-state-0000000036.pt",
+        "training-state-0000000040.pt",
+    ]
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(data, tmp_path):
+    folder = run(data, tmp_path, 16, **SG3)
+    newest = state_paths(folder)[-1]
+    newest.write_bytes(newest.read_bytes()[:-2000])
+    state, notes = newest_state(folder)
+    assert state["counters"]["cur_nimg"] == 12
+    assert len(notes) == 1 and newest.name in notes[0]
+    assert run(data, tmp_path, 24, resume="latest", **SG3) == folder
+
+
+def test_a_state_never_runs_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    path = tmp_path / "training-state-0000000004.pt"
+    torch.save({"format": state_module.FORMAT, "evil": Evil()}, path)
+    with pytest.raises(ValueError, match="cannot read"):
+        read_state(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_full_disk_keeps_the_previous_state(data, tmp_path, monkeypatch):
+    folder = run(data, tmp_path, 8, **SG3)
+    before = {p.name: p.read_bytes() for p in state_paths(folder)}
+
+    def full(state, file):
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(state_module.torch, "save", full)
+    with pytest.raises(ValueError, match=r"No space left.*0000000008\.pt survives"):
+        run(data, tmp_path, 16, resume="latest", **SG3)
+    assert {p.name: p.read_bytes() for p in state_paths(folder)} == before
+    assert not list(folder.glob("*.tmp"))
+
+
+COMMAND = """
+    train --cfg stylegan3-t --batch 4 --aug ada --z-dim 8 --w-dim 8 --num-layers 4
+    --margin-size 4 --cbase 64 --cmax 8 --mbstd-group 2 --grid 3x2 --tick 0.004 --snap 1
+    --workers 0 --device cpu --threads 1 --kimg 100 --resume latest
+"""
+
+
+def test_killed_runs_resume_from_complete_states(data, tmp_path):
+    """kill -9 at random moments; benchmarks/kill_runs.py does it many times."""
+    random, shown = np.random.RandomState(0), 0
+    command = [
+        sys.executable,
+        "-m",
+        "sg3",
+        *COMMAND.split(),
+        "--data",
+        data,
+        "--outdir",
+        str(tmp_path),
+    ]
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert "going on" in process.stdout.readline() or shown == 0
+        time.sleep(random.uniform(0.3, 1.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        (folder,) = tmp_path.iterdir()
+        state, notes = newest_state(folder)
+        assert not notes and state["counters"]["cur_nimg"] > shown
+        shown = state["counters"]["cur_nimg"]
+
+
+def test_sigterm_saves_and_exits_0(data, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "sg3",
+        *COMMAND.split(),
+        "--data",
+        data,
+        "--outdir",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "state saved in" in out and "--resume latest" in out
