@@ -1,7 +1,38 @@
 """Training images: reading them, sampling them in order, preparing them."""
 
+from __future__ import annotations
+
 from sg3.data.dataset import ImageDataset
 from sg3.data.loader import BatchLoader
 from sg3.data.sampler import ShuffleSampler
 
-__all__ = ["BatchLoader", "ImageDataset", "ShuffleSampler"]
+__all__ = ["BatchLoader", "ImageDataset", "ShuffleSampler", "open_dataset", "open_loader"]
+
+
+def open_dataset(
+    path: str,
+    use_labels: bool = False,
+    max_size: int | None = None,
+    xflip: bool = False,
+    yflip: bool = False,
+    random_seed: int = 0,
+    cache: str = "auto",
+) -> ImageDataset:
+    """The training images at `path`: a folder or zip."""
+    if yflip:
+        raise ValueError("--mirror-y: not built yet")
+    return ImageDataset(path, use_labels, max_size, xflip, None, random_seed, cache)
+
+
+def open_loader(
+    dataset: ImageDataset,
+    batch_size: int,
+    seed: int = 0,
+    rank: int = 0,
+    replicas: int = 1,
+    workers: int = 0,
+    pin: bool = False,
+) -> BatchLoader:
+    """Endless batches for one of `replicas` processes, `batch_size` for each."""
+    sampler = ShuffleSampler(len(dataset), seed, rank, replicas)
+    return BatchLoader(dataset, sampler, batch_size)

@@ -47,6 +47,8 @@ class ImageDataset:
         if cache not in CACHE_MODES:
             raise ValueError(f"cache: got {cache!r}, expected one of {', '.join(CACHE_MODES)}")
         self.path, self.name = Path(path), Path(path).stem
+        self.class_names: list[str] | None = None
+        self.skipped: list[str] = []
         self._source = ImageSource(path)
         self._names = self._source.image_names
         self.image_shape = to_array(self._source.open_image(self._names[0])).shape
@@ -132,6 +134,21 @@ class ImageDataset:
                 "prepare them with: sg3 dataset"
             )
         return height
+
+    @property
+    def num_skipped(self) -> int:
+        """How many files were left out as unreadable; `skipped` says which and why."""
+        return len(self.skipped)
+
+    @property
+    def has_labels(self) -> bool:
+        return self.label_dim > 0
+
+    def random_labels(self, random: np.random.RandomState, count: int) -> torch.Tensor:
+        """Labels float32 `[count, label_dim]` of uniformly drawn items (FACTS 4.2)."""
+        if not self.has_labels:
+            return torch.zeros([count, 0])
+        return self.labels(random.randint(len(self), size=count))
 
     @property
     def label_dim(self) -> int:
