@@ -63,10 +63,16 @@ INTERRUPTED = 130
 @click.option("--augment", type=click.Choice(["none", "light", "strong"]))
 @click.option("--class", "class_index", type=int, help="Class of a conditional network.")
 @precision_option
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="torch.compile the generator, with CUDA graphs: for many steps on a GPU.",
+)
 @device_option
 @debug_option
 def steer(
-    prompts, network, clip, steps, seed, outdir, video, precision, device, **settings
+    prompts, network, clip, steps, seed, outdir, video, precision, compiled, device, **settings
 ) -> None:
     """A text prompt pulls an image of the network towards what it says.
 
@@ -80,6 +86,7 @@ def steer(
     from guidance.prompts import parse_prompts  # torch is imported only now: `--help` is quick
     from guidance.steer import SteerConfig
     from guidance.steer import steer as start_steering
+    from sg3.networks.compiled import compile_synthesis
 
     parsed = parse_prompts(prompts)
     settings = {name: value for name, value in settings.items() if value is not None}
@@ -93,6 +100,8 @@ def steer(
     with manifest.time("load"):
         G, encoder, provenance = load_models(network, clip, resolve_device(device))
         apply_precision(G, precision)
+        if compiled:
+            compile_synthesis(G, small_batches=True)
     warn_of_unknown_words(encoder, parsed)
     with manifest.time("start"):
         steps_to_come = start_steering(G, parsed, encoder, config=config)

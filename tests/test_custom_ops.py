@@ -8,6 +8,7 @@ import ops_cuda
 import sg3
 from ops_cuda.filtered_lrelu import numba_cpu, operator
 from ops_cuda.filtered_lrelu.definition import Geometry
+from sg3.networks.compiled import compile_synthesis
 
 PATHS = ["reference", "cpu-torch"] + ([] if numba_cpu.missing() else ["cpu"])
 GEOMETRY = Geometry(2, 2, (9, 8, 9, 8), 2**0.5, 0.2, 1.0, False)
@@ -85,3 +86,25 @@ def test_states_take_two_bits():
     _, states = numba_cpu.forward_with_states(x, f, f, None, GEOMETRY)
     middle = GEOMETRY.middle_size(148, 148, f)
     assert states.numel() < 1.4 * 20 * middle[0] * middle[1] / 4
+
+
+@pytest.mark.parametrize("small_batches", [False, True])
+def test_a_compiled_generator_is_the_same_generator(small_batches):
+    """In place: names, pictures and gradients stay (inductor itself needs a C++ compiler)."""
+    G = sg3.load("mini-faces").G_ema
+    ws = G.mapping(torch.randn(1, G.z_dim)).requires_grad_(True)
+    names, expected = list(G.state_dict()), G.synthesis(ws)
+    (gradient,) = torch.autograd.grad(expected.square().sum(), ws)
+    compile_synthesis(G, small_batches, backend="aot_eager")
+    images = G.synthesis(ws)
+    (compiled_gradient,) = torch.autograd.grad(images.square().sum(), ws)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert list(G.state_dict()) == names
+    assert torch.allclose(images, expected, atol=1e-4)
+    assert torch.allclose(compiled_gradient, gradient, rtol=1e-3, atol=1e-3 * gradient.abs().max())
+
+
+def test_compiling_without_a_compiler_is_one_line(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match=r"compile: needs a C\+\+ compiler"):
+        compile_synthesis(sg3.load("mini-faces").G_ema)

@@ -13,6 +13,7 @@ from torch import nn
 
 from sg3.data import open_loader
 from sg3.networks import build_network
+from sg3.networks.compiled import compile_synthesis
 from sg3.training.config import TrainConfig
 from sg3.training.ema import ema_beta, update_ema
 from sg3.training.loss import GANLoss
@@ -152,6 +153,8 @@ class Trainer:
         self.D = build_network("discriminator", d_kwargs).train().requires_grad_(False)
         self.D = self.D.to(self.device)
         self.G_ema = copy.deepcopy(self.G).eval()
+        if config.compile:
+            compile_synthesis(self.G)
         # From here on every process draws its own augmentations and mixing points.
         torch.manual_seed(config.seed * self.team.size + self.team.rank)
 
