@@ -27,6 +27,15 @@ def folder(tmp_path):
     return root
 
 
+def _write(root, index):
+    (root / "dataset.json").write_text(json.dumps(index))
+
+
+def _label(root, labels):
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.png"))
+    _write(root, {"labels": list(zip(names, labels, strict=False))})
+
+
 @pytest.mark.parametrize("cache", ["ram", "none"])
 def test_images_labels_mirror(folder, cache):
     data = ImageDataset(folder, use_labels=True, xflip=True, cache=cache)
@@ -57,9 +66,24 @@ def test_zip_equals_folder(folder, tmp_path):
 @pytest.mark.parametrize(
     "change, options, message",
     [
-        (lambda f: Image.new("RGB", (8, 4)).save(f / "z.png"), {}, "z.png has shape"),
-        (lambda f: (f / "z.png").write_bytes(b"no"), {}, "cannot read image z.png"),
-        (lambda f: (f / "dataset.json").unlink(), {"use_labels": True}, "has none"),
+        (
+            lambda f: Image.new("RGB", (8, 4)).save(f / "z.png"),
+            {},
+            r"z\.png is 8x4 RGB, but 0/0.* sg3 dataset",
+        ),
+        (lambda f: Image.new("L", (8, 8)).save(f / "z.png"), {}, r"z\.png is 8x8 gray, but"),
+        (lambda f: Image.new("RGBA", (8, 8)).save(f / "z.png"), {}, r"z\.png is 8x8 RGBA, but"),
+        (lambda f: _write(f, {"labels": None}), {"use_labels": True}, "has none; leave out"),
+        (lambda f: _label(f, [0, 1, 2, 3, 4, 2.5]), {"use_labels": True}, "of several kinds"),
+        (lambda f: _label(f, [0, 1, 2, 3, 4, -1]), {"use_labels": True}, "go from -1 to 4"),
+        (lambda f: _label(f, [0, 1, 2, 3, 4, 10**12]), {"use_labels": True}, "go from 0 to 10"),
+        (lambda f: _label(f, [[0, 1]] * 5 + [[0]]), {"use_labels": True}, "of several kinds"),
+        (lambda f: _label(f, [0, 1, 2]), {"use_labels": True}, r"3 images lack a label, first 1/1"),
+        (
+            lambda f: (f / "dataset.json").write_text("[]"),
+            {"use_labels": True},
+            "expected an object",
+        ),
         (lambda f: (f / "dataset.json").write_text("{"), {"use_labels": True}, "malformed"),
         (lambda f: None, {"resolution": 16}, "expected 16x16"),
     ],
@@ -95,7 +119,7 @@ def test_batches_go_on_where_they_were(folder):
     one = loader()
     for _ in range(3):
         one.next()
-    state = json.loads(json.dumps(one.state()))
+    state = one.state()
     other = loader()
     other.load_state(state)
     for _ in range(4):

@@ -18,10 +18,11 @@ def open_dataset(
     random_seed: int = 0,
     cache: str = "auto",
 ) -> ImageDataset:
-    """The training images at `path`: a folder or zip."""
-    if yflip:
-        raise ValueError("--mirror-y: not built yet")
-    return ImageDataset(path, use_labels, max_size, xflip, None, random_seed, cache)
+    """The training images at `path`: a folder or zip (`ImageDataset`).
+
+    Raises ValueError, in one line, for data that cannot be trained on.
+    """
+    return ImageDataset(path, use_labels, max_size, xflip, None, random_seed, cache, yflip)
 
 
 def open_loader(
@@ -33,6 +34,10 @@ def open_loader(
     workers: int = 0,
     pin: bool = False,
 ) -> BatchLoader:
-    """Endless batches for one of `replicas` processes, `batch_size` for each."""
+    """Endless batches for one of `replicas` processes, `batch_size` for each of them.
+
+    `workers` decoding processes (0: a thread, which is also what images in memory get) do not
+    change what comes; `pin` hands out pinned memory where there is a GPU.
+    """
     sampler = ShuffleSampler(len(dataset), seed, rank, replicas)
-    return BatchLoader(dataset, sampler, batch_size)
+    return BatchLoader(dataset, sampler, batch_size, workers, pin)

@@ -9,29 +9,105 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sg3.data.source import ImageSource, to_array
+from sg3.data.labels import Labels, read_labels
+from sg3.data.source import DamagedImage, ImageSource, shape_text
 
 CACHE_MODES = ("auto", "ram", "none")
 CACHE_SHARE = 0.25  # of the machine's memory that `auto` may fill
+CHECK_ALL = 50_000  # of larger sets only some headers are read before training
+CHECK_SOME = 2_000
+MAX_FAILURES = 1_000  # unreadable images in a row mean that the disk is gone
+THREADS = min(8, os.cpu_count() or 1)
 
 
 def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Memory for each of the training processes on this machine."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")  # of the container
+    text = limit.read_text().strip() if limit.is_file() else ""
+    if text.isdigit():
+        total = min(total, int(text))
+    return total // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
 
 
-class ImageDataset:
+class TrainingImages:
+    """What all kinds of data sets offer: shape, labels by item, and what was left out."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.image_shape: tuple[int, int, int] = (0, 0, 0)
+        self._skipped: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def images(self, indices) -> torch.Tensor:
+        """Images uint8 `[B, C, H, W]` of the items `indices`."""
+        raise NotImplementedError
+
+    def labels(self, indices) -> torch.Tensor:
+        """Labels float32 `[B, label_dim]` of the items `indices`."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image uint8 `[C, H, W]` and label float32 `[label_dim]`."""
+        return self.images([index])[0], self.labels([index])[0]
+
+    @property
+    def label_dim(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def has_labels(self) -> bool:
+        return self.label_dim > 0
+
+    @property
+    def resolution(self) -> int | tuple[int, int]:
+        """Side of square images, (height, width) of others."""
+        _, height, width = self.image_shape
+        return height if height == width else (height, width)
+
+    def skip(self, name: str, reason: str) -> None:
+        """Note that the file `name` is left out, once."""
+        self._skipped.setdefault(name, reason)
+
+    @property
+    def num_skipped(self) -> int:
+        """How many files were left out so far."""
+        return len(self._skipped)
+
+    @property
+    def skipped(self) -> list[str]:
+        """Lines "name: reason", one for each file that was left out so far."""
+        return [f"{name}: {reason}" for name, reason in list(self._skipped.items())]
+
+    def random_labels(self, random: np.random.RandomState, count: int) -> torch.Tensor:
+        """Labels float32 `[count, label_dim]` of uniformly drawn items (FACTS 4.2)."""
+        if not self.has_labels:
+            return torch.zeros([count, 0])
+        return self.labels(random.randint(len(self), size=count))
+
+
+class ImageDataset(TrainingImages):
     """Images uint8 `[C, H, W]` of a folder or of a zip in the official layout.
+
+    All must have the size and mode (gray, RGB or RGBA) of the first. Damaged files are left out
+    and listed in `skipped`: those that are found at the start never become items; one that is
+    found later stands for the next readable one, in every process alike.
 
     Args:
         path: folder (searched recursively) or `.zip`.
-        use_labels: read labels from `dataset.json`; otherwise the label dimension is 0.
+        use_labels: read labels from `dataset.json`, or without one from the first-level
+            sub-folders; otherwise the label dimension is 0. `class_names` are then the folders,
+            or "classes" of `dataset.json`.
         max_size: keep that many images, chosen with `random_seed`.
         xflip: append a mirrored copy of every image.
         resolution: height and width that the images must have, if given.
         cache: 'ram' decodes everything once, 'none' decodes on demand, 'auto' takes memory if
             the images fill less than a quarter of it.
+        yflip: after that, append a copy of everything that is upside down.
 
-    Raises ValueError, in one line, for missing, empty, damaged or unequal data.
+    Raises ValueError, in one line, for missing, empty or unequal data.
     """
 
     def __init__(
@@ -43,132 +119,192 @@ class ImageDataset:
         resolution: int | None = None,
         random_seed: int = 0,
         cache: str = "auto",
+        yflip: bool = False,
     ):
         if cache not in CACHE_MODES:
             raise ValueError(f"cache: got {cache!r}, expected one of {', '.join(CACHE_MODES)}")
-        self.path, self.name = Path(path), Path(path).stem
-        self.class_names: list[str] | None = None
-        self.skipped: list[str] = []
+        super().__init__(Path(path).stem)
+        self.path = Path(path)
         self._source = ImageSource(path)
-        self._names = self._source.image_names
-        self.image_shape = to_array(self._source.open_image(self._names[0])).shape
-        channels, height, width = self.image_shape
+        self._names = self._readable_names()
+        _, height, width = self.image_shape
         if resolution is not None and (height, width) != (resolution, resolution):
             raise ValueError(
                 f"data: images in {path} are {width}x{height}, expected {resolution}x{resolution}; "
                 "prepare them with: sg3 dataset"
             )
-        if channels not in (1, 3, 4):
-            raise ValueError(f"data: images in {path} have {channels} channels, expected 1, 3 or 4")
-        self._labels = self._load_labels() if use_labels else None
-        self._raw, self._flip = self._choose(max_size, xflip, random_seed)
-        self._cache = self._decode_all() if self._wants_cache(cache) else None
-
-    def _choose(self, max_size, xflip, random_seed) -> tuple[np.ndarray, np.ndarray]:
-        """File index and mirror flag of every item."""
-        raw = np.arange(len(self._names), dtype=np.int64)
-        if max_size is not None and max_size < raw.size:
-            np.random.RandomState(random_seed).shuffle(raw)
-            raw = np.sort(raw[:max_size])
-        flip = np.zeros(raw.size, dtype=bool)
-        if xflip:
-            raw, flip = np.tile(raw, 2), np.concatenate([flip, ~flip])
-        return raw, flip
-
-    def _load_labels(self) -> np.ndarray:
-        """Labels `[files, label_dim]`, float32: classes one-hot, vectors as they are."""
-        table = self._source.read_labels()
-        if table is None:
-            raise ValueError(f"data: labels were asked for but {self.path} has none (dataset.json)")
-        missing = [n for n in self._names if n not in table]
-        if missing:
-            raise ValueError(f"data: {len(missing)} images lack a label, first {missing[0]}")
-        labels = np.array([table[n] for n in self._names])
-        if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
-            return np.eye(labels.max() + 1, dtype=np.float32)[labels]
-        if labels.ndim != 2:
-            raise ValueError("data: labels must be whole numbers or vectors of equal length")
-        return labels.astype(np.float32)
-
-    def _wants_cache(self, mode: str) -> bool:
-        files = np.unique(self._raw).size
-        size = files * int(np.prod(self.image_shape))
-        return mode == "ram" or (mode == "auto" and size <= CACHE_SHARE * _memory_bytes())
-
-    def _decode(self, raw_index: int) -> np.ndarray:
-        name = self._names[raw_index]
-        array = to_array(self._source.open_image(name))
-        if array.shape != self.image_shape:
-            raise ValueError(
-                f"data: {name} has shape {list(array.shape)}, the first image "
-                f"{list(self.image_shape)}; prepare them with: sg3 dataset"
-            )
-        return array
-
-    def _decode_all(self) -> torch.Tensor:
-        """All images that items refer to, uint8 `[files, C, H, W]`."""
-        used = np.unique(self._raw)
-        self._row = np.full(len(self._names), -1, dtype=np.int64)
-        self._row[used] = np.arange(used.size)
-        images = torch.empty([used.size, *self.image_shape], dtype=torch.uint8)
-        view = images.numpy()
-
-        def fill(row: int) -> None:
-            view[row] = self._decode(int(used[row]))
-
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            for _ in pool.map(fill, range(used.size)):
-                pass
-        return images
-
-    def __len__(self) -> int:
-        return self._raw.size
+        self._labels: Labels | None = None
+        if use_labels:
+            self._labels = read_labels(self._source, self._names)
+        self._files, self._xflip, self._yflip = self._choose(max_size, xflip, yflip, random_seed)
+        self._used = np.unique(self._files)
+        self._bad: dict[int, str] = {}
+        self._cache: torch.Tensor | None = None
+        if self._wants_cache(cache):
+            self._decode_all()
 
     @property
-    def resolution(self) -> int:
-        """Side of the square images. Raises ValueError if they are not square."""
-        _, height, width = self.image_shape
-        if height != width:
-            raise ValueError(
-                f"data: images are {width}x{height}, expected squares; "
-                "prepare them with: sg3 dataset"
-            )
-        return height
+    def class_names(self) -> list[str] | None:
+        """Names of the classes, where they are known."""
+        return None if self._labels is None else self._labels.class_names
 
     @property
-    def num_skipped(self) -> int:
-        """How many files were left out as unreadable; `skipped` says which and why."""
-        return len(self.skipped)
-
-    @property
-    def has_labels(self) -> bool:
-        return self.label_dim > 0
-
-    def random_labels(self, random: np.random.RandomState, count: int) -> torch.Tensor:
-        """Labels float32 `[count, label_dim]` of uniformly drawn items (FACTS 4.2)."""
-        if not self.has_labels:
-            return torch.zeros([count, 0])
-        return self.labels(random.randint(len(self), size=count))
+    def in_memory(self) -> bool:
+        """Whether everything is decoded already."""
+        return self._cache is not None
 
     @property
     def label_dim(self) -> int:
-        return 0 if self._labels is None else self._labels.shape[1]
+        return 0 if self._labels is None else self._labels.dim
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image uint8 `[C, H, W]` and label float32 `[label_dim]`."""
-        return self.images([index])[0], self.labels([index])[0]
+    def __len__(self) -> int:
+        return self._files.size
+
+    def _readable_names(self) -> list[str]:
+        """Names of the images whose headers are sound; sets the shape that they share."""
+        names = self._source.image_names
+        checked = names
+        if len(names) > CHECK_ALL:
+            rows = np.unique(np.linspace(0, len(names) - 1, CHECK_SOME).round().astype(int))
+            checked = [names[row] for row in rows]
+        first = None
+        with ThreadPoolExecutor(THREADS) as pool:
+            for name, shape in zip(checked, pool.map(self._header_shape, checked), strict=True):
+                if isinstance(shape, DamagedImage):
+                    self.skip(name, str(shape))
+                    continue
+                first = first or (name, shape)
+                if shape != first[1]:
+                    raise self._other_shape(name, shape_text(shape), *first)
+        if first is None:
+            name, reason = next(iter(self._skipped.items()))
+            raise ValueError(
+                f"data: none of the images in {self.path} can be read, first {name}: {reason}"
+            )
+        self._first, self.image_shape = first
+        return [name for name in names if name not in self._skipped]
+
+    def _header_shape(self, name: str) -> tuple[int, int, int] | DamagedImage:
+        try:
+            return self._source.image_shape(name)
+        except DamagedImage as error:
+            return error
+
+    @staticmethod
+    def _other_shape(name: str, what: str, first: str, shape: tuple[int, int, int]) -> ValueError:
+        return ValueError(
+            f"data: {name} is {what}, but {first} is {shape_text(shape)}; all images must have one "
+            "size and mode; prepare them with: sg3 dataset --resolution WxH --transform center-crop"
+        )
+
+    def _choose(self, max_size, xflip, yflip, random_seed) -> list[np.ndarray]:
+        """For every item: the number of its file, whether it is mirrored, and upside down."""
+        files = np.arange(len(self._names), dtype=np.int64)
+        if max_size is not None and max_size < files.size:
+            np.random.RandomState(random_seed).shuffle(files)
+            files = np.sort(files[:max_size])
+        mirrored = upside_down = np.zeros(files.size, dtype=bool)
+        if xflip:
+            files, upside_down = np.tile(files, 2), np.tile(upside_down, 2)
+            mirrored = np.concatenate([mirrored, ~mirrored])
+        if yflip:
+            files, mirrored = np.tile(files, 2), np.tile(mirrored, 2)
+            upside_down = np.concatenate([upside_down, ~upside_down])
+        return [files, mirrored, upside_down]
+
+    def _wants_cache(self, mode: str) -> bool:
+        size = self._used.size * int(np.prod(self.image_shape))
+        return mode == "ram" or (mode == "auto" and size <= CACHE_SHARE * _memory_bytes())
+
+    def _decode(self, file: int) -> np.ndarray:
+        """Raises DamagedImage, and ValueError for another shape."""
+        name = self._names[file]
+        try:
+            return self._source.decode(name, self.image_shape)
+        except DamagedImage:
+            raise
+        except ValueError as error:
+            what = str(error).split(",")[0].removeprefix("is ")
+            raise self._other_shape(name, what, self._first, self.image_shape) from None
+
+    def _decode_all(self) -> None:
+        """Fill the cache, uint8 `[files, C, H, W]`, and drop items that cannot be decoded."""
+        images = torch.empty([self._used.size, *self.image_shape], dtype=torch.uint8)
+        view = images.numpy()
+        self._row = np.full(len(self._names), -1, dtype=np.int64)
+        self._row[self._used] = np.arange(self._used.size)
+
+        def fill(row: int) -> DamagedImage | None:
+            try:
+                view[row] = self._decode(int(self._used[row]))
+            except DamagedImage as error:
+                return error
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for row, error in enumerate(pool.map(fill, range(self._used.size))):
+                if error is not None:
+                    self.note_bad({int(self._used[row]): str(error)})
+        if len(self._bad) == self._used.size:
+            raise ValueError(
+                f"data: none of the images can be decoded, first {self.skipped[0]} ({self.path})"
+            )
+        keep = ~np.isin(self._files, list(self._bad))
+        self._files, self._xflip, self._yflip = (
+            values[keep] for values in (self._files, self._xflip, self._yflip)
+        )
+        self._cache = images
+
+    def note_bad(self, reasons: dict[int, str]) -> None:
+        """Leave out these files, here and wherever they were found damaged."""
+        for file, reason in reasons.items():
+            self._bad[file] = reason
+            self.skip(self._names[file], reason)
+
+    def _stand_in(self, file: int) -> int:
+        """`file`, or the next one that is not known to be damaged."""
+        row = int(np.searchsorted(self._used, file))
+        while int(self._used[row]) in self._bad:
+            row = (row + 1) % self._used.size
+        return int(self._used[row])
+
+    def _read(self, file: int) -> np.ndarray:
+        for _ in range(min(MAX_FAILURES, self._used.size)):
+            file = self._stand_in(file)
+            try:
+                return self._decode(file)
+            except DamagedImage as error:
+                self.note_bad({file: str(error)})
+                if len(self._bad) == self._used.size:
+                    break
+        raise ValueError(
+            f"data: {len(self._bad)} images of {self.path} cannot be read, last "
+            f"{self.skipped[-1]}; is the disk still there?"
+        )
+
+    def decode_into(self, indices: list[int], out: np.ndarray) -> dict[int, str]:
+        """Write the items `indices` to `out`, uint8 `[B, C, H, W]`, from their files.
+
+        Returns damaged files by number with the reason, if new ones were met.
+        """
+        known = set(self._bad)  # all of which were reported when they were found
+        for row, index in zip(out, indices, strict=True):
+            image = self._read(int(self._files[index]))
+            image = image[:, :, ::-1] if self._xflip[index] else image
+            row[:] = image[:, ::-1] if self._yflip[index] else image
+        return {file: reason for file, reason in dict(self._bad).items() if file not in known}
 
     def images(self, indices) -> torch.Tensor:
         """Images uint8 `[B, C, H, W]` of the items `indices`."""
         indices = np.asarray(indices, dtype=np.int64)
-        raw, flip = self._raw[indices], self._flip[indices]
-        if self._cache is not None:
-            images = self._cache[torch.from_numpy(self._row[raw])]
-        else:
-            images = torch.from_numpy(np.stack([self._decode(int(i)) for i in raw]))
-        if flip.any():
-            rows = torch.from_numpy(flip)
-            images[rows] = images[rows].flip(3)
+        if self._cache is None:
+            images = torch.empty([indices.size, *self.image_shape], dtype=torch.uint8)
+            self.decode_into(indices.tolist(), images.numpy())
+            return images
+        images = self._cache[torch.from_numpy(self._row[self._files[indices]])]
+        for flips, dim in ((self._xflip, 3), (self._yflip, 2)):
+            rows = torch.from_numpy(np.flatnonzero(flips[indices]))
+            if rows.numel():
+                images[rows] = images[rows].flip(dim)
         return images
 
     def labels(self, indices) -> torch.Tensor:
@@ -176,4 +312,7 @@ class ImageDataset:
         indices = np.asarray(indices, dtype=np.int64)
         if self._labels is None:
             return torch.zeros([indices.size, 0])
-        return torch.from_numpy(self._labels[self._raw[indices]])
+        files = self._files[indices]
+        for row in np.flatnonzero(np.isin(files, list(self._bad))):
+            files[row] = self._stand_in(int(files[row]))
+        return torch.from_numpy(self._labels.rows(files))
