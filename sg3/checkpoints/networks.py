@@ -18,24 +18,6 @@ PARTS = ("G_ema", "G", "D", "augment_pipe")
 
 
 @dataclass
-class RawNetwork:
-    """A network that this version cannot build: its arguments and tensors, kept for saving."""
-
-    kind: str
-    init_kwargs: dict[str, Any]
-    tensors: dict[str, torch.Tensor] = field(repr=False)
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Tensors by name."""
-        return dict(self.tensors)
-
-    def to(self, device: str | torch.device) -> RawNetwork:
-        """The same on another device."""
-        moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-        return RawNetwork(self.kind, self.init_kwargs, moved)
-
-
-@dataclass
 class Networks:
     """The networks of one file; None where it has none.
 
@@ -45,10 +27,10 @@ class Networks:
     G_ema: nn.Module | None = None
     G: nn.Module | None = None
     D: nn.Module | None = None
-    augment_pipe: nn.Module | RawNetwork | None = None
+    augment_pipe: nn.Module | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
-    def parts(self) -> dict[str, nn.Module | RawNetwork]:
+    def parts(self) -> dict[str, nn.Module]:
         """The networks that are there, by name, G_ema first."""
         found = {name: getattr(self, name) for name in PARTS}
         return {name: network for name, network in found.items() if network is not None}
@@ -116,7 +98,7 @@ class _WithoutMemory(TorchFunctionMode):
 
 def assemble(
     part: str, kind: str, kwargs: dict[str, Any], tensors: Mapping[str, torch.Tensor]
-) -> nn.Module | RawNetwork:
+) -> nn.Module:
     """Build a network and give it exactly these tensors; eval mode, no gradients.
 
     The network is built without memory first and its shapes are compared, so a file cannot
@@ -125,8 +107,6 @@ def assemble(
     """
     check_kwargs(kwargs, part)
     if kind not in KINDS:
-        if part == "augment_pipe":
-            return RawNetwork(kind, kwargs, dict(tensors))
         raise UserError(f"{part}: network of kind {kind[:40]!r}, expected {', '.join(KINDS)}")
     try:
         with _WithoutMemory():

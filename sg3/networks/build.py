@@ -12,6 +12,7 @@ KINDS = {
     "stylegan3": ("sg3.networks.stylegan3", "Generator"),
     "stylegan2": ("sg3.networks.stylegan2", "Generator"),
     "discriminator": ("sg3.networks.discriminator", "Discriminator"),
+    "augment": ("sg3.networks.augment", "AugmentPipe"),
 }
 
 

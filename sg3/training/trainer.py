@@ -13,7 +13,9 @@ from torch import nn
 
 from sg3.data import open_loader
 from sg3.networks import build_network
+from sg3.networks.augment import PRESETS
 from sg3.networks.compiled import compile_synthesis
+from sg3.training.ada import AdaConfig, AdaController
 from sg3.training.config import TrainConfig
 from sg3.training.ema import ema_beta, update_ema
 from sg3.training.loss import GANLoss
@@ -162,15 +164,11 @@ class Trainer:
         config, self.augment_pipe, self.ada = self.config, None, None
         if config.aug == "noaug":
             return
-        from sg3.networks.augment import PRESETS, AugmentPipe
-        from sg3.training.ada import AdaConfig, AdaController
-
         if config.augpipe not in PRESETS:
             raise ValueError(
                 f"--augpipe: got {config.augpipe!r}, expected one of {', '.join(PRESETS)}"
             )
-        self.augment_pipe = AugmentPipe(**PRESETS[config.augpipe]).requires_grad_(False)
-        self.augment_pipe.train().to(self.device)
+        self.augment_pipe = build_network("augment", PRESETS[config.augpipe]).to(self.device)
         self.augment_pipe.p.fill_(config.p if config.aug == "fixed" else config.initial_p)
         if config.aug == "ada":
             kimg = ADA_KIMG_RESUMED if config.from_network else ADA_KIMG

@@ -1,0 +1,65 @@
+"""Colour transforms as 4×4 matrices on red, green, blue and one (ADA App. B; FACTS 5.4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from sg3.networks.augment_draws import Draws
+
+
+def draw_color(pipe, draws: Draws, num_channels: int) -> torch.Tensor | None:
+    """Matrices `[N, 4, 4]`; None if no colour operation is enabled."""
+    p, eye = pipe.p, torch.eye(4, device=draws.device, dtype=draws.dtype)
+    gray_axis = eye.new_tensor([1, 1, 1, 0]) / math.sqrt(3)
+    on_axis = torch.outer(gray_axis, gray_axis)
+    steps = []
+    if pipe.brightness > 0:
+        b = draws.gated(draws.normal() * pipe.brightness_std, 0, pipe.brightness * p)
+        shift = torch.zeros_like(eye)
+        shift[:3, 3] = 1
+        steps.append(eye + shift * b[:, None, None])
+    if pipe.contrast > 0:
+        c = draws.gated((draws.normal() * pipe.contrast_std).exp2(), 1, pipe.contrast * p)
+        rgb = torch.diag(eye.new_tensor([1, 1, 1, 0]))
+        steps.append(eye + rgb * (c[:, None, None] - 1))
+    if pipe.lumaflip > 0:
+        i = draws.gated((draws.uniform() * 2).floor(), 0, pipe.lumaflip * p)
+        steps.append(eye - 2 * on_axis * i[:, None, None])
+    if pipe.hue > 0 and num_channels > 1:
+        theta = (draws.uniform() * 2 - 1) * math.pi * pipe.hue_max
+        steps.append(_turn(draws.gated(theta, 0, pipe.hue * p), eye, on_axis))
+    if pipe.saturation > 0 and num_channels > 1:
+        s = draws.gated((draws.normal() * pipe.saturation_std).exp2(), 1, pipe.saturation * p)
+        steps.append(on_axis + (eye - on_axis) * s[:, None, None])
+    if not steps:
+        return None
+    matrix = steps[0]
+    for step in steps[1:]:
+        matrix = step @ matrix
+    return matrix
+
+
+def _turn(theta: torch.Tensor, eye: torch.Tensor, on_axis: torch.Tensor) -> torch.Tensor:
+    """Right-handed rotation by `theta` `[N]` about the gray axis (Rodrigues)."""
+    n = 1 / math.sqrt(3)
+    cross = torch.zeros_like(eye)
+    cross[:3, :3] = eye.new_tensor([[0, -n, n], [n, 0, -n], [-n, n, 0]])
+    rgb = torch.diag(eye.new_tensor([1, 1, 1, 0]))
+    sin, cos = theta.sin()[:, None, None], theta.cos()[:, None, None]
+    return (eye - rgb) + rgb * cos + cross * sin + on_axis * (1 - cos)
+
+
+def apply_color(images: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """`images` `[N, C, H, W]` with 1, 3 or 4 channels; a fourth (alpha) stays as it is.
+
+    Gray images take the mean of the colours that a gray pixel becomes.
+    """
+    n, channels, height, width = images.shape
+    if channels == 1:
+        row = matrix[:, :3].mean(dim=1)  # [N, 4]
+        return images * row[:, :3].sum(1)[:, None, None, None] + row[:, 3, None, None, None]
+    flat = images[:, :3].reshape(n, 3, height * width)
+    flat = (matrix[:, :3, :3] @ flat + matrix[:, :3, 3:]).reshape(n, 3, height, width)
+    return flat if channels == 3 else torch.cat([flat, images[:, 3:]], dim=1)
