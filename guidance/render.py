@@ -13,7 +13,7 @@ RENDER_BUDGET_PX = 2**21
 
 def pictures_at_once(G: nn.Module) -> int:
     """How many pictures of `G` make up `RENDER_BUDGET_PX`, at least one."""
-    return max(1, RENDER_BUDGET_PX // G.img_resolution**2)
+    return max(1, RENDER_BUDGET_PX // (G.img_height * G.img_width))
 
 
 def renderer(G: nn.Module, force_fp32: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -75,7 +75,7 @@ def starting_latents(G: nn.Module, objective, mean: torch.Tensor, seeds, config)
     breeder = Breeder(G, objective, mean, config)
     if config.start == "seed":
         return breeder.ws(torch.cat([seed_latents(seed, 1, G.z_dim) for seed in seeds]))
-    small = G.img_resolution <= SMALL_PX
+    small = max(G.img_height, G.img_width) <= SMALL_PX
     count = config.candidates or (128 if small else 32)
     generations = (4 if small else 0) if config.generations is None else config.generations
     first = {seed: seed_latents(seed, count, G.z_dim) for seed in seeds}

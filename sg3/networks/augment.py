@@ -21,8 +21,9 @@ SYM6 = (
     -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
 )  # fmt: skip
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
-#: Expected power of natural images in the four bands.
-BAND_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)
+NUM_BANDS = 4
+#: Expected power of natural images in the lowest band, and in each of the others.
+LOW_POWER, HIGH_POWER = 10 / 13, 1 / 13
 
 _BLIT = ("xflip", "rotate90", "xint")
 _GEOM = ("scale", "rotate", "aniso", "xfrac")
@@ -121,6 +122,11 @@ class AugmentPipe(nn.Module):
         self.saturation, self.saturation_std = saturation, saturation_std
         self.imgfilter, self.imgfilter_std = imgfilter, imgfilter_std
         self.imgfilter_bands = tuple(imgfilter_bands)
+        if len(self.imgfilter_bands) != NUM_BANDS:
+            raise ValueError(
+                f"imgfilter_bands: got {len(self.imgfilter_bands)} numbers, expected {NUM_BANDS}; "
+                "give one strength per octave band"
+            )
         self.noise, self.noise_std = noise, noise_std
         self.cutout, self.cutout_size = cutout, cutout_size
         self.register_buffer("p", torch.ones([]))
@@ -133,7 +139,7 @@ class AugmentPipe(nn.Module):
         if images.ndim != 4 or images.shape[1] not in CHANNELS:
             raise ValueError(
                 f"images: got shape {tuple(images.shape)}, expected [N, C, H, W] with C in "
-                f"{', '.join(map(str, CHANNELS))}"
+                f"{', '.join(map(str, CHANNELS))}; convert them to gray, RGB or RGBA"
             )
         draws = Draws(images.shape[0], images.device, images.dtype, debug_percentile)
         inverse = draw_geometry(self, draws, *images.shape[2:])
@@ -146,7 +152,8 @@ class AugmentPipe(nn.Module):
             images = self._filter_bands(images, draws)
         if self.noise > 0:
             sigma = draws.half_normal(1, 1, 1) * self.noise_std
-            images = images + torch.randn_like(images) * draws.gated(sigma, 0, self.noise * self.p)
+            sigma = draws.gated(sigma, 0, self.noise * self.p)  # before the pixels' own draws
+            images = images + torch.randn_like(images) * sigma
         if self.cutout > 0:
             images = self._cut_out(images, draws)
         return images
@@ -154,8 +161,9 @@ class AugmentPipe(nn.Module):
     def _filter_bands(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
         """Amplify or damp octave bands, keeping the expected power (FACTS 5.5)."""
         n, channels, height, width = images.shape
-        power = images.new_tensor(BAND_POWER)
-        gains = torch.ones([n, 4], device=images.device, dtype=images.dtype)
+        power = images.new_full([NUM_BANDS], HIGH_POWER)
+        power[0] = LOW_POWER
+        gains = images.new_ones([n, NUM_BANDS])
         for band, strength in enumerate(self.imgfilter_bands):
             if strength == 0:
                 continue
@@ -190,10 +198,15 @@ class AugmentPipe(nn.Module):
 
 def reflect(images: torch.Tensor, border: int) -> torch.Tensor:
     """`images` `[…, H, W]` with a reflected `border`, in several turns where it is wider."""
-    while border > 0:
-        now = min(border, images.shape[2] - 1, images.shape[3] - 1)
-        if now < 1:
-            raise ValueError("images: got one row or column, expected at least 2 to reflect")
-        images = pad(images, [now] * 4, mode="reflect")
-        border -= now
+    height, width = images.shape[2:]
+    if min(height, width) < 2:
+        raise ValueError(
+            f"images: got {height}x{width} pixels, expected at least 2x2; leave imgfilter out"
+        )
+    left_x = left_y = border
+    while left_x or left_y:
+        # A whole width ends on a mirror image of the border, from where reflection goes on.
+        x, y = min(left_x, width - 1), min(left_y, height - 1)
+        images = pad(images, [x, x, y, y], mode="reflect")
+        left_x, left_y = left_x - x, left_y - y
     return images

@@ -11,9 +11,11 @@ from sg3.networks.augment_draws import Draws
 
 def draw_color(pipe, draws: Draws, num_channels: int) -> torch.Tensor | None:
     """Matrices `[N, 4, 4]`; None if no colour operation is enabled."""
+    # Made by filling, not from lists: those would be copied to a GPU, which waits.
     p, eye = pipe.p, torch.eye(4, device=draws.device, dtype=draws.dtype)
-    gray_axis = eye.new_tensor([1, 1, 1, 0]) / math.sqrt(3)
-    on_axis = torch.outer(gray_axis, gray_axis)
+    rgb, on_axis = eye.clone(), torch.zeros_like(eye)
+    rgb[3, 3] = 0
+    on_axis[:3, :3] = 1 / 3  # the projection onto gray
     steps = []
     if pipe.brightness > 0:
         b = draws.gated(draws.normal() * pipe.brightness_std, 0, pipe.brightness * p)
@@ -22,14 +24,13 @@ def draw_color(pipe, draws: Draws, num_channels: int) -> torch.Tensor | None:
         steps.append(eye + shift * b[:, None, None])
     if pipe.contrast > 0:
         c = draws.gated((draws.normal() * pipe.contrast_std).exp2(), 1, pipe.contrast * p)
-        rgb = torch.diag(eye.new_tensor([1, 1, 1, 0]))
         steps.append(eye + rgb * (c[:, None, None] - 1))
     if pipe.lumaflip > 0:
         i = draws.gated((draws.uniform() * 2).floor(), 0, pipe.lumaflip * p)
         steps.append(eye - 2 * on_axis * i[:, None, None])
     if pipe.hue > 0 and num_channels > 1:
         theta = (draws.uniform() * 2 - 1) * math.pi * pipe.hue_max
-        steps.append(_turn(draws.gated(theta, 0, pipe.hue * p), eye, on_axis))
+        steps.append(_turn(draws.gated(theta, 0, pipe.hue * p), eye, rgb, on_axis))
     if pipe.saturation > 0 and num_channels > 1:
         s = draws.gated((draws.normal() * pipe.saturation_std).exp2(), 1, pipe.saturation * p)
         steps.append(on_axis + (eye - on_axis) * s[:, None, None])
@@ -41,12 +42,13 @@ def draw_color(pipe, draws: Draws, num_channels: int) -> torch.Tensor | None:
     return matrix
 
 
-def _turn(theta: torch.Tensor, eye: torch.Tensor, on_axis: torch.Tensor) -> torch.Tensor:
+def _turn(
+    theta: torch.Tensor, eye: torch.Tensor, rgb: torch.Tensor, on_axis: torch.Tensor
+) -> torch.Tensor:
     """Right-handed rotation by `theta` `[N]` about the gray axis (Rodrigues)."""
-    n = 1 / math.sqrt(3)
-    cross = torch.zeros_like(eye)
-    cross[:3, :3] = eye.new_tensor([[0, -n, n], [n, 0, -n], [-n, n, 0]])
-    rgb = torch.diag(eye.new_tensor([1, 1, 1, 0]))
+    cycle = torch.zeros_like(eye)
+    cycle[:3, :3] = eye[:3, :3].roll(1, 0)  # red to green to blue to red
+    cross = (cycle - cycle.T) / math.sqrt(3)  # the cross product with (1, 1, 1)/√3
     sin, cos = theta.sin()[:, None, None], theta.cos()[:, None, None]
     return (eye - rgb) + rgb * cos + cross * sin + on_axis * (1 - cos)
 

@@ -86,12 +86,17 @@ def _angle(pipe, draws: Draws, probability: torch.Tensor) -> torch.Tensor:
 def _margins(inverse: torch.Tensor, height: int, width: int) -> list[int]:
     """Pixels (left, top, right, bottom) that the transforms reach beyond the image."""
     cx, cy = (width - 1) / 2, (height - 1) / 2
-    corners = inverse.new_tensor([[-cx, cx, cx, -cx], [-cy, -cy, cy, cy], [1, 1, 1, 1]])
-    x, y = (inverse @ corners)[:, :2].transpose(0, 1).flatten(1)  # each [N·4]
-    reach = torch.stack([(-x).max(), (-y).max(), x.max(), y.max()])
-    reach = reach + reach.new_tensor([2 * FILTER_PAD - cx, 2 * FILTER_PAD - cy] * 2)
-    limit = reach.new_tensor([width - 1, height - 1] * 2)
-    return reach.clamp(min=0).minimum(limit).ceil().to(torch.int64).tolist()
+    # Of the corners (±cx, ±cy), the one farthest along an axis adds up absolute values.
+    extent = inverse[:, :2, 0].abs() * cx + inverse[:, :2, 1].abs() * cy  # [N, 2]
+    centre = inverse[:, :2, 2]
+    reach = torch.cat([(extent - centre).amax(0), (extent + centre).amax(0)])
+    limits = [width - 1, height - 1] * 2
+    beyond = [2 * FILTER_PAD - cx, 2 * FILTER_PAD - cy] * 2
+    # The only wait for a GPU: sizes of tensors must be known here.
+    return [
+        math.ceil(min(max(r + b, 0), limit))
+        for r, b, limit in zip(reach.tolist(), beyond, limits, strict=True)
+    ]
 
 
 def apply_geometry(images: torch.Tensor, inverse: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:

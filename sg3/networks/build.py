@@ -13,6 +13,7 @@ KINDS = {
     "stylegan2": ("sg3.networks.stylegan2", "Generator"),
     "discriminator": ("sg3.networks.discriminator", "Discriminator"),
     "augment": ("sg3.networks.augment", "AugmentPipe"),
+    "augment_pipe": ("sg3.networks.augment", "AugmentPipe"),  # the same by its part's name
 }
 
 

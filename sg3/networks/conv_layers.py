@@ -20,13 +20,6 @@ RESAMPLE_FILTER = (1, 3, 3, 1)
 RESIDUAL_GAIN = math.sqrt(0.5)
 
 
-def resolutions(img_resolution: int) -> list[int]:
-    """Sides of the blocks, 4, 8 … `img_resolution` pixels. ValueError unless a power of two."""
-    if img_resolution < 4 or img_resolution & (img_resolution - 1):
-        raise ValueError(f"img_resolution: got {img_resolution}, expected a power of two >= 4")
-    return [2**i for i in range(2, img_resolution.bit_length())]
-
-
 def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
     """Feature channels of the block with `resolution` pixels a side."""
     return min(channel_base // resolution, channel_max)

@@ -16,9 +16,9 @@ from sg3.networks.conv_layers import (
     check_architecture,
     enter_block,
     lowest_fp16_resolution,
-    resolutions,
 )
 from sg3.networks.layers import FullyConnectedLayer, MappingNetwork
+from sg3.networks.sizes import ImageSize, block_sizes
 
 
 def minibatch_std(
@@ -70,7 +70,6 @@ class DiscriminatorBlock(nn.Module):
         in_channels: int,
         tmp_channels: int,
         out_channels: int,
-        resolution: int,
         img_channels: int,
         first_layer_idx: int,
         architecture: str = "resnet",
@@ -83,7 +82,7 @@ class DiscriminatorBlock(nn.Module):
     ):
         super().__init__()
         check_architecture(architecture)
-        self.in_channels, self.resolution, self.img_channels = in_channels, resolution, img_channels
+        self.in_channels, self.img_channels = in_channels, img_channels
         self.architecture, self.use_fp16 = architecture, use_fp16
         self.channels_last = use_fp16 and fp16_channels_last
         self.first_layer_idx, self.num_layers = first_layer_idx, 0
@@ -130,13 +129,16 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """4×4 features to one logit per image; with labels, a projection on the embedded label."""
+    """Features of `size` (4×4 for squares) to one logit per image.
+
+    With labels the logit is a projection on the embedded label.
+    """
 
     def __init__(
         self,
         in_channels: int,
         cmap_dim: int,
-        resolution: int,
+        size: ImageSize,
         img_channels: int,
         architecture: str = "resnet",
         mbstd_group_size: int | None = 4,
@@ -161,14 +163,17 @@ class DiscriminatorEpilogue(nn.Module):
             conv_clamp=conv_clamp,
         )
         self.fc = FullyConnectedLayer(
-            in_channels * resolution**2, in_channels, activation=activation, divide_bias=False
+            in_channels * size.height * size.width,
+            in_channels,
+            activation=activation,
+            divide_bias=False,
         )
         self.out = FullyConnectedLayer(in_channels, cmap_dim or 1, divide_bias=False)
 
     def forward(
         self, x: torch.Tensor, img: torch.Tensor | None, cmap: torch.Tensor | None
     ) -> torch.Tensor:
-        """`x` `[N, C, 4, 4]`, `cmap` `[N, cmap_dim]` or None → logits `[N, 1]`, never half."""
+        """`x` `[N, C, H, W]`, `cmap` `[N, cmap_dim]` or None → logits `[N, 1]`, never half."""
         dtype = self.conv.weight.dtype
         x = x.to(dtype)
         if self.architecture == "skip":
@@ -182,7 +187,7 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images `[N, img_channels, R, R]` in [−1, 1] and labels to logits: positive means real.
+    """Images `[N, img_channels, H, W]` in [−1, 1] and labels to logits: positive means real.
 
     Constructor arguments as in FACTS 3.6: `architecture` is resnet, skip or orig; the last
     `num_fp16_res` resolutions may use half precision on CUDA; `block_kwargs` knows activation,
@@ -194,7 +199,7 @@ class Discriminator(nn.Module):
     def __init__(
         self,
         c_dim: int,
-        img_resolution: int,
+        img_resolution: int | Sequence[int],
         img_channels: int,
         architecture: str = "resnet",
         channel_base: int = 32768,
@@ -208,14 +213,17 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         check_architecture(architecture)
-        self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
-        self.block_resolutions = resolutions(img_resolution)[:0:-1]
-        if not self.block_resolutions:
+        image = ImageSize.of(img_resolution)
+        self.c_dim, self.img_resolution, self.img_channels = c_dim, image.argument, img_channels
+        start, *blocks = block_sizes(image).items()
+        if not blocks:
             raise ValueError(f"img_resolution: got {img_resolution}, expected at least 8")
+        self.block_resolutions = [r for r, _ in reversed(blocks)]
         channels = {
-            r: channels_at(r, channel_base, channel_max) for r in [*self.block_resolutions, 4]
+            r: channels_at(r, channel_base, channel_max)
+            for r in [*self.block_resolutions, start[0]]
         }
-        cmap_dim = channels[4] if cmap_dim is None else cmap_dim
+        cmap_dim = channels[start[0]] if cmap_dim is None else cmap_dim
         common = {
             "img_channels": img_channels,
             "architecture": architecture,
@@ -224,12 +232,11 @@ class Discriminator(nn.Module):
         first_layer_idx = 0
         for r in self.block_resolutions:
             block = DiscriminatorBlock(
-                channels[r] if r < img_resolution else 0,
+                channels[r] if r < image.larger else 0,
                 channels[r],
                 channels[r // 2],
-                resolution=r,
                 first_layer_idx=first_layer_idx,
-                use_fp16=r >= lowest_fp16_resolution(img_resolution, num_fp16_res),
+                use_fp16=r >= lowest_fp16_resolution(image.larger, num_fp16_res),
                 **common,
                 **(block_kwargs or {}),
             )
@@ -239,15 +246,16 @@ class Discriminator(nn.Module):
             options = {"num_layers": 8, "divide_bias": False, **(mapping_kwargs or {})}
             self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, w_avg_beta=None, **options)
         self.b4 = DiscriminatorEpilogue(
-            channels[4],
+            channels[start[0]],
             cmap_dim=cmap_dim if c_dim > 0 else 0,
-            resolution=4,
+            size=start[1],
             **common,
             **(epilogue_kwargs or {}),
         )
 
     def _check(self, img: torch.Tensor, c: torch.Tensor | None) -> None:
-        shape = (self.img_channels, self.img_resolution, self.img_resolution)
+        size = ImageSize.of(self.img_resolution)
+        shape = (self.img_channels, size.height, size.width)
         if img.ndim != 4 or img.shape[1:] != shape:
             raise ValueError(
                 f"img: got shape {tuple(img.shape)}, expected [N, {', '.join(map(str, shape))}]"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from sg3.networks.layers import MappingNetwork
+from sg3.networks.sizes import ImageSize
 
 
 class MappedGenerator(nn.Module):
     """`z` `[N, z_dim]` (and labels `c` `[N, c_dim]`) to images (FACTS 2.1).
 
-    `mapping_kwargs` go to the mapping network, the remaining ones to the synthesis network of the
-    subclass. Raises ValueError for values that do not fit.
+    `img_resolution` is the side of a square in pixels, or (height, width). `mapping_kwargs` go to
+    the mapping network, the remaining ones to the synthesis network of the subclass. Raises
+    ValueError for values that do not fit.
     """
 
     SYNTHESIS: ClassVar[type[nn.Module]]
@@ -26,19 +29,27 @@ class MappedGenerator(nn.Module):
         z_dim: int,
         c_dim: int,
         w_dim: int,
-        img_resolution: int,
+        img_resolution: int | Sequence[int],
         img_channels: int,
         mapping_kwargs: dict | None = None,
         **synthesis_kwargs,
     ):
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
-        self.img_resolution, self.img_channels = img_resolution, img_channels
+        self.img_resolution, self.img_channels = ImageSize.of(img_resolution).argument, img_channels
         sizes = {"img_resolution": img_resolution, "img_channels": img_channels}
         self.synthesis = self.SYNTHESIS(w_dim=w_dim, **sizes, **synthesis_kwargs)
         self.num_ws = self.synthesis.num_ws
         options = self.MAPPING | (mapping_kwargs or {})
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **options)
+
+    @property
+    def img_height(self) -> int:
+        return ImageSize.of(self.img_resolution).height
+
+    @property
+    def img_width(self) -> int:
+        return ImageSize.of(self.img_resolution).width
 
     def forward(
         self,
@@ -49,6 +60,6 @@ class MappedGenerator(nn.Module):
         update_emas: bool = False,
         **synthesis_kwargs,
     ) -> torch.Tensor:
-        """Images `[N, img_channels, R, R]`, float32, nominally in [−1, 1]."""
+        """Images `[N, img_channels, H, W]`, float32, nominally in [−1, 1]."""
         ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas=update_emas)
         return self.synthesis(ws, update_emas=update_emas, **synthesis_kwargs)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from sg3.networks.sizes import ImageSize
 
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """Signal on one side of a layer. Frequencies in cycles per image width, sizes in pixels."""
+    """Signal on one side of a layer. Frequencies in cycles per larger side of the image."""
 
     sampling_rate: int
     cutoff: float
     half_width: float  # of the transition band
-    size: int
+    shape: ImageSize  # in pixels, with margins
     channels: int
+
+    @property
+    def size(self) -> int:
+        """The larger side in pixels."""
+        return self.shape.larger
 
 
 @dataclass(frozen=True)
@@ -30,11 +38,13 @@ class LayerPlan:
 
     @property
     def name(self) -> str:
-        return f"L{self.index}_{self.target.size}_{self.target.channels}"
+        shape = self.target.shape
+        size = shape.height if shape.is_square else shape
+        return f"L{self.index}_{size}_{self.target.channels}"
 
 
 def plan_layers(
-    img_resolution: int,
+    img_resolution: int | Sequence[int],
     img_channels: int,
     channel_base: float,
     channel_max: int,
@@ -46,27 +56,39 @@ def plan_layers(
     margin_size: int,
     num_fp16_res: int,
 ) -> list[LayerPlan]:
-    """Plans of layers 0..num_layers; the last is ToRGB. Raises ValueError if none is possible."""
+    """Plans of layers 0..num_layers; the last is ToRGB. Raises ValueError if none is possible.
+
+    An image that is not square has the schedule of the square around it, and in every layer the
+    pixels that it covers there: a pixel is as wide as it is high.
+    """
+    image = ImageSize.of(img_resolution)
+    larger = image.larger
+    if larger & (larger - 1):
+        raise ValueError(
+            f"img_resolution: got {image.argument}, expected a power of two as the larger side"
+        )
     if num_critical >= num_layers or num_critical < 0:
         raise ValueError(
             f"num_critical: got {num_critical}, expected 0 to {num_layers - 1} "
             f"with num_layers={num_layers}"
         )
-    last_cutoff = img_resolution / 2
+    last_cutoff = larger / 2
     last_stopband = last_cutoff * last_stopband_rel
     specs = []
     for i in range(num_layers + 1):
         exponent = min(i / (num_layers - num_critical), 1)
         cutoff = first_cutoff * (last_cutoff / first_cutoff) ** exponent
         stopband = first_stopband * (last_stopband / first_stopband) ** exponent
-        rate = 2 ** math.ceil(math.log2(min(2 * stopband, img_resolution)))
-        is_last_two = i >= num_layers - 1
+        rate = 2 ** math.ceil(math.log2(min(2 * stopband, larger)))
+        with_margin = ImageSize(
+            *(math.ceil(rate * n / larger) + 2 * margin_size for n in (image.height, image.width))
+        )
         specs.append(
             LayerSpec(
                 sampling_rate=int(rate),
                 cutoff=cutoff,
                 half_width=max(stopband, rate / 2) - cutoff,
-                size=img_resolution if is_last_two else int(rate) + 2 * margin_size,
+                shape=image if i >= num_layers - 1 else with_margin,
                 channels=img_channels
                 if i == num_layers
                 else round(min((channel_base / 2) / cutoff, channel_max)),
@@ -79,7 +101,7 @@ def plan_layers(
             target=spec,
             is_torgb=i == num_layers,
             is_critically_sampled=i >= num_layers - num_critical,
-            use_fp16=spec.sampling_rate * 2**num_fp16_res > img_resolution,
+            use_fp16=spec.sampling_rate * 2**num_fp16_res > larger,
         )
         for i, spec in enumerate(specs)
     ]

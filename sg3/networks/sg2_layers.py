@@ -12,6 +12,7 @@ from ops_cuda import bias_act, conv2d_resample, setup_filter
 from ops_cuda.bias_act import ACTIVATIONS
 from sg3.networks.conv_layers import RESAMPLE_FILTER, conv_weight
 from sg3.networks.layers import FullyConnectedLayer
+from sg3.networks.sizes import ImageSize
 
 
 def modulated_conv2d(
@@ -60,7 +61,7 @@ class SynthesisLayer(nn.Module):
         in_channels: int,
         out_channels: int,
         w_dim: int,
-        resolution: int,
+        size: ImageSize,
         kernel_size: int = 3,
         up: int = 1,
         use_noise: bool = True,
@@ -70,7 +71,7 @@ class SynthesisLayer(nn.Module):
         channels_last: bool = False,
     ):
         super().__init__()
-        self.in_channels, self.out_channels, self.resolution = in_channels, out_channels, resolution
+        self.in_channels, self.out_channels, self.size = in_channels, out_channels, size
         self.up, self.padding, self.use_noise = up, kernel_size // 2, use_noise
         self.activation, self.conv_clamp = activation, conv_clamp
         self.register_buffer("resample_filter", setup_filter(resample_filter))
@@ -79,7 +80,7 @@ class SynthesisLayer(nn.Module):
             conv_weight(out_channels, in_channels, kernel_size, channels_last)
         )
         if use_noise:
-            self.register_buffer("noise_const", torch.randn([resolution, resolution]))
+            self.register_buffer("noise_const", torch.randn([size.height, size.width]))
             self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros([out_channels]))
 
@@ -92,7 +93,7 @@ class SynthesisLayer(nn.Module):
             return None
         if noise_mode == "const":
             return self.noise_const * self.noise_strength
-        shape = [x.shape[0], 1, self.resolution, self.resolution]
+        shape = [x.shape[0], 1, self.size.height, self.size.width]
         return torch.randn(shape, device=x.device) * self.noise_strength
 
     def forward(
@@ -144,7 +145,7 @@ class ToRGBLayer(nn.Module):
         return self.affine(w) * self.weight_gain
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        """`x` `[N, in_channels, R, R]`, `w` `[N, w_dim]` → `[N, out_channels, R, R]`."""
+        """`x` `[N, in_channels, H, W]`, `w` `[N, w_dim]` → `[N, out_channels, H, W]`."""
         styles = self.styles(w)
         x = modulated_conv2d(x, self.weight, styles, demodulate=False, padding=self.padding)
         return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)

@@ -17,10 +17,10 @@ from sg3.networks.conv_layers import (
     check_architecture,
     enter_block,
     lowest_fp16_resolution,
-    resolutions,
 )
 from sg3.networks.generator import MappedGenerator
 from sg3.networks.sg2_layers import SynthesisLayer, ToRGBLayer
+from sg3.networks.sizes import ImageSize, block_sizes
 
 NOISE_MODES = ("random", "const", "none")
 
@@ -37,7 +37,7 @@ class SynthesisBlock(nn.Module):
         in_channels: int,
         out_channels: int,
         w_dim: int,
-        resolution: int,
+        size: ImageSize,
         img_channels: int,
         is_last: bool,
         architecture: str = "skip",
@@ -50,7 +50,7 @@ class SynthesisBlock(nn.Module):
     ):
         super().__init__()
         check_architecture(architecture)
-        self.in_channels, self.resolution, self.is_last = in_channels, resolution, is_last
+        self.in_channels, self.size, self.is_last = in_channels, size, is_last
         self.architecture, self.use_fp16 = architecture, use_fp16
         self.channels_last = use_fp16 and fp16_channels_last
         # Both forms of the modulated convolution are one here; the argument is only recorded.
@@ -61,12 +61,12 @@ class SynthesisBlock(nn.Module):
         def layer(channels: int, **kwargs) -> SynthesisLayer:
             self.num_conv += 1
             common = {"conv_clamp": conv_clamp, "channels_last": self.channels_last}
-            shape = (channels, out_channels, w_dim, resolution)
+            shape = (channels, out_channels, w_dim, size)
             return SynthesisLayer(*shape, **common, **kwargs, **layer_kwargs)
 
         double = {"up": 2, "resample_filter": resample_filter}
         if in_channels == 0:
-            self.const = nn.Parameter(torch.randn([out_channels, resolution, resolution]))
+            self.const = nn.Parameter(torch.randn([out_channels, size.height, size.width]))
         else:
             self.conv0 = layer(in_channels, **double)
         self.conv1 = layer(out_channels)
@@ -97,8 +97,8 @@ class SynthesisBlock(nn.Module):
         force_fp32: bool = False,
         noise_mode: str = "random",
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`x` `[N, in, R/2, R/2]`, `img` `[N, img_channels, R/2, R/2]` (None before the first),
-        `ws` `[N, num_conv + num_torgb, w_dim]` → both at resolution R.
+        """`x` `[N, in, H/2, W/2]`, `img` `[N, img_channels, H/2, W/2]` (None before the first),
+        `ws` `[N, num_conv + num_torgb, w_dim]` → both at `size` H, W.
         """
         w = iter(ws.unbind(dim=1))
         if self.in_channels == 0:
@@ -128,7 +128,7 @@ class SynthesisNetwork(nn.Module):
     def __init__(
         self,
         w_dim: int,
-        img_resolution: int,
+        img_resolution: int | Sequence[int],
         img_channels: int,
         channel_base: int = 32768,
         channel_max: int = 512,
@@ -136,21 +136,23 @@ class SynthesisNetwork(nn.Module):
         **block_kwargs,
     ):
         super().__init__()
-        self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
-        self.block_resolutions = resolutions(img_resolution)
+        image = ImageSize.of(img_resolution)
+        self.w_dim, self.img_resolution, self.img_channels = w_dim, image.argument, img_channels
+        sizes = block_sizes(image)
+        self.block_resolutions = list(sizes)
         self.num_ws = 0
         in_channels = 0
-        for r in self.block_resolutions:
+        for r, size in sizes.items():
             out_channels = channels_at(r, channel_base, channel_max)
-            is_last = r == img_resolution
+            is_last = size == image
             block = SynthesisBlock(
                 in_channels,
                 out_channels,
                 w_dim=w_dim,
-                resolution=r,
+                size=size,
                 img_channels=img_channels,
                 is_last=is_last,
-                use_fp16=r >= lowest_fp16_resolution(img_resolution, num_fp16_res),
+                use_fp16=r >= lowest_fp16_resolution(image.larger, num_fp16_res),
                 **block_kwargs,
             )
             setattr(self, f"b{r}", block)
@@ -166,7 +168,7 @@ class SynthesisNetwork(nn.Module):
         update_emas: bool = False,
         fused_modconv: bool | None = None,
     ) -> torch.Tensor:
-        """`ws` `[N, num_ws, w_dim]` → float32 `[N, img_channels, R, R]`, nominally in [−1, 1].
+        """`ws` `[N, num_ws, w_dim]` → float32 `[N, img_channels, H, W]`, nominally in [−1, 1].
 
         `noise_mode` random draws noise from torch's generator, const takes the stored one, none
         adds none. `update_emas` and `fused_modconv` are accepted for compatibility and ignored.

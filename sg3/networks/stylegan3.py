@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from sg3.networks.filters import design_lowpass_filter
 from sg3.networks.generator import MappedGenerator
 from sg3.networks.layers import FullyConnectedLayer
 from sg3.networks.schedule import LayerPlan, LayerSpec, plan_layers
+from sg3.networks.sizes import ImageSize
 
 NOISE_MODES = ("random", "const", "none")
 
@@ -21,7 +23,7 @@ class SynthesisInput(nn.Module):
 
     def __init__(self, w_dim: int, spec: LayerSpec):
         super().__init__()
-        self.w_dim, self.channels, self.size = w_dim, spec.channels, spec.size
+        self.w_dim, self.channels, self.shape = w_dim, spec.channels, spec.shape
         self.sampling_rate, self.bandwidth = spec.sampling_rate, spec.cutoff
         # Directions are Gaussian; the radius is warped so that points fill the disc uniformly.
         freqs = torch.randn([self.channels, 2])
@@ -47,22 +49,25 @@ class SynthesisInput(nn.Module):
         return rotation.reshape(-1, 3, 3) @ translation.reshape(-1, 3, 3) @ self.transform
 
     def forward(self, w: torch.Tensor) -> torch.Tensor:
-        """`w` `[N, w_dim]` → features `[N, C, size, size]`, float32."""
+        """`w` `[N, w_dim]` → features `[N, C, height, width]` of `shape`, float32."""
         m = self.transforms(w)
         phases = self.phases + (self.freqs @ m[:, :2, 2:]).squeeze(2)  # [N, C]
         freqs = self.freqs @ m[:, :2, :2]  # [N, C, 2]
         # Frequencies that the transform pushed beyond the band fade out before they alias.
         excess = freqs.norm(dim=2) - self.bandwidth
         amplitudes = (1 - excess / (self.sampling_rate / 2 - self.bandwidth)).clamp(0, 1)
-        position = torch.arange(self.size, device=w.device, dtype=torch.float32)
-        position = (position + 0.5 - self.size / 2) / self.sampling_rate
         # The angle is a sum of an x part and a y part: [N, C, 1, W] + [N, C, H, 1].
-        angle_x = freqs[:, :, 0, None] * position + phases[:, :, None]
-        angle_y = freqs[:, :, 1, None] * position
+        angle_x = freqs[:, :, 0, None] * self._positions(self.shape.width) + phases[:, :, None]
+        angle_y = freqs[:, :, 1, None] * self._positions(self.shape.height)
         angles = angle_x[:, :, None, :] + angle_y[:, :, :, None]
         features = torch.sin(angles * (2 * math.pi)) * amplitudes[:, :, None, None]
         weight = self.weight / self.channels**0.5
         return torch.einsum("oi,nihw->nohw", weight, features)
+
+    def _positions(self, num: int) -> torch.Tensor:
+        """Where `num` samples lie around the centre, in larger sides of the image."""
+        index = torch.arange(num, device=self.freqs.device, dtype=torch.float32)
+        return (index + 0.5 - num / 2) / self.sampling_rate
 
 
 class SynthesisLayer(nn.Module):
@@ -106,18 +111,21 @@ class SynthesisLayer(nn.Module):
         )
         self.register_buffer("up_filter", up_filter)
         self.register_buffer("down_filter", down_filter)
-        self.padding = self._padding(source.size, target.size, up_taps, down_taps)
+        self.padding = [
+            *self._padding(source.shape.width, target.shape.width, up_taps, down_taps),
+            *self._padding(source.shape.height, target.shape.height, up_taps, down_taps),
+        ]
 
     def _resamples(self, factor: int) -> bool:
         return factor > 1 and not self.is_torgb
 
     def _padding(self, in_size: int, out_size: int, up_taps: int, down_taps: int) -> list[int]:
-        """Padding on the fine grid that gives `out_size` and keeps samples centred (App. C.3)."""
+        """Padding of one axis of the fine grid: gives `out_size`, centred (App. C.3)."""
         fine_out = (out_size - 1) * self.down_factor + 1
         fine_in = (in_size + self.conv_kernel - 1) * self.up_factor
         total = fine_out - fine_in + up_taps + down_taps - 2
         low = (total + self.up_factor) // 2
-        return [low, total - low, low, total - low]
+        return [low, total - low]
 
     def styles(self, w: torch.Tensor) -> torch.Tensor:
         """Channel scales `[N, in_channels]` that `w` `[N, w_dim]` asks for."""
@@ -169,7 +177,7 @@ class SynthesisNetwork(nn.Module):
     def __init__(
         self,
         w_dim: int,
-        img_resolution: int,
+        img_resolution: int | Sequence[int],
         img_channels: int,
         channel_base: float = 32768,
         channel_max: int = 512,
@@ -185,7 +193,7 @@ class SynthesisNetwork(nn.Module):
     ):
         super().__init__()
         self.w_dim, self.num_ws = w_dim, num_layers + 2
-        self.img_resolution, self.img_channels = img_resolution, img_channels
+        self.img_resolution, self.img_channels = ImageSize.of(img_resolution).argument, img_channels
         self.num_layers, self.output_scale = num_layers, output_scale
         plans = plan_layers(
             img_resolution,
@@ -213,7 +221,7 @@ class SynthesisNetwork(nn.Module):
         force_fp32: bool = False,
         update_emas: bool = False,
     ) -> torch.Tensor:
-        """`ws` `[N, num_ws, w_dim]` → float32 `[N, img_channels, R, R]`, nominally in [−1, 1].
+        """`ws` `[N, num_ws, w_dim]` → float32 `[N, img_channels, H, W]`, nominally in [−1, 1].
 
         `noise_mode` is accepted for symmetry with StyleGAN2 and has no effect.
         """
@@ -231,6 +239,10 @@ class SynthesisNetwork(nn.Module):
 
 
 class Generator(MappedGenerator):
-    """StyleGAN3 (FACTS 2); keyword arguments as for `SynthesisNetwork`."""
+    """StyleGAN3 (FACTS 2); keyword arguments as for `SynthesisNetwork`.
+
+    `img_resolution` is a power of two, or (height, width) with one as the larger side. Frequencies
+    and the translation of `synthesis.input.transform` count in larger sides.
+    """
 
     SYNTHESIS = SynthesisNetwork

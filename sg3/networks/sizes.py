@@ -1,0 +1,76 @@
+"""Image sizes: a number for squares, height and width for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LARGEST_START_PX = 16  # of the coarsest block's larger side
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """Height and width in pixels."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, resolution: int | Sequence[int]) -> ImageSize:
+        """From an `img_resolution` argument. Raises ValueError unless it is one or two sizes."""
+        sides = [resolution] * 2 if isinstance(resolution, int) else list(resolution)
+        if len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
+            raise ValueError(
+                f"img_resolution: got {resolution}, expected a number of pixels or a pair "
+                "(height, width)"
+            )
+        return cls(*sides)
+
+    @property
+    def larger(self) -> int:
+        return max(self.height, self.width)
+
+    @property
+    def is_square(self) -> bool:
+        return self.height == self.width
+
+    @property
+    def argument(self) -> int | tuple[int, int]:
+        """As `img_resolution`: an int for squares, else (height, width)."""
+        return self.height if self.is_square else (self.height, self.width)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    def halved(self, times: int) -> ImageSize:
+        """Both sides divided by 2 to the `times`."""
+        return ImageSize(self.height >> times, self.width >> times)
+
+
+def num_halvings(size: ImageSize) -> int:
+    """How often networks of doubling resolution halve `size`.
+
+    Squares are powers of two and end at 4 pixels, as in the reference. Other sizes are halved
+    while both sides divide and the larger keeps 4 pixels, and must end within 16. Raises
+    ValueError for sizes that do not.
+    """
+    times = 0
+    while not (size.height >> times) % 2 and not (size.width >> times) % 2:
+        if size.larger >> (times + 1) < 4:
+            break
+        times += 1
+    start = size.larger >> times
+    if size.is_square and start != 4:
+        raise ValueError(f"img_resolution: got {size.height}, expected a power of two >= 4")
+    if not 4 <= start <= LARGEST_START_PX:
+        raise ValueError(
+            f"img_resolution: got {size} (width x height), expected sides that can be halved "
+            f"together until the larger is at most {LARGEST_START_PX}, like 1024x576 or 256x192"
+        )
+    return times
+
+
+def block_sizes(size: ImageSize) -> dict[int, ImageSize]:
+    """Sizes of the blocks from coarse to fine, by their larger side, which names them."""
+    sizes = [size.halved(times) for times in range(num_halvings(size), -1, -1)]
+    return {s.larger: s for s in sizes}
