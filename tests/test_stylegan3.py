@@ -164,3 +164,15 @@ def test_nobody_pays_for_gradients_of_frozen_weights():
         torch.autograd.grad(image.sum(), ws)
     assert len(masks.seen) == len(G.synthesis.layer_names)
     assert all(mask == [True, False, False] for mask in masks.seen)
+
+
+def test_half_precision_is_that_of_the_marked_layers():
+    """Only on CUDA do they compute in it; the choice itself is made here."""
+    from sg3.networks.precision import set_half_precision
+
+    G = sg3.load("mini-faces").G_ema
+    set_half_precision(G, "bf16")
+    layers = [getattr(G.synthesis, name) for name in G.synthesis.layer_names]
+    assert {layer.half_dtype for layer in layers} == {torch.bfloat16}
+    with pytest.raises(ValueError, match="fp16 or bf16"):
+        set_half_precision(G, "fp8")

@@ -45,18 +45,18 @@ def conv_weight(
 
 
 def enter_block(
-    x: torch.Tensor, half: bool, full: torch.dtype, half_channels_last: bool
+    x: torch.Tensor, half: torch.dtype | None, full: torch.dtype, half_channels_last: bool
 ) -> torch.Tensor:
-    """Cast `x` `[N, C, H, W]` to a block's precision: fp16 if `half` on CUDA, else `full`.
+    """Cast `x` `[N, C, H, W]` to a block's precision: `half` on CUDA, if given, else `full`.
 
     On CPU the memory format becomes channels-last, which makes the convolutions (also those of
     R1's double backward) about a quarter faster; on CUDA only for fp16 blocks that ask for it.
     """
     on_cuda = x.device.type == "cuda"
-    half = half and on_cuda
-    channels_last = (half and half_channels_last) if on_cuda else True
+    is_half = half is not None and on_cuda
+    channels_last = (is_half and half_channels_last) if on_cuda else True
     return x.to(
-        dtype=torch.float16 if half else full,
+        dtype=half if is_half else full,
         memory_format=torch.channels_last if channels_last else torch.preserve_format,
     )
 

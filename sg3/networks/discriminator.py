@@ -84,7 +84,7 @@ class DiscriminatorBlock(nn.Module):
         check_architecture(architecture)
         self.in_channels, self.img_channels = in_channels, img_channels
         self.architecture, self.use_fp16 = architecture, use_fp16
-        self.channels_last = use_fp16 and fp16_channels_last
+        self.channels_last, self.half_dtype = use_fp16 and fp16_channels_last, torch.float16
         self.first_layer_idx, self.num_layers = first_layer_idx, 0
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
@@ -105,7 +105,7 @@ class DiscriminatorBlock(nn.Module):
             self.skip = conv(tmp_channels, out_channels, 1, bias=False, **halve)
 
     def _enter(self, x: torch.Tensor, force_fp32: bool) -> torch.Tensor:
-        half = self.use_fp16 and not force_fp32
+        half = self.half_dtype if self.use_fp16 and not force_fp32 else None
         return enter_block(x, half, self.conv0.weight.dtype, self.channels_last)
 
     def forward(

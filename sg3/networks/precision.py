@@ -1,12 +1,15 @@
-"""Convolutions in less precision, for previews."""
+"""Less precision: of convolutions for previews, of the finer layers on a GPU."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from sg3.networks.discriminator import DiscriminatorBlock
+from sg3.networks.stylegan2 import SynthesisBlock
 from sg3.networks.stylegan3 import SynthesisLayer
 
+HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -27,6 +30,19 @@ def set_conv_precision(G: nn.Module, precision: str) -> None:
         )
     for layer in layers:
         layer.conv_dtype = PRECISIONS[precision]
+
+
+def set_half_precision(network: nn.Module, precision: str) -> None:
+    """What the layers of a generator or discriminator that may be coarse use on CUDA.
+
+    `fp16` is the reference's; `bf16` has its range without its digits. Which layers these are is
+    the networks' `num_fp16_res`. Raises ValueError for another precision.
+    """
+    if precision not in HALF_DTYPES:
+        raise ValueError(f"precision: got {precision!r}, expected {' or '.join(HALF_DTYPES)}")
+    for module in network.modules():
+        if isinstance(module, (SynthesisLayer, SynthesisBlock, DiscriminatorBlock)):
+            module.half_dtype = HALF_DTYPES[precision]
 
 
 def has_bf16_instructions(device: torch.device) -> bool:

@@ -52,7 +52,7 @@ class SynthesisBlock(nn.Module):
         check_architecture(architecture)
         self.in_channels, self.size, self.is_last = in_channels, size, is_last
         self.architecture, self.use_fp16 = architecture, use_fp16
-        self.channels_last = use_fp16 and fp16_channels_last
+        self.channels_last, self.half_dtype = use_fp16 and fp16_channels_last, torch.float16
         # Both forms of the modulated convolution are one here; the argument is only recorded.
         self.fused_modconv_default = fused_modconv_default
         self.register_buffer("resample_filter", setup_filter(resample_filter))
@@ -103,7 +103,7 @@ class SynthesisBlock(nn.Module):
         w = iter(ws.unbind(dim=1))
         if self.in_channels == 0:
             x = self.const[None].repeat(len(ws), 1, 1, 1)
-        half = self.use_fp16 and not force_fp32
+        half = self.half_dtype if self.use_fp16 and not force_fp32 else None
         x = enter_block(x, half, torch.float32, self.channels_last)
         if self.in_channels == 0:
             x = self.conv1(x, next(w), noise_mode)

@@ -87,6 +87,7 @@ class SynthesisLayer(nn.Module):
         super().__init__()
         source, target = plan.source, plan.target
         self.is_torgb, self.use_fp16 = plan.is_torgb, plan.use_fp16
+        self.half_dtype = torch.float16
         self.conv_clamp, self.magnitude_ema_beta = conv_clamp, magnitude_ema_beta
         #: Of the convolution alone, where it is not to be that of the pictures.
         self.conv_dtype: torch.dtype | None = None
@@ -146,7 +147,7 @@ class SynthesisLayer(nn.Module):
         if self.is_torgb:
             styles = styles / (self.in_channels * self.conv_kernel**2) ** 0.5
         half = self.use_fp16 and not force_fp32 and x.device.type == "cuda"
-        dtype = torch.float16 if half else torch.float32
+        dtype = self.half_dtype if half else torch.float32
         x, scale = conv2d_before_scaling(
             x.to(dtype),
             self.weight,

@@ -15,6 +15,7 @@ from sg3.data import open_loader
 from sg3.networks import build_network
 from sg3.networks.augment import PRESETS
 from sg3.networks.compiled import compile_synthesis
+from sg3.networks.precision import HALF_DTYPES, set_half_precision
 from sg3.training.ada import AdaConfig, AdaController
 from sg3.training.config import TrainConfig
 from sg3.training.ema import ema_beta, update_ema
@@ -155,6 +156,9 @@ class Trainer:
         self.D = build_network("discriminator", d_kwargs).train().requires_grad_(False)
         self.D = self.D.to(self.device)
         self.G_ema = copy.deepcopy(self.G).eval()
+        if config.precision in HALF_DTYPES:
+            for network in (self.G, self.D, self.G_ema):
+                set_half_precision(network, config.precision)
         if config.compile:
             compile_synthesis(self.G)
         # From here on every process draws its own augmentations and mixing points.
