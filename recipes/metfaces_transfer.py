@@ -21,7 +21,7 @@ from and gamma; the reference values (FACTS 4.8):
 The unaligned pictures are not distributed: the data set's authors give a script that cuts them from
 the source photographs.
 
-Hardware: 8 GPUs for 4 images each, 10.6 GiB for T and 18.1 GiB for R by the estimate of `sg3 plan`;
+Hardware: 8 GPUs for 4 images each, 10.8 GiB for T and 18.3 GiB for R by the estimate of `sg3 plan`;
 fewer GPUs accumulate with --set batch_gpu=4.
 Duration: 5000 kimg in about 27 hours on 8 A100 for T. An estimate: the reference implementation's
 published 157 s per kimg on one of them, and linear scaling.

@@ -32,7 +32,9 @@ Hardware: 2 machines of 8 GPUs (10.6 GiB each by the estimate of `sg3 plan`) and
 InfiniBand or 100 Gbit/s helps: every step exchanges the gradients, 90 MB of G and 116 MB of D.
 Duration: 25 000 kimg in 3 to 4 days on 16 A100. An estimate: the reference implementation's
 published 157 s per kimg on one, and linear scaling with a loss of up to a quarter.
-Result: not yet run here on several machines; two processes on one CPU train in the tests, as one.
+Result: not yet run here on several machines. On one, with two torchrun programs that met by
+c10d as machines would, a small run on CPUs started, went on after kill -9 of a process and after
+both programs had ended.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Commands:
   python -m recipes.scale_up --data ffhqu-1024.zip --outdir runs --variant deep --dry-run
-  sg3 plan --cfg stylegan3-t --resolution 1024x1024 --batch 32 --gpus 8 --num-layers 20
+  sg3 plan --cfg stylegan3-t --resolution 1024x1024 --batch 32 --gpus 8 --aug noaug --num-layers 20
   torchrun --standalone --nproc-per-node=8 -m recipes.scale_up --data ffhqu-1024.zip \\
     --outdir runs --variant deep
 Going on after an interruption: the same command with --resume latest.

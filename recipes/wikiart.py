@@ -16,7 +16,7 @@ distance (fid50k_full) of the last network of each, take the lowest, and start t
 --set gamma=G. If the lowest is at an end of the row, go on in that direction. `gamma_sweep` gives
 the same settings to Python.
 
-Hardware: 8 GPUs for 4 images each, 10.6 GiB by the estimate of `sg3 plan`; fewer GPUs accumulate
+Hardware: 8 GPUs for 4 images each, 10.8 GiB by the estimate of `sg3 plan`; fewer GPUs accumulate
 with --set batch_gpu=4.
 Duration: 17 000 kimg in about 4 days on 8 A100. An estimate: the reference implementation's
 published 157 s per kimg on one of them, and linear scaling. The sweep: 3 hours a value.
