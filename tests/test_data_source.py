@@ -84,8 +84,12 @@ def test_random_labels_are_those_of_items(classes):
     assert open_dataset(classes).random_labels(np.random.RandomState(4), 5).shape == (5, 0)
 
 
+@pytest.mark.parametrize("alone", [1, 512])
 @pytest.mark.parametrize("cache", ["ram", "none"])
-def test_damaged_files_are_left_out(tmp_path, cache):
+def test_damaged_files_are_left_out(tmp_path, cache, alone, monkeypatch):
+    monkeypatch.setattr(dataset_module, "DECODE_TOGETHER", 2)
+    monkeypatch.setattr(dataset_module, "DECODE_ALONE", alone)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)  # in processes, or in this one
     kept = [save(tmp_path / f"{i}.png", seed=i) for i in range(1, 4)]
     (tmp_path / "0.png").write_bytes(b"no image")  # the first
     (tmp_path / "00.png").write_bytes(b"")

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from sg3.data.base import TrainingImages
 from sg3.data.labels import Labels, read_labels
 from sg3.data.source import DamagedImage, ImageSource, shape_text
+from sg3.data.workers import CAN_FORK, DecodePool
 
 CACHE_MODES = ("auto", "ram", "none")
 CACHE_SHARE = 0.25  # of the machine's memory that `auto` may fill
 CHECK_ALL = 50_000  # of larger sets only some headers are read before training
 CHECK_SOME = 2_000
 MAX_FAILURES = 1_000  # unreadable images in a row mean that the disk is gone
-THREADS = min(8, os.cpu_count() or 1)
+THREADS = 8  # that read headers, which is mostly waiting
+DECODE_TOGETHER = 64  # images
+DECODE_ALONE = 512  # images that are not worth starting processes
+
+
+def _processes_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
 
 
 def _memory_bytes() -> int:
@@ -27,65 +36,7 @@ def _memory_bytes() -> int:
     text = limit.read_text().strip() if limit.is_file() else ""
     if text.isdigit():
         total = min(total, int(text))
-    return total // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
-
-
-class TrainingImages:
-    """What all kinds of data sets offer: shape, labels by item, and what was left out."""
-
-    def __init__(self, name: str):
-        self.name = name
-        self.image_shape: tuple[int, int, int] = (0, 0, 0)
-        self._skipped: dict[str, str] = {}
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def images(self, indices) -> torch.Tensor:
-        """Images uint8 `[B, C, H, W]` of the items `indices`."""
-        raise NotImplementedError
-
-    def labels(self, indices) -> torch.Tensor:
-        """Labels float32 `[B, label_dim]` of the items `indices`."""
-        raise NotImplementedError
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image uint8 `[C, H, W]` and label float32 `[label_dim]`."""
-        return self.images([index])[0], self.labels([index])[0]
-
-    @property
-    def label_dim(self) -> int:
-        raise NotImplementedError
-
-    @property
-    def has_labels(self) -> bool:
-        return self.label_dim > 0
-
-    @property
-    def resolution(self) -> int | tuple[int, int]:
-        """Side of square images, (height, width) of others."""
-        _, height, width = self.image_shape
-        return height if height == width else (height, width)
-
-    def skip(self, name: str, reason: str) -> None:
-        """Note that the file `name` is left out, once."""
-        self._skipped.setdefault(name, reason)
-
-    @property
-    def num_skipped(self) -> int:
-        """How many files were left out so far."""
-        return len(self._skipped)
-
-    @property
-    def skipped(self) -> list[str]:
-        """Lines "name: reason", one for each file that was left out so far."""
-        return [f"{name}: {reason}" for name, reason in list(self._skipped.items())]
-
-    def random_labels(self, random: np.random.RandomState, count: int) -> torch.Tensor:
-        """Labels float32 `[count, label_dim]` of uniformly drawn items (FACTS 4.2)."""
-        if not self.has_labels:
-            return torch.zeros([count, 0])
-        return self.labels(random.randint(len(self), size=count))
+    return total // _processes_here()
 
 
 class ImageDataset(TrainingImages):
@@ -139,7 +90,7 @@ class ImageDataset(TrainingImages):
         self._files, self._xflip, self._yflip = self._choose(max_size, xflip, yflip, random_seed)
         self._used = np.unique(self._files)
         self._bad: dict[int, str] = {}
-        self._cache: torch.Tensor | None = None
+        self._cache: np.ndarray | None = None  # uint8 [files, C, H, W]
         if self._wants_cache(cache):
             self._decode_all()
 
@@ -228,22 +179,14 @@ class ImageDataset(TrainingImages):
             raise self._other_shape(name, what, self._first, self.image_shape) from None
 
     def _decode_all(self) -> None:
-        """Fill the cache, uint8 `[files, C, H, W]`, and drop items that cannot be decoded."""
-        images = torch.empty([self._used.size, *self.image_shape], dtype=torch.uint8)
-        view = images.numpy()
+        """Fill the cache and drop items that cannot be decoded."""
+        images = np.empty([self._used.size, *self.image_shape], dtype=np.uint8)
         self._row = np.full(len(self._names), -1, dtype=np.int64)
         self._row[self._used] = np.arange(self._used.size)
 
-        def fill(row: int) -> DamagedImage | None:
-            try:
-                view[row] = self._decode(int(self._used[row]))
-            except DamagedImage as error:
-                return error
-
-        with ThreadPoolExecutor(THREADS) as pool:
-            for row, error in enumerate(pool.map(fill, range(self._used.size))):
-                if error is not None:
-                    self.note_bad({int(self._used[row]): str(error)})
+        for rows, decoded, damaged in self._decoded_parts():
+            images[rows] = decoded
+            self.note_bad(damaged)
         if len(self._bad) == self._used.size:
             raise ValueError(
                 f"data: none of the images can be decoded, first {self.skipped[0]} ({self.path})"
@@ -253,6 +196,41 @@ class ImageDataset(TrainingImages):
             values[keep] for values in (self._files, self._xflip, self._yflip)
         )
         self._cache = images
+
+    def _decoded_parts(self) -> Iterator[tuple[slice, np.ndarray, dict[int, str]]]:
+        """All used files in parts: rows of the cache, images, and which are damaged and why."""
+        parts = [
+            slice(start, min(start + DECODE_TOGETHER, self._used.size))
+            for start in range(0, self._used.size, DECODE_TOGETHER)
+        ]
+        workers = min(8, (os.cpu_count() or 1) // _processes_here())
+        if self._used.size <= DECODE_ALONE or workers < 2 or not CAN_FORK:
+            out = np.empty([DECODE_TOGETHER, *self.image_shape], dtype=np.uint8)
+            for rows in parts:
+                decoded = out[: rows.stop - rows.start]
+                yield rows, decoded, self._decode_files(self._used[rows].tolist(), decoded)
+            return
+        pool = DecodePool(self._decode_files, self.image_shape, DECODE_TOGETHER, workers, slots=2)
+        try:
+            for index, rows in enumerate([*parts, None]):
+                if rows is not None:
+                    pool.send(index % 2, self._used[rows].tolist())
+                if index > 0:
+                    before = parts[index - 1]
+                    decoded, damaged = pool.collect((index - 1) % 2)
+                    yield before, decoded[: before.stop - before.start], _union(damaged)
+        finally:
+            pool.close()
+
+    def _decode_files(self, files: list[int], out: np.ndarray) -> dict[int, str]:
+        """Write files to `out`, uint8 `[B, C, H, W]`; returns which are damaged and why."""
+        damaged = {}
+        for row, file in zip(out, files, strict=True):
+            try:
+                row[:] = self._decode(file)
+            except DamagedImage as error:
+                damaged[file] = str(error)
+        return damaged
 
     def note_bad(self, reasons: dict[int, str]) -> None:
         """Leave out these files, here and wherever they were found damaged."""
@@ -300,12 +278,12 @@ class ImageDataset(TrainingImages):
             images = torch.empty([indices.size, *self.image_shape], dtype=torch.uint8)
             self.decode_into(indices.tolist(), images.numpy())
             return images
-        images = self._cache[torch.from_numpy(self._row[self._files[indices]])]
-        for flips, dim in ((self._xflip, 3), (self._yflip, 2)):
-            rows = torch.from_numpy(np.flatnonzero(flips[indices]))
-            if rows.numel():
-                images[rows] = images[rows].flip(dim)
-        return images
+        images = self._cache[self._row[self._files[indices]]]
+        for row in np.flatnonzero(self._xflip[indices]):
+            images[row] = images[row, :, :, ::-1].copy()
+        for row in np.flatnonzero(self._yflip[indices]):
+            images[row] = images[row, :, ::-1].copy()
+        return torch.from_numpy(images)
 
     def labels(self, indices) -> torch.Tensor:
         """Labels float32 `[B, label_dim]` of the items `indices`."""
@@ -316,3 +294,7 @@ class ImageDataset(TrainingImages):
         for row in np.flatnonzero(np.isin(files, list(self._bad))):
             files[row] = self._stand_in(int(files[row]))
         return torch.from_numpy(self._labels.rows(files))
+
+
+def _union(tables: list[dict[int, str]]) -> dict[int, str]:
+    return {key: value for table in tables for key, value in table.items()}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sg3.data.dataset import TrainingImages
+from sg3.data.base import TrainingImages
 from sg3.data.labels import MAX_CLASSES, one_hot
 from sg3.data.source import DamagedImage, decode
 from sg3.data.tar_stream import Sample, expand, read_index, read_shard
@@ -78,6 +78,11 @@ class ShardDataset(TrainingImages):
     def num_images(self) -> int | None:
         """Samples in all shards, if an index tells."""
         return None if self.counts is None else sum(self.counts)
+
+    def describe(self) -> str:
+        """How much there is, for people: `1281167 images in 64 shards`."""
+        images = "" if self.num_images is None else f"{self.num_images} images in "
+        return f"{images}{len(self.urls)} shards"
 
     def __len__(self) -> int:
         return len(self._examples)
