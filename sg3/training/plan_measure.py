@@ -1,0 +1,151 @@
+"""Real training steps on random images: their peak memory and seconds.
+
+On a CPU they run in a process of their own, `python -m sg3.training.plan_measure`, whose memory
+nothing else has touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sg3.data.dataset import TrainingImages
+from sg3.training.config import TrainConfig
+from sg3.training.loop import prepare_device
+from sg3.training.team import Team
+from sg3.training.trainer import OUT_OF_MEMORY, Trainer
+
+NUM_IMAGES = 64
+KILLED = -9
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Most bytes in use, and seconds of an average step; both 0 where memory ran out."""
+
+    peak: int
+    seconds: float
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the device cannot do it."""
+        return self.peak == 0
+
+
+class RandomImages(TrainingImages):
+    """Noise `[C, H, W]`, with one of `label_dim` labels each."""
+
+    in_memory = True
+
+    def __init__(self, image_shape: tuple[int, int, int], label_dim: int = 0):
+        super().__init__("noise")
+        self.image_shape, self._label_dim = image_shape, label_dim
+        self._image = torch.randint(0, 256, [1, *image_shape], dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return NUM_IMAGES
+
+    @property
+    def label_dim(self) -> int:
+        return self._label_dim
+
+    def images(self, indices) -> torch.Tensor:
+        return self._image.repeat(len(indices), 1, 1, 1)
+
+    def labels(self, indices) -> torch.Tensor:
+        if not self._label_dim:
+            return torch.zeros([len(indices), 0])
+        return torch.eye(self._label_dim)[torch.as_tensor(indices) % self._label_dim]
+
+
+def _kinds_of_steps(intervals: list[int]) -> list[tuple[int, float]]:
+    """A step of each kind and its share: with intervals 1 and 16, (0, 1/16) and (1, 15/16)."""
+    cycle = math.lcm(*intervals)
+    due = [tuple(index % k == 0 for k in intervals) for index in range(cycle)]
+    return [(due.index(kind), count / cycle) for kind, count in Counter(due).items()]
+
+
+def _run_steps(config: TrainConfig, image_shape, label_dim: int) -> Measured:
+    """One process's steps, here. Raises what the device raises when memory runs out."""
+    device = prepare_device(config)
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    trainer = Trainer(config, RandomImages(image_shape, label_dim), Team(device=device))
+    trainer.cur_nimg = round(config.kimg * 1000)  # what only the beginning has is over
+    seconds = 0.0
+    try:
+        trainer.step()  # the first compiles, and is of the largest kind
+        for index, share in _kinds_of_steps([phase.interval for phase in trainer.phases]):
+            trainer.batch_idx = index
+            started = time.perf_counter()
+            trainer.step()
+            if cuda:
+                torch.cuda.synchronize(device)
+            seconds += share * (time.perf_counter() - started)
+    finally:
+        trainer.close()
+    peak = torch.cuda.max_memory_allocated(device) if cuda else _peak_of_process()
+    return Measured(peak, seconds)
+
+
+def _peak_of_process() -> int:
+    """Most memory this process has had, in bytes; not what its parent had, as ru_maxrss is."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _unless_out_of_memory(config: TrainConfig, image_shape, label_dim: int) -> Measured:
+    try:
+        return _run_steps(config, image_shape, label_dim)
+    except MemoryError:
+        return Measured(0, 0)
+    except RuntimeError as error:
+        if not any(phrase in str(error) for phrase in OUT_OF_MEMORY):
+            raise
+        return Measured(0, 0)
+
+
+def measure(config: TrainConfig, image_shape: tuple[int, int, int], label_dim: int = 0) -> Measured:
+    """Steps of one process on `config.device` with `config.batch` images each.
+
+    `config` is resolved; `batch_gpu` images go through the networks at a time.
+    """
+    if torch.device(config.device).type == "cuda":
+        return _unless_out_of_memory(config, image_shape, label_dim)
+    question = json.dumps([dataclasses.asdict(config), image_shape, label_dim])
+    command = [sys.executable, "-m", "sg3.training.plan_measure"]
+    process = subprocess.run(command, input=question, capture_output=True, text=True)
+    if process.returncode == KILLED:  # by the system, which had no memory left
+        return Measured(0, 0)
+    if process.returncode:
+        reason = process.stderr.strip().splitlines() or ["no reason given"]
+        raise ValueError(f"measuring: the training step failed: {reason[-1]}")
+    return Measured(*json.loads(process.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Answer one question from standard input."""
+    options, image_shape, label_dim = json.loads(sys.stdin.read())
+    found = _unless_out_of_memory(TrainConfig(**options), tuple(image_shape), label_dim)
+    print(json.dumps([found.peak, found.seconds]))
+
+
+if __name__ == "__main__":
+    main()

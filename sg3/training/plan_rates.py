@@ -1,0 +1,107 @@
+"""Devices and how fast they are: published numbers of GPUs, measured ones of this CPU."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Card:
+    """Published numbers of a GPU: dense TFLOP/s of fp16 on tensor cores with fp32 sums, and of
+    plain fp32; GB/s; GiB. `has_triton`: whether our kernels run (compute capability 8.0)."""
+
+    name: str
+    half: float
+    single: float
+    bandwidth: float
+    memory: float
+    has_triton: bool = True
+
+
+CARDS = {
+    card.name: card
+    for card in (
+        Card("H200", 989, 67, 4800, 141),
+        Card("H100", 989, 67, 3350, 80),
+        Card("A100-80", 312, 19.5, 2039, 80),
+        Card("A100-40", 312, 19.5, 1555, 40),
+        Card("RTX4090", 165.2, 82.6, 1008, 24),
+        Card("RTX3090", 71, 35.6, 936, 24),
+        Card("V100", 125, 15.7, 900, 32, has_triton=False),
+        Card("T4", 65, 8.1, 320, 16, has_triton=False),
+    )
+}
+#: Shares of the published rates that convolutions, FIR filters and traffic are taken to reach.
+HALF_SHARE, SINGLE_SHARE, FIR_SHARE, BANDWIDTH_SHARE = 0.5, 0.7, 0.5, 0.8
+LAUNCH_SECONDS = (
+    15e-6  # of Python and the driver for one operation; it overlaps with the GPU's work
+)
+CPU_FIR_SHARE = 0.2  # of the convolution's rate (docs/PERFORMANCE.md)
+CPU_LAUNCH_SECONDS = 10e-6
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device achieves: FLOP/s in half and single precision and in FIR filters, bytes/s,
+    and seconds that each operation takes on top (`overlaps`: at the same time)."""
+
+    half: float
+    single: float
+    fir: float
+    bandwidth: float
+    launch: float
+    overlaps: bool
+
+    @classmethod
+    def of_card(cls, card: Card) -> Rates:
+        """Published rates times the shares above."""
+        return cls(
+            card.half * 1e12 * HALF_SHARE,
+            card.single * 1e12 * SINGLE_SHARE,
+            card.single * 1e12 * FIR_SHARE,
+            card.bandwidth * 1e9 * BANDWIDTH_SHARE,
+            LAUNCH_SECONDS,
+            overlaps=True,
+        )
+
+    @classmethod
+    def measured(cls, device: torch.device) -> Rates:
+        """Measured on `device` in a fraction of a second: convolutions, and a copy."""
+        on_gpu = device.type == "cuda"
+        single = _convolution_rate(device, torch.float32)
+        half = _convolution_rate(device, torch.float16) if on_gpu else single
+        source = torch.zeros([64 << 20 if on_gpu else 16 << 20], device=device)
+        target = torch.zeros_like(source)
+        bandwidth = 2 * source.nbytes / _seconds(lambda: target.copy_(source), device)
+        fir = single * (FIR_SHARE / SINGLE_SHARE if on_gpu else CPU_FIR_SHARE)
+        launch = LAUNCH_SECONDS if on_gpu else CPU_LAUNCH_SECONDS
+        return cls(half, single, fir, bandwidth, launch, overlaps=on_gpu)
+
+    def total(self, device_seconds: float, operations: int) -> float:
+        """Seconds of all operations together."""
+        launches = operations * self.launch
+        return max(device_seconds, launches) if self.overlaps else device_seconds + launches
+
+
+def _convolution_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a 3×3 convolution."""
+    batch, channels, size = (16, 256, 128) if device.type == "cuda" else (4, 64, 64)
+    x = torch.randn([batch, channels, size, size], device=device, dtype=dtype)
+    w = torch.randn([channels, channels, 3, 3], device=device, dtype=dtype)
+    seconds = _seconds(lambda: torch.conv2d(x, w, padding=1), device)
+    return 2 * w.numel() * batch * size**2 / seconds
+
+
+def _seconds(function, device: torch.device) -> float:
+    """The least of five tries."""
+    found = []
+    for _ in range(5):
+        started = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - started)
+    return min(found)
