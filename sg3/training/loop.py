@@ -194,13 +194,13 @@ class Run:
         t = self.trainer
         snapshot_due = self.done or t.tick % self.config.snap == 0
         result = self.output.end_tick(snapshot_due)
-        self.notes += result.advice
+        self.notes += [f"advice: {text}" for text in result.advice]
         t.tick += 1
         t.tick_start_nimg = t.cur_nimg
         # After the counters: the next session starts a new tick.
         if self.team.tell(snapshot_due or self.output.state_is_old()):
             self.save_state()
-        self.output.finish_tick(self.done)
+        self.output.finish_tick()
         return self.report(
             line=result.line, stats=result.stats, snapshot=result.snapshot, done=self.done
         )

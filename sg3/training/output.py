@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 
 from sg3.files import write_text
-from sg3.training import run_folder
+from sg3.training import run_folder, tensorboard
+from sg3.training.advice import TrainingDoctor, grid_diversity
 from sg3.training.config import TrainConfig
 from sg3.training.grids import choose_grid_items, render, save_grid
+from sg3.training.progress_page import write_progress_page
 from sg3.training.report import append_jsonl, memory_gb, progress_line, snapshot_networks
 from sg3.training.trainer import Trainer
 
@@ -41,6 +43,8 @@ class RunOutput:
         self._seconds_at_tick = trainer.seconds
         self._maintenance = 0.0
         self._state_written = time.time()
+        self._doctor = TrainingDoctor()
+        self._events = tensorboard.open_writer(folder) if self.leads else None
 
     def _choose_grid(self) -> None:
         trainer, (columns, rows) = self.trainer, self.config.grid
@@ -62,10 +66,12 @@ class RunOutput:
         save_grid(self.folder / "reals.png", reals, self.config.grid[0])
         self._save_fakes("fakes_init.png")
 
-    def _save_fakes(self, name: str) -> None:
+    def _save_fakes(self, name: str) -> float:
+        """Write the grid of the averaged generator; how much its images differ."""
         t = self.trainer
         images = render(t.G_ema, self._grid_z, self._grid_c, t.pass_size)
         save_grid(self.folder / name, images, self.config.grid[0])
+        return grid_diversity(images)
 
     def log(self, line: str) -> None:
         """Append a line to log.txt."""
@@ -79,14 +85,20 @@ class RunOutput:
         progress = self._progress()
         stats = t.stats.pop(t.team.sum_)
         self._seconds_at_tick = t.seconds
-        snapshot = self._save_snapshot() if with_snapshot and self.leads else None
+        snapshot = None
+        if with_snapshot and self.leads:
+            snapshot, progress["grid_diversity"] = self._save_snapshot()
         line = progress_line(progress, stats)
-        self.log(line)
+        advice = self._doctor.check(progress, stats, progress.get("grid_diversity"))
+        for text in (line, *(f"advice: {text}" for text in advice)):
+            self.log(text)
         if self.leads:
             record = {"progress": progress, **stats, "timestamp": time.time()}
             append_jsonl(self.folder / "stats.jsonl", record)
+        if self._events is not None:
+            tensorboard.write_tick(self._events, progress, stats, t.cur_nimg)
         self._maintenance = time.time() - started
-        return Tick(line, stats, [], snapshot)
+        return Tick(line, stats, advice, snapshot)
 
     def _progress(self) -> dict:
         t = self.trainer
@@ -107,15 +119,17 @@ class RunOutput:
             progress["augment_p"] = float(t.augment_pipe.p)
         return progress
 
-    def _save_snapshot(self) -> Path:
+    def _save_snapshot(self) -> tuple[Path, float]:
         t, number = self.trainer, f"{self.trainer.cur_nimg // 1000:06d}"
-        self._save_fakes(f"fakes{number}.png")
+        diversity = self._save_fakes(f"fakes{number}.png")
         path = self.folder / f"network-snapshot-{number}.safetensors"
         snapshot_networks(path, t, self.config)
-        return path
+        return path, diversity
 
-    def finish_tick(self, done: bool) -> None:
-        """What reads the files of the tick: the page."""
+    def finish_tick(self) -> None:
+        """Rewrite the page from the files of the tick."""
+        if self.leads:
+            write_progress_page(self.folder)
 
     def state_is_old(self) -> bool:
         """Whether the last state is `state_minutes` old."""
@@ -127,11 +141,14 @@ class RunOutput:
 
     def state(self) -> dict:
         """What a continued run's output needs, as plain values."""
-        return {}
+        return {"doctor": self._doctor.state()}
 
     def load_state(self, state: dict) -> None:
         """Continue from `state()`."""
         self._seconds_at_tick = self.trainer.seconds
+        self._doctor.load_state(state["doctor"])
 
     def close(self) -> None:
         """Close what is open."""
+        if self._events is not None:
+            self._events.close()
