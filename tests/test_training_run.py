@@ -7,7 +7,7 @@ from PIL import Image
 
 import sg3
 from sg3.training.config import TrainConfig
-from sg3.training.loop import train
+from sg3.training.loop import describe, train
 from sg3.training.state import state_path
 
 SMALL = dict(
@@ -112,3 +112,24 @@ def test_missing_data_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         run(str(tmp_path / "nowhere"), tmp_path / "out", 8)
     assert not (tmp_path / "out").exists()
+
+
+def test_latest_or_else_a_network(data, tmp_path):
+    network = str(run(data, tmp_path / "source", 4).snapshot)
+    first = run(data, tmp_path / "runs", 8, resume=f"latest,{network}")
+    assert first.start.startswith(f"starting from {network}")
+    second = run(data, tmp_path / "runs", 12, resume=f"latest,{network}")
+    assert second.start.startswith("going on at 0.0 kimg") and second.folder == first.folder
+
+
+def test_describe_is_what_a_run_does(data, tmp_path):
+    config = TrainConfig(outdir=str(tmp_path), data=data, kimg=0.004, **SMALL)
+    plan = describe(config)
+    assert not list(tmp_path.iterdir())
+    step = list(train(config))[-1]
+    assert step.folder.name.endswith(plan["folder"])
+    nets = sg3.load(str(step.folder))
+    kind = plan["G"].pop("kind")
+    assert nets.G.kind == kind and nets.G.init_kwargs == plan["G"]
+    assert nets.D.init_kwargs == plan["D"]
+    assert plan["options"]["gamma"] == pytest.approx(0.0002 * 16**2 / 4)

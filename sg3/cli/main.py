@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": ("sg3.cli.generate:generate", "Images from seeds."),
     "steer": ("guidance.cli:steer", "A text prompt pulls an image towards what it says."),
     "train": ("sg3.cli.train:train", "Train a network on a folder or zip of images."),
+    "plan": ("sg3.cli.plan:plan", "Memory, time and files of a training run before it starts."),
     "dataset": ("sg3.cli.dataset:dataset", "Prepare a data set from images."),
     "convert": ("sg3.cli.convert:convert", "Official pickle to safetensors, without running it."),
     "models": ("sg3.cli.models:models", "List and download known networks."),

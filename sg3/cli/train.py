@@ -83,7 +83,7 @@ FEATURES = [
         metavar="latest|NAME|FILE|URL",
         help="'latest' goes on with the newest run of this command in --outdir, exactly "
         "where it stopped (or starts one); a network starts a new run from its weights, and "
-        "gives the options of size that are left out.",
+        "gives the options of size that are left out; 'latest,NETWORK' does what it can.",
     ),
     click.option("--freezed", type=COUNT, default=0, help="First layers of D that stay frozen."),
     click.option("--freeze-mapping", is_flag=True, help="Keep G's mapping network as it is."),

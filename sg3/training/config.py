@@ -47,7 +47,9 @@ class TrainConfig:
     target: float = 0.6  # of --aug ada
     initial_p: float = 0.0
 
-    resume: str | None = None  # 'latest' continues a run; a network file starts from its weights
+    # 'latest' continues a run, a network starts from its weights, 'latest,NETWORK' does the first
+    # if it can.
+    resume: str | None = None
     from_network: bool = False  # a run's own record: it began with a network's weights
     freezed: int = 0
     freeze_mapping: bool = False
@@ -148,6 +150,18 @@ class TrainConfig:
             raise ValueError(
                 f"--batch-gpu: got {size}, expected at least --mbstd-group {self.mbstd_group}"
             )
+
+    @property
+    def wants_latest(self) -> bool:
+        """Whether to go on with a run of this description if there is one."""
+        return self.resume is not None and self.resume.partition(",")[0] == "latest"
+
+    @property
+    def start_network(self) -> str | None:
+        """The network that a new run starts from."""
+        if self.wants_latest:
+            return self.resume.partition(",")[2] or None
+        return self.resume
 
     def begun_with_network(self) -> TrainConfig:
         """A copy with what a start from trained weights changes: no EMA ramp-up (FACTS 4.8)."""

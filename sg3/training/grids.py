@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sg3.data import ImageDataset
+from sg3.data.base import TrainingImages
 
 
-def choose_grid_items(dataset: ImageDataset, columns: int, rows: int) -> list[int]:
+def choose_grid_items(dataset: TrainingImages, columns: int, rows: int) -> list[int]:
     """Items of the grid, row by row; with labels each row shows one label."""
     random = np.random.RandomState(0)
     if dataset.label_dim == 0:

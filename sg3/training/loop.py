@@ -26,6 +26,9 @@ FREE = (
 )  # fmt: skip
 
 
+DAMAGE_LINES = 20
+
+
 @dataclass(frozen=True)
 class Step:
     """What `train` yields: after every batch, with `line` and `stats` when a tick ended."""
@@ -66,10 +69,10 @@ def describe(config: TrainConfig, num_processes: int = 1) -> dict:
     shape = tuple(dataset.image_shape)
     config = config.resolved(max(shape[1:]), num_processes)
     start = None
-    if config.resume not in (None, "latest"):
+    if config.start_network is not None:
         import sg3
 
-        start, config = sg3.load(config.resume), config.begun_with_network()
+        start, config = sg3.load(config.start_network), config.begun_with_network()
     kind, kwargs = generator_kwargs(config, shape, dataset.label_dim, start and start.G_ema)
     return {
         "options": _plain(config),
@@ -110,14 +113,15 @@ class Run:
         start = None
         if state is not None:
             config = self._continued(config, state["config"], folder)
-        elif config.resume not in (None, "latest"):
+        elif config.start_network is not None:
             import sg3  # here, because sg3 itself is what this module belongs to
 
-            start = sg3.load(config.resume)
+            start = sg3.load(config.start_network)
             config = config.begun_with_network()
         self.config = config
         kwargs = None if state is None else state["kwargs"]
         self.notes: list[str] = []
+        self._damage_told = 0
         self.trainer = Trainer(config, dataset, self.team, start, kwargs, self.note)
         if folder is None and self.team.leads:
             folder = run_folder.new_run_folder(config.outdir, description)
@@ -129,9 +133,9 @@ class Run:
         else:
             self.output.write_start()
         self.start = self._describe_start(state is not None)
-        for line in [self.start, *notes, *self._remarks(state is not None)]:
-            self.output.log(line)
-        self.notes += notes + self._remarks(state is not None)
+        self.output.log(self.start)
+        for line in notes + self._remarks():
+            self.note(line)
         self._first_nimg = self.trainer.cur_nimg
 
     def note(self, line: str) -> None:
@@ -144,7 +148,7 @@ class Run:
         config = self.config
         if run_folder.is_run_folder(config.outdir):
             return Path(config.outdir)
-        if config.resume == "latest" or restarted_by_torchrun():
+        if config.wants_latest or restarted_by_torchrun():
             return run_folder.latest_run_folder(config.outdir, description)
         return None
 
@@ -163,21 +167,26 @@ class Run:
 
     def _describe_start(self, resumed: bool) -> str:
         config, trainer = self.config, self.trainer
-        text = f"{len(trainer.dataset)} images, gamma {config.gamma:g}"
+        text = f"{trainer.dataset.describe()}, gamma {config.gamma:g}"
         if resumed:
             return f"going on at {trainer.cur_nimg / 1000:.1f} kimg with {text}"
-        where = "scratch" if config.resume in (None, "latest") else config.resume
+        where = config.start_network or "scratch"
         fits = ", ".join(report.summary() for report in trainer.transfer_reports)
         return f"starting from {where} with {text}" + (f"; {fits}" if fits else "")
 
-    def _remarks(self, resumed: bool) -> list[str]:
+    def _remarks(self) -> list[str]:
         """What was left out of the data, and what did not fit of a network."""
         lines = [line for report in self.trainer.transfer_reports for line in report.lines()]
-        dataset = self.trainer.dataset
-        if dataset.num_skipped and not resumed:
-            lines.append(f"{dataset.num_skipped} unreadable images are left out")
-            lines += [f"  {line}" for line in dataset.skipped[:20]]
-        return lines
+        return lines + self._new_damage()
+
+    def _new_damage(self) -> list[str]:
+        """Images found unreadable since the last look."""
+        dataset, told = self.trainer.dataset, self._damage_told
+        self._damage_told = dataset.num_skipped
+        if dataset.num_skipped == told:
+            return []
+        lines = [f"{dataset.num_skipped} unreadable images are left out"]
+        return lines + [f"  {line}" for line in dataset.skipped[told : told + DAMAGE_LINES]]
 
     @property
     def done(self) -> bool:
@@ -195,6 +204,8 @@ class Run:
         snapshot_due = self.done or t.tick % self.config.snap == 0
         result = self.output.end_tick(snapshot_due)
         self.notes += [f"advice: {text}" for text in result.advice]
+        for line in self._new_damage():
+            self.note(line)
         t.tick += 1
         t.tick_start_nimg = t.cur_nimg
         # After the counters: the next session starts a new tick.

@@ -82,7 +82,7 @@ def snapshot_networks(path: Path, trainer, config: TrainConfig) -> None:
         "source": "sg3 train",
         "cfg": config.cfg,
         "data": Path(config.data).name,
-        "started_from": config.resume if config.from_network else None,
+        "started_from": config.start_network if config.from_network else None,
         "kimg": trainer.cur_nimg / 1000,
         "batch": config.batch,
         "gamma": config.gamma,

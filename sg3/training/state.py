@@ -108,7 +108,7 @@ def restore(trainer: Trainer, state: dict) -> list[str]:
         _restore_member(trainer, members[trainer.team.rank])
         return []
     trainer.pass_size = min(trainer.pass_size, trainer.config.batch // size)
-    trainer.loader.load_state(members[0]["loader"] | {"ahead": None})
+    trainer.loader.load_state(members[0]["loader"])
     return [
         f"going on with {size} processes instead of {len(members)}: what follows is as good, "
         "but not bit for bit what the others would have done"
