@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import sg3
-from sg3.networks.augment import PRESETS, AugmentPipe, band_filters
+from sg3.networks import build_network
+from sg3.networks.augment import PRESETS, AugmentPipe, band_filters, reflect
 from sg3.networks.augment_draws import Draws
 from sg3.networks.augment_geometry import draw_geometry
 from sg3.training.ada import AdaConfig, AdaController, adjusted_p
@@ -81,6 +82,30 @@ def test_the_same_seed_draws_the_same():
         torch.manual_seed(seed)
         results.append(pipe(images))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+def test_noise_and_cutout_draw_a_value_then_its_gate_then_the_rest():
+    """In the order of FACTS 5.6, so that runs of one seed see the same augmentations."""
+    images, pipe = torch.rand([6, 3, 8, 12]), AugmentPipe(noise=1, cutout=1)
+    pipe.p.fill_(0.5)
+    torch.manual_seed(5)
+    y = pipe(images)
+    torch.manual_seed(5)
+    sigma, gate = torch.randn([6, 1, 1, 1]).abs() * 0.1, torch.rand([6, 1, 1, 1]) < 0.5
+    expected = images + torch.randn(images.shape) * sigma * gate
+    half = torch.where(torch.rand([6, 1, 1]) < 0.5, 0.25, 0.0)
+    cx, cy = torch.rand([6, 2, 1, 1]).unbind(1)
+    columns, rows = (torch.arange(12) + 0.5) / 12, (torch.arange(8) + 0.5)[:, None] / 8
+    keep = ((columns - cx).abs() >= half) | ((rows - cy).abs() >= half)
+    assert gate.any() and not gate.all() and not keep.all()
+    torch.testing.assert_close(y, expected * keep[:, None])
+
+
+@pytest.mark.parametrize("size", [(2, 5), (8, 12), (12, 20), (40, 9)])
+def test_borders_wider_than_the_image_are_reflected_again(size):
+    images = torch.rand([1, 1, *size])
+    expected = np.pad(images[0, 0].numpy(), 21, mode="reflect")
+    np.testing.assert_array_equal(reflect(images, 21)[0, 0].numpy(), expected)
 
 
 def test_what_is_off_neither_runs_nor_draws():
@@ -162,6 +187,19 @@ def test_wrong_images_are_one_line(shape):
         AugmentPipe(xflip=1)(torch.zeros(shape))
 
 
+def test_wrong_arguments_are_one_line():
+    with pytest.raises(ValueError, match=r"imgfilter_bands: got 3 numbers, expected 4"):
+        AugmentPipe(imgfilter=1, imgfilter_bands=[1, 1, 1])
+    with pytest.raises(ValueError, match=r"images: got 1x9 pixels, expected at least 2x2"):
+        AugmentPipe(imgfilter=1)(torch.zeros([1, 3, 1, 9]))
+
+
+@pytest.mark.parametrize("kind", ["augment", "augment_pipe"])
+def test_pipes_are_built_by_kind(kind):
+    pipe = build_network(kind, PRESETS["bgc"])
+    assert isinstance(pipe, AugmentPipe) and pipe.kind == kind
+
+
 def test_files_hold_a_pipe_that_works(tmp_path):
     nets = sg3.load(GOLDEN / "official-sg3t-32.pkl")
     pipe = nets.augment_pipe
@@ -190,6 +228,9 @@ def test_controller_is_the_formula():
     other = AdaController(AugmentPipe(), config)
     other.load_state(controller.state())
     assert other.state().tolist() == [3, -1]
+    saved = other.state()
+    other.observe(torch.ones([5]))
+    assert saved.tolist() == [3, -1]  # a copy: training goes on while it is written
 
 
 def test_controller_counts_all_processes():
@@ -198,5 +239,6 @@ def test_controller_counts_all_processes():
     pipe.p.fill_(0.5)
     controller = AdaController(pipe, AdaConfig(target=0.0, interval=1, kimg=1))
     controller.observe(torch.ones([4]))
-    controller.adjust(1, 16, sum_=lambda tensor: tensor.add_(torch.tensor([12.0, -12.0])))
+    controller.adjust(1, 16, reduce=lambda tensor: tensor.add_(torch.tensor([12.0, -12.0])))
+    assert controller.moments().tolist() == [0, 0]
     assert float(pipe.p) == pytest.approx(0.5 - 16 / 1000)

@@ -37,19 +37,26 @@ class AdaController:
         signs = signs.detach().to(torch.float64)
         self._moments += torch.stack([torch.ones_like(signs).sum(), signs.sum()])
 
+    def moments(self) -> torch.Tensor:
+        """Count and sum of the signs since the last adjustment: `[2]`, float64, a copy."""
+        return self._moments.clone()
+
     def adjust(
         self,
         batch_idx: int,
         batch: int,
-        sum_: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
+        reduce: Callable[[torch.Tensor], object] | None = None,
     ) -> None:
         """After batch number `batch_idx` (from 1): move p if it is time, and count afresh.
 
-        `sum_` adds a tensor up over the processes in place.
+        `batch` is that of all processes together; `reduce` adds a tensor up over them in place.
         """
         if batch_idx % self.config.interval:
             return
-        count, total = sum_(self._moments).tolist()
+        moments = self.moments()
+        if reduce is not None:
+            reduce(moments)
+        count, total = moments.tolist()
         self._moments.zero_()
         if count:
             p = adjusted_p(float(self.pipe.p), total / count, self.config, batch)
@@ -57,7 +64,7 @@ class AdaController:
 
     def state(self) -> torch.Tensor:
         """For the training state; `pipe.p` is kept with the networks."""
-        return self._moments.cpu()
+        return self.moments().cpu()
 
     def load_state(self, state: torch.Tensor) -> None:
         """Continue from `state()`."""
