@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -14,8 +13,7 @@ import click
 from sg3.cli.main import errors_in_one_line
 from sg3.cli.options import debug_option, outdir_option
 from sg3.cli.train import train as train_command
-from sg3.training import TrainConfig, describe
-from sg3.training.run_folder import latest_run_folder
+from sg3.training import TrainConfig
 
 #: (data, outdir, **changes) → the complete settings of a run.
 Builder = Callable[..., TrainConfig]
@@ -64,16 +62,10 @@ def parse_changes(texts: Iterable[str]) -> dict[str, object]:
     return changes
 
 
-def continued(config: TrainConfig, num_processes: int = 1) -> TrainConfig:
-    """`config`, going on with its newest run in `outdir` if there is one.
-
-    Unlike `resume="latest"` alone, a run that does not exist yet starts from the recipe's network.
-    """
-    # Without the network, which would be loaded for nothing.
-    fresh = dataclasses.replace(config, resume=None)
-    if latest_run_folder(config.outdir, describe(fresh, num_processes)["folder"]) is None:
-        return config
-    return dataclasses.replace(config, resume="latest")
+def continued(config: TrainConfig) -> TrainConfig:
+    """`config`, going on with its newest run in `outdir`, else starting as it says."""
+    network = config.start_network
+    return dataclasses.replace(config, resume=f"latest,{network}" if network else "latest")
 
 
 class RecipeCommand(click.Command):
@@ -132,9 +124,7 @@ def recipe_command(doc: str, variants: Mapping[str, Builder]) -> click.Command:
         if resume not in (None, "latest"):
             settings["resume"] = resume
         config = variants[variant](data, outdir, **settings)
-        if resume == "latest" and not dry_run:
-            config = continued(config, int(os.environ.get("WORLD_SIZE", "1")))
-        run(config, dry_run)
+        run(continued(config) if resume == "latest" else config, dry_run)
 
     return command
 

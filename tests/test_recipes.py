@@ -174,7 +174,7 @@ def test_a_recipe_trains_and_goes_on(pictures, tmp_path):
 
 def test_a_run_that_does_not_exist_starts_from_the_recipes_network(pictures, tmp_path):
     config = module_of("minifaces.train").config(pictures, str(tmp_path))
-    assert run.continued(config).resume == "mini-faces"
+    assert run.continued(config).resume == "latest,mini-faces"
 
 
 def test_gamma_sweep_differs_in_gamma_alone():
