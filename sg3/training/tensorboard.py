@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def open_writer(folder: Path):
-    """A `SummaryWriter` into `folder`, or None without the package `tensorboard`."""
+def open_writer(folder: Path, start_nimg: int | None = None):
+    """A `SummaryWriter` into `folder`, or None where TensorBoard is missing or broken.
+
+    A run that goes on gives `start_nimg`, its number of images: what an earlier session wrote
+    beyond it, and will be done again, is then hidden.
+    """
+    purge_step = None if start_nimg is None else start_nimg + 1
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+
+        return SummaryWriter(str(folder), purge_step=purge_step)
+    except Exception:  # protobuf and numpy of other releases break it in many ways: an extra only
         return None
-    return SummaryWriter(str(folder))
 
 
 def write_tick(writer, progress: dict, stats: dict, nimg: int) -> None:
