@@ -1,0 +1,93 @@
+"""Feature networks: what an image metric looks through. Each has a name, and results carry it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+#: name → where its loader lives; `LOADER(name, device)` makes the network. Those of packages above
+#: `sg3` are named, never imported from here before they are asked for.
+ENCODER = "guidance.encoders:load_encoder"
+FEATURES = {
+    "inception": "sg3.metrics.detectors:load_inception",
+    "vgg16": "sg3.metrics.detectors:load_vgg16",
+    "mini": ENCODER,
+    "mini-a": ENCODER,
+    "mini-b": ENCODER,
+}
+#: prefix → loader of what follows it: weights from a file, or any encoder of `sg3 steer --clip`.
+PREFIXES = {
+    "inception": "sg3.metrics.detectors:load_inception",
+    "vgg16": "sg3.metrics.detectors:load_vgg16",
+    "clip": ENCODER,
+}
+
+
+@runtime_checkable
+class FeatureNetwork(Protocol):
+    """Images to vectors, frozen, on one device."""
+
+    #: Stands in every result; names the weights too.
+    name: str
+    dim: int
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """`images` uint8 `[N, C, H, W]` with C 1, 3 or 4 → float32 `[N, dim]`."""
+        ...
+
+
+class EncoderFeatures:
+    """The image tower of an encoder of `guidance`: unit vectors."""
+
+    def __init__(self, encoder: Any, device: torch.device, name: str):
+        self._encoder, self._device = encoder, device
+        self.name, self.dim = name, encoder.embed_dim
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = as_rgb(images.to(self._device)).to(torch.float32) / 127.5 - 1
+        return self._encoder.encode_images(pixels).to(torch.float32)
+
+
+def as_rgb(images: torch.Tensor) -> torch.Tensor:
+    """`[N, C, H, W]` → `[N, 3, H, W]`: gray is repeated, alpha left out."""
+    if images.shape[1] not in (1, 3, 4):
+        raise ValueError(f"images: got {images.shape[1]} channels, expected 1, 3 or 4")
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
+
+
+def is_known(spec: str) -> bool:
+    """Whether `spec` has the form of a feature network's name."""
+    prefix, _, rest = spec.partition(":")
+    return spec in FEATURES or (prefix in PREFIXES and bool(rest))
+
+
+def _find(path: str, spec: str):
+    module, attribute = path.split(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"features: {spec!r} needs the Python module {error.name!r}, which is not installed"
+        ) from None
+
+
+def load_features(spec: str, device: str | torch.device = "cpu") -> FeatureNetwork:
+    """The feature network `spec`, frozen, on `device`.
+
+    `inception` and `vgg16` (`inception:FILE` with weights of your own; both are downloaded
+    otherwise), `mini`, `mini-a`, `mini-b` (bundled), or `clip:NAME` for any encoder that
+    `sg3 steer --clip` knows. Raises ValueError in one line otherwise, or without a network.
+    """
+    if not is_known(spec):
+        raise ValueError(
+            f"features: got {spec!r}, expected {', '.join(FEATURES)}, inception:FILE or clip:NAME"
+        )
+    device = torch.device(device)
+    prefix, _, rest = spec.partition(":")
+    path = PREFIXES[prefix] if rest else FEATURES[spec]
+    loader = _find(path, spec)
+    if path == ENCODER:
+        return EncoderFeatures(loader(rest or spec, device), device, spec)
+    return loader(device, rest or None)

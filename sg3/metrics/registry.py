@@ -1,0 +1,125 @@
+"""Names of metrics: parsed, not listed (FACTS 6.1).
+
+fid50k_full, kid50k_full, pr50k3_full    against all real images, unmirrored
+fid50k, kid50k, pr50k3                   against as many images of the data set as it is
+is50k, eqt50k_int, eqt50k_frac, eqr50k   without real images
+fd2k_full_mini, kd2k_mini, pr2k3_mini    the same through other features than the official ones
+
+The number counts generated pictures in thousands: any, also 0.5k.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sg3.metrics.features import is_known
+
+#: kind → official features, and the most real images of the "_full" form.
+DISTANCES = {"fid": ("inception", None), "kid": ("inception", 1_000_000), "pr": ("vgg16", 200_000)}
+RENAMED = {"fid": "fd", "kid": "kd", "pr": "pr"}  # through other features than the official ones
+EXAMPLES = (
+    "fid{n}k_full", "kid{n}k_full", "pr{n}k3_full", "fid{n}k", "kid{n}k", "pr{n}k3", "is{n}k",
+    "eqt{n}k_int", "eqt{n}k_frac", "eqr{n}k", "fd{n}k_full_mini", "kd{n}k_full_mini",
+    "pr{n}k3_full_mini",
+)  # fmt: skip
+
+COUNT = r"(?P<count>\d{1,6}(?:\.\d{1,3})?)k"
+PATTERNS = (
+    rf"(?P<kind>fid|fd|kid|kd){COUNT}(?P<full>_full)?(?:_(?P<features>.+))?",
+    rf"(?P<kind>pr){COUNT}(?P<neighbour>\d{{1,3}})(?P<full>_full)?(?:_(?P<features>.+))?",
+    rf"(?P<kind>is|eqr){COUNT}",
+    rf"(?P<kind>eqt){COUNT}(?P<variant>_int|_frac)",
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a name asks for."""
+
+    kind: str  # fid, kid, pr, is, eqt_int, eqt_frac, eqr
+    count: str  # thousands of generated pictures, as written
+    full: bool = False
+    neighbour: int = 0  # of precision and recall
+    features: str | None = None  # None where there are none
+
+    @property
+    def num(self) -> int:
+        """Generated pictures."""
+        return round(float(self.count) * 1000)
+
+    @property
+    def needs_real_images(self) -> bool:
+        return self.kind in DISTANCES
+
+    @property
+    def max_real(self) -> int | None:
+        """The most real images to compare with; None for all."""
+        return DISTANCES[self.kind][1] if self.full else self.num
+
+    def name(self, features: str | None = None) -> str:
+        """The name of results that came through `features`, fit for a file name."""
+        if self.kind.startswith("eq") or self.kind == "is":
+            kind, _, variant = self.kind.partition("_")
+            return f"{kind}{self.count}k{variant and '_'}{variant}"
+        official = features == DISTANCES[self.kind][0]
+        kind = self.kind if official else RENAMED[self.kind]
+        suffix = "" if official else "_" + re.sub(r"[^\w.-]+", "-", features or "")
+        neighbour = self.neighbour or ""
+        return f"{kind}{self.count}k{neighbour}{'_full' if self.full else ''}{suffix}"
+
+
+def parse_name(name: str, features: str | None = None) -> Metric:
+    """The metric called `name`, through `features` where the name itself tells none.
+
+    Raises ValueError, with the nearest names, for one that is not known.
+    """
+    match = next(filter(None, (re.fullmatch(pattern, name) for pattern in PATTERNS)), None)
+    found = match.groupdict() if match else {}
+    if match is None or (found.get("features") and not is_known(found["features"])):
+        raise _unknown(name)
+    kind = {"fd": "fid", "kd": "kid"}.get(found["kind"], found["kind"])
+    if kind in DISTANCES:
+        features = found.get("features") or features or DISTANCES[kind][0]
+    elif kind == "is":
+        features = features or "inception"
+        if features.partition(":")[0] != "inception":
+            raise ValueError(f"metrics: {name} needs the classes of Inception, got {features}")
+    else:
+        features = None
+    metric = Metric(
+        kind=kind + (found.get("variant") or ""),
+        count=found["count"],
+        full=bool(found.get("full")),
+        neighbour=int(found.get("neighbour") or 0),
+        features=features,
+    )
+    least = max(2, metric.neighbour + 1)
+    if metric.num < least or (kind == "pr" and metric.neighbour < 1):
+        raise ValueError(
+            f"metrics: got {name!r}, expected at least {least} pictures and neighbour 1"
+        )
+    return metric
+
+
+def _unknown(name: str) -> ValueError:
+    number = re.search(r"\d+(?:\.\d+)?", name)
+    names = [example.format(n=number[0] if number else "50") for example in EXAMPLES]
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    hint = f"nearest: {', '.join(near)}" if near else f"known are {', '.join(names)}"
+    return ValueError(f"metrics: unknown name {name!r}; {hint}")
+
+
+def check_names(names: Sequence[str], features: str | None = None) -> None:
+    """Raise ValueError, in one line, for names that `evaluate` would refuse.
+
+    Reads no file and downloads nothing; a missing package is told.
+    """
+    from sg3.metrics.detectors import require_torch_fidelity
+
+    for name in names:
+        metric = parse_name(name, features)
+        if (metric.features or "").partition(":")[0] == "inception":
+            require_torch_fidelity()
