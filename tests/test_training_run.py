@@ -1,5 +1,7 @@
 """Runs of the trainer: files, exact resume, resume after a start from a network, bad options."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,9 @@ from sg3.training.loop import describe, train
 from sg3.training.state import state_path
 
 SMALL = dict(
-    batch=4, aug="noaug", workers=0, z_dim=8, w_dim=8, num_layers=4, margin_size=4, cbase=64, cmax=8, mbstd_group=2,
-    grid=(3, 2), tick=0.008, snap=1, d_reg_interval=2, threads=1, device="cpu",
+    batch=4, aug="noaug", workers=0, z_dim=8, w_dim=8, num_layers=4, margin_size=4, cbase=64,
+    cmax=8, mbstd_group=2, grid=(3, 2), tick=0.008, snap=1, d_reg_interval=2, threads=1,
+    device="cpu",
 )  # fmt: skip
 
 
@@ -120,6 +123,22 @@ def test_latest_or_else_a_network(data, tmp_path):
     assert first.start.startswith(f"starting from {network}")
     second = run(data, tmp_path / "runs", 12, resume=f"latest,{network}")
     assert second.start.startswith("going on at 0.0 kimg") and second.folder == first.folder
+
+
+def test_metrics_at_every_save_change_nothing_else(data, tmp_path):
+    plain = run(data, tmp_path / "plain", 12)
+    measured = run(data, tmp_path / "measured", 12, metrics=("fd0.02k_full_mini",))
+    assert_equal_runs(plain.folder, measured.folder, 12)
+    lines = (measured.folder / "metric-fd0.02k_full_mini.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["kimg"] for record in records] == [0.004, 0.012]
+    assert all(record["results"]["fd0.02k_full_mini"] > 0 for record in records)
+    assert records[-1]["snapshot"] == "network-snapshot-000000.safetensors"
+    page = (measured.folder / "progress.html").read_text()
+    assert '"fd0.02k_full_mini"' in page
+    with pytest.raises(ValueError, match="nearest: fid50k_full"):
+        run(data, tmp_path / "wrong", 4, metrics=("fid50k_ful",))
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_describe_is_what_a_run_does(data, tmp_path):

@@ -157,7 +157,13 @@ RUNNING = [
 ]
 OUTPUT = [
     click.option("--desc", help="Appended to the folder's name."),
-    click.option("--metrics", type=METRICS, default="none", show_default=True),
+    click.option(
+        "--metrics",
+        type=METRICS,
+        default="none",
+        show_default=True,
+        help="At every save, like fid50k_full (downloads Inception) or fd2k_full_mini (bundled).",
+    ),
     click.option("--tick", type=RATE, default=4, show_default=True, help="kimg per report."),
     click.option("--snap", type=POSITIVE, default=50, show_default=True, help="Ticks per save."),
     click.option("--keep-states", type=POSITIVE, default=2, show_default=True),

@@ -11,6 +11,7 @@ import torch
 
 from sg3 import allocator
 from sg3.data import open_dataset
+from sg3.metrics import check_names
 from sg3.training import run_folder
 from sg3.training.config import TrainConfig
 from sg3.training.output import RunOutput
@@ -103,6 +104,7 @@ class Run:
     """A trainer with its folder: opening or continuing, ticks, snapshots, states."""
 
     def __init__(self, config: TrainConfig):
+        check_names(config.metrics)
         self.team = Team.join(prepare_device(config))
         dataset = make_dataset(config)
         size = max(dataset.image_shape[1:])
@@ -203,7 +205,7 @@ class Run:
         t = self.trainer
         snapshot_due = self.done or t.tick % self.config.snap == 0
         result = self.output.end_tick(snapshot_due)
-        self.notes += [f"advice: {text}" for text in result.advice]
+        self.notes += [*result.metrics, *(f"advice: {text}" for text in result.advice)]
         for line in self._new_damage():
             self.note(line)
         t.tick += 1

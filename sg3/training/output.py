@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from sg3.files import write_text
+from sg3.metrics import evaluate, write_result
 from sg3.training import run_folder, tensorboard
 from sg3.training.advice import TrainingDoctor, grid_diversity
 from sg3.training.config import TrainConfig
@@ -28,6 +29,7 @@ class Tick:
     stats: dict
     advice: list[str]
     snapshot: Path | None
+    metrics: list[str]  # lines
 
 
 class RunOutput:
@@ -97,8 +99,9 @@ class RunOutput:
             append_jsonl(self.folder / "stats.jsonl", record)
         if self._events is not None:
             tensorboard.write_tick(self._events, progress, stats, t.cur_nimg)
+        metrics = self._measure(snapshot) if with_snapshot else []
         self._maintenance = time.time() - started
-        return Tick(line, stats, advice, snapshot)
+        return Tick(line, stats, advice, snapshot, metrics)
 
     def _progress(self) -> dict:
         t = self.trainer
@@ -125,6 +128,21 @@ class RunOutput:
         path = self.folder / f"network-snapshot-{number}.safetensors"
         snapshot_networks(path, t, self.config)
         return path, diversity
+
+    def _measure(self, snapshot: Path | None) -> list[str]:
+        """Metrics of the averaged network, by all processes together; their lines."""
+        t, lines = self.trainer, []
+        for name in self.config.metrics:
+            # What a metric draws must not change what the run draws next.
+            with torch.random.fork_rng():
+                result = evaluate(name, t.G_ema, t.dataset, team=t.team)
+            if self.leads:
+                result = {**result, "kimg": t.cur_nimg / 1000}
+                write_result(result, self.folder, snapshot.name)
+            lines += [f"{key} {value:.4g}" for key, value in result["results"].items()]
+        for line in lines:
+            self.log(line)
+        return lines
 
     def finish_tick(self) -> None:
         """Rewrite the page from the files of the tick."""
