@@ -88,7 +88,7 @@ def check_fit(metric: Metric, G: torch.nn.Module, dataset: TrainingImages | None
     if dataset is None:
         if metric.needs_real_images or G.c_dim:
             need = "real images" if metric.needs_real_images else "labels for this network"
-            raise ValueError(f"metrics: {metric.name()} needs {need}; name the data with --data")
+            raise ValueError(f"metrics: {metric.name(metric.features)} needs {need}; give --data")
         return
     shape = (G.img_channels, G.img_height, G.img_width)
     if metric.needs_real_images and tuple(dataset.image_shape) != shape:
