@@ -84,7 +84,10 @@ def steadily(g_losses):
 
 NO_CASES = {
     "strong D, G improves": steadily([9.0 - i / 10 for i in range(40)]),
-    "strong D, flat G": steadily(4 + 0.3 * np.random.RandomState(0).randn(100)),
+    **{
+        f"strong D, flat G, seed {seed}": steadily(4 + 0.2 * np.random.RandomState(seed).randn(100))
+        for seed in range(5)
+    },
     "strong D for a short while": steadily([1, 2, 3, 4, 5]),
     "one slow tick": [
         (progress(sec_per_kimg=200.0 if i in (0, 15) else 30.0), stats(), None) for i in range(30)

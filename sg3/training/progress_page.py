@@ -165,7 +165,7 @@ def _embedded(path: Path, modified: float, limits: tuple[int, int, int]) -> dict
     with Image.open(path) as image:
         image.thumbnail((width, height))
         image = image.convert("RGB")
-    for quality in (80, 70, 60, 50, 40, 30, 20):
+    for quality in (80, 70, 60, 50, 40, 30, 20, 10):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality, optimize=True)
         if buffer.tell() <= most_bytes:
