@@ -105,8 +105,6 @@ def plan(resolution, channels, classes, gpus, device, gpu, measure, json_path, *
     card, device, measure = _where(device, gpu, measure)
     shape = (int(channels), *resolution)
     config = TrainConfig(outdir="", data="", device=device, cond=classes > 0, **options)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     card = None if card is None else CARDS[card]
     rows = rows_of(config, shape, gpus, torch.device(device), measure, card, classes)
     place = device if card is None else card.name

@@ -13,6 +13,7 @@ from torch import nn
 from sg3.networks import build_network
 from sg3.networks.augment import PRESETS, AugmentPipe
 from sg3.training.config import TrainConfig
+from sg3.training.loop import prepare_device
 from sg3.training.loss import GANLoss
 from sg3.training.plan_measure import measure as measure_steps
 from sg3.training.plan_model import cost_of, paths_of
@@ -26,7 +27,8 @@ FLOAT_BYTES, ADAM_BYTES = 4, 8  # Adam keeps two moments of every trained number
 UPDATE_BYTES, AVERAGE_BYTES = 4 + 7 * 4, 3 * 4
 EXCHANGE_BANDWIDTH = 50e9  # bytes/s between GPUs, taken for all machines
 #: Beside tensors, a CPU's convolutions and allocator take memory, and so does an idle process:
-#: fitted to 16 measured runs (torch 2.15, 16² to 128², 12 to 1622 MiB of tensors), within 10 %.
+#: fitted to 16 measured runs (torch 2.15, 16² to 128², 12 to 1622 MiB of tensors), which it meets
+#: within 10 %, as it did six others.
 CPU_FACTOR, CPU_PROCESS_BYTES = 1.55, 0.8 * GIB
 #: What a card needs beyond tensors: workspaces, and the driver's context. Not measured.
 CARD_FACTOR, CARD_CONTEXT_BYTES = 1.1, 0.5 * GIB
@@ -236,6 +238,8 @@ def _measured(configs, image_shape, num_gpus, device, card, label_dim) -> Iterat
 
 
 def _estimated(configs, image_shape, num_gpus, device, card, label_dim) -> Iterator[PlanRow]:
+    if card is None:  # as a run would set it up
+        prepare_device(dataclasses.replace(configs[0], device=str(device)))
     rates = Rates.measured(device) if card is None else Rates.of_card(card)
     paths = paths_of(device, card is None or card.has_triton)
     parts = Parts(configs[0], image_shape, label_dim)
