@@ -10,6 +10,7 @@ from PIL import Image
 import sg3
 from sg3.training.config import TrainConfig
 from sg3.training.loop import describe, train
+from sg3.training.report import append_jsonl
 from sg3.training.state import state_path
 
 SMALL = dict(
@@ -139,6 +140,22 @@ def test_metrics_at_every_save_change_nothing_else(data, tmp_path):
     with pytest.raises(ValueError, match="nearest: fid50k_full"):
         run(data, tmp_path / "wrong", 4, metrics=("fid50k_ful",))
     assert not (tmp_path / "wrong").exists()
+
+
+def test_a_cut_line_costs_only_itself(tmp_path):
+    path = tmp_path / "stats.jsonl"
+    append_jsonl(path, {"a": 1})
+    with open(path, "a") as file:
+        file.write('{"a": 2, "b')
+    append_jsonl(path, {"a": float("nan")})
+    assert path.read_text().splitlines() == ['{"a": 1}', '{"a": 2, "b', '{"a": null}']
+
+
+def test_a_longer_run_says_how_long(data, tmp_path):
+    run(data, tmp_path, 8)
+    rest = run(data, tmp_path, 16, resume="latest")
+    options = json.loads((rest.folder / "training_options.json").read_text())
+    assert options["kimg"] == 0.016 and options["generator"]["z_dim"] == 8
 
 
 def test_describe_is_what_a_run_does(data, tmp_path):

@@ -46,7 +46,7 @@ class RunOutput:
         self._maintenance = 0.0
         self._state_written = time.time()
         self._doctor = TrainingDoctor()
-        self._events = tensorboard.open_writer(folder) if self.leads else None
+        self._events = None
 
     def _choose_grid(self) -> None:
         trainer, (columns, rows) = self.trainer, self.config.grid
@@ -60,13 +60,17 @@ class RunOutput:
         """The options, a grid of real images, a grid before training."""
         if not self.leads:
             return
+        self._write_options()
+        self._events = tensorboard.open_writer(self.folder)
+        reals = self.trainer.dataset.images(self._items).numpy()
+        save_grid(self.folder / "reals.png", reals, self.config.grid[0])
+        self._save_fakes("fakes_init.png")
+
+    def _write_options(self) -> None:
         record = dataclasses.asdict(self.config)
         record["generator"] = self.trainer.G.init_kwargs
         record["discriminator"] = self.trainer.D.init_kwargs
         write_text(self.folder / run_folder.OPTIONS, json.dumps(record, indent=2) + "\n")
-        reals = self.trainer.dataset.images(self._items).numpy()
-        save_grid(self.folder / "reals.png", reals, self.config.grid[0])
-        self._save_fakes("fakes_init.png")
 
     def _save_fakes(self, name: str) -> float:
         """Write the grid of the averaged generator; how much its images differ."""
@@ -145,9 +149,13 @@ class RunOutput:
         return lines
 
     def finish_tick(self) -> None:
-        """Rewrite the page from the files of the tick."""
-        if self.leads:
+        """Rewrite the page from the files of the tick; a run does not end for a page."""
+        if not self.leads:
+            return
+        try:
             write_progress_page(self.folder)
+        except OSError as error:
+            self.log(f"the page could not be written: {error}")
 
     def state_is_old(self) -> bool:
         """Whether the last state is `state_minutes` old."""
@@ -164,7 +172,10 @@ class RunOutput:
     def load_state(self, state: dict) -> None:
         """Continue from `state()`."""
         self._seconds_at_tick = self.trainer.seconds
-        self._doctor.load_state(state["doctor"])
+        self._doctor.load_state(state.get("doctor", {}))
+        if self.leads:
+            self._write_options()  # some may have changed, such as how long to go on
+            self._events = tensorboard.open_writer(self.folder, self.trainer.cur_nimg)
 
     def close(self) -> None:
         """Close what is open."""

@@ -13,8 +13,10 @@ from sg3.training.config import TrainConfig
 
 def append_jsonl(path: Path, record: dict) -> None:
     """Append `record` as one line of JSON; NaN becomes null."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(_finite(record)) + "\n")
+    with open(path, "ab+") as file:
+        if file.tell() and file.seek(-1, 2) >= 0 and file.read(1) != b"\n":
+            file.write(b"\n")  # a crash had cut the last line off
+        file.write(json.dumps(_finite(record)).encode() + b"\n")
 
 
 def _finite(value):
