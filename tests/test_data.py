@@ -6,12 +6,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 
-from sg3.cli.dataset import dataset as dataset_command
 from sg3.data import BatchLoader, ImageDataset, ShuffleSampler
-from sg3.data.prepare import prepare_dataset, transform_image
 
 
 @pytest.fixture
@@ -129,37 +126,3 @@ def test_batches_go_on_where_they_were(folder):
     other.close()
     with pytest.raises(ValueError, match="saw 6 images"):
         ShuffleSampler(5).load_state(state["sampler"])
-
-
-def test_transforms():
-    image = Image.new("RGB", (40, 20), "red")
-    image.paste("blue", (10, 0, 30, 20))
-    square = np.asarray(transform_image(image, "center-crop", (8, 8)))
-    assert square.shape == (8, 8, 3) and (square == [0, 0, 255]).all()
-    wide = np.asarray(transform_image(image, "center-crop-wide", (16, 8)))
-    assert wide.shape == (16, 16, 3)
-    assert (wide[:4] == 0).all() and (wide[12:] == 0).all() and wide[4:12].any(axis=2).all()
-    assert transform_image(Image.new("RGB", (12, 12)), "center-crop-wide", (16, 8)) is None
-
-
-def test_prepared_zip_trains(folder, tmp_path):
-    (folder / "broken.png").write_bytes(b"no")
-    arguments = ["--source", folder, "--dest", tmp_path / "out.zip", "--resolution", "4x4"]
-    result = CliRunner().invoke(dataset_command, [str(a) for a in arguments])
-    assert result.exit_code == 0 and "6 images, dropped 1 (unreadable)" in result.output
-    data = ImageDataset(tmp_path / "out.zip", use_labels=True, resolution=4)
-    assert len(data) == 6 and data.label_dim == 3
-    names = zipfile.ZipFile(tmp_path / "out.zip").namelist()
-    assert "00000/img00000005.png" in names
-    assert all(i.compress_type == 0 for i in zipfile.ZipFile(tmp_path / "out.zip").infolist())
-
-
-def test_failed_preparation_leaves_nothing(folder, tmp_path):
-    Image.new("RGB", (16, 16)).save(folder / "z.png")
-    with pytest.raises(ValueError, match=r"z\.png gives 16x16"):
-        list(prepare_dataset(folder, tmp_path / "new" / "out.zip"))
-    assert not list((tmp_path / "new").iterdir())
-    with pytest.raises(ValueError, match="not empty"):
-        list(prepare_dataset(folder, folder))
-    with pytest.raises(ValueError, match="--resolution: missing"):
-        list(prepare_dataset(folder, tmp_path / "o.zip", transform="center-crop"))

@@ -1,0 +1,155 @@
+"""`cifar-10-python.tar.gz` without running what its pickles say (FACTS 4.12)."""
+
+from __future__ import annotations
+
+import gzip
+import pickletools
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from sg3.checkpoints.inert import DtypeStub
+from sg3.checkpoints.pickle_machine import (
+    MAX_OPCODES,
+    Builder,
+    PickleMachine,
+    Refused,
+    Stateful,
+)
+
+BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+META = "batches.meta"
+SHAPE = (3, 32, 32)
+MAX_MEMBER = 64 << 20  # bytes; a batch has 30 MiB
+MAX_UNPACKED = 512 << 20  # bytes of the whole archive; the real one has 178 MiB
+
+
+def read_cifar(path: Path) -> tuple[np.ndarray, list[int], list[str] | None]:
+    """Training images uint8 `[N, 32, 32, 3]`, their classes, and the names of the classes.
+
+    Raises ValueError for archives that hold anything else.
+    """
+    members = _read_members(path)
+    missing = [name for name in BATCHES if name not in members]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    parts = [_batch(_load(members[name])) for name in BATCHES]
+    images = np.concatenate([images for images, _ in parts])
+    labels = [label for _, labels in parts for label in labels]
+    return images, labels, _class_names(_load(members[META])) if META in members else None
+
+
+class _Limited:
+    """A stream that refuses to give more than `left` bytes."""
+
+    def __init__(self, file, left: int):
+        self._file, self._left = file, left
+
+    def read(self, count: int) -> bytes:
+        data = self._file.read(count)
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError(f"it unpacks to more than {MAX_UNPACKED >> 20} MiB")
+        return data
+
+
+def _read_members(path: Path) -> dict[str, bytes]:
+    found = {}
+    with (
+        gzip.open(path) as file,
+        tarfile.open(fileobj=_Limited(file, MAX_UNPACKED), mode="r|") as archive,
+    ):
+        for entry in archive:
+            archive.members = []
+            name = PurePosixPath(entry.name).name
+            if not entry.isreg() or name not in (*BATCHES, META):
+                continue
+            if entry.size > MAX_MEMBER:
+                raise ValueError(f"{name} in it has {entry.size} bytes")
+            found[name] = archive.extractfile(entry).read()
+    return found
+
+
+class _Array(Stateful):
+    """A numpy array of bytes."""
+
+    def __init__(self, *_: Any):
+        self.value = np.zeros([0], np.uint8)
+
+    def set_state(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise Refused("a NumPy array in it has an unknown form")
+        _, shape, dtype, fortran, data = state
+        if isinstance(data, str):
+            data = data.encode("latin-1")
+        if not isinstance(dtype, DtypeStub) or dtype.resolve() != np.uint8 or fortran:
+            raise Refused("a NumPy array in it is not of bytes, row by row")
+        if not isinstance(data, (bytes, memoryview)) or not isinstance(shape, tuple):
+            raise Refused("a NumPy array in it has an unknown form")
+        if len(shape) != 2 or shape != (len(data) // int(np.prod(SHAPE)), int(np.prod(SHAPE))):
+            raise Refused(f"a NumPy array in it has the shape {str(shape)[:40]}, not [N, 3072]")
+        self.value = np.frombuffer(data, np.uint8, int(np.prod(shape))).reshape(shape)
+
+
+def _encode(text: Any, encoding: Any) -> str:
+    """How Python 3 writes bytes in protocol 2; they stay texts here, as Python 2's do."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise Refused("it encodes something else than Latin-1")
+    return text
+
+
+def _never(*_: Any) -> Any:
+    raise Refused("it uses a type as a function")
+
+
+_TABLE = {
+    ("numpy", "dtype"): Builder("numpy.dtype", DtypeStub),
+    ("numpy", "ndarray"): Builder("numpy.ndarray", _never),
+    ("numpy.core.multiarray", "_reconstruct"): Builder("numpy array", _Array),
+    ("numpy._core.multiarray", "_reconstruct"): Builder("numpy array", _Array),
+    ("_codecs", "encode"): Builder("encode", _encode),
+}
+
+
+def _find(module: str, name: str) -> Builder:
+    if (module, name) not in _TABLE:
+        shown = f"{module}.{name}"[:80]
+        raise Refused(f"it names {shown!r}, which no CIFAR file does")
+    return _TABLE[module, name]
+
+
+def _load(data: bytes) -> dict:
+    """A pickled dictionary with text keys, as Python 2 or 3 wrote it in protocol 2."""
+    patched = bytearray(data)
+    # Strings of Python 2 have opcodes of their own. `PickleMachine` knows two others of the very
+    # same layout: the short ones become texts, the long ones bytes.
+    for count, (opcode, _, position) in enumerate(pickletools.genops(data)):
+        if opcode.name == "SHORT_BINSTRING":
+            patched[position] = 0x8C
+        elif opcode.name == "BINSTRING":
+            patched[position] = ord("B")
+        if count > MAX_OPCODES:
+            raise Refused(f"it has more than {MAX_OPCODES} pickle opcodes")
+    content = PickleMachine(memoryview(bytes(patched)), 0, _find).run()
+    if not isinstance(content, dict):
+        raise Refused("it is not a dictionary")
+    return content
+
+
+def _batch(content: dict) -> tuple[np.ndarray, list[int]]:
+    data, labels = content.get("data"), content.get("labels")
+    if not isinstance(data, _Array) or not isinstance(labels, list):
+        raise Refused("a batch in it lacks data or labels")
+    if len(labels) != len(data.value) or any(type(n) is not int or n < 0 for n in labels):
+        raise Refused("labels in it do not fit the images")
+    images = data.value.reshape(-1, *SHAPE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels
+
+
+def _class_names(content: dict) -> list[str] | None:
+    names = content.get("label_names")
+    if not isinstance(names, list) or any(type(name) is not str for name in names):
+        return None
+    return names

@@ -1,0 +1,237 @@
+"""What a data set can be made from: folders, zips, CIFAR-10, MNIST, Hugging Face (FACTS 4.12).
+
+One process lists the pictures of a source; `PictureReader` opens them, in others too.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import struct
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sg3.data.cifar import read_cifar
+from sg3.data.source import FORMATS, ImageSource, _reason
+from sg3.data.transforms import Dropped
+
+MAX_BYTES = 512 << 20  # of one picture's file, unpacked
+MAX_PIXELS = 178_956_970  # of one picture; where Pillow refuses by itself
+MAX_RATIO = 1000  # by which an archive may have shrunk a file of more than a MiB
+CIFAR = "cifar-10-python.tar.gz"
+MNIST = "-images-idx3-ubyte.gz"
+
+Item = str | bytes | np.ndarray
+Label = int | list[float]
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """The pictures of a source.
+
+    `items` are what `PictureReader.open` takes, one for each of the `names`: a file name, an
+    encoded picture, or pixels. `labels` came with the source; None where one is missing.
+    """
+
+    path: Path
+    names: Sequence[str]
+    items: Sequence[Item]
+    labels: Sequence[Label | None] | None = None
+    classes: list[str] | None = None
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the names are those of files."""
+        return self.items is self.names
+
+
+def open_source(path: str | Path) -> PictureSource:
+    """List the pictures of `path`. Raises ValueError, in one line, for what cannot be read."""
+    path = Path(path)
+    if path.is_dir():
+        if path.name.endswith("_lmdb") or (path / "data.mdb").exists():
+            raise ValueError(
+                f"data: {path} is an LMDB, which is not read here; write the value of each of its "
+                "entries to a file of its own (pip install lmdb), and give that folder"
+            )
+        if _is_saved_dataset(path):
+            return _open_saved_dataset(path)
+    elif path.is_file() and path.name.endswith(CIFAR):
+        with _damage_named(path, "CIFAR-10 archive"):
+            images, labels, classes = read_cifar(path)
+        return PictureSource(path, _numbered(path, len(images)), images, labels, classes)
+    elif path.is_file() and path.name.endswith(MNIST):
+        return _open_mnist(path)
+    return _open_files(path)
+
+
+@contextmanager
+def _damage_named(path: Path, what: str) -> Iterator[None]:
+    """Whatever decoders make of damaged or hostile bytes becomes one line."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"data: {path} is not a readable {what}: {_reason(error)}") from None
+
+
+def _numbered(path: Path, count: int) -> list[str]:
+    return [f"{path.name}[{i}]" for i in range(count)]
+
+
+def _open_files(path: Path) -> PictureSource:
+    files = ImageSource(path)
+    try:
+        index, table = files.read_index(), files.read_labels()
+    finally:
+        files.close()
+    names = files.image_names
+    if table is None:
+        return PictureSource(path, names, names)
+    labels, classes = [table.get(name) for name in names], index.get("classes")
+    return PictureSource(path, names, names, labels, classes if isinstance(classes, list) else None)
+
+
+# MNIST ---------------------------------------------------------------------------------------
+
+
+def _open_mnist(path: Path) -> PictureSource:
+    with _damage_named(path, "MNIST file"):
+        images = _read_idx(path, 3)
+        if images.shape[1:] != (28, 28):
+            raise ValueError(f"pictures of {images.shape[2]}x{images.shape[1]}, expected 28x28")
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2)))  # to 32x32, which networks take
+    other = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+    labels = None
+    if other.is_file():
+        with _damage_named(other, "MNIST file"):
+            labels = _read_idx(other, 1).tolist()
+            if len(labels) != len(images):
+                raise ValueError(f"{len(labels)} labels for {len(images)} pictures")
+    return PictureSource(path, _numbered(path, len(images)), images, labels)
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Bytes in an array of that many dimensions: a magic number, the sizes, the data."""
+    with gzip.open(path) as file:
+        header = file.read(4 * (1 + dimensions))
+        magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
+        size = math.prod(shape)
+        if magic != 0x800 + dimensions or not 0 < size <= MAX_BYTES:
+            raise ValueError(f"its header {header.hex()} is unknown")
+        return np.frombuffer(file.read(size), np.uint8).reshape(shape)
+
+
+# Hugging Face --------------------------------------------------------------------------------
+
+
+class _Encoded(Sequence):
+    """One column of encoded pictures."""
+
+    def __init__(self, table, column: str):
+        self._table, self._column = table, column
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> bytes:
+        # A row may name a file instead, anywhere on this machine: such a row is damaged.
+        return (self._table[index][self._column] or {}).get("bytes") or b""
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    whole = (path / "state.json").exists() and (path / "dataset_info.json").exists()
+    return whole or (path / "dataset_dict.json").exists()
+
+
+def _open_saved_dataset(path: Path) -> PictureSource:
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"data: {path} was saved by the package datasets; install it with: pip install datasets"
+        ) from None
+    with _damage_named(path, "folder of the package datasets"):
+        table = datasets.load_from_disk(str(path))
+    if isinstance(table, datasets.DatasetDict):
+        if "train" not in table and len(table) != 1:
+            raise ValueError(f"data: {path} has the splits {', '.join(table)}; give one's folder")
+        table = table["train"] if "train" in table else next(iter(table.values()))
+    images = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
+    if not images:
+        raise ValueError(f"data: {path} has no column of images, only {', '.join(table.features)}")
+    encoded = table.select_columns(images[:1]).cast_column(images[0], datasets.Image(decode=False))
+    items = _Encoded(encoded, images[0])
+    names = _numbered(path, len(items))
+    for name, kind in table.features.items():
+        if isinstance(kind, datasets.ClassLabel):
+            labels = [None if n is None or n < 0 else n for n in table[name]]
+            return PictureSource(path, names, items, labels, kind.names)
+    return PictureSource(path, names, items)
+
+
+# Opening -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def damage_drops() -> Iterator[None]:
+    """Whatever a decoder makes of damaged bytes drops the picture."""
+    try:
+        yield
+    except Dropped:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Dropped("bomb", _reason(error)) from None
+    except Exception as error:
+        raise Dropped("unreadable", _reason(error)) from None
+
+
+class PictureReader:
+    """Opens the items of a `PictureSource`. Before that it can be sent to another process."""
+
+    def __init__(self, path: Path):
+        self._path, self._archive = path, None
+
+    def open(self, item: Item) -> tuple[Image.Image, int]:
+        """A picture whose pixels are not decoded yet, and how many bytes it took at its source.
+
+        Raises Dropped if there is something wrong with it.
+        """
+        if isinstance(item, np.ndarray):
+            return Image.fromarray(item), item.nbytes
+        with damage_drops():
+            data = self._read(item) if isinstance(item, str) else item
+            if len(data) > MAX_BYTES:
+                raise Dropped("bomb", f"more than {MAX_BYTES} bytes")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise Dropped("bomb", f"{image.width}x{image.height} pixels")
+            return image, len(data)
+
+    def _read(self, name: str) -> bytes:
+        if self._path.is_dir():
+            with open(self._path / name, "rb") as file:
+                return file.read(MAX_BYTES + 1)
+        if self._archive is None:
+            self._archive = zipfile.ZipFile(self._path)
+        entry = self._archive.getinfo(name)
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # Python unpacks the other methods in pieces whose size nothing limits.
+            raise Dropped("unreadable", "neither stored nor deflated in the zip")
+        ratio = entry.file_size / max(entry.compress_size, 1)
+        if entry.file_size > MAX_BYTES or (entry.file_size > 1 << 20 and ratio > MAX_RATIO):
+            raise Dropped("bomb", f"{entry.compress_size} bytes unpack to {entry.file_size}")
+        with self._archive.open(entry) as file:
+            return file.read(MAX_BYTES + 1)
+
+    def close(self) -> None:
+        """Release the archive."""
+        if self._archive is not None:
+            self._archive.close()
+            self._archive = None

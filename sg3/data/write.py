@@ -1,0 +1,92 @@
+"""Encoded pictures and the archive or folder they go to, which appears when it is complete."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from sg3.errors import UserError
+from sg3.files import atomic_path
+
+IMAGE_FORMATS = ("png", "webp")
+DATE = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same pictures make the same archive
+
+Write = Callable[[str, bytes], None]
+
+
+def encode(image: Image.Image, image_format: str) -> bytes:
+    """`image` without loss: PNG that is not compressed and reads fastest, or WebP, smaller."""
+    buffer = io.BytesIO()
+    if image_format == "png":
+        image.save(buffer, format="png", compress_level=0)
+    else:
+        image.save(buffer, format="webp", lossless=True)
+    return buffer.getvalue()
+
+
+def check_dest(source: Path, dest: Path) -> None:
+    """Raise ValueError unless a data set can be written to `dest`."""
+    if dest.suffix.lower() == ".zip":
+        if dest.is_dir():
+            raise ValueError(f"--dest: {dest} is a folder; expected a new name")
+        if dest.exists() and source.exists() and dest.samefile(source):
+            raise ValueError(f"--dest: {dest} is the source itself; expected another name")
+    elif dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise ValueError(f"--dest: {dest} is not empty; expected a new folder or a .zip")
+
+
+@contextmanager
+def dataset_writer(dest: Path) -> Iterator[Write]:
+    """A function (name, bytes) that writes into a zip, or into a folder.
+
+    `dest` appears when the block succeeds; otherwise nothing is left of it. Raises UserError
+    where the disk does not take it.
+    """
+    target = _new_zip if dest.suffix.lower() == ".zip" else _new_folder
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        with target(dest) as write:
+            yield write
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--dest: cannot write {dest}: {reason}; nothing was kept of it") from None
+
+
+@contextmanager
+def _new_zip(dest: Path) -> Iterator[Write]:
+    with atomic_path(dest) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+
+        def write(name: str, data: bytes) -> None:
+            entry = zipfile.ZipInfo(name, DATE)
+            entry.create_system = 3  # Unix, wherever it is written
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data, zipfile.ZIP_STORED)
+
+        yield write
+
+
+@contextmanager
+def _new_folder(dest: Path) -> Iterator[Write]:
+    temporary = dest.parent / f".tmp-{dest.name}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+
+    def write(name: str, data: bytes) -> None:
+        path = temporary / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+
+    try:
+        yield write
+        if dest.exists():
+            dest.rmdir()  # it is empty; Windows does not rename onto a folder
+        os.replace(temporary, dest)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

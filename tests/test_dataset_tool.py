@@ -1,0 +1,364 @@
+"""`sg3 dataset`: sources, transforms, labels, formats, what is dropped, what is refused."""
+
+import io
+import json
+import struct
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from sg3.cli.main import cli
+from sg3.data import ImageDataset, formats
+from sg3.data.prepare import prepare_dataset
+from sg3.data.transforms import Dropped, check_size, to_mode, transform_image
+
+
+def noise(width, height, channels=3, seed=0):
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.RandomState(seed).randint(0, 256, shape, np.uint8)
+
+
+def save(path, width=8, height=8, channels=3, seed=0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = noise(width, height, channels, seed)
+    Image.fromarray(pixels).save(path, **options)
+    return pixels
+
+
+def zipped(path, entries, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def prepare(source, dest, *args, **options):
+    """What was kept, by source name, and why the others were dropped."""
+    items = list(prepare_dataset(source, dest, *args, **options))
+    assert [item.index for item in items] == list(range(items[0].total))
+    kept = {item.source: item for item in items if item.reason is None}
+    return kept, {item.source: item.reason for item in items if item.reason is not None}
+
+
+def pixels_of(path, name):
+    with zipfile.ZipFile(path) as archive:
+        return np.asarray(Image.open(io.BytesIO(archive.read(name))))
+
+
+def index_of(path):
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("dataset.json"))
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, ["dataset", *map(str, arguments)])
+
+
+def fails(expected, *arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.output.startswith("Error: ") and result.output.count("\n") == 1, result.output
+    assert expected in result.output, result.output
+
+
+# Transforms ----------------------------------------------------------------------------------
+
+
+def resized(pixels, size):
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.LANCZOS))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_transforms_against_slices(channels):
+    def transformed(width, height, *how):
+        pixels = noise(width, height, channels)
+        return pixels, np.asarray(transform_image(Image.fromarray(pixels), *how))
+
+    pixels, result = transformed(40, 20, "none", (8, 16))
+    assert np.array_equal(result, resized(pixels, (8, 16)))
+    pixels, result = transformed(40, 20, "none", None)
+    assert np.array_equal(result, pixels)
+    pixels, result = transformed(40, 20, "center-crop", (8, 8))
+    assert np.array_equal(result, resized(pixels[:, 10:30], (8, 8)))
+    pixels, result = transformed(20, 47, "center-crop", (8, 8))
+    assert np.array_equal(result, resized(pixels[13:33], (8, 8)))
+    pixels, result = transformed(40, 20, "center-crop", (16, 12))  # 4:3
+    assert np.array_equal(result, resized(pixels[:, 6:33], (16, 12)))
+    black = np.zeros([32, 32, channels][: 2 if channels == 1 else 3], np.uint8)
+    pixels, result = transformed(64, 60, "center-crop-wide", (32, 16))
+    expected = black.copy()
+    expected[8:24] = resized(pixels[14:46], (32, 16))
+    assert np.array_equal(result, expected)
+    pixels, result = transformed(60, 64, "center-crop-tall", (16, 32))
+    expected = black.copy()
+    expected[:, 8:24] = resized(pixels[:, 14:46], (16, 32))
+    assert np.array_equal(result, expected)
+
+
+def test_tall_is_wide_on_its_side():
+    image = Image.fromarray(noise(70, 50) // 2 + 64)  # no overshoot is clipped
+    wide = transform_image(image, "center-crop-wide", (32, 16))
+    sideways = image.transpose(Image.Transpose.TRANSPOSE)
+    tall = transform_image(sideways, "center-crop-tall", (16, 32))
+    difference = np.asarray(tall, int) - np.asarray(wide, int).transpose(1, 0, 2)
+    assert np.abs(difference).max() <= 1  # Pillow rounds between its two directions
+
+
+@pytest.mark.parametrize(
+    "width, height, transform, size, reason",
+    [
+        (31, 40, "center-crop-wide", (32, 16), "too small"),
+        (64, 30, "center-crop-wide", (32, 16), "wrong shape"),
+        (40, 31, "center-crop-tall", (16, 32), "too small"),
+        (30, 64, "center-crop-tall", (16, 32), "wrong shape"),
+    ],
+)
+def test_what_does_not_reach_is_dropped(width, height, transform, size, reason):
+    with pytest.raises(Dropped) as error:
+        transform_image(Image.new("L", (width, height)), transform, size)
+    assert error.value.reason == reason and f"{width}x{height}" in error.value.detail
+
+
+def test_sizes_that_networks_take():
+    for height, width in ((4, 4), (1024, 1024), (192, 256), (576, 1024), (32, 16)):
+        check_size(height, width)
+    for height, width in ((100, 100), (96, 96), (100, 60), (2, 2), (1 << 15, 1 << 15), (0, 8)):
+        with pytest.raises(ValueError, match=f"got {width}x{height} pixels, which no network"):
+            check_size(height, width)
+
+
+# Modes ---------------------------------------------------------------------------------------
+
+
+def test_modes_of_one_picture():
+    deep = Image.fromarray((np.arange(4, dtype=np.uint16) << 8 | 255).reshape(2, 2))
+    assert deep.mode == "I;16"
+    assert np.asarray(to_mode(deep, "L")).tolist() == [[0, 1], [2, 3]]
+    assert np.asarray(to_mode(deep, "RGB"))[1, 1].tolist() == [3, 3, 3]
+    clear = Image.new("RGBA", (1, 2), (200, 0, 0, 0))
+    clear.putpixel((0, 1), (200, 0, 0, 255))
+    assert np.asarray(to_mode(clear, "RGB")).tolist() == [[[255] * 3], [[200, 0, 0]]]
+    assert to_mode(clear, "RGBA") is clear
+    palette = clear.convert("RGB").quantize(4)
+    assert np.asarray(to_mode(palette, "RGB")).tolist() == [[[200, 0, 0]], [[200, 0, 0]]]
+    palette.info["transparency"] = palette.getpixel((0, 0))
+    assert np.asarray(to_mode(palette, "RGB")).tolist() == [[[255] * 3], [[255] * 3]]
+    assert to_mode(Image.new("CMYK", (1, 1)), "RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "mode, channels",
+    [("auto", 3), ("gray", 1), ("rgba", 4)],
+)
+def test_mixed_modes_become_one(tmp_path, mode, channels):
+    for i, count in enumerate((1, 4, 3)):
+        save(tmp_path / "in" / f"{i}.png", channels=count)
+    kept, _ = prepare(tmp_path / "in", tmp_path / "o.zip", mode=mode)
+    assert {item.shape for item in kept.values()} == {(channels, 8, 8)}
+    assert ImageDataset(tmp_path / "o.zip").image_shape == (channels, 8, 8)
+
+
+def test_auto_is_gray_if_all_are(tmp_path):
+    gray = save(tmp_path / "in" / "0.png", channels=1)
+    (tmp_path / "in" / "1.png").write_bytes(b"no")
+    kept, dropped = prepare(tmp_path / "in", tmp_path / "o.zip")
+    assert np.array_equal(pixels_of(tmp_path / "o.zip", kept["0.png"].name), gray)
+    assert dropped == {"1.png": "unreadable"}
+    kept, _ = prepare(tmp_path / "in", tmp_path / "o.zip", image_format="webp")
+    assert kept["0.png"].shape == (3, 8, 8)
+
+
+def test_orientation_and_animation(tmp_path):
+    pixels = noise(8, 4)
+    exif = Image.Exif()
+    exif[0x112] = 6  # turn by 90 degrees, clockwise
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "0.png", exif=exif)
+    kept, _ = prepare(tmp_path / "in", tmp_path / "o.zip")
+    turned = pixels_of(tmp_path / "o.zip", kept["0.png"].name)
+    assert np.array_equal(turned, np.rot90(pixels, -1))
+    frames = [Image.new("L", (8, 4), value) for value in (10, 200)]
+    frames[0].save(tmp_path / "in" / "1.gif", save_all=True, append_images=frames[1:])
+    kept, _ = prepare(tmp_path / "in", tmp_path / "o.zip", (8, 8))
+    assert (pixels_of(tmp_path / "o.zip", kept["1.gif"].name) == 10).all()
+
+
+# Folders and zips ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pets(tmp_path):
+    for i, name in enumerate(("dog/1.png", "cat/deep/2.png", "cat/3.png", "owl/4.png")):
+        save(tmp_path / "pets" / name, seed=i)
+    return tmp_path / "pets"
+
+
+def test_prepared_zip_trains(pets, tmp_path):
+    labels = [["dog/1.png", 0], ["cat/deep/2.png", 1], ["cat/3.png", 2], ["owl/4.png", 1]]
+    index = {"labels": labels, "classes": ["a", "b", "c"]}
+    (pets / "dataset.json").write_text(json.dumps(index))
+    (pets / "broken.png").write_bytes(b"no")
+    result = run("--source", pets, "--dest", tmp_path / "o.zip", "--resolution", "4x4")
+    assert result.exit_code == 0 and "4 images, dropped 1 (unreadable); 4x4 RGB" in result.output
+    assert "dropped broken.png: unreadable (not an image" in result.stderr
+    with zipfile.ZipFile(tmp_path / "o.zip") as archive:
+        names = archive.namelist()
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+    numbers = (1, 2, 3, 4)  # 0 was broken.png
+    assert names == [f"00000/img{i:08d}.png" for i in numbers] + ["dataset.json"]
+    data = ImageDataset(tmp_path / "o.zip", use_labels=True, resolution=4)
+    assert data.labels(range(4)).argmax(1).tolist() == [2, 1, 0, 1]  # cat/3, cat/deep, dog, owl
+    assert data.class_names == ["a", "b", "c"]
+
+
+def test_zip_gives_what_the_folder_gives(pets, tmp_path):
+    entries = {p.relative_to(pets).as_posix(): p.read_bytes() for p in pets.rglob("*.png")}
+    zipped(tmp_path / "in.zip", entries)
+    prepare(pets, tmp_path / "a.zip", labels="folders")
+    prepare(tmp_path / "in.zip", tmp_path / "b.zip", labels="folders")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    prepare(pets, tmp_path / "out", labels="folders")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        for name in archive.namelist():
+            assert archive.read(name) == (tmp_path / "out" / name).read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "b.zip", "in.zip", "out", "pets"]
+
+
+def test_labels(pets, tmp_path):
+    save(pets / "stray.png")
+    kept, dropped = prepare(pets, tmp_path / "o.zip", labels="folders")
+    index = index_of(tmp_path / "o.zip")
+    assert index["classes"] == ["cat", "dog", "owl"]
+    assert [label for _, label in index["labels"]] == [0, 0, 1, 2]
+    assert {name: item.label for name, item in kept.items()}["owl/4.png"] == 2
+    assert dropped == {"stray.png": "no label"}
+    (pets / "dataset.json").write_text(json.dumps({"labels": [["stray.png", 7]]}))
+    assert prepare(pets, tmp_path / "o.zip")[1] == {}
+    assert index_of(tmp_path / "o.zip") == {"labels": None}  # some have none
+    result = run("--source", pets, "--dest", tmp_path / "o.zip")
+    assert "no labels were written: 4 pictures have none" in result.stderr
+    kept, dropped = prepare(pets, tmp_path / "o.zip", labels="json")
+    assert list(kept) == ["stray.png"] and set(dropped.values()) == {"no label"}
+    assert index_of(tmp_path / "o.zip")["labels"] == [["00000/img00000004.png", 7]]
+    prepare(pets, tmp_path / "o.zip", labels="none")
+    assert index_of(tmp_path / "o.zip") == {"labels": None}
+
+
+def test_small_pictures_and_their_number(pets, tmp_path):
+    save(pets / "cat" / "small.png", 9, 7)
+    kept, dropped = prepare(pets, tmp_path / "o.zip", (8, 8), min_size=8)
+    assert len(kept) == 4 and dropped == {"cat/small.png": "too small"}
+    kept, dropped = prepare(pets, tmp_path / "o.zip", (8, 8), max_images=3)
+    assert list(kept) == ["cat/3.png", "cat/deep/2.png", "cat/small.png"]
+
+
+def test_sizes_are_told(pets, tmp_path):
+    kept, _ = prepare(pets, tmp_path / "o.zip")
+    with zipfile.ZipFile(tmp_path / "o.zip") as archive:
+        for source, item in kept.items():
+            assert item.bytes == archive.getinfo(item.name).file_size
+            assert item.source_bytes == (pets / source).stat().st_size
+    result = run("--source", pets, "--dest", tmp_path / "o.zip", "--resolution", "64")
+    total = sum(i.file_size for i in zipfile.ZipFile(tmp_path / "o.zip").infolist()[:-1])
+    assert f"{total / 1e3:.1f} kB as png" in result.output and "webp takes less" in result.output
+
+
+def test_webp_keeps_every_pixel(pets, tmp_path):
+    kept, _ = prepare(pets, tmp_path / "o.zip", image_format="webp")
+    for source, item in kept.items():
+        assert item.name.endswith(".webp")
+        expected = np.asarray(Image.open(pets / source))
+        assert np.array_equal(pixels_of(tmp_path / "o.zip", item.name), expected)
+    assert len(ImageDataset(tmp_path / "o.zip")) == 4
+
+
+def test_names_in_archives_are_never_paths(tmp_path):
+    names = ["../up.png", "/abs.png", "a/1.png", "b/2.png", "a/../../c.png"]
+    source = zipped(tmp_path / "in.zip", {name: png(noise(8, 8)) for name in names})
+    kept, dropped = prepare(source, tmp_path / "deep" / "out", labels="folders")
+    assert set(kept) == {"a/1.png", "b/2.png", "a/../../c.png"}
+    assert dropped == {"../up.png": "no label", "/abs.png": "no label"}
+    files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
+    numbers = [i for i, name in enumerate(sorted(names)) if name in kept]
+    pictures = [f"deep/out/00000/img{i:08d}.png" for i in numbers]
+    assert files == sorted([*pictures, "deep/out/dataset.json", "in.zip"])
+
+
+def test_terminals_get_no_control_characters(pets, tmp_path):
+    (pets / "a\x1b[2J.png").write_bytes(b"no")
+    result = run("--source", pets, "--dest", tmp_path / "o.zip")
+    assert "a?[2J.png" in result.stderr and "\x1b" not in result.output
+
+
+def test_many_dropped_files_are_few_lines(pets, tmp_path):
+    for i in range(25):
+        (pets / f"{i:02d}.png").write_bytes(b"no")
+    result = run("--source", pets, "--dest", tmp_path / "o.zip")
+    lines = result.stderr.splitlines()
+    assert len(lines) == 21 and lines[-1] == "and 5 more dropped"
+    assert result.stdout.startswith(f"{tmp_path / 'o.zip'}: 4 images, dropped 25 (unreadable); ")
+
+
+# Bombs ---------------------------------------------------------------------------------------
+
+
+def huge_png(side):
+    """A header that claims a picture of `side` times `side`, and no pixels."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_bombs_are_dropped(pets, tmp_path, monkeypatch):
+    (pets / "huge.png").write_bytes(huge_png(20_000))
+    (pets / "large.png").write_bytes(huge_png(11_000))  # Pillow only warns; cut off, besides
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, dropped = prepare(pets, tmp_path / "o.zip")
+        assert dropped == {"huge.png": "bomb", "large.png": "unreadable"}
+        monkeypatch.setattr(formats, "MAX_PIXELS", 10_000 * 10_000)
+        assert prepare(pets, tmp_path / "o.zip")[1]["large.png"] == "bomb"
+
+
+def test_zip_bombs_are_dropped(tmp_path, monkeypatch):
+    entries = {"a.png": png(noise(8, 8)), "b.png": b"\0" * (6 << 20), "c.png": b"\0" * (5 << 20)}
+    source = zipped(tmp_path / "in.zip", entries)
+    kept, dropped = prepare(source, tmp_path / "o.zip")
+    assert list(kept) == ["a.png"] and dropped == {"b.png": "bomb", "c.png": "bomb"}  # by ratio
+    monkeypatch.setattr(formats, "MAX_RATIO", 10_000)
+    monkeypatch.setattr(formats, "MAX_BYTES", 5 << 20)
+    assert prepare(source, tmp_path / "o.zip")[1] == {"b.png": "bomb", "c.png": "unreadable"}
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, data in entries.items():
+        (folder / name).write_bytes(data)
+    assert prepare(folder, tmp_path / "o.zip")[1] == {"b.png": "bomb", "c.png": "unreadable"}
+    source = zipped(tmp_path / "lzma.zip", {"a.png": png(noise(8, 8))}, zipfile.ZIP_LZMA)
+    with pytest.raises(ValueError, match=r"no picture of .* \(1 unreadable\)"):
+        prepare(source, tmp_path / "o.zip")
+
+
+def test_sizes_that_lie_unpack_no_more(tmp_path):
+    data = b"\0" * (3 << 20)
+    source = zipped(tmp_path / "in.zip", {"a.png": png(noise(8, 8)), "b.png": data})
+    content = source.read_bytes()
+    lying = content.replace(struct.pack("<I", len(data)), struct.pack("<I", 500))
+    assert lying != content
+    source.write_bytes(lying)
+    assert prepare(source, tmp_path / "o.zip")[1] == {"b.png": "unreadable"}
