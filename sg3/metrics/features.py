@@ -63,6 +63,14 @@ def is_known(spec: str) -> bool:
     return spec in FEATURES or (prefix in PREFIXES and bool(rest))
 
 
+def check_spec(spec: str) -> None:
+    """Raise ValueError, in one line, for what is not the name of a feature network."""
+    if not is_known(spec):
+        raise ValueError(
+            f"features: got {spec!r}, expected {', '.join(FEATURES)}, inception:FILE or clip:NAME"
+        )
+
+
 def _find(path: str, spec: str):
     module, attribute = path.split(":")
     try:
@@ -80,10 +88,7 @@ def load_features(spec: str, device: str | torch.device = "cpu") -> FeatureNetwo
     otherwise), `mini`, `mini-a`, `mini-b` (bundled), or `clip:NAME` for any encoder that
     `sg3 steer --clip` knows. Raises ValueError in one line otherwise, or without a network.
     """
-    if not is_known(spec):
-        raise ValueError(
-            f"features: got {spec!r}, expected {', '.join(FEATURES)}, inception:FILE or clip:NAME"
-        )
+    check_spec(spec)
     device = torch.device(device)
     prefix, _, rest = spec.partition(":")
     path = PREFIXES[prefix] if rest else FEATURES[spec]

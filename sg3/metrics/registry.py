@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sg3.metrics.features import is_known
+from sg3.metrics.features import check_spec, is_known
 
 #: kind → official features, and the most real images of the "_full" form.
 DISTANCES = {"fid": ("inception", None), "kid": ("inception", 1_000_000), "pr": ("vgg16", 200_000)}
@@ -76,6 +76,8 @@ def parse_name(name: str, features: str | None = None) -> Metric:
 
     Raises ValueError, with the nearest names, for one that is not known.
     """
+    if features is not None:
+        check_spec(features)
     match = next(filter(None, (re.fullmatch(pattern, name) for pattern in PATTERNS)), None)
     found = match.groupdict() if match else {}
     if match is None or (found.get("features") and not is_known(found["features"])):

@@ -1,0 +1,191 @@
+"""`sg3 metrics`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sg3.cli.options import ParsedType, debug_option, device_option, network_option, seed_option
+from sg3.errors import UserError
+
+NAMES = ParsedType("NAMES", lambda text: tuple(name.strip() for name in text.split(",")))
+
+
+@click.command()
+@click.option(
+    "--metrics",
+    "names",
+    type=NAMES,
+    required=True,
+    help="fid50k_full, kid50k_full, pr50k3_full, is50k, eqt50k_int, eqt50k_frac, eqr50k; with any "
+    "number of thousands of pictures, like fid10k_full; without _full, the data set as it is.",
+)
+@network_option
+@click.option(
+    "--data",
+    metavar="ZIP|DIR",
+    help="Real images; those of the training run if --network lies in its folder.",
+)
+@click.option("--mirror", is_flag=True, help="With --data: add mirrored copies (not for _full).")
+@click.option(
+    "--features",
+    metavar="NAME",
+    help="Instead of the official feature networks: mini (bundled), clip:ViT-B-32/openai or "
+    "another encoder, inception:FILE. Results then carry that name, as in fd50k_full_mini.",
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per pass."
+)
+@click.option("--gpus", type=click.IntRange(min=1), help="Processes, one per GPU, under torchrun.")
+@click.option(
+    "--outdir",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Where metric-NAME.jsonl is appended to; the training run's folder if left out.",
+)
+@seed_option
+@device_option
+@debug_option
+def metrics(names, network, data, mirror, features, batch, gpus, outdir, seed, device) -> None:
+    """Measure a network; one line of JSON for each metric.
+
+    \b
+    Examples:
+      sg3 metrics --metrics fid50k_full,eqt50k_int --network runs/00000-… --gpus 8
+      sg3 metrics --metrics fid2k_full --features mini --network mini-faces --data faces.zip
+    """
+    from sg3.cli.options import resolve_device
+    from sg3.cli.train import _run_processes, _world_size
+    from sg3.files import check_folder
+    from sg3.metrics import check_names
+
+    check_names(names, features)
+    if mirror and data is None:
+        raise click.UsageError("--mirror belongs to --data; a run's own images are as it saw them")
+    if outdir is not None:
+        check_folder(outdir)
+    if gpus not in (None, _world_size()):
+        _run_processes(gpus)
+    given = {"path": data, "xflip": mirror} if data else None
+    options = {"features": features, "batch": batch, "seed": seed}
+    try:
+        _measure(names, network, given, outdir, resolve_device(device), options)
+    except ValueError as error:
+        rank = os.environ.get("RANK", "0")
+        raise error if rank == "0" else UserError(f"process {rank}: {error}") from None
+
+
+def _measure(names, network: str, data: dict | None, outdir, device, options: dict) -> None:
+    """Every metric in turn, in each process of the team."""
+    import sg3
+    from sg3.checkpoints.load import locate
+    from sg3.data import open_dataset
+    from sg3.metrics import evaluate
+    from sg3.training.run_folder import is_run_folder
+    from sg3.training.team import Team
+
+    path, entry = locate(network)
+    run = path.parent if entry is None and is_run_folder(path.parent) else None
+    data = data or (run_data(run) if run is not None else None)
+    team = Team.join(device)
+    try:
+        nets = sg3.load(path if entry is None else network, team.device)
+        dataset = open_dataset(**data, use_labels=nets.G_ema.c_dim > 0) if data else None
+        with _Results(path, nets.meta["sha256"], run, outdir, team.leads) as results:
+            for name in names:
+                bar = _Bar(name, team.leads and sys.stderr.isatty())
+                with contextlib.closing(bar):
+                    found = evaluate(name, nets.G_ema, dataset, team=team, progress=bar, **options)
+                results.add(found)
+    finally:
+        team.leave()
+
+
+def run_data(folder: Path) -> dict[str, Any]:
+    """What a run's training_options.json, ours or the official one, tells of its images.
+
+    Keyword arguments of `open_dataset`, less `use_labels`. Raises UserError for another file.
+    """
+    from sg3.training.run_folder import OPTIONS
+
+    try:
+        record = json.loads((folder / OPTIONS).read_text(encoding="utf-8"))
+        if "training_set_kwargs" in record:
+            official = record["training_set_kwargs"]
+            found = {"path": official["path"]}
+            names = ("max_size", "xflip", "random_seed")
+            return found | {name: official[name] for name in names if name in official}
+        ours = {
+            "path": "data",
+            "max_size": "max_images",
+            "xflip": "mirror",
+            "yflip": "mirror_y",
+            "random_seed": "seed",
+        }
+        return {name: record[option] for name, option in ours.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / OPTIONS}: does not tell the images of the run ({error!r}); give --data"
+        ) from None
+
+
+class _Results:
+    """Printed, appended to the run's folder or `outdir`, and told in the latter's `run.json`."""
+
+    def __init__(self, path: Path, sha256: str, run: Path | None, outdir: str | None, leads: bool):
+        from sg3.files import prepare_folder
+        from sg3.manifest import RunManifest
+
+        self._path, self._leads = path, leads
+        self._folder = run if outdir is None else Path(outdir)
+        if outdir is not None and leads:
+            prepare_folder(outdir)
+        arguments = click.get_current_context().params
+        self._manifest = RunManifest(outdir or ".", "metrics", arguments)
+        self._manifest.enabled = leads and outdir is not None
+        self._manifest.add_input(path, sha256)
+
+    def __enter__(self) -> _Results:
+        return self
+
+    def add(self, result: dict) -> None:
+        from sg3.metrics import write_result
+
+        if not self._leads:
+            return
+        click.echo(json.dumps({**result, "snapshot": str(self._path)}))
+        self._manifest.results.update(result["results"])
+        self._manifest.timings[result["metric"]] = result["total_time"]
+        if self._folder is not None:
+            self._manifest.add_output(write_result(result, self._folder, str(self._path)))
+
+    def __exit__(self, *error) -> None:
+        self._manifest.__exit__(*error)
+
+
+class _Bar:
+    """A progress bar for each stage of a metric, where someone is looking."""
+
+    def __init__(self, name: str, enabled: bool):
+        self._name, self._enabled = name, enabled
+        self._bar, self._what = None, ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if what != self._what:
+            self.close()
+            text = f"{self._name}, {what}"
+            self._bar = tqdm(desc=text, total=total, unit="img", disable=not self._enabled)
+            self._what = what
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
