@@ -35,8 +35,8 @@ class FullyConnectedLayer(nn.Module):
         self.weight = nn.Parameter(torch.randn([out_features, in_features]) * scale)
         if divide_bias:
             bias_init = bias_init / lr_multiplier
-        values = torch.as_tensor(bias_init, dtype=torch.float32).expand(out_features).clone()
-        self.bias = nn.Parameter(values) if bias else None
+        values = torch.as_tensor(bias_init, dtype=torch.float32).expand(out_features)
+        self.bias = nn.Parameter(values.contiguous().clone()) if bias else None
         self.weight_gain = lr_multiplier / in_features**0.5
         self.bias_gain = lr_multiplier
 

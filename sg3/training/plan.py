@@ -11,14 +11,19 @@ import torch
 from torch import nn
 
 from sg3.networks import build_network
-from sg3.networks.augment import PRESETS, AugmentPipe
+from sg3.networks.augment import AugmentPipe
 from sg3.training.config import TrainConfig
 from sg3.training.loop import prepare_device
 from sg3.training.loss import GANLoss
 from sg3.training.plan_measure import measure as measure_steps
 from sg3.training.plan_model import cost_of, paths_of
 from sg3.training.plan_rates import Card, Rates
-from sg3.training.presets import discriminator_kwargs, generator_kwargs, loss_config
+from sg3.training.presets import (
+    augment_kwargs,
+    discriminator_kwargs,
+    generator_kwargs,
+    loss_config,
+)
 from sg3.training.trainer import G_REG_INTERVAL
 
 GIB = 2**30
@@ -71,11 +76,7 @@ class Parts:
         self.D = _without_numbers(build_network("discriminator", kwargs))
         self.augment = None
         if config.aug != "noaug":
-            if config.augpipe not in PRESETS:
-                raise ValueError(
-                    f"--augpipe: got {config.augpipe!r}, expected one of {', '.join(PRESETS)}"
-                )
-            self.augment = _without_numbers(AugmentPipe(**PRESETS[config.augpipe]))
+            self.augment = _without_numbers(AugmentPipe(**augment_kwargs(config)))
         trained = self.G.synthesis if config.freeze_mapping else self.G
         #: What the optimisers change, by the letter of the network.
         self.trained = {"G": list(trained.parameters()), "D": list(self.D.parameters())}

@@ -23,7 +23,7 @@ from sg3.data.dataset import TrainingImages
 from sg3.training.config import TrainConfig
 from sg3.training.loop import prepare_device
 from sg3.training.team import Team
-from sg3.training.trainer import OUT_OF_MEMORY, Trainer
+from sg3.training.trainer import Trainer, is_out_of_memory
 
 NUM_IMAGES = 64
 KILLED = -9
@@ -114,10 +114,8 @@ def _peak_of_process() -> int:
 def _unless_out_of_memory(config: TrainConfig, image_shape, label_dim: int) -> Measured:
     try:
         return _run_steps(config, image_shape, label_dim)
-    except MemoryError:
-        return Measured(0, 0)
-    except RuntimeError as error:
-        if not any(phrase in str(error) for phrase in OUT_OF_MEMORY):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         return Measured(0, 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sg3.networks.augment import PRESETS
 from sg3.training.config import TrainConfig
 from sg3.training.loss import LossConfig
 
@@ -84,6 +85,13 @@ def _check_same_family(start: nn.Module, kwargs: dict) -> None:
     if start.kind == "stylegan3" and start.init_kwargs.get(name, 3) != own:
         other = "stylegan3-r" if start.init_kwargs.get(name, 3) == 1 else "stylegan3-t"
         raise ValueError(f"--resume: the network is a {other}; train it with --cfg {other}")
+
+
+def augment_kwargs(config: TrainConfig) -> dict[str, float]:
+    """Arguments of the augmentation pipe (FACTS 5.1). Raises ValueError for an unknown preset."""
+    if config.augpipe not in PRESETS:
+        raise ValueError(f"--augpipe: got {config.augpipe!r}, expected one of {', '.join(PRESETS)}")
+    return PRESETS[config.augpipe]
 
 
 def discriminator_kwargs(

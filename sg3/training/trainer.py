@@ -13,14 +13,18 @@ from torch import nn
 
 from sg3.data import open_loader
 from sg3.networks import build_network
-from sg3.networks.augment import PRESETS
 from sg3.networks.compiled import compile_synthesis
 from sg3.networks.precision import HALF_DTYPES, set_half_precision
 from sg3.training.ada import AdaConfig, AdaController
 from sg3.training.config import TrainConfig
 from sg3.training.ema import ema_beta, update_ema
 from sg3.training.loss import GANLoss
-from sg3.training.presets import discriminator_kwargs, generator_kwargs, loss_config
+from sg3.training.presets import (
+    augment_kwargs,
+    discriminator_kwargs,
+    generator_kwargs,
+    loss_config,
+)
 from sg3.training.stats import Statistics
 from sg3.training.team import Team
 from sg3.training.transfer import TransferReport, start_from
@@ -168,11 +172,7 @@ class Trainer:
         config, self.augment_pipe, self.ada = self.config, None, None
         if config.aug == "noaug":
             return
-        if config.augpipe not in PRESETS:
-            raise ValueError(
-                f"--augpipe: got {config.augpipe!r}, expected one of {', '.join(PRESETS)}"
-            )
-        self.augment_pipe = build_network("augment", PRESETS[config.augpipe]).to(self.device)
+        self.augment_pipe = build_network("augment", augment_kwargs(config)).to(self.device)
         self.augment_pipe.p.fill_(config.p if config.aug == "fixed" else config.initial_p)
         if config.aug == "ada":
             kimg = ADA_KIMG_RESUMED if config.from_network else ADA_KIMG
@@ -258,7 +258,7 @@ class Trainer:
                     phase.name, *piece, gain=gain, cur_nimg=self.cur_nimg
                 )
         except (RuntimeError, MemoryError) as error:
-            if self.config.batch_gpu != "auto" or not _is_out_of_memory(error):
+            if self.config.batch_gpu != "auto" or not is_out_of_memory(error):
                 raise
             failed = True
         for parameter in phase.parameters:
@@ -293,7 +293,8 @@ class Trainer:
         self.loader.close()
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether fewer images per pass may help."""
     text = str(error)
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         phrase in text for phrase in OUT_OF_MEMORY
