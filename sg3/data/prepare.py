@@ -254,13 +254,13 @@ def _describe(index: int, total: int, source: str, outcome: _Outcome) -> Prepare
 
 def _check_shape(item: Prepared, first: Prepared) -> None:
     """Without a resolution, pictures must have one size, and it must be one for networks."""
+    found, remedy = f"data: {item.source} is {shape_text(item.shape)}", "use --resolution WxH"
     if item.shape != first.shape:
-        raise ValueError(
-            f"data: {item.source} is {shape_text(item.shape)}, but {first.source} is "
-            f"{shape_text(first.shape)}; use --resolution WxH and --transform center-crop"
-        )
-    if item is first:
+        raise ValueError(f"{found}, but {first.source} is {shape_text(first.shape)}; {remedy}")
+    try:
         check_size(*item.shape[1:])
+    except ValueError:
+        raise ValueError(f"{found}, a size that no network takes; {remedy}") from None
 
 
 def _index_file(entries: list[tuple[str, Label | None]], classes: list[str] | None) -> bytes:
