@@ -48,3 +48,17 @@ def test_bad_features(bad):
         frechet_distance(bad, np.zeros([4, 3]))
     with pytest.raises(ValueError, match="dimensions"):
         frechet_distance(np.eye(3), np.eye(4))
+
+
+def test_ill_conditioned_covariances_have_a_closed_form():
+    """Eigenvalues over 12 orders of magnitude, one set of axes: where sqrtm(Σa·Σb) breaks down."""
+    axes, _ = np.linalg.qr(np.random.RandomState(3).randn(64, 64))
+    a = np.logspace(0, -12, 64)
+    b = np.roll(a, 5)
+    covariances = [(axes * spectrum) @ axes.T for spectrum in (a, b)]
+    zero = np.zeros(64)
+    expected = np.square(np.sqrt(a) - np.sqrt(b)).sum()
+    found = frechet_from_statistics(zero, covariances[0], zero, covariances[1])
+    assert found == pytest.approx(expected, abs=1e-6)
+    same = frechet_from_statistics(zero, covariances[0], zero, covariances[0])
+    assert same == pytest.approx(0, abs=1e-12)
