@@ -156,11 +156,11 @@ def test_names_folders_and_formats(nets, tmp_path):
     fails(tmp_path / "missing.pkl", "no such file")
     fails("ftp://example.com/a.pkl", "https://")
     fails("http://example.com/a.pkl", "https://")
-    fails(tmp_path, "without network-snapshot")
-    sg3.save(nets, tmp_path / "network-snapshot-000010.safetensors")
+    fails(tmp_path, "without network-")
+    sg3.save(nets, tmp_path / "network-000010.safetensors")
     shutil.copy(GOLDEN / "official-sg2-32.pkl", tmp_path / "network-snapshot-000002.pkl")
     assert sg3.load(tmp_path).G_ema.kind == "stylegan3"
-    (tmp_path / "network-snapshot-000010.safetensors").unlink()
+    (tmp_path / "network-000010.safetensors").unlink()
     assert sg3.load(tmp_path).G_ema.kind == "stylegan2"
 
 

@@ -37,7 +37,7 @@ def folder(tmp_path):
     ticks[6]["progress"]["augment_p"] = None
     write_lines(folder / "stats.jsonl", ticks)
     options = {"kimg": 100, "cfg": "stylegan3-t", "data": "</script><b>faces.zip"}
-    (folder / "training_options.json").write_text(json.dumps(options))
+    (folder / "config.json").write_text(json.dumps(options))
     (folder / "log.txt").write_text("starting from scratch\nadvice: try a larger --gamma\n")
     random = np.random.RandomState(0)
     for name in ("reals", "fakes_init", "fakes000004", "fakes000008"):
@@ -45,7 +45,7 @@ def folder(tmp_path):
         Image.fromarray(pixels).save(folder / f"{name}.png")
     records = [
         {"results": {"fid50k_full": 80.0}, "snapshot_pkl": "network-snapshot-000000.pkl"},
-        {"results": {"fid50k_full": 12.5}, "snapshot": "network-snapshot-000004.safetensors"},
+        {"results": {"fid50k_full": 12.5}, "snapshot": "network-000004.safetensors"},
         {"results": {"fid50k_full": 13.5}, "kimg": 8.2, "snapshot": None},
     ]
     write_lines(folder / "metric-fid50k_full.jsonl", records)
@@ -119,8 +119,8 @@ def test_not_a_number_is_a_gap(folder, hole):
         ("stats.jsonl", '{"progress": null}\n[1]\n7\n\n'),
         ("stats.jsonl", '{"progress": {"kimg": 1.0, "total_seconds": null}, "Loss/G/loss": 3}\n'),
         ("stats.jsonl", '{"progress": {"kimg": 1.0, "sec_per_kimg": 1e999}}\n'),
-        ("training_options.json", '{"kimg": "many"}'),
-        ("training_options.json", '{"kimg": '),
+        ("config.json", '{"kimg": "many"}'),
+        ("config.json", '{"kimg": '),
         ("metric-x.jsonl", '{"results": [1], "kimg": 3}\n{"results": {"x": "good"}, "kimg": 3}\n'),
         ("log.txt", "\udcff".encode("utf-8", "surrogateescape").decode("latin-1")),
         ("reals.png", ""),

@@ -61,7 +61,7 @@ def test_resumed_run_equals_unbroken_run(data, tmp_path):
     assert half.folder == rest.folder
     assert_equal_runs(whole.folder, rest.folder, 24)
     names = {path.name for path in rest.folder.iterdir()}
-    for expected in ("reals.png", "fakes_init.png", "stats.jsonl", "training_options.json"):
+    for expected in ("reals.png", "fakes_init.png", "stats.jsonl", "config.json"):
         assert expected in names
     nets = sg3.load(str(rest.folder))
     assert nets.G_ema is not None and nets.D is not None
@@ -134,7 +134,7 @@ def test_metrics_at_every_save_change_nothing_else(data, tmp_path):
     records = [json.loads(line) for line in lines]
     assert [record["kimg"] for record in records] == [0.004, 0.012]
     assert all(record["results"]["fd0.02k_full_mini"] > 0 for record in records)
-    assert records[-1]["snapshot"] == "network-snapshot-000000.safetensors"
+    assert records[-1]["snapshot"] == "network-000000.safetensors"
     page = (measured.folder / "progress.html").read_text()
     assert '"fd0.02k_full_mini"' in page
     with pytest.raises(ValueError, match="nearest: fid50k_full"):
@@ -154,7 +154,7 @@ def test_a_cut_line_costs_only_itself(tmp_path):
 def test_a_longer_run_says_how_long(data, tmp_path):
     run(data, tmp_path, 8)
     rest = run(data, tmp_path, 16, resume="latest")
-    options = json.loads((rest.folder / "training_options.json").read_text())
+    options = json.loads((rest.folder / "config.json").read_text())
     assert options["kimg"] == 0.016 and options["generator"]["z_dim"] == 8
 
 

@@ -24,6 +24,7 @@ from recipes.minifaces.evaluate_generator import HELDOUT_BASE, sample_images
 from recipes.minifaces.judge import collect_features, load_judge
 from recipes.minifaces.world import render_seed
 from sg3.metrics import frechet_distance
+from sg3.training import run_folder
 from sg3.training.progress_page import read_jsonl, write_progress_page
 
 METRIC = "fd2k_judge"
@@ -43,7 +44,7 @@ def measure(run: Path) -> list[dict]:
     judge = load_judge()
     real = render_features(judge, 0)
     floor = frechet_distance(render_features(judge, NUM), real)
-    for snapshot in sorted(run.glob("network-snapshot-*.safetensors")):
+    for snapshot in sorted(run.glob("network-*.safetensors")):
         if snapshot.name in known:
             continue
         networks = sg3.load(snapshot)
@@ -83,7 +84,7 @@ def main() -> None:
     records = measure(args.run)
     page = write_progress_page(args.run)
     if args.json:
-        options = json.loads((args.run / "training_options.json").read_text())
+        options = json.loads((args.run / run_folder.OPTIONS).read_text())
         last = read_jsonl(args.run / "stats.jsonl")[-1]["progress"]
         evidence = {
             "options": {k: v for k, v in options.items() if k not in ("outdir", "data")},

@@ -16,7 +16,7 @@ from sg3.checkpoints.safetensors_io import load_safetensors
 from sg3.errors import UserError
 from sg3.files import sha256_of
 
-SNAPSHOT = re.compile(r"network-snapshot-(\d+)\.(safetensors|pkl)")
+SNAPSHOT = re.compile(r"network-(?:snapshot-)?(\d+)\.(safetensors|pkl)")
 
 
 def load(source: str | os.PathLike, device: str | torch.device = "cpu") -> Networks:
@@ -70,10 +70,10 @@ def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
 
 
 def last_snapshot(folder: Path) -> Path:
-    """The newest `network-snapshot-KIMG.safetensors` (or official `.pkl`) of a training run."""
+    """The newest `network-KIMG.safetensors`, or `network-snapshot-KIMG.pkl`, of a run."""
     found = [(int(m[1]), m[2] == "safetensors", p) for p in folder.iterdir() if (m := _named(p))]
     if not found:
-        raise UserError(f"{folder}: a folder without network-snapshot-*.safetensors")
+        raise UserError(f"{folder}: a folder without network-KIMG.safetensors")
     return max(found)[2]
 
 

@@ -129,7 +129,7 @@ class RunOutput:
     def _save_snapshot(self) -> tuple[Path, float]:
         t, number = self.trainer, f"{self.trainer.cur_nimg // 1000:06d}"
         diversity = self._save_fakes(f"fakes{number}.png")
-        path = self.folder / f"network-snapshot-{number}.safetensors"
+        path = self.folder / f"network-{number}.safetensors"
         snapshot_networks(path, t, self.config)
         return path, diversity
 

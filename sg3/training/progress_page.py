@@ -16,6 +16,7 @@ from PIL import Image
 
 from sg3.files import write_text
 from sg3.training.report import format_seconds
+from sg3.training.run_folder import OPTIONS
 
 PAGE = "progress.html"
 TEMPLATE = Path(__file__).with_name("progress_page.html")
@@ -229,7 +230,7 @@ def _facts(ticks: list[dict], total_kimg: float | None) -> list[tuple[str, str]]
 def collect(folder: Path) -> dict:
     """Everything the page shows, JSON-able."""
     ticks = read_ticks(folder)
-    options = _read_options(folder / "training_options.json")
+    options = _read_options(folder / OPTIONS)
     log = folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     total, kimg = _number(options.get("kimg")), ticks[-1]["progress"]["kimg"] if ticks else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from sg3.training.config import TrainConfig
 from sg3.training.state import state_paths
 
-OPTIONS = "training_options.json"
+OPTIONS = "config.json"
 
 
 def run_description(config: TrainConfig, dataset_name: str, num_processes: int = 1) -> str:
