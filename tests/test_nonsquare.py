@@ -1,10 +1,14 @@
 """Images that are not square, in every network; squares stay what they were."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
 import sg3
 from sg3.networks import build_network
+from sg3.networks.schedule import plan_layers
 from sg3.networks.sizes import ImageSize, block_sizes
 
 SMALL = dict(z_dim=8, c_dim=0, w_dim=8, img_channels=3, channel_base=128, channel_max=8)
@@ -47,6 +51,7 @@ def test_generators_and_discriminator(kind, kwargs, size):
 def test_a_pair_of_equal_sides_is_the_square(kind):
     square, pair = generator(kind, 32), generator(kind, [32, 32])
     assert pair.img_resolution == 32
+    assert type(generator(kind, np.int64(32)).img_resolution) is int
     assert square.state_dict().keys() == pair.state_dict().keys()
     z = torch.randn(1, 8)
     assert torch.equal(square(z, noise_mode="const"), pair(z, noise_mode="const"))
@@ -61,28 +66,42 @@ def with_weights_of(other, G):
 
 
 @pytest.mark.parametrize("kwargs", [{}, RADIAL], ids=["t", "r"])
-@pytest.mark.parametrize("size", [(64, 32), (32, 64), (48, 64)])
+@pytest.mark.parametrize("size", [(64, 32), (32, 64), (48, 64), (40, 64), (48, 96), (96, 64)])
 def test_a_wide_picture_is_the_middle_of_the_square_one(kwargs, size):
     """Pixels are as wide as high: away from the cut borders the same picture."""
-    square = generator("stylegan3", 64, margin_size=16, **kwargs)
+    side = max(size)
+    square = generator("stylegan3", side, margin_size=16, **kwargs)
     wide = with_weights_of(square, generator("stylegan3", size, margin_size=16, **kwargs))
     z = torch.randn(1, 8)
-    top, left = (64 - size[0]) // 2, (64 - size[1]) // 2
+    top, left = (side - size[0]) // 2, (side - size[1]) // 2
     expected = square(z)[:, :, top : top + size[0], left : left + size[1]]
     got = wide(z)
     assert (got - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
-def test_a_translated_input_translates_the_picture():
-    """One pixel is 1/64 of the larger side, in x and in y."""
-    G = generator("stylegan3", (32, 64), margin_size=16)
+@pytest.mark.parametrize("size", [(32, 64), (64, 48), (32, 48), (40, 36), 48])
+def test_a_translated_input_translates_the_picture(size):
+    """One pixel is one over the larger side, in x and in y."""
+    G = generator("stylegan3", size, margin_size=16)
     z = torch.randn(1, 8)
     before = G(z)
-    G.synthesis.input.transform[:2, 2] = torch.tensor([-4 / 64, -2 / 64])
+    G.synthesis.input.transform[:2, 2] = -torch.tensor([4, 2]) / max(G.img_height, G.img_width)
     after = G(z)
     error = after[:, :, 8:-8, 8:-8] - before.roll((2, 4), (2, 3))[:, :, 8:-8, 8:-8]
     assert error.abs().max() < 2e-2 * before.abs().max()
     assert (after - before).abs().max() > 0.1 * before.abs().max()
+
+
+@pytest.mark.parametrize("size", [16, 1024, 768, (1080, 1920), (17, 23)])
+def test_every_rate_is_the_larger_side_halved_and_wide_enough(size):
+    """For powers of two it is the formula of FACTS 2.2, for others its natural extension."""
+    first, last, side = 2**2.1, 2**0.3, max(size) if isinstance(size, tuple) else size
+    for plan in plan_layers(size, 3, 32768, 512, 14, 2, 2, first, last, 10, 4):
+        needed = min(2 * first * (last * side / 2 / first) ** min(plan.index / 12, 1), side)
+        rate = plan.target.sampling_rate
+        assert math.log2(side / rate).is_integer() and needed <= rate < 2 * needed
+        if not side & (side - 1):
+            assert rate == 2 ** math.ceil(math.log2(needed)) and type(rate) is int
 
 
 def test_names_of_layers_and_blocks():
@@ -106,9 +125,11 @@ def test_files_keep_the_size(tmp_path):
 @pytest.mark.parametrize(
     "kind, size, message",
     [
-        ("stylegan3", (30, 60), "power of two as the larger side"),
         ("stylegan3", (32, 32, 3), "a pair"),
         ("stylegan3", "32", "a pair"),
+        ("stylegan3", 32.0, "a pair"),
+        ("stylegan2", None, "a pair"),
+        ("stylegan2", (0, 32), "a pair"),
         ("stylegan2", (90, 160), "like 1024x576"),
         ("stylegan2", 48, "a power of two >= 4"),
         ("discriminator", (45, 64), "like 1024x576"),

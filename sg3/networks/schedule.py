@@ -13,7 +13,7 @@ from sg3.networks.sizes import ImageSize
 class LayerSpec:
     """Signal on one side of a layer. Frequencies in cycles per larger side of the image."""
 
-    sampling_rate: int
+    sampling_rate: float  # a whole number unless the larger side cannot be halved so often
     cutoff: float
     half_width: float  # of the transition band
     shape: ImageSize  # in pixels, with margins
@@ -59,14 +59,12 @@ def plan_layers(
     """Plans of layers 0..num_layers; the last is ToRGB. Raises ValueError if none is possible.
 
     An image that is not square has the schedule of the square around it, and in every layer the
-    pixels that it covers there: a pixel is as wide as it is high.
+    pixels that it covers there: a pixel is as wide as it is high. Sampling rates are the larger
+    side, halved; for a power of two those are the powers of two of FACTS 2.2.
     """
     image = ImageSize.of(img_resolution)
     larger = image.larger
-    if larger & (larger - 1):
-        raise ValueError(
-            f"img_resolution: got {image.argument}, expected a power of two as the larger side"
-        )
+    unit = larger / 2 ** (larger.bit_length() - 1)  # rates are this times powers of two
     if num_critical >= num_layers or num_critical < 0:
         raise ValueError(
             f"num_critical: got {num_critical}, expected 0 to {num_layers - 1} "
@@ -79,13 +77,13 @@ def plan_layers(
         exponent = min(i / (num_layers - num_critical), 1)
         cutoff = first_cutoff * (last_cutoff / first_cutoff) ** exponent
         stopband = first_stopband * (last_stopband / first_stopband) ** exponent
-        rate = 2 ** math.ceil(math.log2(min(2 * stopband, larger)))
+        rate = unit * 2 ** math.ceil(math.log2(min(2 * stopband, larger) / unit))
         with_margin = ImageSize(
             *(math.ceil(rate * n / larger) + 2 * margin_size for n in (image.height, image.width))
         )
         specs.append(
             LayerSpec(
-                sampling_rate=int(rate),
+                sampling_rate=int(rate) if rate.is_integer() else rate,
                 cutoff=cutoff,
                 half_width=max(stopband, rate / 2) - cutoff,
                 shape=image if i >= num_layers - 1 else with_margin,

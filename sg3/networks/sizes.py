@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 LARGEST_START_PX = 16  # of the coarsest block's larger side
 
@@ -18,13 +19,13 @@ class ImageSize:
     @classmethod
     def of(cls, resolution: int | Sequence[int]) -> ImageSize:
         """From an `img_resolution` argument. Raises ValueError unless it is one or two sizes."""
-        sides = [resolution] * 2 if isinstance(resolution, int) else list(resolution)
-        if len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
+        sides = resolution if isinstance(resolution, Sequence) else [resolution] * 2
+        if len(sides) != 2 or not all(isinstance(n, Integral) and n > 0 for n in sides):
             raise ValueError(
                 f"img_resolution: got {resolution}, expected a number of pixels or a pair "
                 "(height, width)"
             )
-        return cls(*sides)
+        return cls(*map(int, sides))
 
     @property
     def larger(self) -> int:

@@ -242,8 +242,10 @@ class SynthesisNetwork(nn.Module):
 class Generator(MappedGenerator):
     """StyleGAN3 (FACTS 2); keyword arguments as for `SynthesisNetwork`.
 
-    `img_resolution` is a power of two, or (height, width) with one as the larger side. Frequencies
-    and the translation of `synthesis.input.transform` count in larger sides.
+    `img_resolution` is the side of a square or (height, width), of any size; discriminators take
+    fewer (`sg3.networks.sizes`). Frequencies are cycles per larger side, and the translation of
+    `synthesis.input.transform` counts in larger sides. Layers are named `L{i}_{size}_{channels}`,
+    with the size as `{width}x{height}` where it is not square.
     """
 
     SYNTHESIS = SynthesisNetwork
