@@ -17,6 +17,7 @@ from sg3.cli.metrics import run_data
 from sg3.data import open_dataset
 from sg3.metrics import check_names, detectors, evaluate, load_features, real
 from sg3.metrics.features import as_rgb
+from sg3.training.run_folder import OPTIONS
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +176,7 @@ def test_command(run, tmp_path):
 def test_a_run_tells_its_images(run, tmp_path):
     folder = tmp_path / "00000-run"
     folder.mkdir()
-    options = folder / "training_options.json"
+    options = folder / OPTIONS
     faces = write_faces(tmp_path / "faces", 12)
     ours = {"data": faces, "max_images": 8, "mirror": True, "mirror_y": False, "seed": 3}
     options.write_text(json.dumps(ours))
@@ -187,11 +188,13 @@ def test_a_run_tells_its_images(run, tmp_path):
     (line,) = (folder / "metric-fd0.1k_mini.jsonl").read_text().splitlines()
     assert json.loads(line)["snapshot"].endswith("network-snapshot-000001.safetensors")
     official = {"path": faces, "use_labels": False, "max_size": 12, "xflip": False}
+    options.unlink()
+    options = folder / "training_options.json"
     options.write_text(json.dumps({"training_set_kwargs": official}))
     assert run_data(folder) == {"path": faces, "max_size": 12, "xflip": False}
-    options.write_text("{}")
-    with pytest.raises(ValueError, match="give --data"):
-        run_data(folder)
+    for text in ("{}", "[1]", "no JSON"):
+        options.write_text(text)
+        assert run_data(folder) is None
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,17 @@ from sg3.errors import UserError
 
 NAMES = ParsedType("NAMES", lambda text: tuple(name.strip() for name in text.split(",")))
 
+#: The images of a run by argument of `open_dataset`: in our options, and in official ones.
+OURS = {
+    "path": "data",
+    "max_size": "max_images",
+    "xflip": "mirror",
+    "yflip": "mirror_y",
+    "random_seed": "seed",
+}
+OFFICIAL_OPTIONS = "training_options.json"
+OFFICIAL = {name: name for name in ("path", "max_size", "xflip", "random_seed")}
+
 
 @click.command()
 @click.option(
@@ -87,12 +98,11 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
     from sg3.checkpoints.load import locate
     from sg3.data import open_dataset
     from sg3.metrics import evaluate
-    from sg3.training.run_folder import is_run_folder
     from sg3.training.team import Team
 
     path, entry = locate(network)
-    run = path.parent if entry is None and is_run_folder(path.parent) else None
-    data = data or (run_data(run) if run is not None else None)
+    of_run = run_data(path.parent) if entry is None else None
+    data, run = data or of_run, path.parent if of_run else None
     team = Team.join(device)
     try:
         nets = sg3.load(path if entry is None else network, team.device)
@@ -107,32 +117,25 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
         team.leave()
 
 
-def run_data(folder: Path) -> dict[str, Any]:
-    """What a run's training_options.json, ours or the official one, tells of its images.
+def run_data(folder: Path) -> dict[str, Any] | None:
+    """What the options that a training run, ours or an official one, left in `folder` tell of
+    its images: keyword arguments of `open_dataset`, less `use_labels`.
 
-    Keyword arguments of `open_dataset`, less `use_labels`. Raises UserError for another file.
+    None for a folder without such options.
     """
     from sg3.training.run_folder import OPTIONS
 
-    try:
-        record = json.loads((folder / OPTIONS).read_text(encoding="utf-8"))
-        if "training_set_kwargs" in record:
-            official = record["training_set_kwargs"]
-            found = {"path": official["path"]}
-            names = ("max_size", "xflip", "random_seed")
-            return found | {name: official[name] for name in names if name in official}
-        ours = {
-            "path": "data",
-            "max_size": "max_images",
-            "xflip": "mirror",
-            "yflip": "mirror_y",
-            "random_seed": "seed",
-        }
-        return {name: record[option] for name, option in ours.items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / OPTIONS}: does not tell the images of the run ({error!r}); give --data"
-        ) from None
+    for name in (OPTIONS, OFFICIAL_OPTIONS):
+        try:
+            record = json.loads((folder / name).read_text(encoding="utf-8"))
+            official = record.get("training_set_kwargs")
+            told, names = (record, OURS) if official is None else (official, OFFICIAL)
+            return {ours: told[theirs] for ours, theirs in names.items() if theirs in told} | {
+                "path": told[names["path"]]
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # none, or another program's
+    return None
 
 
 class _Results:
