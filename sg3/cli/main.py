@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("sg3.cli.train:train", "Train a network on a folder or zip of images."),
     "plan": ("sg3.cli.plan:plan", "Memory, time and files of a training run before it starts."),
     "dataset": ("sg3.cli.dataset:dataset", "Prepare a data set from images."),
+    "metrics": ("sg3.cli.metrics:metrics", "FID, KID, precision and recall, equivariance."),
     "convert": ("sg3.cli.convert:convert", "Official pickle to safetensors, without running it."),
     "models": ("sg3.cli.models:models", "List and download known networks."),
     "doctor": ("sg3.cli.doctor:doctor", "What this machine has, and which operators are in use."),
