@@ -92,6 +92,17 @@ def test_a_translated_input_translates_the_picture(size):
     assert (after - before).abs().max() > 0.1 * before.abs().max()
 
 
+@pytest.mark.parametrize("size", [(32, 64), (48, 36), (30, 50)])
+def test_half_a_turn_of_the_input_is_one_of_the_picture(size):
+    """With 1×1 kernels and symmetric filters: every layer sits on the centre, in both axes."""
+    G = generator("stylegan3", size, margin_size=16, **RADIAL)
+    z = torch.randn(1, 8)
+    before = G(z)
+    G.synthesis.input.transform[:2, :2] = -torch.eye(2)
+    error = (G(z) - before.flip(2, 3)).abs()[:, :, 8:-8, 8:-8]
+    assert error.max() < 1e-4 * before.abs().max()
+
+
 @pytest.mark.parametrize("size", [16, 1024, 768, (1080, 1920), (17, 23)])
 def test_every_rate_is_the_larger_side_halved_and_wide_enough(size):
     """For powers of two it is the formula of FACTS 2.2, for others its natural extension."""
