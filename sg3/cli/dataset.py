@@ -75,7 +75,7 @@ def parse_size(text: str) -> tuple[int, int]:
     type=click.Choice(["png", "webp"]),
     default="png",
     show_default=True,
-    help="png: not compressed, reads fastest; webp: lossless, a third to a half of that.",
+    help="png: not compressed, reads fastest; webp: lossless, RGB only, about half as large.",
 )
 @click.option("--max-images", type=COUNT, help="Look at that many pictures only.")
 @click.option("--jobs", type=COUNT, help="Processes; all cores by default.")
