@@ -230,7 +230,7 @@ def generate_tab(page: Page, network: gr.Textbox, demo: gr.Blocks) -> None:
             dice = gr.Button("Random seed", variant="primary")
             hint = "0 is the mean face, 1 the full variety"
             psi = gr.Slider(0, 1.5, TRUNCATION, step=0.05, label="Truncation", info=hint)
-            x = gr.Slider(-0.5, 0.5, 0, step=0.01, label="Translate x", info="In image widths")
+            x = gr.Slider(-0.5, 0.5, 0, step=0.01, label="Translate x", info="In image sides")
             y = gr.Slider(-0.5, 0.5, 0, step=0.01, label="Translate y")
             hint = "Degrees, counter-clockwise"
             angle = gr.Slider(-180, 180, 0, step=1, label="Rotate", info=hint)

@@ -99,9 +99,12 @@ def _jiggle(images, count, generators, augment: Augment) -> torch.Tensor:
     angle = u[0] * math.radians(augment.rotate_deg)
     scale = torch.exp(u[1] * math.log1p(augment.scale))
     cos, sin = angle.cos() / scale, angle.sin() / scale
-    # Grid coordinates span 2 per image width.
+    # Grid coordinates span 2 per side, whatever its length: a rotation has to know.
+    aspect = width / height
     shift_x, shift_y = 2 * augment.shift * u[2], 2 * augment.shift * u[3]
-    theta = torch.stack([cos, -sin, shift_x, sin, cos, shift_y], dim=1).reshape(-1, 2, 3)
+    theta = torch.stack([cos, -sin / aspect, shift_x, sin * aspect, cos, shift_y], dim=1).reshape(
+        -1, 2, 3
+    )
     grid = F.affine_grid(
         theta.to(images), [batch * count, channels, height, width], align_corners=False
     )

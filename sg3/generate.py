@@ -41,7 +41,7 @@ def generate_images(
 ) -> Iterator[Generated]:
     """Yield one image per seed, named `seed0000`; the same seed gives the official tool's image.
 
-    `class_index` is needed by conditional networks. `translate` (x, y in image widths, to the
+    `class_index` is needed by conditional networks. `translate` (x, y in larger sides, to the
     right and down) and `rotate_deg` (counter-clockwise) move the picture of a StyleGAN3. With
     noise_mode 'random' the noise follows from the seed. Raises UserError for a class out of range
     or missing, an unknown noise mode, a transform on a StyleGAN2.
@@ -110,7 +110,7 @@ def class_label(G: nn.Module, class_index: int | None) -> torch.Tensor | None:
 def inverse_transform(translate: tuple[float, float], rotate_deg: float) -> torch.Tensor:
     """The matrix [3, 3] for `synthesis.input.transform`: inverse of rotation, then translation.
 
-    m = [[cos, sin, x], [-sin, cos, y], [0, 0, 1]] in image widths (FACTS 9.1).
+    m = [[cos, sin, x], [-sin, cos, y], [0, 0, 1]] in larger sides (FACTS 9.1).
     """
     angle = rotate_deg * math.pi / 180
     matrix = np.eye(3)

@@ -193,3 +193,11 @@ def test_unbounded_means_unbounded(network):
     space.bound_(far, 0)
     assert far.max().item() == 9.0
     assert math.isclose(statistics.sigma(space.decode(far)).item(), 9.0, rel_tol=1e-3)
+
+
+def test_a_turned_disc_stays_a_disc_in_a_wide_picture():
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(64.0), indexing="ij")
+    disc = (12 - ((y - 15.5) ** 2 + (x - 31.5) ** 2).sqrt()).clamp(-1, 1)
+    image = disc.expand(1, 3, 32, 64)
+    views = random_views(image, 8, 64, generators(0), Augment(rotate_deg=40.0))[0]
+    assert (views - image).abs().mean() < 0.02

@@ -40,7 +40,7 @@ from sg3.errors import UserError
     default="0,0",
     show_default=True,
     metavar="X,Y",
-    help="Move right and down, in image widths (StyleGAN3).",
+    help="Move right and down, in larger sides of the image (StyleGAN3).",
 )
 @click.option(
     "--rotate",

@@ -72,7 +72,7 @@ def metrics(names, network, data, mirror, features, batch, gpus, outdir, seed, d
       sg3 metrics --metrics fid2k_full --features mini --network mini-faces --data faces.zip
     """
     from sg3.cli.options import resolve_device
-    from sg3.cli.train import _run_processes, _world_size
+    from sg3.cli.processes import run_processes, world_size
     from sg3.files import check_folder
     from sg3.metrics import check_names
 
@@ -81,8 +81,8 @@ def metrics(names, network, data, mirror, features, batch, gpus, outdir, seed, d
         raise click.UsageError("--mirror belongs to --data; a run's own images are as it saw them")
     if outdir is not None:
         check_folder(outdir)
-    if gpus not in (None, _world_size()):
-        _run_processes(gpus)
+    if gpus not in (None, world_size()):
+        run_processes(gpus)
     given = {"path": data, "xflip": mirror} if data else None
     options = {"features": features, "batch": batch, "seed": seed}
     try:

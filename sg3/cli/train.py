@@ -11,6 +11,7 @@ import time
 import click
 
 from sg3.cli.options import ParsedType, debug_option, outdir_option
+from sg3.cli.processes import run_processes, world_size
 from sg3.errors import UserError
 
 
@@ -209,10 +210,10 @@ def train(device: str, gpus: int | None, dry_run: bool, fp32: bool, **options) -
         options["precision"] = "fp32"
     config = TrainConfig(device=str(resolve_device(device)), **options)
     if dry_run:
-        click.echo(json.dumps(describe(config, gpus or _world_size()), indent=2))
+        click.echo(json.dumps(describe(config, gpus or world_size()), indent=2))
         return
-    if gpus not in (None, _world_size()):
-        _run_processes(gpus)
+    if gpus not in (None, world_size()):
+        run_processes(gpus)
     check_folder(options["outdir"])
     stop = _StopRequest()
     try:
@@ -222,34 +223,6 @@ def train(device: str, gpus: int | None, dry_run: bool, fp32: bool, **options) -
         raise error if rank == "0" else UserError(f"process {rank}: {error}") from None
     finally:
         stop.restore()
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _run_processes(num: int) -> None:
-    """This same command in `num` processes, under torchrun; ends the program."""
-    import logging
-
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main
-
-    if "WORLD_SIZE" in os.environ:
-        raise UserError(
-            f"--gpus: got {num}, but torchrun started {_world_size()} processes; leave out --gpus"
-        )
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        main(["--standalone", f"--nproc-per-node={num}", "-m", "sg3", *sys.argv[1:]])
-    except SignalException:  # the processes have saved their state and said so
-        sys.exit(0)
-    except ChildFailedError as error:  # and here they have said why
-        codes = {failure.exitcode for failure in error.failures.values()}
-        sys.exit(2 if 2 in codes else 1)
-    sys.exit(0)
 
 
 class _StopRequest:

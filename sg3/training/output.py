@@ -138,8 +138,12 @@ class RunOutput:
         t, lines = self.trainer, []
         for name in self.config.metrics:
             # What a metric draws must not change what the run draws next.
-            with torch.random.fork_rng():
-                result = evaluate(name, t.G_ema, t.dataset, team=t.team)
+            try:
+                with torch.random.fork_rng():
+                    result = evaluate(name, t.G_ema, t.dataset, team=t.team)
+            except ValueError as error:  # images that are not numbers: the run may recover
+                lines.append(f"{name} could not be measured: {error}")
+                continue
             if self.leads:
                 result = {**result, "kimg": t.cur_nimg / 1000}
                 write_result(result, self.folder, snapshot.name)
