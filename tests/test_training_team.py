@@ -120,12 +120,13 @@ def sg3_train(data, outdir, *more):
     return ["-m", "sg3", "train", *options.split(), *more]
 
 
-def wait_for(condition, seconds=240):
+def wait_for(condition, output=None, seconds=240):
     for _ in range(seconds * 10):
         if condition():
             return
         time.sleep(0.1)
-    raise AssertionError("nothing happened")
+    said = output.read_text() if output else ""
+    raise AssertionError(f"nothing happened in {seconds} seconds; said until then:\n{said}")
 
 
 def test_a_dead_process_stops_the_others_and_the_run_goes_on(data, tmp_path):
@@ -141,14 +142,14 @@ def test_a_dead_process_stops_the_others_and_the_run_goes_on(data, tmp_path):
             start_new_session=True,
         )
     try:
-        wait_for(lambda: len(list(tmp_path.glob("*/training-state-*.pt"))) == 2)
+        wait_for(lambda: len(list(tmp_path.glob("*/training-state-*.pt"))) >= 2, output)
         os.kill(_rank(process.pid, 1), signal.SIGKILL)
-        wait_for(lambda: "going on at" in output.read_text())
+        wait_for(lambda: "going on at" in output.read_text(), output)
         text = output.read_text()
         assert "another process of this run stopped answering" in text
         assert len(list(tmp_path.glob("0*"))) == 1  # the same run
         os.killpg(process.pid, signal.SIGTERM)
-        wait_for(lambda: process.poll() is not None)
+        wait_for(lambda: process.poll() is not None, output)
         assert "state saved in" in output.read_text()
     finally:
         if process.poll() is None:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from sg3.errors import UserError
+from sg3.training.meeting import attempt_store
 
 TIMEOUT_MINUTES = 10.0  # SG3_DIST_TIMEOUT_MINUTES changes it
 
@@ -42,10 +43,13 @@ class Team:
             return cls(device=device)
         if not dist.is_initialized():
             minutes = float(os.environ.get("SG3_DIST_TIMEOUT_MINUTES", TIMEOUT_MINUTES))
-            dist.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo",
-                timeout=datetime.timedelta(minutes=minutes),
-            )
+            timeout = datetime.timedelta(minutes=minutes)
+            store, rank, size = attempt_store(timeout)
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            with _explained():
+                dist.init_process_group(
+                    backend, store=store, rank=rank, world_size=size, timeout=timeout
+                )
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     @property
