@@ -1,5 +1,7 @@
-"""A text pulls the weights of a generator into another domain (StyleGAN-NADA).
+"""A text pulls the weights of a generator into another domain (StyleGAN-NADA)."""
 
-Nothing lives here yet: the folder holds the place in the order of imports,
-``ops_cuda <- sg3 <- guidance <- nada <- recipes <- app.py``.
-"""
+from nada.adapt import Adaptation, AdaptConfig, Step, adapt
+from nada.objective import ViewConfig, Weights
+from nada.watch import StopRule
+
+__all__ = ["AdaptConfig", "Adaptation", "Step", "StopRule", "ViewConfig", "Weights", "adapt"]
