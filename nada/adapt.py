@@ -17,7 +17,7 @@ from guidance.latents import map_latents, seed_latents
 from guidance.render import renderer
 from nada.choice import LayerChoice
 from nada.directions import Target, image_target, members_of, text_target
-from nada.layers import free_of_nyquist
+from nada.layers import Unit, free_of_nyquist, units_of
 from nada.objective import Objective, ViewConfig, Weights
 from nada.templates import templates_of
 from nada.watch import Check, StopRule, Watch
@@ -37,6 +37,13 @@ class AdaptConfig:
     batch: int = 4
     lr: float = 0.002
     betas: tuple[float, float] = PUBLISHED_BETAS
+    #: The coarsest layer's learning rate relative to the finest, falling geometrically between:
+    #: shapes have further to go than colours.
+    coarse_lr: float = 1.0
+    #: The learning rate rises over so many steps, and falls as a cosine over this share of the
+    #: steps at the end.
+    warmup: int = 0
+    decay: float = 0.0
     seed: int = 0
     #: Psi of the latents of training.
     truncation: float = 0.7
@@ -74,6 +81,12 @@ class AdaptConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {value}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"lr: got {self.lr}, expected a number above 0")
+        if not (math.isfinite(self.coarse_lr) and self.coarse_lr > 0):
+            raise ValueError(f"coarse_lr: got {self.coarse_lr}, expected a factor above 0")
+        if self.warmup < 0:
+            raise ValueError(f"warmup: got {self.warmup}, expected 0 or more steps")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay: got {self.decay}, expected a share of the steps, 0 to 1")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: got {self.ema}, expected 0 ≤ ema < 1")
         if self.magnitude is not None and not self.magnitude > 0:
@@ -159,9 +172,12 @@ class Adaptation(Iterator[Step]):
         parameters = dict(self.G.named_parameters())
         names = [name for unit in self.choice.candidates for name in unit.tensors]
         self._trained = {name: parameters[name] for name in names}
-        self.optimizer = torch.optim.Adam(
-            self._trained.values(), lr=config.lr * LR_SCALE, betas=config.betas
-        )
+        self._lr_factors = _lr_factors(self.choice.candidates, units_of(G), config.coarse_lr)
+        groups = [
+            {"params": [parameters[name] for name in unit.tensors]}
+            for unit in self.choice.candidates
+        ]
+        self.optimizer = torch.optim.Adam(groups, lr=config.lr * LR_SCALE, betas=config.betas)
         lengths = [(config.magnitude or 0) * target.text_norm for target in self.targets]
         self.objective = Objective(
             self.encoder, self.targets, lengths, config.weights, config.views
@@ -224,6 +240,9 @@ class Adaptation(Iterator[Step]):
         for parameter, gradient in zip(active, gradients, strict=True):
             parameter.requires_grad_(False)
             parameter.grad = gradient
+        lr = _learning_rate(self.index, config)
+        for group, factor in zip(self.optimizer.param_groups, self._lr_factors, strict=True):
+            group["lr"] = lr * factor
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._after_step(units)
@@ -276,6 +295,21 @@ class Adaptation(Iterator[Step]):
         self.choice.load_state_dict(state["choice"])
         self.watch.load_state_dict(state["watch"])
         self.index, self.reason = state["index"], state["reason"]
+
+
+def _learning_rate(index: int, config: AdaptConfig) -> float:
+    """Of step `index`, counted from 1."""
+    share = min(1.0, index / config.warmup) if config.warmup else 1.0
+    left = (config.steps + 1 - index) / (config.steps * config.decay) if config.decay else 1.0
+    if left < 1:
+        share *= 0.5 - 0.5 * math.cos(math.pi * left)
+    return config.lr * LR_SCALE * share
+
+
+def _lr_factors(chosen: Sequence[Unit], units: Sequence[Unit], coarse: float) -> list[float]:
+    """Of the `chosen` among all `units` of a generator: `coarse` for the first, 1 for the last."""
+    depth = {unit.name: i / (len(units) - 1) for i, unit in enumerate(units)}
+    return [coarse ** (1 - depth[unit.name]) for unit in chosen]
 
 
 def _frozen_copy(G: nn.Module) -> nn.Module:

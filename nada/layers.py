@@ -2,69 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from sg3.networks import stylegan3
+from sg3.networks.layer_units import Unit, select_layers, units_of
 
 PHASES = ("paper", "coarse", "shape", "texture", "all", "equivariant")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is chosen as one: a layer's own tensors, never its affine.
-
-    `ws_rows`: which rows of ws `[N, num_ws, w_dim]` it reads. `to_rgb` marks the layers that turn
-    features into colours, `critical` those without a margin between cutoff and Nyquist.
-    """
-
-    name: str
-    tensors: tuple[str, ...]
-    ws_rows: tuple[int, ...]
-    to_rgb: bool = False
-    critical: bool = False
-
-
-def units_of(G: nn.Module) -> list[Unit]:
-    """The layers of a StyleGAN3 or StyleGAN2 generator from coarse to fine."""
-    return _units_sg3(G) if _is_sg3(G) else _units_sg2(G)
-
-
-def _is_sg3(G: nn.Module) -> bool:
-    return isinstance(G, stylegan3.Generator)
-
-
-def _units_sg3(G: nn.Module) -> list[Unit]:
-    units = [Unit("input", ("synthesis.input.weight",), (0,))]
-    for i, plan in enumerate(G.synthesis.plans):
-        tensors = tuple(f"synthesis.{plan.name}.{part}" for part in ("weight", "bias"))
-        name = "torgb" if plan.is_torgb else f"L{i}"
-        units.append(Unit(name, tensors, (i + 1,), plan.is_torgb, plan.is_critically_sampled))
-    return units
-
-
-def _units_sg2(G: nn.Module) -> list[Unit]:
-    names = dict(G.synthesis.named_parameters())
-    units, row = [], 0
-    for block in sorted({name.split(".")[0] for name in names}, key=lambda name: int(name[1:])):
-        if f"{block}.const" in names:
-            units.append(Unit(f"{block}.const", (f"synthesis.{block}.const",), ()))
-        for layer in ("conv0", "conv1", "torgb"):
-            own = [
-                name
-                for name in names
-                if re.fullmatch(rf"{block}\.{layer}\.(weight|bias|noise_strength)", name)
-            ]
-            if own:
-                # A block's ToRGB reads the row that the next block's first layer reads.
-                tensors = tuple(f"synthesis.{name}" for name in own)
-                units.append(Unit(f"{block}.{layer}", tensors, (row,), layer == "torgb"))
-                row += layer != "torgb"
-    return units
 
 
 def chosen_units(G: nn.Module, choice: str) -> list[Unit]:
@@ -92,27 +38,11 @@ def chosen_units(G: nn.Module, choice: str) -> list[Unit]:
     if choice == "equivariant":
         return [unit for unit in body if not unit.critical]
     if choice == "paper":
-        if _is_sg3(G):
+        if isinstance(G, stylegan3.Generator):
             return [u for i, u in enumerate(units) if len(units) - i not in (3, 5)]
         first_rgb = next(unit for unit in units if unit.to_rgb)
         return [unit for unit in units if unit is first_rgb or not unit.to_rgb]
-    return _by_name(units, choice)
-
-
-def _by_name(units: Sequence[Unit], choice: str) -> list[Unit]:
-    names = [unit.name for unit in units]
-    indices: set[int] = set()
-    for part in filter(None, (part.strip() for part in choice.split(","))):
-        ends = [part] if part in names else part.split("-")
-        if len(ends) > 2 or any(end not in names for end in ends):
-            raise ValueError(
-                f"layers: got {part!r}, expected {', '.join(PHASES)} or names of "
-                f"{', '.join(names)}, like {names[0]},{names[1]}-{names[2]}"
-            )
-        indices |= set(range(names.index(ends[0]), names.index(ends[-1]) + 1))
-    if not indices:
-        raise ValueError(f"layers: got {choice!r}, expected {', '.join(PHASES)} or names of layers")
-    return [units[i] for i in sorted(indices)]
+    return [units[i] for i in select_layers([unit.name for unit in units], choice, PHASES)]
 
 
 def most_moved(units: Sequence[Unit], movement: torch.Tensor, k: int) -> list[Unit]:

@@ -36,8 +36,6 @@ COMMANDS = {
     "ffhq_unaligned": ("ffhqu-crops", "ffhqu-1024.zip"),
 }
 
-COMING = {"--min-size", "--labels"}  # of sg3 dataset
-
 
 def module_of(name):
     return importlib.import_module(f"recipes.{name}")
@@ -101,7 +99,7 @@ def test_data_set_command_is_documented_and_understood(name):
     command = module.dataset_command(*COMMANDS[name])
     documented = " ".join(module.__doc__.replace("\\\n", " ").split())
     assert shlex.join(command) in documented
-    known = {option for parameter in dataset.params for option in parameter.opts} | COMING
+    known = {option for parameter in dataset.params for option in parameter.opts}
     wanted = {word for word in command if word.startswith("--")}
     assert wanted <= known
 
