@@ -1,0 +1,73 @@
+"""Has an adaptation left a grid on its pictures? Power near the Nyquist frequency tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+KAISER_BETA = 8.0
+#: What rounding to 8 bits adds to every frequency: fainter changes are never seen.
+ROUNDING_POWER = (2 / 255) ** 2 / 12
+#: In cycles per pixel: where the top octave begins, what is near Nyquist, what is near an axis.
+OCTAVE, NEAR, AXIS = 1 / 4, 7 / 16, 1 / 16
+GRID_DB = 3.0
+
+
+@dataclass(frozen=True)
+class SpectralChange:
+    """Growth of the mean power of pictures in dB.
+
+    `top_octave`: all frequencies above a quarter cycle per pixel along either axis; `axes`: near
+    Nyquist along one axis and low along the other (fine lines); `diagonal`: near Nyquist along
+    both (a checkerboard).
+    """
+
+    top_octave: float
+    axes: float
+    diagonal: float
+
+    @property
+    def advice(self) -> str | None:
+        """A line for the user if there may be a grid, else None."""
+        most = max(self.top_octave, self.axes, self.diagonal)
+        if most <= GRID_DB:
+            return None
+        return (
+            f"fine detail grew by {most:.1f} dB: look for a grid in sheet.png; "
+            "--layers equivariant, --views, a larger --batch and a lower --lr work against it"
+        )
+
+
+def power_spectrum(images: torch.Tensor) -> torch.Tensor:
+    """Mean power `[H, W]` of `images` `[N, C, H, W]` in [−1, 1], in the order of `fftfreq`.
+
+    Kaiser windows whose squares add up to 1, as in SG3 App. A (FACTS 6.4): white noise of variance
+    v has power v everywhere. Means are taken away, and what no picture shows is clamped.
+    """
+    images = images.double().clamp(-1, 1)
+    images = images - images.mean(dim=(2, 3), keepdim=True)
+    for dim in (2, 3):
+        length = images.shape[dim]
+        window = torch.kaiser_window(length, periodic=False, beta=KAISER_BETA, dtype=images.dtype)
+        window = (window / window.square().sum().sqrt()).to(images.device)
+        images = images * window.reshape([-1 if d == dim else 1 for d in range(4)])
+    return torch.fft.fft2(images).abs().square().mean(dim=(0, 1))
+
+
+def spectral_change(before: torch.Tensor, after: torch.Tensor) -> SpectralChange:
+    """From pictures `before` to `after`, `[N, C, H, W]` each, of one size."""
+    spectra = [power_spectrum(images).cpu() + ROUNDING_POWER for images in (before, after)]
+    y, x = (torch.fft.fftfreq(length).abs() for length in before.shape[2:])
+    y, x = y[:, None], x[None, :]
+    bands = {
+        "top_octave": torch.maximum(y, x) >= OCTAVE,
+        "axes": ((y >= NEAR) & (x <= AXIS)) | ((x >= NEAR) & (y <= AXIS)),
+        "diagonal": (y >= NEAR) & (x >= NEAR),
+    }
+    return SpectralChange(
+        **{
+            name: float(10 * (spectra[1][band].mean() / spectra[0][band].mean()).log10())
+            for name, band in bands.items()
+        }
+    )
