@@ -165,7 +165,7 @@ def adapt(
         encoder = load_encoder(",".join(clip), resolve_device(device))
         nets = sg3.load(network, resolve_device(device))
         manifest.add_input(network, nets.meta["sha256"])
-        pictures = target_images and load_pictures(target_images, encoder.input_size_px)
+        pictures = load_pictures(target_images, encoder.input_size_px) if target_images else None
     with manifest.time("start"):
         adaptation = Adaptation(nets.G_ema, source, target, encoder, pictures, config)
         warn_of_unknown_words(encoder, [Prompt(text) for text in (source, target) if text])
@@ -279,10 +279,12 @@ def _report(outcome, recording, manifest) -> None:
         f"power against the source: top octave {change.top_octave:+.1f} dB, near Nyquist "
         f"{change.axes:+.1f} dB along the axes, {change.diagonal:+.1f} dB on the diagonal"
     )
+    size_kb = (recording.outdir / "delta.safetensors").stat().st_size / 1000
+    click.echo(f"delta: {size_kb:.0f} kB with {100 * outcome.kept:.1f} % of the weights' change")
     if change.advice:
         click.echo(f"Note: {change.advice}")
     manifest.results |= {"steps": outcome.index, "reason": ended, **asdict(check)}
-    manifest.results["spectrum_db"] = asdict(change)
+    manifest.results |= {"spectrum_db": asdict(change), "delta_keeps": outcome.kept}
     for path in recording.paths:
         manifest.add_output(path)
     manifest.write(finished=ended is not None)

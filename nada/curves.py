@@ -107,5 +107,5 @@ def _panel(lines: Sequence[Line], top: float, last_step: float) -> list[str]:
     for line in lines:
         if line.name:
             parts.append(f'<text x="{x}" y="{top - 7}" fill="{line.colour}">{line.name}</text>')
-            x += 8 * len(line.name) + 24
+            x += 6 * len(line.name) + 30
     return parts

@@ -28,4 +28,4 @@ def load_pictures(path: str | os.PathLike, size_px: int) -> torch.Tensor:
         raise UserError(f"target-images: {str(error).removeprefix('data: ')}") from None
     squares = [transform_image(image, "center-crop", (size_px, size_px)) for image in images]
     array = np.stack([np.asarray(square) for square in squares])
-    return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
