@@ -149,14 +149,18 @@ def adapt(
     from guidance.prompts import Prompt
     from nada.adapt import Adaptation
     from nada.pictures import load_pictures
-    from nada.record import STATE, Recording
+    from nada.record import STATE, STATS, Recording
     from nada.state import arguments_of, go_on, read_state
     from sg3.checkpoints.delta import weights_hash
 
     config, record_config = configs(settings, no_stop)
     outdir = Path(outdir or f"out/adapt-{slug(target or Path(target_images or '').stem)}")
     check_folder(outdir)
-    saved = _saved_state(outdir / STATE, resume, read_state)
+    if not resume and any((outdir / name).exists() for name in (STATE, STATS)):
+        raise UserError(
+            f"outdir: {outdir} holds a run; --resume goes on with it, or choose another folder"
+        )
+    saved = read_state(outdir / STATE) if (outdir / STATE).exists() else None
     arguments = {"source": source, "target": target, "target_images": target_images}
     arguments |= {"network": network, "clip": list(clip), "resume": resume, "device": device}
     arguments |= asdict(config) | asdict(record_config)
@@ -212,17 +216,6 @@ def configs(settings: dict, no_stop: bool):
         stop=None if no_stop else replace(default.stop, **groups["stop"]),
     )
     return config, RecordConfig(**groups["record"])
-
-
-def _saved_state(path: Path, resume: bool, read_state: Callable):
-    if not path.exists():
-        return None
-    if not resume:
-        raise UserError(
-            f"outdir: {path.parent} holds an adaptation; --resume goes on with it, or choose "
-            "another folder"
-        )
-    return read_state(path)
 
 
 @contextmanager

@@ -95,9 +95,12 @@ class Recording:
         self.config = config or RecordConfig()
         self.outdir, self._paths, self._start = prepare_folder(outdir), {}, time.perf_counter()
         # Of steps after the state from which this goes on there may be lines: they come again.
-        known = [r for r in read_jsonl(self.outdir / STATS) if r["step"] <= adaptation.index]
-        self.records = known
-        write_text(self._path(STATS), "".join(json.dumps(record) + "\n" for record in known))
+        known = read_jsonl(self.outdir / STATS)
+        if not all("step" in record for record in known):
+            raise UserError(f"outdir: {self.outdir} holds another run; choose another folder")
+        self.records = [record for record in known if record["step"] <= adaptation.index]
+        lines = [json.dumps(record) + "\n" for record in self.records]
+        write_text(self._path(STATS), "".join(lines))
         save_png(self._path("before.png"), image_grid(self._before))
 
     @property

@@ -45,19 +45,22 @@ def power_spectrum(images: torch.Tensor) -> torch.Tensor:
     Kaiser windows whose squares add up to 1, as in SG3 App. A (FACTS 6.4): white noise of variance
     v has power v everywhere. Means are taken away, and what no picture shows is clamped.
     """
-    images = images.double().clamp(-1, 1)
-    images = images - images.mean(dim=(2, 3), keepdim=True)
-    for dim in (2, 3):
-        length = images.shape[dim]
-        window = torch.kaiser_window(length, periodic=False, beta=KAISER_BETA, dtype=images.dtype)
-        window = (window / window.square().sum().sqrt()).to(images.device)
-        images = images * window.reshape([-1 if d == dim else 1 for d in range(4)])
-    return torch.fft.fft2(images).abs().square().mean(dim=(0, 1))
+    windows = []
+    for length in images.shape[2:]:
+        window = torch.kaiser_window(length, periodic=False, beta=KAISER_BETA, dtype=torch.float64)
+        windows.append(window / window.square().sum().sqrt())
+    weights = torch.outer(*windows)
+    total = torch.zeros_like(weights)
+    for image in images.cpu():  # one by one: sixteen large ones in double precision are 2 GB
+        image = image.double().clamp(-1, 1)
+        image = image - image.mean(dim=(1, 2), keepdim=True)
+        total += torch.fft.fft2(image * weights).abs().square().mean(dim=0)
+    return total / len(images)
 
 
 def spectral_change(before: torch.Tensor, after: torch.Tensor) -> SpectralChange:
     """From pictures `before` to `after`, `[N, C, H, W]` each, of one size."""
-    spectra = [power_spectrum(images).cpu() + ROUNDING_POWER for images in (before, after)]
+    spectra = [power_spectrum(images) + ROUNDING_POWER for images in (before, after)]
     y, x = (torch.fft.fftfreq(length).abs() for length in before.shape[2:])
     y, x = y[:, None], x[None, :]
     bands = {

@@ -159,6 +159,14 @@ def test_a_finished_run_is_left_alone(done):
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}
 
 
+def test_the_log_of_another_run_is_left_alone(tmp_path):
+    (tmp_path / "stats.jsonl").write_text('{"Loss/G/loss": 1}\n')
+    assert "holds a run" in refused(tmp_path)
+    assert "holds another run" in refused(tmp_path, "--resume")
+    assert (tmp_path / "stats.jsonl").read_text() == '{"Loss/G/loss": 1}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["stats.jsonl"]
+
+
 def test_a_signal_ends_it_after_the_step(tmp_path, monkeypatch):
     add = Recording.add
 
