@@ -13,11 +13,13 @@ import click
 from sg3.cli.options import (
     apply_precision,
     debug_option,
+    delta_option,
     device_option,
     network_option,
     precision_option,
     resolve_device,
     seed_option,
+    with_deltas,
 )
 from sg3.errors import UserError
 from sg3.files import prepare_folder
@@ -29,6 +31,7 @@ INTERRUPTED = 130
 @click.command()
 @click.argument("prompts", nargs=-1, required=True, metavar='"PROMPT" ["PROMPT" ...]')
 @network_option
+@delta_option
 @click.option(
     "--clip",
     default="mini",
@@ -72,7 +75,18 @@ INTERRUPTED = 130
 @device_option
 @debug_option
 def steer(
-    prompts, network, clip, steps, seed, outdir, video, precision, compiled, device, **settings
+    prompts,
+    network,
+    deltas,
+    clip,
+    steps,
+    seed,
+    outdir,
+    video,
+    precision,
+    compiled,
+    device,
+    **settings,
 ) -> None:
     """A text prompt pulls an image of the network towards what it says.
 
@@ -95,10 +109,11 @@ def steer(
     refuse_unwritable(outdir)
     arguments = {"prompts": list(prompts), "network": network, "clip": clip, "device": device}
     arguments |= {"steps": steps, "seed": seed, "video": video, "precision": precision}
-    arguments |= settings
+    arguments |= {"deltas": deltas, **settings}
     manifest = RunManifest(outdir, "steer", arguments)
     with manifest.time("load"):
         G, encoder, provenance = load_models(network, clip, resolve_device(device))
+        G = with_deltas(G, deltas)
         apply_precision(G, precision)
         if compiled:
             compile_synthesis(G, small_batches=True)
@@ -107,8 +122,12 @@ def steer(
         steps_to_come = start_steering(G, parsed, encoder, config=config)
     prepare_folder(outdir)
     metadata = {"network": network, "prompts": json.dumps(list(prompts)), **provenance}
+    if deltas:
+        metadata["deltas"] = json.dumps(deltas)
     if "network_sha256" in provenance:
         manifest.add_input(network, provenance["network_sha256"])
+    for path, _ in deltas:
+        manifest.add_input(path)
     stopped = run(steps_to_come, steps + 1, outdir, video, metadata, manifest)
     for path in [*manifest.outputs, manifest.write(finished=not stopped).name]:
         click.echo((outdir / path).resolve())

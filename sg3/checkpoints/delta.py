@@ -129,7 +129,7 @@ class DeltaMix:
             if delta.source_hash != found and not force:
                 raise UserError(
                     f"{_origin(delta)} (weights {delta.source_hash[:12]}), this network's "
-                    f"are {found[:12]}; use that network, or force it with `sg3 delta apply --force`"
+                    f"are {found[:12]}; use that one, or force it: `sg3 delta apply --force`"
                 )
         changed = {name for delta in self.deltas for name in delta.changes}
         self._source = {name: tensors[name].cpu().clone() for name in tensors if name in changed}

@@ -13,17 +13,20 @@ from sg3.cli.options import (
     VEC2,
     apply_precision,
     debug_option,
+    delta_option,
     device_option,
     network_option,
     outdir_option,
     precision_option,
     resolve_device,
+    with_deltas,
 )
 from sg3.errors import UserError
 
 
 @click.command()
 @network_option
+@delta_option
 @click.option("--seeds", type=SEEDS, help="Seeds: numbers and ranges like 0-7,12.")
 @click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi.")
 @click.option("--class", "class_index", type=int, metavar="INDEX", help="Class, if conditional.")
@@ -61,12 +64,13 @@ from sg3.errors import UserError
 @precision_option
 @device_option
 @debug_option
-def generate(network, seeds, trunc, class_index, latent, grid, outdir, device, **options):
+def generate(network, deltas, seeds, trunc, class_index, latent, grid, outdir, device, **options):
     """Write one PNG per seed.
 
     \b
     Example:
       sg3 generate --network mini-faces --seeds 0-7,12 --trunc 0.7 --outdir out
+      sg3 generate --delta zombie.safetensors:0.7 --seeds 0-7 --outdir out
     """
     if (seeds is None) == (latent is None):
         raise click.UsageError("give either --seeds or --latent")
@@ -82,7 +86,8 @@ def generate(network, seeds, trunc, class_index, latent, grid, outdir, device, *
     if device == "auto" and world > 1:
         device = _device_of_rank()
     nets = sg3.load(network, resolve_device(device))
-    apply_precision(nets.G_ema, options["precision"])
+    G = with_deltas(nets.G_ema, deltas)
+    apply_precision(G, options["precision"])
     move = {
         "noise_mode": options["noise_mode"],
         "translate": options["translate"],
@@ -90,19 +95,19 @@ def generate(network, seeds, trunc, class_index, latent, grid, outdir, device, *
     }
     if latent is not None:
         ws = load_latents(latent)
-        count, images = len(ws[rank::world]), generate_from_latents(nets.G_ema, ws, **move)
+        count, images = len(ws[rank::world]), generate_from_latents(G, ws, **move)
         images = (image for i, image in enumerate(images) if i % world == rank)
     else:
         mine = seeds[rank::world]
         count, images = (
             len(mine),
-            generate_images(
-                nets.G_ema, mine, truncation_psi=trunc, class_index=class_index, **move
-            ),
+            generate_images(G, mine, truncation_psi=trunc, class_index=class_index, **move),
         )
     arguments = click.get_current_context().params
     with RunManifest(outdir, "generate", arguments) as manifest:
         manifest.add_input(network, nets.meta["sha256"])
+        for path, _ in deltas:
+            manifest.add_input(path)
         if latent is not None:
             manifest.add_input(latent)
         manifest.enabled = rank == 0

@@ -22,6 +22,8 @@ COMMANDS = {
     "plan": ("sg3.cli.plan:plan", "Memory, time and files of a training run before it starts."),
     "dataset": ("sg3.cli.dataset:dataset", "Prepare a data set from images."),
     "metrics": ("sg3.cli.metrics:metrics", "FID, KID, precision and recall, equivariance."),
+    "delta": ("sg3.cli.delta:delta", "Small files of what an adapted network changed."),
+    "blend": ("sg3.cli.blend:blend", "One network from the layers of two."),
     "convert": ("sg3.cli.convert:convert", "Official pickle to safetensors, without running it."),
     "models": ("sg3.cli.models:models", "List and download known networks."),
     "doctor": ("sg3.cli.doctor:doctor", "What this machine has, and which operators are in use."),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +14,7 @@ from sg3.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -40,6 +44,26 @@ def parse_vec2(text: str) -> tuple[float, float]:
     except ValueError:
         raise UserError(f"got {text!r}, expected two numbers like 0.1,-0.2") from None
     return x, y
+
+
+def parse_delta(text: str) -> tuple[str, float]:
+    """`"zombie.safetensors:0.7"` → `("zombie.safetensors", 0.7)`; without a number 1.
+
+    Which files exist decides what a colon means: names and drives may have one too. Raises
+    UserError for no such file or a strength that is no finite number.
+    """
+    if Path(text).is_file():
+        return text, 1.0
+    path, _, number = text.rpartition(":")
+    if not Path(path).is_file():
+        raise UserError(f"{text}: no such file")
+    try:
+        strength = float(number)
+    except ValueError:
+        strength = math.nan
+    if not math.isfinite(strength):
+        raise UserError(f"strength of {path}: got {number!r}, expected a number like 0.7")
+    return path, strength
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -82,6 +106,7 @@ class ParsedType(click.ParamType):
 
 SEEDS = ParsedType("seeds", parse_seeds)
 VEC2 = ParsedType("x,y", parse_vec2)
+DELTA = ParsedType("file[:strength]", parse_delta)
 
 
 def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -109,6 +134,14 @@ seed_option = click.option(
 seeds_option = click.option(
     "--seeds", type=SEEDS, required=True, help="Seeds: numbers and ranges like 0-7,12."
 )
+delta_option = click.option(
+    "--delta",
+    "deltas",
+    type=DELTA,
+    multiple=True,
+    metavar="FILE[:STRENGTH]",
+    help="Change the network by a delta (`sg3 delta`, `sg3 adapt`); several add up.",
+)
 precision_option = click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16"]),
@@ -130,6 +163,15 @@ debug_option = click.option(
     callback=_remember_debug,
     help="Show a traceback on errors.",
 )
+
+
+def with_deltas(G: nn.Module, deltas: Sequence[tuple[str, float]], force: bool = False):
+    """`G` itself where there are none, else a copy changed by these (file, strength)."""
+    from sg3.checkpoints.delta import apply_deltas, load_delta
+
+    if not deltas:
+        return G
+    return apply_deltas(G, [(load_delta(path), strength) for path, strength in deltas], force)
 
 
 def apply_precision(G, precision: str) -> None:

@@ -60,6 +60,23 @@ def _units_sg2(G: nn.Module) -> list[Unit]:
     return units
 
 
+def layer_names(G: nn.Module) -> list[str]:
+    """Of a generator, from coarse to fine: "input", "L0" … "torgb"; StyleGAN2 "b8.conv0" …"""
+    return [unit.name for unit in units_of(G)]
+
+
+def tensors_by_layer(G: nn.Module) -> dict[str, list[str]]:
+    """All of a layer's tensors in the state dict, its affine and buffers too; "mapping" first."""
+    names = list(G.state_dict())
+    found = {"mapping": [name for name in names if name.startswith("mapping.")]}
+    for unit in units_of(G):
+        # The constant of a StyleGAN2 stands in a block among layers; the rest are modules.
+        module = unit.tensors[0].rpartition(".")[0] + "."
+        whole = [name for name in names if name.startswith(module)] if unit.ws_rows else ()
+        found[unit.name] = list(whole or unit.tensors)
+    return found
+
+
 def select_layers(names: Sequence[str], text: str, others: Sequence[str] = ()) -> list[int]:
     """Positions in `names` of what `text` lists: names and ranges, like "input,L0,L3-L5".
 
