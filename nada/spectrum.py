@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 KAISER_BETA = 8.0
-#: What rounding to 8 bits adds to every frequency: fainter changes are never seen.
-ROUNDING_POWER = (2 / 255) ** 2 / 12
+#: Root mean square in a band, of pictures in [−1, 1], below which nobody sees anything: a little
+#: more than one of 255 levels. Near Nyquist there is next to nothing, whose growth means nothing.
+VISIBLE = 0.01
 #: In cycles per pixel: where the top octave begins, what is near Nyquist, what is near an axis.
 OCTAVE, NEAR, AXIS = 1 / 4, 7 / 16, 1 / 16
 GRID_DB = 3.0
@@ -16,7 +17,7 @@ GRID_DB = 3.0
 
 @dataclass(frozen=True)
 class SpectralChange:
-    """Growth of the mean power of pictures in dB.
+    """Growth of what is in a band of the mean spectrum of pictures, in dB above the visible.
 
     `top_octave`: all frequencies above a quarter cycle per pixel along either axis; `axes`: near
     Nyquist along one axis and low along the other (fine lines); `diagonal`: near Nyquist along
@@ -60,7 +61,6 @@ def power_spectrum(images: torch.Tensor) -> torch.Tensor:
 
 def spectral_change(before: torch.Tensor, after: torch.Tensor) -> SpectralChange:
     """From pictures `before` to `after`, `[N, C, H, W]` each, of one size."""
-    spectra = [power_spectrum(images) + ROUNDING_POWER for images in (before, after)]
     y, x = (torch.fft.fftfreq(length).abs() for length in before.shape[2:])
     y, x = y[:, None], x[None, :]
     bands = {
@@ -68,9 +68,11 @@ def spectral_change(before: torch.Tensor, after: torch.Tensor) -> SpectralChange
         "axes": ((y >= NEAR) & (x <= AXIS)) | ((x >= NEAR) & (y <= AXIS)),
         "diagonal": (y >= NEAR) & (x >= NEAR),
     }
-    return SpectralChange(
-        **{
-            name: float(10 * (spectra[1][band].mean() / spectra[0][band].mean()).log10())
-            for name, band in bands.items()
-        }
-    )
+    spectra = [power_spectrum(images) for images in (before, after)]
+
+    def growth(band: torch.Tensor) -> float:
+        # The mean over all frequencies is the variance of pixels: a band's share of it.
+        old, new = (s[band].sum() / s.numel() + VISIBLE**2 for s in spectra)
+        return float(10 * (new / old).log10())
+
+    return SpectralChange(**{name: growth(band) for name, band in bands.items()})
