@@ -9,7 +9,8 @@ from PIL import Image
 
 import sg3
 from sg3.training.config import TrainConfig
-from sg3.training.loop import describe, train
+from sg3.training.describe import describe
+from sg3.training.loop import train
 from sg3.training.report import append_jsonl
 from sg3.training.state import state_path
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from typing import NoReturn
 
 import click
 
@@ -96,7 +97,9 @@ SIZES = [
     click.option("--dcmax", type=POSITIVE, help="--cmax of the discriminator."),
     click.option("--z-dim", type=POSITIVE, help="Size of z; 512."),
     click.option("--w-dim", type=POSITIVE, help="Size of w; 512."),
-    click.option("--num-layers", type=POSITIVE, help="Layers of StyleGAN3 before ToRGB; 14."),
+    click.option(
+        "--num-layers", type=click.IntRange(min=3), help="Layers of StyleGAN3 before ToRGB; 14."
+    ),
     click.option("--margin-size", type=COUNT, help="StyleGAN3's border in pixels; 10."),
     click.option("--map-depth", type=POSITIVE, help="Layers of the mapping network; 2, 8 for SG2."),
     click.option("--mbstd-group", type=POSITIVE, default=4, show_default=True),
@@ -127,7 +130,13 @@ LEARNING = [
     ),
     click.option("--ema-kimg", type=RATE, help="Half-life of the averaged generator."),
     click.option("--kimg", type=RATE, default=25000, show_default=True, help="Length."),
-    click.option("--seed", type=COUNT, default=0, show_default=True, help="Of everything random."),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        show_default=True,
+        help="Of everything random.",
+    ),
 ]
 RUNNING = [
     click.option(
@@ -218,11 +227,26 @@ def train(device: str, gpus: int | None, dry_run: bool, fp32: bool, **options) -
     stop = _StopRequest()
     try:
         _drain(run(config, stop=stop), config)
-    except ValueError as error:
-        rank = os.environ.get("RANK", "0")
-        raise error if rank == "0" else UserError(f"process {rank}: {error}") from None
+    except (ValueError, RuntimeError, MemoryError) as error:
+        _explain(error, os.environ.get("RANK", "0"))
     finally:
         stop.restore()
+
+
+def _explain(error: Exception, rank: str) -> NoReturn:
+    """Raise `error` as a line for the user, or end quietly where rank 0 says it."""
+    from sg3.training.team import ToldError
+    from sg3.training.trainer import is_out_of_memory
+
+    if isinstance(error, ToldError) and rank != "0":
+        sys.exit(2)
+    if is_out_of_memory(error) and not isinstance(error, ValueError):
+        error = UserError(
+            "out of memory; try --batch-gpu auto, a smaller --batch or smaller networks (--cbase)"
+        )
+    if rank == "0" or not isinstance(error, ValueError):
+        raise error
+    raise UserError(f"process {rank}: {error}") from None
 
 
 class _StopRequest:

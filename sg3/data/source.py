@@ -181,8 +181,11 @@ class ImageSource:
         try:
             labels = index["labels"]
             return None if labels is None else {name: label for name, label in labels}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"data: dataset.json in {self.path} is malformed: {error!r}") from None
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"data: dataset.json in {self.path} is malformed: under 'labels', expected pairs "
+                "of a file's name and its label, or null"
+            ) from None
 
     def close(self) -> None:
         """Release the archive."""

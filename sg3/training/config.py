@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from dataclasses import dataclass
 
 CHOICES = {
@@ -13,6 +15,15 @@ CHOICES = {
     "cache": ("auto", "ram", "none"),
 }
 COUNTS = ("batch", "snap", "d_reg_interval", "mbstd_group", "keep_states")
+POSITIVE = ("kimg", "tick", "glr", "dlr", "ema_kimg")
+#: option → least and greatest value
+RANGES = {
+    "gamma": (0, math.inf), "p": (0, 1), "target": (0, 1), "initial_p": (0, 1),
+    "glr_warmup_kimg": (0, math.inf), "blur_percent": (0, 100), "state_minutes": (0, math.inf),
+    "freezed": (0, math.inf), "workers": (0, math.inf), "seed": (0, 2**32 - 1),
+}  # fmt: skip
+LEAST = {"margin_size": 0, "num_layers": 3}  # of ARCHITECTURE; 1 for the others
+MAX_GRID = 100  # pictures per side
 #: Arguments of the networks: None takes those of the network that --resume names, or the preset.
 ARCHITECTURE = (
     "cbase", "cmax", "dcbase", "dcmax", "z_dim", "w_dim", "num_layers", "margin_size", "map_depth",
@@ -95,20 +106,34 @@ class TrainConfig:
             if value not in allowed:
                 raise ValueError(f"{_option(name)}: got {value!r}, expected {' or '.join(allowed)}")
         for name in (*COUNTS, *ARCHITECTURE):
-            value, least = getattr(self, name), 0 if name == "margin_size" else 1
+            value, least = getattr(self, name), LEAST.get(name, 1)
             if value is not None and value < least:
                 raise ValueError(f"{_option(name)}: got {value}, expected at least {least}")
-        for name in ("kimg", "tick"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--{name}: got {getattr(self, name)}, expected a positive number")
-        if self.gamma is not None and not self.gamma >= 0:
-            raise ValueError(f"--gamma: got {self.gamma}, expected a number of at least 0")
-        for name in ("p", "target", "initial_p"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{_option(name)}: got {value}, expected 0 to 1")
+        self._check_numbers()
         if self.cfg == "stylegan2" and (self.num_layers or self.margin_size) is not None:
             raise ValueError("--num-layers, --margin-size: only StyleGAN3 has them")
+        if self.grid is not None and not all(1 <= n <= MAX_GRID for n in self.grid):
+            size = "x".join(map(str, self.grid))
+            raise ValueError(f"--grid: got {size}, expected 1 to {MAX_GRID} pictures per side")
+        if self.desc is not None and not re.fullmatch(r"[^/\\\0]{0,100}", self.desc):
+            raise ValueError(
+                f"--desc: got {self.desc[:110]!r}, expected part of a folder's name: at most 100 "
+                "characters, no slashes"
+            )
+
+    def _check_numbers(self) -> None:
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if value is None or not isinstance(value, (int, float)):
+                continue
+            if not math.isfinite(value):
+                raise ValueError(f"{_option(name)}: got {value}, expected a finite number")
+            if name in POSITIVE and value <= 0:
+                raise ValueError(f"{_option(name)}: got {value}, expected a positive number")
+            least, most = RANGES.get(name, (-math.inf, math.inf))
+            if not least <= value <= most:
+                upto = "or more" if most == math.inf else f"to {most}"
+                raise ValueError(f"{_option(name)}: got {value}, expected {least} {upto}")
 
     def resolved(self, resolution: int, world_size: int = 1) -> TrainConfig:
         """A copy without None where a rule of FACTS 4.8 gives the value.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 
 from sg3.data.base import TrainingImages
+from sg3.files import atomic_path
 
 
 def choose_grid_items(dataset: TrainingImages, columns: int, rows: int) -> list[int]:
@@ -47,9 +47,8 @@ def save_grid(path: Path, images: np.ndarray, columns: int) -> None:
     picture = images.reshape(rows, columns, c, h, w).transpose(0, 3, 1, 4, 2)
     picture = picture.reshape(rows * h, columns * w, c)
     picture = picture[:, :, 0] if c == 1 else picture
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(picture).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 
 from sg3 import allocator
-from sg3.data import open_dataset
 from sg3.metrics import check_names
 from sg3.training import run_folder
 from sg3.training.config import TrainConfig
+from sg3.training.describe import make_dataset, plain
 from sg3.training.output import RunOutput
-from sg3.training.presets import discriminator_kwargs, generator_kwargs, loss_config
 from sg3.training.state import capture, newest_state, restore, write_state
 from sg3.training.team import Team, restarted_by_torchrun
 from sg3.training.trainer import Trainer
@@ -48,43 +47,6 @@ class Step:
     stopped: bool = False
 
 
-def make_dataset(config: TrainConfig):
-    """The real images that `config` names."""
-    return open_dataset(
-        config.data,
-        use_labels=config.cond,
-        max_size=config.max_images,
-        xflip=config.mirror,
-        yflip=config.mirror_y,
-        random_seed=config.seed,
-        cache=config.cache,
-    )
-
-
-def describe(config: TrainConfig, num_processes: int = 1) -> dict:
-    """What a run would do, without doing it: the resolved options, and the networks' arguments.
-
-    Raises ValueError for options or data that do not fit.
-    """
-    dataset = make_dataset(config)
-    shape = tuple(dataset.image_shape)
-    config = config.resolved(max(shape[1:]), num_processes)
-    start = None
-    if config.start_network is not None:
-        import sg3
-
-        start, config = sg3.load(config.start_network), config.begun_with_network()
-    kind, kwargs = generator_kwargs(config, shape, dataset.label_dim, start and start.G_ema)
-    return {
-        "options": _plain(config),
-        "folder": run_folder.run_description(config, dataset.name, num_processes),
-        "data": {"images": len(dataset), "shape": shape, "label_dim": dataset.label_dim},
-        "G": {"kind": kind, **kwargs},
-        "D": discriminator_kwargs(config, shape, dataset.label_dim, start and start.D),
-        "loss": dataclasses.asdict(loss_config(config)),
-    }
-
-
 def prepare_device(config: TrainConfig) -> torch.device:
     """The device of `config`, with the program's settings for it made."""
     name = config.device
@@ -104,41 +66,80 @@ class Run:
     """A trainer with its folder: opening or continuing, ticks, snapshots, states."""
 
     def __init__(self, config: TrainConfig):
-        check_names(config.metrics)
         self.team = Team.join(prepare_device(config))
-        dataset = make_dataset(config)
-        size = max(dataset.image_shape[1:])
-        self.config = config = config.resolved(size, self.team.size)
+        try:
+            self._open(config)
+        except BaseException:
+            self.team.leave()
+            raise
+        self._first_nimg = self.trainer.cur_nimg
+
+    def _open(self, config: TrainConfig) -> None:
+        dataset, config = self.team.agree(lambda: self._prepare(config))
+        self.config = config
         description = run_folder.run_description(config, dataset.name, self.team.size)
         folder = self.team.tell(self._folder_to_continue(description))
-        state, notes = newest_state(folder) if folder is not None else (None, [])
-        start = None
-        if state is not None:
-            config = self._continued(config, state["config"], folder)
-        elif config.start_network is not None:
-            import sg3  # here, because sg3 itself is what this module belongs to
-
-            start = sg3.load(config.start_network)
-            config = config.begun_with_network()
-        self.config = config
+        state, notes, start = self.team.agree(lambda: self._read_start(folder))
         kwargs = None if state is None else state["kwargs"]
         self.notes: list[str] = []
         self._damage_told = 0
-        self.trainer = Trainer(config, dataset, self.team, start, kwargs, self.note)
-        if folder is None and self.team.leads:
-            folder = run_folder.new_run_folder(config.outdir, description)
-        self.folder = self.team.tell(folder)
-        self.output = RunOutput(self.folder, config, self.trainer)
+        self.trainer = Trainer(self.config, dataset, self.team, start, kwargs, self.note)
+        self.folder = folder or self._new_folder(description)
+        try:
+            self.output = RunOutput(self.folder, self.config, self.trainer)
+            self._open_output(state, notes)
+        except BaseException:
+            if folder is None and self.team.leads:  # it holds nothing yet
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self.trainer.close()
+            raise
+
+    def _prepare(self, config: TrainConfig) -> tuple:
+        """The data, and the options that follow from them."""
+        check_names(config.metrics)
+        dataset = make_dataset(config)
+        return dataset, config.resolved(max(dataset.image_shape[1:]), self.team.size)
+
+    def _read_start(self, folder: Path | None) -> tuple:
+        """The state to go on from, lines about it, and the network to start from."""
+        if folder is not None:
+            state, notes = newest_state(folder)
+            self.config = self._continued(self.config, state["config"], folder)
+            return state, notes, None
+        if self.config.start_network is None:
+            return None, [], None
+        import sg3  # here, because sg3 itself is what this module belongs to
+
+        start = sg3.load(self.config.start_network)
+        self.config = self.config.begun_with_network()
+        return None, [], start
+
+    def _new_folder(self, description: str) -> Path:
+        """A folder of its own for this run, made by rank 0."""
+
+        def make() -> Path | None:
+            if not self.team.leads:
+                return None
+            return run_folder.new_run_folder(self.config.outdir, description)
+
+        return self.team.tell(self.team.agree(make))
+
+    def _open_output(self, state: dict | None, notes: list[str]) -> None:
+        """The first files of a new run; or the state and files of one that goes on."""
         if state is not None:
-            notes += restore(self.trainer, state)
-            self.output.load_state(state["output"])
-        else:
-            self.output.write_start()
+            notes = notes + restore(self.trainer, state)
         self.start = self._describe_start(state is not None)
-        self.output.log(self.start)
-        for line in notes + self._remarks():
-            self.note(line)
-        self._first_nimg = self.trainer.cur_nimg
+
+        def write() -> None:
+            if state is None:
+                self.output.write_start()
+            else:
+                self.output.load_state(state["output"])
+            self.output.log(self.start)
+            for line in notes + self._remarks():
+                self.note(line)
+
+        self.team.agree(write)
 
     def note(self, line: str) -> None:
         """A line for the log and the terminal."""
@@ -158,7 +159,7 @@ class Run:
         """`config` as the saved run knows it; refuses options that would make it another run."""
         if saved["from_network"]:
             config = config.begun_with_network()
-        own = _plain(config)
+        own = plain(config)
         for name, value in own.items():
             if name not in FREE and saved.get(name) != value:
                 raise ValueError(
@@ -220,9 +221,8 @@ class Run:
 
     def save_state(self) -> None:
         """Write the training state atomically. Every process must call it."""
-        state = capture(self.trainer, config=_plain(self.config), output=self.output.state())
-        if state is not None:
-            write_state(self.folder, state, self.config.keep_states)
+        state = capture(self.trainer, config=plain(self.config), output=self.output.state())
+        self.team.agree(lambda: state and write_state(self.folder, state, self.config.keep_states))
         self.output.state_was_written()
 
     def report(self, **what) -> Step:
@@ -244,12 +244,6 @@ class Run:
         self.trainer.close()
         self.output.close()
         self.team.leave()
-
-
-def _plain(config: TrainConfig) -> dict:
-    """As the state's file stores it: lists for tuples."""
-    record = dataclasses.asdict(config)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
 
 
 def train(config: TrainConfig, stop: Callable[[], bool] | None = None) -> Iterator[Step]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -91,6 +92,17 @@ class RunOutput:
         progress = self._progress()
         stats = t.stats.pop(t.team.sum_)
         self._seconds_at_tick = t.seconds
+        line, advice, snapshot = t.team.agree(
+            lambda: self._write_tick(progress, stats, with_snapshot)
+        )
+        metrics = self._measure(snapshot) if with_snapshot else []
+        self._maintenance = time.time() - started
+        return Tick(line, stats, advice, snapshot, metrics)
+
+    def _write_tick(
+        self, progress: dict, stats: dict, with_snapshot: bool
+    ) -> tuple[str, list[str], Path | None]:
+        """The tick's line, advice and networks."""
         snapshot = None
         if with_snapshot and self.leads:
             snapshot, progress["grid_diversity"] = self._save_snapshot()
@@ -102,10 +114,8 @@ class RunOutput:
             record = {"progress": progress, **stats, "timestamp": time.time()}
             append_jsonl(self.folder / "stats.jsonl", record)
         if self._events is not None:
-            tensorboard.write_tick(self._events, progress, stats, t.cur_nimg)
-        metrics = self._measure(snapshot) if with_snapshot else []
-        self._maintenance = time.time() - started
-        return Tick(line, stats, advice, snapshot, metrics)
+            tensorboard.write_tick(self._events, progress, stats, self.trainer.cur_nimg)
+        return line, advice, snapshot
 
     def _progress(self) -> dict:
         t = self.trainer
@@ -144,13 +154,16 @@ class RunOutput:
             except ValueError as error:  # images that are not numbers: the run may recover
                 lines.append(f"{name} could not be measured: {error}")
                 continue
-            if self.leads:
-                result = {**result, "kimg": t.cur_nimg / 1000}
-                write_result(result, self.folder, snapshot.name)
+            result = {**result, "kimg": t.cur_nimg / 1000}
+            t.team.agree(partial(self._write_metric, result, snapshot))
             lines += [f"{key} {value:.4g}" for key, value in result["results"].items()]
         for line in lines:
             self.log(line)
         return lines
+
+    def _write_metric(self, result: dict, snapshot: Path | None) -> None:
+        if self.leads:
+            write_result(result, self.folder, snapshot.name)
 
     def finish_tick(self) -> None:
         """Rewrite the page from the files of the tick; a run does not end for a page."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,10 @@ from sg3.errors import UserError
 from sg3.training.meeting import attempt_store
 
 TIMEOUT_MINUTES = 10.0  # SG3_DIST_TIMEOUT_MINUTES changes it
+
+
+class ToldError(UserError):
+    """What went wrong on some process, as every process learns it; rank 0 tells the user."""
 
 
 class Team:
@@ -120,6 +124,31 @@ class Team:
         with _explained():
             dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def agree(self, work: Callable[[], Any]) -> Any:
+        """`work()`, which sends no messages, on every member.
+
+        When it raises ValueError or OSError anywhere, all members raise the first one's error as
+        `ToldError`: nobody waits for a member that gave up, and the user reads it once.
+        """
+        if self.size == 1:
+            return work()
+        result = error = None
+        try:
+            result = work()
+        except (ValueError, OSError) as caught:
+            error = caught
+        texts = self.gather(None if error is None else _one_line(error))
+        first = self.tell(next((text for text in texts if text is not None), None))
+        if first is not None:
+            raise ToldError(first) from error
+        return result
+
+
+def _one_line(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
 
 
 @contextmanager

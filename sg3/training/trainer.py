@@ -116,14 +116,11 @@ class Trainer:
         self.config, self.dataset, self.team = config, dataset, team or Team()
         self.device, self.say = self.team.device, say
         self._seed_everything()
-        self._build_networks(start, kwargs)
         self.transfer_reports: list[TransferReport] = []
-        if start is not None:
-            self.transfer_reports = start_from(start, self.G, self.D, self.G_ema)
+        self.team.agree(lambda: self._build_modules(start, kwargs))
         for network in (self.G, self.D, self.G_ema):
             self.team.broadcast(network)
         self.stats = Statistics()
-        self._build_augmentation()
         self.loss = GANLoss(self.G, self.D, loss_config(config), self.augment_pipe, self._report)
         self._build_phases()
         self.loader = open_loader(
@@ -146,6 +143,12 @@ class Trainer:
         self._z_random = torch.Generator(device="cpu").manual_seed(seed)
         self._label_random = np.random.RandomState(seed)
         torch.manual_seed(seed)  # the networks begin alike everywhere
+
+    def _build_modules(self, start, kwargs) -> None:
+        self._build_networks(start, kwargs)
+        if start is not None:
+            self.transfer_reports = start_from(start, self.G, self.D, self.G_ema)
+        self._build_augmentation()
 
     def _build_networks(self, start, kwargs) -> None:
         config, dataset = self.config, self.dataset

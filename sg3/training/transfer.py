@@ -12,7 +12,7 @@ from torch import nn
 from sg3.errors import UserError
 
 NEAREST_OCTAVES = 0.5  # layers of two StyleGAN3s pair up when their cutoffs are that close
-ENOUGH = 0.5  # share of the generator's weights that a network must fill to be called a fit
+ENOUGH = 0.5  # share of the synthesis network's weights that must be filled to be called a fit
 #: Fixed by the schedule or the run, never learned.
 OWN = re.compile(r"(up_filter|down_filter|resample_filter|transform)$")
 
@@ -120,7 +120,9 @@ def start_from(networks, G: nn.Module, D: nn.Module, G_ema: nn.Module) -> list[T
     ]
     first = reports[0]
     misfits = {misfit.name for misfit in first.misfits}
-    sizes = {name: parameter.numel() for name, parameter in G.named_parameters()}
+    # A mapping network of the usual width fits any other, and alone is worth nothing.
+    parameters = G.synthesis.named_parameters(prefix="synthesis")
+    sizes = {name: parameter.numel() for name, parameter in parameters}
     filled = sum(size for name, size in sizes.items() if name not in misfits)
     if filled < ENOUGH * sum(sizes.values()):
         raise UserError(
