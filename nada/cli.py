@@ -143,15 +143,9 @@ def adapt(
       sg3 adapt --target-images paintings --layers texture --outdir out/paintings
     """
     # Torch is imported only now: `--help` is quick.
-    import sg3
-    from guidance.cli import slug, warn_of_unknown_words
-    from guidance.encoders import load_encoder
-    from guidance.prompts import Prompt
-    from nada.adapt import Adaptation
-    from nada.pictures import load_pictures
+    from guidance.cli import slug
     from nada.record import STATE, STATS, Recording
-    from nada.state import arguments_of, go_on, read_state
-    from sg3.checkpoints.delta import weights_hash
+    from nada.state import go_on, read_state
 
     config, record_config = configs(settings, no_stop)
     outdir = Path(outdir or f"out/adapt-{slug(target or Path(target_images or '').stem)}")
@@ -161,36 +155,49 @@ def adapt(
             f"outdir: {outdir} holds a run; --resume goes on with it, or choose another folder"
         )
     saved = read_state(outdir / STATE) if (outdir / STATE).exists() else None
-    arguments = {"source": source, "target": target, "target_images": target_images}
-    arguments |= {"network": network, "clip": list(clip), "resume": resume, "device": device}
-    arguments |= asdict(config) | asdict(record_config)
+    goal = {"source": source, "target": target, "target_images": target_images}
+    goal |= {"network": network, "clip": ",".join(clip), "device": device}
+    arguments = {**goal, "resume": resume, **asdict(config), **asdict(record_config)}
     manifest = RunManifest(outdir, "adapt", arguments)
-    with manifest.time("load"):
-        encoder = load_encoder(",".join(clip), resolve_device(device))
-        nets = sg3.load(network, resolve_device(device))
-        manifest.add_input(network, nets.meta["sha256"])
-        pictures = load_pictures(target_images, encoder.input_size_px) if target_images else None
     with manifest.time("start"):
-        adaptation = Adaptation(nets.G_ema, source, target, encoder, pictures, config)
-        warn_of_unknown_words(encoder, [Prompt(text) for text in (source, target) if text])
-        digest = None if pictures is None else hashlib.sha256(pictures.numpy()).hexdigest()
-        given = {"network": weights_hash(nets.G_ema), "clip": ",".join(clip)}
-        state_arguments = arguments_of(adaptation, target_images=digest, **given)
+        adaptation, decisive, meta = _begin(**goal, config=config)
+        manifest.add_input(network, meta["adapted_from"]["sha256"])
         if saved is not None:
-            go_on(adaptation, saved, state_arguments)
+            go_on(adaptation, saved, decisive)
     if adaptation.reason is not None:
         click.echo(f"Nothing to do: after {saved.index} steps, {adaptation.reason}.")
         return
-    origin = {k: nets.meta[k] for k in ("name", "source", "sha256", "licence") if k in nets.meta}
-    meta = {"adapted_from": origin, "texts": [source, target], "clip": ",".join(clip)}
-    meta |= {"licence": origin["licence"]} if "licence" in origin else {}
-    recording = Recording(adaptation, outdir, state_arguments, record_config, meta)
+    recording = Recording(adaptation, outdir, decisive, record_config, meta)
     with stop_requests() as stop:
         with manifest.time("adapt"):
             drain(recording, stop)
         with manifest.time("write"):
             outcome = recording.finish()
     _report(outcome, recording, manifest)
+
+
+def _begin(source, target, target_images, network, clip, device, config):
+    """The adaptation, what has to be the same to go on with it, and what its files should say."""
+    import sg3
+    from guidance.cli import warn_of_unknown_words
+    from guidance.encoders import load_encoder
+    from guidance.prompts import Prompt
+    from nada.adapt import Adaptation
+    from nada.pictures import load_pictures
+    from nada.state import arguments_of
+    from sg3.checkpoints.delta import weights_hash
+
+    encoder = load_encoder(clip, resolve_device(device))
+    nets = sg3.load(network, resolve_device(device))
+    pictures = load_pictures(target_images, encoder.input_size_px) if target_images else None
+    adaptation = Adaptation(nets.G_ema, source, target, encoder, pictures, config)
+    warn_of_unknown_words(encoder, [Prompt(text) for text in (source, target) if text])
+    digest = None if pictures is None else hashlib.sha256(pictures.numpy()).hexdigest()
+    known = {"network": weights_hash(nets.G_ema), "clip": clip, "target_images": digest}
+    origin = {k: nets.meta[k] for k in ("name", "source", "sha256", "licence") if k in nets.meta}
+    meta = {"adapted_from": origin, "texts": [source, target], "clip": clip}
+    meta |= {"licence": origin["licence"]} if "licence" in origin else {}
+    return adaptation, arguments_of(adaptation, **known), meta
 
 
 def configs(settings: dict, no_stop: bool):

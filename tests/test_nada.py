@@ -14,6 +14,7 @@ import nada
 import sg3
 from nada import StopRule, ViewConfig
 from nada.choice import LayerChoice
+from nada.layers import chosen_units
 from nada.state import arguments_of, go_on, read_state, write_state
 from nada.watch import Check
 from sg3.networks import build_network
@@ -30,15 +31,27 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def network():
+def usual():
+    """A StyleGAN3 with the usual 14 layers."""
     return sg3.load(GOLDEN / "official-sg3t-32.pkl").G_ema
+
+
+SMALL = {
+    "z_dim": 8, "c_dim": 0, "w_dim": 8, "img_resolution": 16, "img_channels": 3,
+    "channel_base": 128, "channel_max": 8,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build_network("stylegan3", {**SMALL, "num_layers": 6, "margin_size": 4}).eval()
 
 
 @pytest.fixture(scope="module")
 def stylegan2():
     torch.manual_seed(0)
-    size = {"img_resolution": 16, "img_channels": 3, "channel_base": 128, "channel_max": 8}
-    return build_network("stylegan2", {"z_dim": 8, "c_dim": 0, "w_dim": 8, **size}).eval()
+    return build_network("stylegan2", SMALL).eval()
 
 
 def start(network, **settings):
@@ -62,25 +75,37 @@ def tensors_of(G, names) -> set[str]:
     return {tensor for unit in units_of(G) if unit.name in names for tensor in unit.tensors}
 
 
-ALL_SG3 = ["input", *(f"L{i}" for i in range(14)), "torgb"]
 #: FACTS 8.6: of the usual 14 layers L10 and L12 stay, with the mapping and every affine.
-PAPER_SG3 = [name for name in ALL_SG3 if name not in ("L10", "L12")]
+ALL_USUAL = ["input", *(f"L{i}" for i in range(14)), "torgb"]
+PAPER_USUAL = [name for name in ALL_USUAL if name not in ("L10", "L12")]
 
 
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
-        ("paper", PAPER_SG3),
-        ("coarse", ALL_SG3[:6]),
-        ("shape", ALL_SG3[:12]),
-        ("texture", ALL_SG3[6:]),
-        ("all", ALL_SG3),
-        ("L3,L11-L12", ["L3", "L11", "L12"]),
+        ("paper", PAPER_USUAL),
+        ("coarse", ALL_USUAL[:6]),
+        ("shape", ALL_USUAL[:12]),
+        ("texture", ALL_USUAL[6:]),
+        ("all", ALL_USUAL),
+    ],
+)
+def test_phases_of_the_usual_layers(usual, layers, expected):
+    assert [unit.name for unit in chosen_units(usual, layers)] == expected
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("paper", ["input", "L0", "L1", "L3", "L5", "torgb"]),
+        ("coarse", ["input", "L0", "L1"]),
+        ("L1,L4-L5", ["L1", "L4", "L5"]),
+        ("all", ["input", *(f"L{i}" for i in range(6)), "torgb"]),
     ],
 )
 def test_frozen_tensors_of_stylegan3_do_not_change_by_one_bit(network, layers, expected):
     before = copy.deepcopy(network)
-    steps, adaptation = finish(start(network, layers=layers, steps=1))
+    steps, adaptation = finish(start(network, layers=layers, steps=2))
     assert steps[1].layers == tuple(expected)
     assert changed(adaptation.G, before) == tensors_of(network, expected)
     assert changed(adaptation.G_ema, before) == tensors_of(network, expected)
@@ -128,10 +153,10 @@ class Linear:
         return (ws * self.weights[:, None]).sum(dim=1)
 
 
-def test_the_layers_that_move_most_are_chosen(network):
+def test_the_layers_that_move_most_are_chosen(usual):
     config = nada.AdaptConfig(**QUICK | {"layers": "auto", "auto_k": 3, "auto_every": 5})
-    choice = LayerChoice(network, config)
-    weights = [0.0] * network.num_ws
+    choice = LayerChoice(usual, config)
+    weights = [0.0] * usual.num_ws
     weights[2], weights[4], weights[9], weights[15] = 1.0, -3.0, 2.0, 9.0
     choice.G, drawn = Linear(weights), []
 
@@ -154,13 +179,13 @@ def test_the_layers_that_move_most_are_chosen(network):
 
 def test_the_equivariant_option_adds_no_highest_frequency(network):
     _, adaptation = finish(start(network, layers="equivariant", steps=3))
-    old = dict(network.named_parameters())
+    old = network.state_dict()
     critical = tensors_of(network, [unit.name for unit in units_of(network) if unit.critical])
     moved = changed(adaptation.G, network)
     assert moved and not moved & critical
     for G in (adaptation.G, adaptation.G_ema):
         for name in moved:
-            change = (dict(G.named_parameters())[name] - old[name]).detach()
+            change = G.state_dict()[name] - old[name]
             if change.ndim < 4 or change.shape[-1] == 1:
                 continue
             alternating = torch.tensor([1.0, -1.0, 1.0])
@@ -240,8 +265,16 @@ def test_the_rule_ends_an_adaptation(network):
 AUTO = {"layers": "auto", "auto_k": 3, "auto_every": 3, "auto_batch": 2}
 
 
-@pytest.mark.parametrize("settings", [{}, AUTO, {"layers": "equivariant", "warmup": 4}])
-def test_resume_equals_uninterrupted(network, tmp_path, settings):
+@pytest.mark.parametrize(
+    ("which", "settings"),
+    [
+        ("network", {"layers": "equivariant", "warmup": 4}),
+        ("network", AUTO),
+        ("stylegan2", {"weights": only(directional=1, patch=0.1)}),
+    ],
+)
+def test_resume_equals_uninterrupted(which, settings, request, tmp_path):
+    network = request.getfixturevalue(which)
     whole = start(network, steps=5, **settings)
     expected = [step.loss for step in whole]
     half = start(network, steps=3, **settings)  # 3 is looked at only because it is the last

@@ -76,7 +76,9 @@ def losses(outdir) -> list[tuple]:
 def done(tmp_path_factory):
     """A finished run of three steps, and what it printed."""
     out = tmp_path_factory.mktemp("adapt") / "deep" / "out"
-    result, _ = call(out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nada.record.WALK_FRAMES", 5)
+        result, _ = call(out)
     assert result.exit_code == 0, result.output
     return out, result.output
 
@@ -122,7 +124,7 @@ def test_pictures_video_and_curves(done):
     assert Image.open(out / "before.png").size == Image.open(out / "step0003.png").size
     assert Image.open(out / "before.png").tobytes() != Image.open(out / "step0003.png").tobytes()
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(out / "interpolation.mp4"))
-    assert frames == 6 * 24 and 4 < seconds < 8
+    assert frames == 6 * 5 and seconds == pytest.approx(5, abs=0.5)
     lines = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
     assert ["agreement" in line for line in lines] == [True, False, True, True]
@@ -218,7 +220,7 @@ def test_stylegan2_pictures_as_target_several_encoders_and_low_rank(tmp_path):
     )
     assert result.exit_code == 0, result.output
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["arguments"]["clip"] == ["mini-a", "mini-b:2"]
+    assert run["arguments"]["clip"] == "mini-a,mini-b:2"
     assert run["arguments"]["stop"] is None and 0.01 < run["results"]["delta_keeps"] < 0.9999
     state = read_state(tmp_path / "out" / "state.safetensors")
     assert state.arguments["clip"] == "mini-a,mini-b:2" and state.arguments["target_images"]
