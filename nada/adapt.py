@@ -40,14 +40,15 @@ class AdaptConfig:
     #: The coarsest layer's learning rate relative to the finest, falling geometrically between:
     #: shapes have further to go than colours.
     coarse_lr: float = 1.0
-    #: The learning rate rises over so many steps, and falls as a cosine over this share of the
-    #: steps at the end.
+    #: The learning rate rises over so many steps of each stage, and falls as a cosine over this
+    #: share of the steps at the end.
     warmup: int = 0
     decay: float = 0.0
     seed: int = 0
     #: Psi of the latents of training.
     truncation: float = 0.7
-    #: What `nada.layers.chosen_units` takes, or "auto" for `auto_k` layers chosen as training goes.
+    #: What `nada.layers.chosen_units` takes, or "auto" for `auto_k` layers chosen as training goes;
+    #: or stages of these with their share of the steps, like "coarse:0.6 then all".
     layers: str = "paper"
     auto_k: int = 4
     #: Choose anew every so many steps, each time from so many latents and moves of them.
@@ -240,7 +241,7 @@ class Adaptation(Iterator[Step]):
         for parameter, gradient in zip(active, gradients, strict=True):
             parameter.requires_grad_(False)
             parameter.grad = gradient
-        lr = _learning_rate(self.index, config)
+        lr = _learning_rate(self.index, self.choice.stage(self.index).first, config)
         for group, factor in zip(self.optimizer.param_groups, self._lr_factors, strict=True):
             group["lr"] = lr * factor
         self.optimizer.step()
@@ -255,7 +256,7 @@ class Adaptation(Iterator[Step]):
     @torch.no_grad()
     def _after_step(self, units) -> None:
         frozen = dict(self.source.named_parameters())
-        if self.config.layers == "equivariant":
+        if self.choice.stage(self.index).choice == "equivariant":
             for name in (name for unit in units for name in unit.tensors):
                 if self._trained[name].ndim == 4:
                     change = self._trained[name] - frozen[name]
@@ -297,9 +298,9 @@ class Adaptation(Iterator[Step]):
         self.index, self.reason = state["index"], state["reason"]
 
 
-def _learning_rate(index: int, config: AdaptConfig) -> float:
-    """Of step `index`, counted from 1."""
-    share = min(1.0, index / config.warmup) if config.warmup else 1.0
+def _learning_rate(index: int, first: int, config: AdaptConfig) -> float:
+    """Of step `index`, counted from 1, in the stage that began with step `first`."""
+    share = min(1.0, (index - first + 1) / config.warmup) if config.warmup else 1.0
     left = (config.steps + 1 - index) / (config.steps * config.decay) if config.decay else 1.0
     if left < 1:
         share *= 0.5 - 0.5 * math.cos(math.pi * left)

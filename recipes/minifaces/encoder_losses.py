@@ -45,6 +45,9 @@ class EncoderTraining:
     # After the warm-up: full radii can erase a mouth, and small attributes are then learned late.
     adversarial_late: float = 0.4
     adversarial_every: int = 2
+    #: Of the angle between the gradient towards a text and the change that the text stands for.
+    alignment_weight: float = 0.0
+    alignment_noise: float = 0.05
     pairs: int = 60
     singles: int = 24
 
@@ -186,3 +189,35 @@ def losses(
         "delta": config.delta_weight * delta,
         "caption": config.caption_weight * captions,
     }
+
+
+def alignment_loss(
+    model: MiniEncoder, batch: Batch, config: EncoderTraining, rng: np.random.Generator
+) -> Tensor:
+    """Mean over pairs of 1 - cos(d<E(x), dT>/dx, x2 - x1), at x between x1 and x2 [scalar].
+
+    Half of it for the coarse structure. Pairs of two domains or styles only, and no blends: there
+    the change is far larger than its details. Batch norm has to be in eval mode.
+    """
+    pairs = len(batch.alpha)
+    plain = batch.alpha == 1
+    other = torch.zeros(pairs, dtype=torch.bool)
+    for name in ("domain", "style"):
+        target = batch.targets[name]
+        other |= (target[:pairs] != target[pairs : 2 * pairs]).any(dim=1)
+    rows = torch.nonzero(plain & other)[:, 0]
+    before, after = batch.images[rows], batch.images[pairs + rows]
+    with torch.no_grad():
+        old, new = (model.encode_texts([texts[i] for i in rows]) for texts in batch.delta_texts)
+    change = after - before
+    share = torch.from_numpy(rng.uniform(0, 0.8, size=len(rows)).astype(np.float32))
+    noise = torch.from_numpy(rng.standard_normal(before.shape, dtype=np.float32))
+    x = before + share.view(-1, 1, 1, 1) * change + config.alignment_noise * noise
+    x.requires_grad_(True)
+    along = (model.encode_images(x) * F.normalize(new - old, dim=1)).sum()
+    (gradient,) = torch.autograd.grad(along, x, create_graph=True)
+    cosines = [
+        F.cosine_similarity(g.flatten(1), c.flatten(1), dim=1).mean()
+        for g, c in ((gradient, change), (soft_lowpass(gradient), soft_lowpass(change)))
+    ]
+    return 1 - sum(cosines) / 2

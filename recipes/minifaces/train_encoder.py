@@ -31,6 +31,7 @@ from recipes.minifaces.captions import known_words
 from recipes.minifaces.encoder_losses import (
     EncoderTraining,
     adversary,
+    alignment_loss,
     losses,
     new_anchors,
     prompt_bank,
@@ -58,9 +59,10 @@ def train_encoder(
     config: EncoderTraining,
     checkpoint: str | os.PathLike[str] | None = None,
     every: int = 100,
+    start: str | os.PathLike[str] | None = None,
 ) -> Iterator[TrainStep]:
     """Yield one `TrainStep` per step; continue from `checkpoint` if it exists, and write it `every`
-    steps.
+    steps. `start`: a checkpoint of another run to begin with.
 
     Batch and randomness of step i depend on (seed, i) only, so a resumed run equals an unbroken
     one.
@@ -70,6 +72,8 @@ def train_encoder(
     first = 0
     if path is not None and path.exists():
         first = run.load(torch.load(path, weights_only=True))
+    elif start is not None:
+        run.start_from(torch.load(start, weights_only=True))
     for step in range(first, config.steps):
         batch = make_batch(data, config.seed * 10**6 + step, config.pairs, config.singles)
         found = run.step(batch, step)
@@ -105,6 +109,11 @@ class _Run:
             getattr(self, name).load_state_dict(state[name])
         return state["step"]
 
+    def start_from(self, state: dict) -> None:
+        """Take the networks of another run's state, with a new optimiser and schedule."""
+        for name in ("model", "average", "anchors"):
+            getattr(self, name).load_state_dict(state[name])
+
     _PARTS = ("model", "average", "anchors", "optimiser")
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
@@ -121,6 +130,12 @@ class _Run:
         parts = losses(model, images, batch, bank, self.anchors, config)
         self.optimiser.zero_grad(set_to_none=True)
         sum(parts.values()).backward()
+        if config.alignment_weight:
+            model.eval()  # the gradient of a picture, not of its batch
+            aligned = config.alignment_weight * alignment_loss(model, batch, config, rng)
+            aligned.backward()
+            model.train()
+            parts["alignment"] = aligned.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         self.optimiser.step()
         self._update_average(min(config.ema, (step + 1) / (step + 10)))
@@ -151,6 +166,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--learning-rate", type=float, default=EncoderTraining.learning_rate)
     parser.add_argument("--delta-weight", type=float, default=EncoderTraining.delta_weight)
+    parser.add_argument("--alignment-weight", type=float, default=0.0)
+    parser.add_argument("--adversarial-late", type=float, default=EncoderTraining.adversarial_late)
+    parser.add_argument("--warmup", type=int, default=EncoderTraining.adversarial_warmup)
+    parser.add_argument("--start", help="state.pt of another run to begin with")
     parser.add_argument("--identities", type=int, default=4600)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--note", default="", help="goes into the provenance")
@@ -164,10 +183,13 @@ def main() -> None:
         steps=args.steps,
         learning_rate=args.learning_rate,
         delta_weight=args.delta_weight,
+        alignment_weight=args.alignment_weight,
+        adversarial_late=args.adversarial_late,
+        adversarial_warmup=args.warmup,
     )
     started = time.time()
     with open(out / "log.jsonl", "a") as log:
-        for step in train_encoder(data, config, out / "state.pt"):
+        for step in train_encoder(data, config, out / "state.pt", start=args.start):
             seconds = time.time() - started
             log.write(
                 json.dumps({"step": step.index, "seconds": round(seconds, 1), **step.losses}) + "\n"
