@@ -165,7 +165,9 @@ debug_option = click.option(
 )
 
 
-def with_deltas(G: nn.Module, deltas: Sequence[tuple[str, float]], force: bool = False):
+def with_deltas(
+    G: nn.Module, deltas: Sequence[tuple[str, float]], force: bool = False
+) -> nn.Module:
     """`G` itself where there are none, else a copy changed by these (file, strength)."""
     from sg3.checkpoints.delta import apply_deltas, load_delta
 
