@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
+from sg3.training import output
 from sg3.training import state as state_module
 from sg3.training.config import TrainConfig
 from sg3.training.loop import train
@@ -135,6 +137,72 @@ def test_full_disk_keeps_the_previous_state(data, tmp_path, monkeypatch):
         run(data, tmp_path, 16, resume="latest", **SG3)
     assert {p.name: p.read_bytes() for p in state_paths(folder)} == before
     assert not list(folder.glob("*.tmp"))
+
+
+def fail_at(monkeypatch, name, call, error):
+    """Make the `call`-th call of `sg3.training.output.NAME` raise."""
+    original, calls = getattr(output, name), []
+
+    def failing(*args, **options):
+        calls.append(name)
+        if len(calls) == call:
+            raise error
+        return original(*args, **options)
+
+    monkeypatch.setattr(output, name, failing)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "name, call, error",
+    [
+        ("save_grid", 4, FULL),  # after reals.png, fakes_init.png and the first fakes
+        (
+            "snapshot_networks",
+            2,
+            SafetensorError("I/O error: No space left on device (os error 28)"),
+        ),
+        ("append_jsonl", 2, FULL),
+        ("write_result", 2, FULL),
+    ],
+)
+def test_full_disk_at_any_write_is_one_line(data, tmp_path, monkeypatch, name, call, error):
+    fail_at(monkeypatch, name, call, error)
+    pattern = r"\(No space left on device\): training-state-0000000004\.pt survives; make room"
+    with pytest.raises(ValueError, match=pattern):
+        run(data, tmp_path, 16, metrics=("fd0.02k_full_mini",), **SG3)
+    (folder,) = tmp_path.iterdir()
+    assert newest_state(folder)[0]["counters"]["cur_nimg"] == 4
+    assert not [p.name for p in folder.iterdir() if "tmp" in p.name]
+    monkeypatch.undo()
+    assert run(data, tmp_path, 16, resume="latest", **SG3) == folder
+
+
+def test_a_run_does_not_end_for_a_page_or_a_line_of_the_log(data, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise FULL
+
+    monkeypatch.setattr(output, "write_progress_page", full)
+    log = output.Path.open
+    monkeypatch.setattr(
+        output,
+        "open",
+        lambda path, *a, **k: full() if path.name == "log.txt" else log(path, *a),
+        raising=False,
+    )
+    folder = run(data, tmp_path, 8, **SG3)
+    assert newest_state(folder)[0]["counters"]["cur_nimg"] == 8
+    assert not (folder / "log.txt").exists() and not (folder / "progress.html").exists()
+
+
+def test_what_a_killed_session_left_behind_is_removed(data, tmp_path):
+    folder = run(data, tmp_path, 8, **SG3)
+    for name in ("training-state-0000000006.pt.tmp", ".tmp-abc.safetensors"):
+        (folder / name).write_bytes(b"half of it")
+    run(data, tmp_path, 12, resume="latest", **SG3)
+    assert not [p.name for p in folder.iterdir() if "tmp" in p.name]
 
 
 COMMAND = """

@@ -15,7 +15,7 @@ from sg3.training import run_folder
 from sg3.training.config import TrainConfig
 from sg3.training.describe import make_dataset, plain
 from sg3.training.output import RunOutput
-from sg3.training.state import capture, newest_state, restore, write_state
+from sg3.training.state import capture, newest_state, restore, write_state, writing
 from sg3.training.team import Team, restarted_by_torchrun
 from sg3.training.trainer import Trainer
 
@@ -131,10 +131,11 @@ class Run:
         self.start = self._describe_start(state is not None)
 
         def write() -> None:
-            if state is None:
-                self.output.write_start()
-            else:
-                self.output.load_state(state["output"])
+            with writing(self.folder):
+                if state is None:
+                    self.output.write_start()
+                else:
+                    self.output.load_state(state["output"])
             self.output.log(self.start)
             for line in notes + self._remarks():
                 self.note(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from sg3.training.config import TrainConfig
 from sg3.training.grids import choose_grid_items, render, save_grid
 from sg3.training.progress_page import write_progress_page
 from sg3.training.report import append_jsonl, memory_gb, progress_line, snapshot_networks
+from sg3.training.state import writing
 from sg3.training.trainer import Trainer
 
 
@@ -83,7 +85,8 @@ class RunOutput:
     def log(self, line: str) -> None:
         """Append a line to log.txt."""
         if self.leads:
-            with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+            # The terminal has it too; what a run cannot do without will say that the disk is full.
+            with suppress(OSError), open(self.folder / "log.txt", "a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
     def end_tick(self, with_snapshot: bool) -> Tick:
@@ -93,7 +96,7 @@ class RunOutput:
         stats = t.stats.pop(t.team.sum_)
         self._seconds_at_tick = t.seconds
         line, advice, snapshot = t.team.agree(
-            lambda: self._write_tick(progress, stats, with_snapshot)
+            partial(self._write_tick, progress, stats, with_snapshot)
         )
         metrics = self._measure(snapshot) if with_snapshot else []
         self._maintenance = time.time() - started
@@ -105,14 +108,16 @@ class RunOutput:
         """The tick's line, advice and networks."""
         snapshot = None
         if with_snapshot and self.leads:
-            snapshot, progress["grid_diversity"] = self._save_snapshot()
+            with writing(self.folder):
+                snapshot, progress["grid_diversity"] = self._save_snapshot()
         line = progress_line(progress, stats)
         advice = self._doctor.check(progress, stats, progress.get("grid_diversity"))
         for text in (line, *(f"advice: {text}" for text in advice)):
             self.log(text)
         if self.leads:
             record = {"progress": progress, **stats, "timestamp": time.time()}
-            append_jsonl(self.folder / "stats.jsonl", record)
+            with writing(self.folder):
+                append_jsonl(self.folder / "stats.jsonl", record)
         if self._events is not None:
             tensorboard.write_tick(self._events, progress, stats, self.trainer.cur_nimg)
         return line, advice, snapshot
@@ -163,7 +168,8 @@ class RunOutput:
 
     def _write_metric(self, result: dict, snapshot: Path | None) -> None:
         if self.leads:
-            write_result(result, self.folder, snapshot.name)
+            with writing(self.folder):
+                write_result(result, self.folder, snapshot.name)
 
     def finish_tick(self) -> None:
         """Rewrite the page from the files of the tick; a run does not end for a page."""
@@ -191,6 +197,8 @@ class RunOutput:
         self._seconds_at_tick = self.trainer.seconds
         self._doctor.load_state(state.get("doctor", {}))
         if self.leads:
+            for unfinished in self.folder.glob(".tmp-*"):  # a killed session's
+                unfinished.unlink()
             self._write_options()  # some may have changed, such as how long to go on
             self._events = tensorboard.open_writer(self.folder, self.trainer.cur_nimg)
 

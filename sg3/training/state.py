@@ -6,10 +6,13 @@ import os
 import pickle
 import random
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from sg3.errors import UserError
 from sg3.training.trainer import Trainer
@@ -133,29 +136,52 @@ def write_state(folder: Path, state: dict, keep: int) -> Path:
     """
     path = state_path(folder, state["counters"]["cur_nimg"])
     temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(folder)
-    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as the latter
-        temporary.unlink(missing_ok=True)
-        raise UserError(_cannot_write(path, error)) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    for old in state_paths(folder)[:-keep]:
-        old.unlink()
+    with writing(folder):
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(folder)
+        finally:
+            temporary.unlink(missing_ok=True)
+        # A killed session may have left its own behind.
+        for old in [*state_paths(folder)[:-keep], *folder.glob("training-state-*.pt.tmp")]:
+            old.unlink()
     return path
 
 
-def _cannot_write(path: Path, error: Exception) -> str:
-    earlier = state_paths(path.parent)
-    rest = f"{earlier[-1].name} survives" if earlier else "no state was written before"
-    reason = str(error).strip().splitlines()[0]
-    return f"cannot write {path} ({reason}); {rest}. Make room, then --resume latest goes on"
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What keeps files of a run from being written becomes a `UserError`: what survives, what now.
+
+    Writers report a full disk in their own ways: Python with OSError, torch with RuntimeError
+    while an OSError is handled, safetensors with its own class.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _why_not_written(error)
+        if reason is None:
+            raise
+        earlier = state_paths(folder)
+        rest = "no state was written before; make room, then start again"
+        if earlier:
+            rest = f"{earlier[-1].name} survives; make room, then --resume latest goes on"
+        raise UserError(f"cannot write to {folder} ({reason}): {rest}") from error
+
+
+def _why_not_written(error: BaseException | None) -> str | None:
+    """The reason in words, or None if `error` has nothing to do with files."""
+    text, found = " ".join(str(error).split()), None
+    if isinstance(error, SafetensorError):
+        found = text.split("I/O error: ")[-1].split(" (os error")[0]
+    while error is not None and found is None:
+        if isinstance(error, OSError):
+            found = error.strerror or str(error)
+        error = error.__context__
+    return found or (text if "inline_container" in text else None)
 
 
 def _sync_folder(folder: Path) -> None:
