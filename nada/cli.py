@@ -70,7 +70,8 @@ TRAINING = [
     click.option(
         "--layers",
         metavar="CHOICE",
-        help="paper, coarse, shape, texture, all, equivariant, auto, or names like input,L0-L3.",
+        help="paper, coarse, shape, texture, all, equivariant, auto, names like input,L0-L3, or "
+        "stages like 'coarse:0.6 then all'.",
     ),
     click.option("--auto-k", type=POSITIVE, help="Of --layers auto: how many layers."),
     click.option("--auto-every", type=POSITIVE, help="And how often they are chosen, in steps."),

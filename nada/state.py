@@ -90,9 +90,10 @@ def read_state(path: str | os.PathLike) -> SavedState:
 def go_on(adaptation: Adaptation, saved: SavedState, arguments: dict[str, Any]) -> None:
     """Let a new `adaptation` go on where `saved` was, bit for bit.
 
-    `arguments` are its own, from `arguments_of`. More steps and another stop rule go on with one
-    that had ended; without them it stays ended. Raises UserError, one line with the names, if
-    arguments differ, or if there are fewer steps than were made.
+    `arguments` are its own, from `arguments_of`. More steps (where nothing is scheduled by their
+    number) and another stop rule go on with one that had ended; without them it stays ended.
+    Raises UserError, one line with the names, if arguments differ, or if there are fewer steps than
+    were made.
     """
     then = saved.arguments
     differing = [n for n in sorted(then.keys() | arguments) if then.get(n) != arguments.get(n)]
@@ -103,6 +104,12 @@ def go_on(adaptation: Adaptation, saved: SavedState, arguments: dict[str, Any]) 
     ended = state["reason"] is not None
     if config.steps < saved.index or (config.steps == saved.index and not ended):
         raise UserError(f"steps: got {config.steps}, but {saved.index} were made; expected more")
+    scheduled = config.decay > 0 or len(adaptation.choice.stages) > 1
+    if scheduled and config.steps != saved.free["steps"]:
+        raise UserError(
+            f"steps: got {config.steps} (was {saved.free['steps']}), but decay and stages of "
+            "layers depend on it; repeat the command that began it"
+        )
     free = _as_json({name: _settings(config)[name] for name in FREE})
     by_count = saved.index == saved.free["steps"]
     if ended and config.steps > saved.index and (by_count or free["stop"] != saved.free["stop"]):

@@ -144,6 +144,16 @@ def test_of_adaptive_layers_only_the_chosen_change(which, request):
     assert "torgb" not in str(chosen)
 
 
+def test_stages_follow_each_other(network):
+    steps, adaptation = finish(start(network, layers="L0:0.5 then input", steps=4))
+    assert [step.layers for step in steps[1:]] == [("L0",)] * 2 + [("input",)] * 2
+    assert changed(adaptation.G_ema, network) == tensors_of(network, ["L0", "input"])
+    half = start(network, layers="L0:0.5 then input", steps=4)
+    for _ in range(3):
+        next(half)
+    assert changed(half.G, network) == tensors_of(network, ["L0"])
+
+
 class Linear:
     """Stands for a generator whose picture is a weighted sum of the rows of ws."""
 
@@ -271,6 +281,7 @@ AUTO = {"layers": "auto", "auto_k": 3, "auto_every": 4, "auto_batch": 2}
     [
         ("network", {"layers": "equivariant", "warmup": 4}),
         ("network", AUTO),
+        ("network", {"layers": "coarse:0.4 then auto", "auto_batch": 2, "decay": 0.5}),
         ("stylegan2", {"weights": only(directional=1, patch=0.1)}),
     ],
 )
@@ -278,8 +289,12 @@ def test_resume_equals_uninterrupted(which, settings, request, tmp_path):
     network = request.getfixturevalue(which)
     whole = start(network, steps=5, **settings)
     expected = [step.loss for step in whole]
-    half = start(network, steps=3, **settings)  # 3 is looked at only because it is the last
-    list(half)
+    scheduled = "decay" in settings  # then the number of steps may not change
+    half = start(network, steps=5 if scheduled else 3, **settings)
+    for _ in range(4):
+        step = next(half)
+    # Step 3 is looked at only if it is the last.
+    assert step.index == 3 and (step.check is None) == scheduled
     write_state(tmp_path / "s.safetensors", half, arguments_of(half))
     rest = start(network, steps=5, **settings)
     torch.manual_seed(1)
@@ -313,6 +328,13 @@ def test_what_would_not_go_on_is_refused(network, tmp_path):
         attempt(views=ViewConfig(views=0))
     with pytest.raises(ValueError, match="steps"):
         attempt(steps=1)
+    for scheduled in ({"decay": 0.5}, {"layers": "L0:0.5 then L1"}):
+        other = start(network, steps=2, **scheduled)
+        next(other)
+        write_state(path, other, arguments_of(other))
+        longer = start(network, steps=4, **scheduled)
+        with pytest.raises(ValueError, match=r"steps: got 4 \(was 2\)"):
+            go_on(longer, read_state(path), arguments_of(longer))
     with pytest.raises(ValueError, match="layers"):
         half.load_state_dict(start(network, layers="all").state_dict())
 
@@ -326,6 +348,7 @@ def test_what_would_not_go_on_is_refused(network, tmp_path):
         ({"layers": "L3,L77"}, "layers: got 'L77', expected paper, coarse"),
         ({"layers": ""}, "layers"),
         ({"layers": "L5-L3"}, "layers"),
+        ({"layers": "L0:1.5 then L1"}, "layers"),
         ({"templates": "imagnet"}, "templates: got 'imagnet', expected imagenet"),
         ({"templates": ("no place",)}, "templates"),
         ({"weights": only(magnitude=1)}, "magnitude"),
