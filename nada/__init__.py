@@ -1,6 +1,7 @@
 """A text pulls the weights of a generator into another domain (StyleGAN-NADA)."""
 
-from nada.adapt import Adaptation, AdaptConfig, Step, adapt
+from nada.adapt import Adaptation, Step, adapt
+from nada.config import AdaptConfig
 from nada.objective import ViewConfig, Weights
 from nada.watch import StopRule
 

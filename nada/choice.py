@@ -13,7 +13,7 @@ from torch import nn
 from nada.layers import Unit, chosen_units, most_moved, units_of
 
 if TYPE_CHECKING:
-    from nada.adapt import AdaptConfig
+    from nada.config import AdaptConfig
 
 #: Step of the latents' descent (FACTS 8.6); only the order of the movements counts.
 LATENT_LR = 0.01

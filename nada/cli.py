@@ -196,14 +196,15 @@ def _begin(source, target, target_images, network, clip, device, config):
     digest = None if pictures is None else hashlib.sha256(pictures.numpy()).hexdigest()
     known = {"network": weights_hash(nets.G_ema), "clip": clip, "target_images": digest}
     origin = {k: nets.meta[k] for k in ("name", "source", "sha256", "licence") if k in nets.meta}
-    meta = {"adapted_from": origin, "texts": [source, target], "clip": clip}
+    meta = {"source": origin.get("name"), "adapted_from": origin}
+    meta |= {"texts": [source, target], "clip": clip}
     meta |= {"licence": origin["licence"]} if "licence" in origin else {}
     return adaptation, arguments_of(adaptation, **known), meta
 
 
 def configs(settings: dict, no_stop: bool):
     """`AdaptConfig` and `RecordConfig` of the options that were given."""
-    from nada.adapt import AdaptConfig
+    from nada.config import AdaptConfig
     from nada.record import RecordConfig
 
     groups: dict[str, dict] = {"": {}, "weights": {}, "views": {}, "stop": {}, "record": {}}

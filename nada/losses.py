@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from nada.directions import Target
 
+PATCH_SCALES, PATCH_PROJECTIONS, PATCH_SIDE_PX = 2, 32, 7
+
 
 def directional(before: torch.Tensor, after: torch.Tensor, target: Target) -> torch.Tensor:
     """`1 − cos(ΔI, ΔT)` `[N]` for features `before`, `after` `[N, D]` (NADA Eq. 3)."""
@@ -50,3 +52,26 @@ def patch_direction(before: torch.Tensor, after: torch.Tensor, target: Target) -
 def beyond_range(images: torch.Tensor) -> torch.Tensor:
     """Mean of how far pixels leave [−1, 1], `[N]`; no picture shows what lies there."""
     return F.relu(images.abs() - 1).mean(dim=(1, 2, 3))
+
+
+def patch_statistics(
+    before: torch.Tensor, after: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """How far small patches of pictures `after` `[N, C, H, W]` are, as a set, from those of
+    `before`: sliced Wasserstein distance, squared, in two scales. Scalar.
+
+    What is drawn may change; with what strokes and colours it is drawn, should not.
+    """
+    total = before.new_zeros(())
+    for scale in range(PATCH_SCALES):
+        if scale:
+            before, after = F.avg_pool2d(before, 2), F.avg_pool2d(after, 2)
+        shape = [PATCH_PROJECTIONS, before.shape[1], PATCH_SIDE_PX, PATCH_SIDE_PX]
+        kernels = torch.randn(shape, generator=generator).to(before)
+        kernels = kernels / kernels.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        old, new = (
+            F.conv2d(images, kernels).transpose(0, 1).flatten(1).sort(dim=1).values
+            for images in (before, after)
+        )
+        total = total + (new - old).square().mean()
+    return total / PATCH_SCALES

@@ -26,6 +26,8 @@ class Weights:
     patch: float = 0.0
     texture: float = 0.0
     manifold: float = 0.0
+    #: Keeps the source's strokes and colours: the distribution of small patches.
+    strokes: float = 0.0
     #: Pixels beyond [−1, 1].
     range: float = 0.0
 
@@ -48,6 +50,14 @@ class ViewConfig:
     augment: str = "light"
     #: Side of the square of the patch term, relative to the picture's.
     patch_size: float = 0.5
+
+    def __post_init__(self):
+        if self.views < 0 or self.cutouts < 0:
+            raise ValueError(f"views: got {self.views}, cutouts {self.cutouts}, expected 0 or more")
+        if self.augment not in AUGMENTS:
+            raise ValueError(f"augment: got {self.augment!r}, expected {', '.join(AUGMENTS)}")
+        if not 0 < self.patch_size <= 1:
+            raise ValueError(f"patch_size: got {self.patch_size}, expected a share, 0 to 1")
 
 
 class Objective:
@@ -86,6 +96,9 @@ class Objective:
         for member, share, target, length in self.members:
             for name, value in self._of_member(member, target, length, seen, patches).items():
                 terms[name] = terms.get(name, 0) + share * value.mean()
+        if self.weights.strokes:
+            small = [_no_larger(images, self.size_px) for images in (before, after)]
+            terms["strokes"] = losses.patch_statistics(*small, generator)
         if self.weights.range:
             terms["range"] = losses.beyond_range(after).mean()
         loss = sum(getattr(self.weights, name) * value for name, value in terms.items())

@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from nada.adapt import Adaptation, AdaptConfig
+from nada.adapt import Adaptation
+from nada.config import AdaptConfig
 from sg3.errors import UserError
 from sg3.files import atomic_path
 

@@ -24,6 +24,11 @@ class StopRule:
     #: Share of the wanted length of the change, where that length is known.
     length: float = 1.0
 
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name}: got {value}, expected 0 or more")
+
 
 @dataclass(frozen=True)
 class Check:

@@ -1,6 +1,6 @@
 """Does an adapted generator show what the text said? Measured against renders of the target.
 
-    python -m recipes.minifaces.evaluate_nada --folder sg3/assets/deltas --outdir docs
+    python -m recipes.minifaces.evaluate_nada --outdir docs
 
 For every delta in the folder, on 1000 latents: the Fréchet distance to true renders of the target,
 before and after, in features of the judge, which no adaptation has seen; the share that the judge
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +25,10 @@ from recipes.minifaces.batches import to_float
 from recipes.minifaces.captions import CLASSES
 from recipes.minifaces.evaluate_generator import HELDOUT_BASE, sample_images
 from recipes.minifaces.judge import Judge, collect_features, load_judge
+from recipes.minifaces.train_encoder import git_commit
 from recipes.minifaces.world import render
 from sg3.checkpoints.delta import apply_deltas, load_delta
+from sg3.files import write_text
 from sg3.media import image_grid, save_png, to_uint8
 from sg3.metrics import frechet_distance
 from sg3.metrics.equivariance import draws, psnr, squared_errors
@@ -48,6 +49,7 @@ TARGETS = {
 #: What a viewer would expect to survive, where the target lets it be seen.
 KEPT = ("hair_colour", "glasses", "hat", "mouth")
 PICTURES, EQ_PICTURES = 12, 200
+DELTAS = Path(__file__).parent / "assets" / "deltas"
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def evaluate(folder: Path, network: str, count: int) -> tuple[dict, dict[str, np
     eq_before = eq_t(G, EQ_PICTURES)
     for path in sorted(folder.glob("*.safetensors")):
         delta = load_delta(path)
-        target = delta.meta.get("target", path.stem.replace("-", " "))
+        target = path.stem.replace("-", " ")
         adapted_G = apply_deltas(G, [(delta, 1.0)])
         adapted = look(judge, sample_images(adapted_G, count))
         truth = look(judge, true_renders(target, count))
@@ -127,3 +129,61 @@ def evaluate(folder: Path, network: str, count: int) -> tuple[dict, dict[str, np
         )
         print(path.stem, json.dumps(line), flush=True)
     return lines, pictures
+
+
+def sheet(pictures: dict[str, np.ndarray]) -> np.ndarray:
+    """Rows: the source once, then adapted and true of every target."""
+    return image_grid(np.concatenate(list(pictures.values())), columns=PICTURES)
+
+
+def met(line: dict) -> bool:
+    """The issue's targets: distance -70 %, share 80 %, diversity 60 %."""
+    return (
+        line["reduction_percent"] >= 70
+        and line["judged_as_target"] >= 0.8
+        and line["diversity"] >= 0.6
+    )
+
+
+def table(lines: dict[str, dict]) -> str:
+    """For a Markdown page."""
+    rows = [
+        "| target | distance before → after | change | judged as target | diversity | "
+        "hair / glasses / hat / mouth kept | EQ-T | kB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, line in lines.items():
+        kept = " / ".join(f"{100 * line['kept'][n]:.0f}" for n in KEPT)
+        rows.append(
+            f"| {name} | {line['frechet_before']:.0f} → {line['frechet_after']:.0f} | "
+            f"−{line['reduction_percent']:.0f} % | {100 * line['judged_as_target']:.0f} % | "
+            f"{100 * line['diversity']:.0f} % | {kept} % | {line['eq_t_change_db']:+.1f} dB | "
+            f"{line['kilobytes']:.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=DELTAS, help="of deltas")
+    parser.add_argument("--network", default="mini-faces", help="that the deltas belong to")
+    parser.add_argument("--num", type=int, default=1000, help="pictures per set")
+    parser.add_argument("--outdir", type=Path, default=Path("docs"))
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.outdir.mkdir(parents=True, exist_ok=True)
+    lines, pictures = evaluate(args.folder, args.network, args.num)
+    if not lines:
+        parser.error(f"--folder: no deltas in {args.folder}")
+    print(table(lines))
+    print(f"{sum(map(met, lines.values()))} of {len(lines)} meet all three targets")
+    report = {"pictures": args.num, "commit": git_commit(), "targets": lines}
+    write_text(args.outdir / "minifaces-nada.json", json.dumps(report, indent=1) + "\n")
+    save_png(args.outdir / "minifaces-nada.png", sheet(pictures))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sg3.checkpoints.low_rank import Change, LowRank, stored_parts
-from sg3.checkpoints.safetensors_io import _json as json_object
+from sg3.checkpoints.safetensors_io import json_object
 from sg3.errors import UserError
 from sg3.files import atomic_path
 

@@ -84,7 +84,7 @@ def load_safetensors(path: str | os.PathLike) -> Networks:
         with safe_open(os.fspath(path), framework="pt") as file:
             metadata = file.metadata() or {}
             described = _described(metadata)
-            networks = Networks(meta=_json(metadata, "provenance"))
+            networks = Networks(meta=json_object(metadata, "provenance"))
             tensors: dict[str, dict[str, torch.Tensor]] = {part: {} for part in described}
             for key in list(file.keys()):
                 part, _, name = key.partition(".")
@@ -102,6 +102,8 @@ def load_safetensors(path: str | os.PathLike) -> Networks:
 
 
 def _described(metadata: dict[str, str]) -> dict[str, dict[str, Any]]:
+    if metadata.get("format") == "sg3-delta":
+        raise UserError("a delta, expected a network; give it with --delta")
     if metadata.get("format") != FORMAT:
         raise UserError(
             "a safetensors file, but not one of ours "
@@ -111,7 +113,7 @@ def _described(metadata: dict[str, str]) -> dict[str, dict[str, Any]]:
         raise UserError(
             f"layout version {metadata.get('version')!r}, this program reads {VERSION!r}; update it"
         )
-    described = _json(metadata, "networks")
+    described = json_object(metadata, "networks")
     for part, spec in described.items():
         fits = part in PARTS and isinstance(spec, dict)
         if (
@@ -123,7 +125,7 @@ def _described(metadata: dict[str, str]) -> dict[str, dict[str, Any]]:
     return described
 
 
-def _json(metadata: dict[str, str], key: str) -> dict[str, Any]:
+def json_object(metadata: dict[str, str], key: str) -> dict[str, Any]:
     try:
         value = json.loads(metadata.get(key, "{}"))
     except (json.JSONDecodeError, RecursionError):
