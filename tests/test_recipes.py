@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from recipes import cage_animal, multi_node, run, scale_up, wikiart
 from recipes import ffhq_unaligned_crops as crops
-from recipes import multi_node, run, scale_up, wikiart
 from sg3.checkpoints.registry import REGISTRY
 from sg3.cli.dataset import dataset
 from sg3.networks import build_network
@@ -368,3 +368,25 @@ def test_bad_metadata_are_one_line(tmp_path, text, message):
     result = CliRunner().invoke(crops.main, ["--metadata", str(path), "--check"])
     assert result.exit_code == 2
     assert message in result.output and len(result.output.strip().splitlines()) == 1
+
+
+def test_cage_animal_names_a_network_and_encoders_that_exist():
+    chosen = cage_animal.settings()
+    assert (chosen["source"], chosen["target"]) == ("animal", "Nicolas Cage")
+    assert chosen["network"] in REGISTRY
+    known = {param.name for param in cage_animal.adapt.params}
+    assert chosen.keys() <= known and cage_animal.settings("images", "photos").keys() <= known
+
+
+def test_cage_animal_runs_as_it_stands_on_another_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        cage_animal,
+        "COMMON",
+        cage_animal.COMMON | {"network": "mini-faces", "clip": ("mini-a", "mini-b"), "batch": 1},
+    )
+    arguments = ["--steps", "1", "--outdir", str(tmp_path / "cage")]
+    result = CliRunner().invoke(cage_animal.command, arguments)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "cage" / "delta.safetensors").exists()
+    result = CliRunner().invoke(cage_animal.command, ["--variant", "images"])
+    assert result.exit_code == 2 and "give photos" in result.output
