@@ -389,4 +389,4 @@ def test_cage_animal_runs_as_it_stands_on_another_network(tmp_path, monkeypatch)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "cage" / "delta.safetensors").exists()
     result = CliRunner().invoke(cage_animal.command, ["--variant", "images"])
-    assert result.exit_code == 2 and "give photos" in result.output
+    assert result.exit_code == 2 and "give a folder of photos" in result.output

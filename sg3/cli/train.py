@@ -250,10 +250,15 @@ def _explain(error: Exception, rank: str) -> NoReturn:
 
 
 class _StopRequest:
-    """True after SIGINT or SIGTERM; a second SIGINT interrupts at once."""
+    """True after SIGINT or SIGTERM; a second SIGINT interrupts at once.
+
+    Also true when torchrun itself is gone, which no signal tells: nobody could stop these processes
+    any more, and a second run would start beside them.
+    """
 
     def __init__(self):
         self.asked = False
+        self._launcher = os.getppid() if world_size() > 1 else None
         self._old = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def _ask(self, number, frame) -> None:
@@ -263,7 +268,7 @@ class _StopRequest:
         click.echo("finishing this step, then saving …", err=True)
 
     def __call__(self) -> bool:
-        return self.asked
+        return self.asked or self._launcher not in (None, os.getppid())
 
     def restore(self) -> None:
         for number, handler in self._old.items():

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
+from typing import IO
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from sg3.errors import UserError
 from sg3.training.config import TrainConfig
 from sg3.training.state import state_paths
 
 OPTIONS = "config.json"
+LOCK = ".lock"
 
 
 def run_description(config: TrainConfig, dataset_name: str, num_processes: int = 1) -> str:
@@ -34,10 +43,34 @@ def is_run_folder(folder: str | Path) -> bool:
 def new_run_folder(outdir: str | Path, description: str) -> Path:
     """Create `NNNNN-description` with the next free number."""
     outdir = Path(outdir)
-    number = max((n for n, _ in _numbered(outdir)), default=-1) + 1
-    folder = outdir / f"{number:05d}-{description}"
-    folder.mkdir(parents=True)
-    return folder
+    outdir.mkdir(parents=True, exist_ok=True)
+    while True:
+        number = max((n for n, _ in _numbered(outdir)), default=-1) + 1
+        folder = outdir / f"{number:05d}-{description}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # a run that started at the same moment
+            continue
+        return folder
+
+
+def claim(folder: Path) -> IO:
+    """Make this process the one that writes to the run in `folder`, until it ends or closes this.
+
+    Raises UserError if another one does. Where files cannot be locked nothing is checked.
+    """
+    file = open(folder / LOCK, "a+")  # noqa: SIM115 - open as long as the claim
+    if fcntl is None:
+        return file
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.close()
+            raise UserError(
+                f"--resume: another process is training in {folder}; wait for it, or stop it"
+            ) from None
+    return file
 
 
 def latest_run_folder(outdir: str | Path, description: str) -> Path | None:
