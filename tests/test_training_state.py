@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from sg3.training import output
+from sg3.training import output, run_folder
 from sg3.training import state as state_module
 from sg3.training.config import TrainConfig
 from sg3.training.loop import train
+from sg3.training.run_folder import new_run_folder
 from sg3.training.state import newest_state, read_state, state_paths
 
 SMALL = dict(
@@ -203,6 +204,37 @@ def test_what_a_killed_session_left_behind_is_removed(data, tmp_path):
         (folder / name).write_bytes(b"half of it")
     run(data, tmp_path, 12, resume="latest", **SG3)
     assert not [p.name for p in folder.iterdir() if "tmp" in p.name]
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "a+")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_train_one_run(data, tmp_path):
+    folder = run(data, tmp_path, 8, **SG3)
+    command = [sys.executable, "-c", HOLD, str(folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(ValueError, match="another process is training in"):
+            run(data, tmp_path, 12, resume="latest", **SG3)
+        other.kill()  # which ends its claim
+    assert run(data, tmp_path, 12, resume="latest", **SG3) == folder
+
+
+def test_numbers_of_runs_are_taken_once(tmp_path, monkeypatch):
+    (tmp_path / "00007-notes.txt").write_text("not a run")
+    assert new_run_folder(tmp_path, "x").name == "00008-x"
+    (tmp_path / "00009-x").mkdir()
+    found = run_folder._numbered
+    stale = iter([[], []])  # as another run sees the folder that starts at the same moment
+    monkeypatch.setattr(run_folder, "_numbered", lambda p: next(stale, None) or found(p))
+    (tmp_path / "00000-x").mkdir()
+    assert new_run_folder(tmp_path, "x").name == "00010-x"
 
 
 COMMAND = """

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from team_script import everything, make_trainer
 
-from sg3.training.team import Team
+from sg3.cli.train import _explain, _StopRequest
+from sg3.training.team import Team, ToldError
 from sg3.training.trainer import split_in_strides
 
 SCRIPT = Path(__file__).parent / "team_script.py"
@@ -109,6 +110,55 @@ def test_memory_that_cannot_be_halved_is_one_line(data):
     with pytest.raises(ValueError, match="--batch-gpu: out of memory with 4 images per pass"):
         trainer.step()
     trainer.close()
+
+
+class Pair(Team):
+    """Rank 0 of two, whose mate found `other` (a line, or None)."""
+
+    def __init__(self, other):
+        super().__init__(0, 2)
+        self.other = other
+
+    def gather(self, value):
+        return [value, self.other]
+
+    def tell(self, value):
+        return value
+
+
+def test_what_one_process_finds_wrong_ends_all():
+    assert Pair(None).agree(lambda: 7) == 7
+    with pytest.raises(ToldError, match="its disk is full"):
+        Pair("its disk is full").agree(lambda: 7)
+
+    def full():
+        raise OSError(28, "No space left on device", "log.txt")
+
+    with pytest.raises(ToldError, match=r"^log\.txt: No space left on device$"):
+        Pair("another line").agree(full)
+
+
+def test_what_rank_0_says_is_not_repeated():
+    with pytest.raises(SystemExit) as ended:
+        _explain(ToldError("no room"), "1")
+    assert ended.value.code == 2
+    with pytest.raises(ToldError, match="no room"):
+        _explain(ToldError("no room"), "0")
+    with pytest.raises(ValueError, match="process 1: of my own"):
+        _explain(ValueError("of my own"), "1")
+
+
+@pytest.mark.parametrize("size, stops", [("2", True), ("1", False)])
+def test_without_torchrun_its_processes_stop(monkeypatch, size, stops):
+    """One that was started alone may outlive the shell, as with nohup."""
+    monkeypatch.setenv("WORLD_SIZE", size)
+    request = _StopRequest()
+    try:
+        assert not request()
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        assert request() == stops
+    finally:
+        request.restore()
 
 
 def sg3_train(data, outdir, *more):

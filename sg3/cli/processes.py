@@ -24,7 +24,7 @@ def run_processes(num: int) -> None:
         raise UserError(
             f"--gpus: got {num}, but torchrun started {world_size()} processes; leave out --gpus"
         )
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # the processes speak for themselves
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         main(["--standalone", f"--nproc-per-node={num}", "-m", "sg3", *sys.argv[1:]])

@@ -66,10 +66,11 @@ class Run:
     """A trainer with its folder: opening or continuing, ticks, snapshots, states."""
 
     def __init__(self, config: TrainConfig):
-        self.team = Team.join(prepare_device(config))
+        self.team, self._claim = Team.join(prepare_device(config)), None
         try:
             self._open(config)
         except BaseException:
+            self._release()
             self.team.leave()
             raise
         self._first_nimg = self.trainer.cur_nimg
@@ -103,6 +104,8 @@ class Run:
     def _read_start(self, folder: Path | None) -> tuple:
         """The state to go on from, lines about it, and the network to start from."""
         if folder is not None:
+            if self.team.leads:
+                self._claim = run_folder.claim(folder)
             state, notes = newest_state(folder)
             self.config = self._continued(self.config, state["config"], folder)
             return state, notes, None
@@ -120,7 +123,9 @@ class Run:
         def make() -> Path | None:
             if not self.team.leads:
                 return None
-            return run_folder.new_run_folder(self.config.outdir, description)
+            made = run_folder.new_run_folder(self.config.outdir, description)
+            self._claim = run_folder.claim(made)
+            return made
 
         return self.team.tell(self.team.agree(make))
 
@@ -244,7 +249,13 @@ class Run:
         """End the reading and leave the team."""
         self.trainer.close()
         self.output.close()
+        self._release()
         self.team.leave()
+
+    def _release(self) -> None:
+        """Let another process go on with this run."""
+        if self._claim is not None:
+            self._claim.close()
 
 
 def train(config: TrainConfig, stop: Callable[[], bool] | None = None) -> Iterator[Step]:

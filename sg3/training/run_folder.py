@@ -31,7 +31,7 @@ def run_description(config: TrainConfig, dataset_name: str, num_processes: int =
 def _numbered(outdir: Path) -> list[tuple[int, Path]]:
     if not outdir.is_dir():
         return []
-    found = [(re.match(r"\d+", p.name), p) for p in outdir.iterdir() if p.is_dir()]
+    found = [(re.match(r"\d+", p.name), p) for p in outdir.iterdir()]
     return sorted((int(m.group()), p) for m, p in found if m)
 
 
@@ -80,7 +80,7 @@ def latest_run_folder(outdir: str | Path, description: str) -> Path | None:
     """
     wanted = _without_processes(description)
     same = [p for _, p in _numbered(Path(outdir)) if _without_processes(p.name) == wanted]
-    same = [p for p in same if state_paths(p)]
+    same = [p for p in same if p.is_dir() and state_paths(p)]
     return same[-1] if same else None
 
 
