@@ -41,6 +41,13 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     return () if text.lower() == "none" else tuple(name.strip() for name in text.split(","))
 
 
+def switch(name: str, help: str):
+    """An option that is either given, or given a value as official commands do: `--mirror=1`."""
+    return click.option(
+        name, type=bool, is_flag=False, flag_value=True, default=False, metavar="[=0|1]", help=help
+    )
+
+
 BATCH_GPU = ParsedType("N|auto", parse_batch_gpu)
 METRICS = ParsedType("NAMES|none", parse_metrics)
 SHARE = click.FloatRange(min=0, max=1)
@@ -69,9 +76,9 @@ REQUIRED = [
     ),
 ]
 FEATURES = [
-    click.option("--cond", is_flag=True, help="Train with labels: dataset.json, or sub-folders."),
-    click.option("--mirror", is_flag=True, help="Add mirrored copies of the images."),
-    click.option("--mirror-y", is_flag=True, help="Add copies turned upside down."),
+    switch("--cond", "Train with labels: dataset.json, or sub-folders."),
+    switch("--mirror", "Add mirrored copies of the images."),
+    switch("--mirror-y", "Add copies turned upside down."),
     click.option("--max-images", type=POSITIVE, help="Use only that many images."),
     click.option(
         "--aug", type=click.Choice(["noaug", "ada", "fixed"]), default="ada", show_default=True
@@ -88,7 +95,7 @@ FEATURES = [
         "gives the options of size that are left out; 'latest,NETWORK' does what it can.",
     ),
     click.option("--freezed", type=COUNT, default=0, help="First layers of D that stay frozen."),
-    click.option("--freeze-mapping", is_flag=True, help="Keep G's mapping network as it is."),
+    switch("--freeze-mapping", "Keep G's mapping network as it is."),
 ]
 SIZES = [
     click.option("--cbase", type=POSITIVE, help="Capacity of G and D; 32768."),
@@ -151,9 +158,9 @@ RUNNING = [
         show_default=True,
         help="Of the finer layers on a GPU; auto is fp16. A CPU computes in fp32.",
     ),
-    click.option("--fp32", is_flag=True, help="The same as --precision fp32."),
-    click.option("--compile", is_flag=True, help="torch.compile the generator."),
-    click.option("--nobench", is_flag=True, help="Do not let cuDNN try its algorithms."),
+    switch("--fp32", "The same as --precision fp32."),
+    switch("--compile", "torch.compile the generator."),
+    switch("--nobench", "Do not let cuDNN try its algorithms."),
     click.option("--workers", type=COUNT, default=3, show_default=True, help="That decode images."),
     click.option(
         "--cache",
