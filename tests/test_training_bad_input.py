@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -11,6 +12,7 @@ from sg3.cli.main import cli
 from sg3.networks import build_network
 from sg3.training import grids
 from sg3.training.config import TrainConfig
+from sg3.training.team import Team
 from sg3.training.transfer import start_from
 
 SMALL = (
@@ -114,6 +116,16 @@ def test_bad_numbers_are_refused_by_name(world, tmp_path, options):
 def test_python_refuses_what_the_command_line_refuses(name, value):
     with pytest.raises(ValueError, match=name.replace("_", "-")):
         TrainConfig("out", "data", **{name: value})
+
+
+def test_more_processes_than_gpus(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    said = refused(world, tmp_path / "runs", "--data DATA/good --device auto --gpus 3")
+    assert "--gpus: got 3, but this machine has 2" in said
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="process 3 of a machine with 2 GPUs"):
+        Team.join(torch.device("cuda"))
 
 
 def test_a_start_that_fails_leaves_no_folder(world, tmp_path, monkeypatch):

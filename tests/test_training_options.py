@@ -47,9 +47,9 @@ def test_an_official_command_is_understood(data, tmp_path):
         data,
         tmp_path,
         "--cfg=stylegan3-r --gpus=1 --batch=8 --gamma=6.6 --mirror=1 --cond=True --aug=fixed "
-        "--p=0.3 --target=0.7 --batch-gpu=4 --cbase=256 --cmax=16 --glr=0.003 --dlr=0.001 --map-depth=3 "
-        "--mbstd-group=2 --desc=try --metrics=none --kimg=5000 --tick=1 --snap=10 --seed=4 "
-        "--fp32=1 --nobench=true --workers=2 --freezed=5",
+        "--p=0.3 --target=0.7 --batch-gpu=4 --cbase=256 --cmax=16 --glr=0.003 --dlr=0.001 "
+        "--map-depth=3 --mbstd-group=2 --desc=try --metrics=none --kimg=5000 --tick=1 --snap=10 "
+        "--seed=4 --fp32=1 --nobench=true --workers=2 --freezed=5",
     )
     assert plan["folder"] == "stylegan3-r-faces-gpus1-batch8-gamma6.6-try"
     assert plan["data"] == {"images": 12, "shape": [3, 16, 16], "label_dim": 2}

@@ -286,3 +286,16 @@ def test_sigterm_saves_and_exits_0(data, tmp_path):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "state saved in" in out and "--resume latest" in out
+
+
+def test_when_nobody_reads_the_state_is_saved(data, tmp_path):
+    """As after `sg3 train … | head -1`."""
+    words = [*COMMAND.split(), "--data", data, "--outdir", str(tmp_path)]
+    command = [sys.executable, "-m", "sg3", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait(timeout=60) == 0 and said == ""
+    (folder,) = tmp_path.iterdir()
+    assert newest_state(folder)[0]["counters"]["cur_nimg"] >= 8

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sg3.cli.options import ParsedType, debug_option, resolve_device
-from sg3.cli.train import POSITIVE, RATE, SIZES
+from sg3.cli.train_options import POSITIVE, RATE, SIZES
 from sg3.errors import UserError
 
 if TYPE_CHECKING:

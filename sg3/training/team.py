@@ -41,7 +41,13 @@ class Team:
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            index = int(os.environ.get("LOCAL_RANK", "0"))
+            if index >= torch.cuda.device_count():
+                raise UserError(
+                    f"--nproc-per-node: this is process {index + 1} of a machine with "
+                    f"{torch.cuda.device_count()} GPUs; start one process per GPU"
+                )
+            device = torch.device("cuda", index)
             torch.cuda.set_device(device)
         if size == 1:
             return cls(device=device)
