@@ -8,10 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import save_file
 
 from guidance.steer import Step
-from sg3.files import atomic_path
+from sg3.files import write_tensors
 from sg3.media import VideoWriter, contact_sheet, save_png, to_uint8
 
 LATENT_FORMAT = "sg3-latent"
@@ -107,5 +106,4 @@ class Recording:
     def _save_latent(self, path: Path) -> None:
         metadata = {"format": LATENT_FORMAT, "version": "1", **self.metadata}
         metadata["step"] = json.dumps({"index": self.last.index, "sigma": self.last.sigma})
-        with atomic_path(path) as temporary:
-            save_file({"ws": self.last.ws.contiguous().cpu()}, temporary, metadata)
+        write_tensors(path, {"ws": self.last.ws}, metadata)

@@ -89,6 +89,7 @@ LOSS = [
     click.option("--patch", "weights__patch", type=WEIGHT, help="Likewise."),
     click.option("--texture", "weights__texture", type=WEIGHT, help="Likewise."),
     click.option("--manifold", "weights__manifold", type=WEIGHT, help="Likewise."),
+    click.option("--strokes", "weights__strokes", type=WEIGHT, help="Of keeping small patches."),
     click.option("--range", "weights__range", type=WEIGHT, help="Of pixels beyond the range."),
     click.option("--views", "views__views", type=COUNT, help="Random views per picture; 0: none."),
     click.option("--cutouts", "views__cutouts", type=COUNT, help="Random cutouts as well."),

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from nada.adapt import Adaptation
 from nada.config import AdaptConfig
 from sg3.errors import UserError
-from sg3.files import atomic_path
+from sg3.files import write_tensors
 
 FORMAT, VERSION = "sg3-adaptation", "1"
 #: Settings that may change when an adaptation goes on: how far it goes, and when it ends.
@@ -70,8 +69,7 @@ def write_state(path: str | os.PathLike, adaptation: Adaptation, arguments: dict
         "free": {name: settings[name] for name in FREE},
     }
     metadata = {"format": FORMAT, "version": VERSION, "content": json.dumps(content)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def read_state(path: str | os.PathLike) -> SavedState:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sg3.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @contextmanager
@@ -43,6 +48,26 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_tensors(
+    path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
+) -> None:
+    """Write `tensors`, wherever they lie, and `metadata` as safetensors, atomically.
+
+    Raises OSError where there is no room, as any other writer.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    # Copies, since the format refuses tensors that share memory.
+    own = {k: t.detach().to("cpu", copy=True).contiguous() for k, t in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(own, temporary, metadata)
+        except SafetensorError as error:
+            reason = str(error).split("I/O error: ")[-1].split(" (os error")[0]
+            raise OSError(errno.EIO, reason, str(path)) from error
 
 
 def prepare_folder(path: str | os.PathLike) -> Path:

@@ -1,7 +1,9 @@
 """`sg3.save` and `sg3.load`: same numbers, whole files only, one clear line for the rest."""
 
 import json
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -61,17 +63,18 @@ def test_shared_tensors_and_other_devices_are_saved(nets, tmp_path):
     assert sg3.load(tmp_path / "a.safetensors").G is not None
 
 
-def test_a_failed_save_leaves_the_old_file(nets, tmp_path, monkeypatch):
+def test_a_failed_save_leaves_the_old_file(nets, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"old")
-
-    def broken(tensors, filename, metadata):
-        Path(filename).write_bytes(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("sg3.checkpoints.safetensors_io.save_file", broken)
-    with pytest.raises(OSError, match="No space"):
-        sg3.save(nets, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            sg3.save(nets, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 

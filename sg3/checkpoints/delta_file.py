@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from sg3.checkpoints.low_rank import Change, LowRank, stored_parts
 from sg3.checkpoints.safetensors_io import json_object
 from sg3.errors import UserError
-from sg3.files import atomic_path
+from sg3.files import write_tensors
 
 FORMAT, VERSION = "sg3-delta", "1"
 DTYPES = (torch.float16, torch.float32)
@@ -58,11 +57,7 @@ def save_delta(delta: Delta, path: str | os.PathLike) -> None:
         raise ValueError(f"delta: its meta is not JSON-able: {error}") from None
     metadata = {"format": FORMAT, "version": VERSION, "source_hash": delta.source_hash}
     metadata |= {"shapes": json.dumps(shapes), "meta": meta}
-    with atomic_path(path) as temporary:
-        # Copies, since the format refuses tensors that share memory.
-        save_file(
-            {k: t.cpu().clone().contiguous() for k, t in tensors.items()}, temporary, metadata
-        )
+    write_tensors(path, tensors, metadata)
 
 
 def load_delta(path: str | os.PathLike) -> Delta:

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from sg3.checkpoints.networks import PARTS, Networks, assemble
 from sg3.errors import UserError
-from sg3.files import atomic_path
+from sg3.files import write_tensors
 
 FORMAT, VERSION = "sg3-networks", "1"
 #: Last parts of tensor names that half precision would spoil: the signal's geometry, averages.
@@ -62,13 +61,10 @@ def save(networks: Networks, path: str | os.PathLike, fp16: bool = False) -> Non
         }
     except TypeError as error:
         raise ValueError(f"networks: arguments or meta are not JSON-able: {error}") from None
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def _stored(name: str, tensor: torch.Tensor, fp16: bool) -> torch.Tensor:
-    # A copy, since the format refuses tensors that share memory.
-    tensor = tensor.detach().to("cpu", copy=True).contiguous()
     fits = fp16 and tensor.is_floating_point() and name.split(".")[-1] not in KEEP_FP32
     if fits and tensor.numel() > 0 and tensor.abs().max() <= FP16_MAX:
         return tensor.to(torch.float16)
