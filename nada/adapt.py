@@ -12,11 +12,11 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from guidance.encoders import Encoder, load_encoder
+from guidance.encoders import Encoder, is_mini, load_encoder
 from guidance.latents import map_latents, seed_latents
 from guidance.render import renderer
 from nada.choice import LayerChoice
-from nada.config import LR_SCALE, AdaptConfig
+from nada.config import LR_SCALE, AdaptConfig, usual_config
 from nada.directions import Target, image_target, members_of, text_target
 from nada.layers import Unit, free_of_nyquist, units_of
 from nada.objective import Objective
@@ -67,13 +67,14 @@ def adapt(
 
     An iterator of up to `steps + 1` `Step`s. `network`: a generator, or networks with a G_ema.
     `target_images` `[M, 3, H, W]` in [−1, 1] take the place of both texts. `settings`: fields of
-    `AdaptConfig`, replacing those of `config`. Its `G_ema` is the result. The same seed gives the
-    same result. Raises ValueError for bad input, before the first step.
+    `AdaptConfig`, replacing those of `config` (None: what is best known for `clip`). Its `G_ema`
+    is the result. The same seed gives the same result. Raises ValueError for bad input, before the
+    first step.
 
     Source: StyleGAN-NADA (arXiv 2108.00946), FACTS 8.6.
     """
     G = network.G_ema if isinstance(network, Networks) else network
-    config = dataclasses.replace(config or AdaptConfig(), **settings)
+    config = dataclasses.replace(config or usual_config(clip), **settings)
     return Adaptation(G, source, target, clip, target_images, config)
 
 
@@ -120,7 +121,9 @@ class Adaptation(Iterator[Step]):
     def _targets(self, source, target, target_images) -> list[Target]:
         members = [member for member, _ in members_of(self.encoder)]
         if target_images is None:
-            templates = templates_of(self.config.templates or _usual_templates(members))
+            templates = templates_of(
+                self.config.templates or ("mini" if is_mini(self.encoder) else "imagenet")
+            )
             return [text_target(member, source, target, templates) for member in members]
         before = self.pictures(self.source, self._map(self._draw(SOURCE_PICTURES)))
         after = target_images.to(self.device)
@@ -245,12 +248,6 @@ def _lr_factors(chosen: Sequence[Unit], units: Sequence[Unit], coarse: float) ->
 
 def _frozen_copy(G: nn.Module) -> nn.Module:
     return copy.deepcopy(G).eval().requires_grad_(False)
-
-
-def _usual_templates(members: Sequence[Encoder]) -> str:
-    from guidance.encoders.mini import MiniEncoder
-
-    return "mini" if all(isinstance(member, MiniEncoder) for member in members) else "imagenet"
 
 
 def _check_texts(source, target, target_images) -> None:

@@ -149,7 +149,7 @@ def adapt(
     from nada.record import STATE, STATS, Recording
     from nada.state import go_on, read_state
 
-    config, record_config = configs(settings, no_stop)
+    config, record_config = configs(settings, no_stop, ",".join(clip))
     outdir = Path(outdir or f"out/adapt-{slug(target or Path(target_images or '').stem)}")
     check_folder(outdir)
     if not resume and any((outdir / name).exists() for name in (STATE, STATS)):
@@ -203,9 +203,9 @@ def _begin(source, target, target_images, network, clip, device, config):
     return adaptation, arguments_of(adaptation, **known), meta
 
 
-def configs(settings: dict, no_stop: bool):
-    """`AdaptConfig` and `RecordConfig` of the options that were given."""
-    from nada.config import AdaptConfig
+def configs(settings: dict, no_stop: bool, clip: str):
+    """`AdaptConfig` and `RecordConfig` of the options that were given; the rest as `clip` likes."""
+    from nada.config import usual_config
     from nada.record import RecordConfig
 
     groups: dict[str, dict] = {"": {}, "weights": {}, "views": {}, "stop": {}, "record": {}}
@@ -213,13 +213,14 @@ def configs(settings: dict, no_stop: bool):
         group, _, field = name.rpartition("__")
         if value is not None:
             groups[group][field] = value
-    own, default = groups[""], AdaptConfig()
+    own, default = groups[""], usual_config(clip)
     if no_stop and groups["stop"]:
         raise UserError("no-stop: got it beside a stop rule; give one of them")
     if "templates" in own and Path(own["templates"]).is_file():
         lines = Path(own["templates"]).read_text(encoding="utf-8").splitlines()
         own["templates"] = tuple(line.strip() for line in lines if line.strip())
-    config = AdaptConfig(
+    config = replace(
+        default,
         **own,
         weights=replace(default.weights, **groups["weights"]),
         views=replace(default.views, **groups["views"]),

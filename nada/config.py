@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from guidance.encoders import Encoder, is_mini
 from nada.objective import ViewConfig, Weights
 from nada.templates import templates_of
 from nada.watch import StopRule
@@ -82,3 +83,26 @@ class AdaptConfig:
             raise ValueError("weights: the magnitude term needs magnitude=, a length to keep to")
         if self.templates is not None:
             templates_of(self.templates)
+
+
+#: As published: pictures as they are, the direction alone.
+PUBLISHED = AdaptConfig(views=ViewConfig(views=0))
+#: Found for the bundled encoders (docs/LOG.md): how far true pairs are apart, and a way there.
+MINI = AdaptConfig(
+    steps=400,
+    lr=0.008,
+    betas=(0.9, 0.99),
+    coarse_lr=6.0,
+    warmup=60,
+    decay=0.5,
+    truncation=1.0,
+    layers="all",
+    magnitude=0.95,
+    weights=Weights(directional=1, magnitude=2, range=4),
+    views=ViewConfig(views=1),
+)
+
+
+def usual_config(clip: str | Encoder) -> AdaptConfig:
+    """What is best known for the encoder `clip`, as `guidance.encoders.load_encoder` takes it."""
+    return MINI if is_mini(clip) else PUBLISHED

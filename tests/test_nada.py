@@ -12,8 +12,10 @@ from nada_doubles import Colour, only
 
 import nada
 import sg3
+from guidance.encoders import load_encoder
 from nada import StopRule, ViewConfig
 from nada.choice import LayerChoice
+from nada.config import MINI, PUBLISHED, usual_config
 from nada.layers import chosen_units
 from nada.state import arguments_of, go_on, read_state, write_state
 from nada.watch import Check
@@ -383,3 +385,11 @@ def test_unusable_goals_are_refused(network, source, target, pictures, message):
     with pytest.raises(ValueError) as caught:
         nada.adapt(network, source, target, Colour(), target_images=pictures, **QUICK)
     assert message in str(caught.value)
+
+
+def test_settings_come_from_the_encoder():
+    assert usual_config("mini") == usual_config("mini-a,mini-b:2") == MINI
+    assert usual_config(load_encoder("mini")) == MINI
+    assert usual_config("ViT-B-32/openai") == usual_config("mini,ViT-B-32/openai") == PUBLISHED
+    assert (PUBLISHED.lr, PUBLISHED.truncation, PUBLISHED.layers) == (0.002, 0.7, "paper")
+    assert PUBLISHED.weights == nada.Weights(directional=1)

@@ -258,7 +258,7 @@ def test_a_loss_that_is_no_number_ends_it_and_spares_the_state(tmp_path):
         ([], {"network": "mini-face"}, "mini-faces"),
         ([], {"lr": "-1"}, "lr"),
         ([], {"templates": "imagnet"}, "templates"),
-        ([], {"magnitude_weight": "1"}, "magnitude"),
+        ([], {"magnitude": "-1"}, "magnitude"),
         ([], {"patch": "-1"}, "patch"),
         ([], {"device": "quantum"}, "device"),
         ([], {"class": "1"}, "class"),

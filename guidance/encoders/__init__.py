@@ -2,6 +2,6 @@
 
 from guidance.encoders.base import Encoder, prepare_images
 from guidance.encoders.ensemble import EnsembleEncoder
-from guidance.encoders.load import load_encoder
+from guidance.encoders.load import is_mini, load_encoder
 
-__all__ = ["Encoder", "EnsembleEncoder", "load_encoder", "prepare_images"]
+__all__ = ["Encoder", "EnsembleEncoder", "is_mini", "load_encoder", "prepare_images"]

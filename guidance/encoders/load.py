@@ -30,22 +30,39 @@ def load_encoder(spec: str | Encoder, device: str | torch.device = "cpu") -> Enc
         if isinstance(spec, Encoder):
             return spec
         raise ValueError(f"encoder: got {type(spec).__name__}, expected a name or an Encoder")
+    named = _parts(spec)
+    members = [_load_one(name, str(device)) for name, _ in named]
+    weights = [weight for _, weight in named]
+    return members[0] if len(members) == 1 else EnsembleEncoder(members, weights)
+
+
+def _parts(spec: str) -> list[tuple[str, float]]:
+    """The names and weights of what stands between commas."""
     parts = [part.strip() for part in spec.split(",")]
     if not all(parts):
         raise ValueError(f"encoder: got {spec!r}, expected a name such as mini or ViT-B-32/openai")
-    members, weights = [], []
-    for part in parts:
-        match = WEIGHTED.match(part)
-        name, weight = (match[1], float(match[2])) if match else (part, 1.0)
-        members.append(_load_one(name, str(device)))
-        weights.append(weight)
-    return members[0] if len(members) == 1 else EnsembleEncoder(members, weights)
+    matches = [(part, WEIGHTED.match(part)) for part in parts]
+    return [(m[1], float(m[2])) if m else (part, 1.0) for part, m in matches]
+
+
+def is_mini(spec: str | Encoder) -> bool:
+    """Whether all encoders of `spec`, as in `load_encoder`, are of the bundled kind."""
+    if isinstance(spec, str):
+        return all(name in BUNDLED or _is_mini_file(name) for name, _ in _parts(spec))
+    from guidance.encoders.mini import MiniEncoder
+
+    members = spec.members if isinstance(spec, EnsembleEncoder) else [spec]
+    return all(isinstance(member, MiniEncoder) for member in members)
+
+
+def _is_mini_file(name: str) -> bool:
+    return name.endswith(".safetensors") and Path(name).is_file()
 
 
 def _load_one(name: str, device: str) -> Encoder:
     if name in BUNDLED:
         return _load_bundled(name, device)
-    if name.endswith(".safetensors") and Path(name).is_file():
+    if _is_mini_file(name):
         return _load_mini(Path(name), device)
     from guidance.encoders import open_clip  # the package behind it takes seconds to import
 
