@@ -1,0 +1,40 @@
+"""Directions in which a latent is edited: from texts, weights, latents and labels."""
+
+from guidance.directions.base import Direction, EditedLatent, EditStep, apply_directions, sweep
+from guidance.directions.cache import find_relevance, relevance_with_cache
+from guidance.directions.centres import centres_of, mix_styles, truncate_to_nearest
+from guidance.directions.files import read_direction, read_latent, write_direction, write_latent
+from guidance.directions.linear import (
+    described_direction,
+    labelled_direction,
+    pca_direction,
+    sefa_direction,
+)
+from guidance.directions.relevance import Relevance, RelevanceConfig, relevance_steps
+from guidance.directions.text import text_difference, text_direction
+
+__all__ = [
+    "Direction",
+    "EditStep",
+    "EditedLatent",
+    "Relevance",
+    "RelevanceConfig",
+    "apply_directions",
+    "centres_of",
+    "described_direction",
+    "find_relevance",
+    "labelled_direction",
+    "mix_styles",
+    "pca_direction",
+    "read_direction",
+    "read_latent",
+    "relevance_steps",
+    "relevance_with_cache",
+    "sefa_direction",
+    "sweep",
+    "text_difference",
+    "text_direction",
+    "truncate_to_nearest",
+    "write_direction",
+    "write_latent",
+]

@@ -1,0 +1,239 @@
+"""What every channel of style space means to an encoder (StyleCLIP, arXiv 2103.17249, Sec. 6;
+FACTS 8.4).
+
+A channel is set to its mean ± 5 standard deviations in a number of pictures; the mean change of
+their embedding, at unit length, is the channel's relevance vector. That is two pictures per channel
+and latent: `differences` renders only the layers from the changed one on, and a channel whose
+vector is already known well is left out of the remaining latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from guidance.encoders import Encoder
+from guidance.latents import map_latents
+from guidance.render import RENDER_BUDGET_PX, as_rgb
+from guidance.style_space import (
+    StyleLayer,
+    layer_outputs,
+    replaced_styles,
+    resumed,
+    style_layers,
+    styles_of,
+)
+
+#: A processor's caches hold few pictures; a GPU wants many.
+CPU_BUDGET_PX = 2**17
+#: Nothing is said about a channel from fewer latents.
+FEWEST = 6
+
+
+@dataclass(frozen=True)
+class RelevanceConfig:
+    """Settings of the statistics. Raises ValueError for values outside the stated ranges."""
+
+    #: Latents in which every channel is tried, at most.
+    images: int = 100
+    #: A channel is done when the expected cosine between its vector and that of endlessly many
+    #: latents is this; 1: all `images`, as published.
+    agreement: float = 0.97
+    #: How far a channel is moved, in standard deviations to either side.
+    sigmas: float = 5.0
+    seed: int = 5
+    truncation: float = 0.7
+    #: Rows of ws that are truncated.
+    cutoff: int = 8
+    #: Latents for the mean and deviation of styles.
+    samples: int = 100_000
+    #: Finer layers than this hold texture and are left out.
+    max_resolution: int = 128
+    class_index: int | None = None
+
+    def __post_init__(self):
+        least = {"images": 1, "samples": 2, "max_resolution": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {value}")
+        if not 0 < self.agreement <= 1:
+            raise ValueError(f"agreement: got {self.agreement}, expected 0 < agreement ≤ 1")
+        if not self.sigmas > 0:
+            raise ValueError(f"sigmas: got {self.sigmas}, expected a positive number")
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Of all channels of `layers` (name → channels), one after the other: `mean` and `std` of
+    their style `[C]`, `sums` `[C, D]` of unit changes of the embedding, over `counts` `[C]`
+    latents. `images` of `total` latents have been looked at."""
+
+    layers: dict[str, int]
+    mean: torch.Tensor
+    std: torch.Tensor
+    sums: torch.Tensor
+    counts: torch.Tensor
+    images: int
+    total: int
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """Relevance of each channel, `[C, D]` of unit length (0 for one without an effect)."""
+        return F.normalize(self.sums, dim=1)
+
+    def agreement(self) -> torch.Tensor:
+        """Expected cosine `[C]` between each vector and the one of endlessly many latents.
+
+        With R² the squared length of the mean of n unit vectors, freed of the 1/n that even
+        random ones have: R / √(R² + (1 − R²)/n).
+        """
+        n = self.counts.clamp_min(2)
+        length2 = (self.sums.square().sum(dim=1) / n - 1) / (n - 1)
+        length2 = length2.clamp(0, 1)
+        return (length2 / (length2 + (1 - length2) / n).clamp_min(1e-12)).sqrt()
+
+    def by_layer(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Split `values` `[C, …]` into one part for each layer."""
+        return dict(zip(self.layers, values.split(list(self.layers.values())), strict=True))
+
+
+def compared_layers(G: nn.Module, max_resolution: int) -> list[StyleLayer]:
+    """Layers whose channels are tried: not the input, not ToRGB, none finer than that."""
+    layers = style_layers(G)
+    return [
+        layer
+        for layer in layers
+        if not (layer.is_input or layer.to_rgb) and layer.resolution <= max_resolution
+    ]
+
+
+@torch.no_grad()
+def style_statistics(
+    G: nn.Module, layers: Sequence[StyleLayer], config: RelevanceConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation `[C]` of the styles of `layers`, one after the other.
+
+    Styles are linear in w, so those of W say everything: mean A·m + b, variances diag(A·Σ·Aᵀ).
+    """
+    random = np.random.RandomState(config.seed)
+    total, products, done = 0, 0, 0
+    while done < config.samples:
+        count = min(8192, config.samples - done)
+        z = torch.from_numpy(random.randn(count, G.z_dim))
+        w = map_latents(G, z, config.class_index)[:, 0].double()
+        total, products, done = total + w.sum(dim=0), products + w.T @ w, done + count
+    mean = total / done
+    covariance = (products - done * torch.outer(mean, mean)) / (done - 1)
+    centre = G.mapping.w_avg.double()
+    means, deviations = [], []
+    for layer in layers:
+        psi = config.truncation if layer.ws_row < config.cutoff else 1.0
+        affine = layer.module.affine
+        weight = affine.weight.double() * affine.weight_gain
+        means.append(weight @ centre.lerp(mean, psi) + affine.bias.double() * affine.bias_gain)
+        deviations.append(psi * ((weight @ covariance) * weight).sum(dim=1).clamp_min(0).sqrt())
+    return torch.cat(means).float(), torch.cat(deviations).float()
+
+
+def relevance_steps(
+    G: nn.Module, encoder: Encoder, config: RelevanceConfig, begun: Relevance | None = None
+) -> Iterator[Relevance]:
+    """Yield the statistics after each latent; the last has `images == total`, or all channels done.
+
+    `begun`: one of these, to go on from.
+    """
+    layers = compared_layers(G, config.max_resolution)
+    sizes = {layer.name: layer.channels for layer in layers}
+    state = begun
+    if state is None:
+        mean, std = style_statistics(G, layers, config)
+        sums = torch.zeros([len(mean), encoder.embed_dim], device=mean.device)
+        counts = torch.zeros(len(mean), dtype=torch.long, device=mean.device)
+        state = Relevance(sizes, mean, std, sums, counts, 0, config.images)
+    ws = _latents(G, config)
+    while state.images < config.images:
+        done = (state.counts >= FEWEST) & (state.agreement() >= config.agreement)
+        active = torch.ones_like(done) if config.agreement == 1 else ~done
+        if not active.any():
+            break
+        one = ws[state.images : state.images + 1]
+        change = F.normalize(differences(G, encoder, one, state, active, config.sigmas), dim=1)
+        sums, counts = state.sums.clone(), state.counts.clone()
+        sums[active] += change
+        counts[active] += 1
+        state = replace(state, sums=sums, counts=counts, images=state.images + 1)
+        yield state
+
+
+def _latents(G: nn.Module, config: RelevanceConfig) -> torch.Tensor:
+    z = torch.from_numpy(np.random.RandomState(config.seed).randn(config.images, G.z_dim))
+    ws = map_latents(G, z, config.class_index)
+    rows = slice(0, config.cutoff)
+    ws[:, rows] = G.mapping.w_avg.lerp(ws[:, rows], config.truncation)
+    return ws
+
+
+@torch.no_grad()
+def differences(
+    G: nn.Module,
+    encoder: Encoder,
+    ws: torch.Tensor,
+    of: Relevance,
+    active: torch.Tensor,
+    sigmas: float,
+) -> torch.Tensor:
+    """Embedding at mean + sigmas·std minus that at mean − sigmas·std, for each `active` channel.
+
+    `ws` `[1, num_ws, w_dim]`, `active` bool `[C]` with A true → `[A, D]`.
+    """
+    layers = style_layers(G)
+    _, outputs = layer_outputs(G, layers, ws)
+    base = styles_of(G, ws)
+    low, high = (of.by_layer(of.mean + sign * sigmas * of.std) for sign in (-1, 1))
+    wanted, found = of.by_layer(active), []
+    budget = RENDER_BUDGET_PX if ws.device.type == "cuda" else CPU_BUDGET_PX
+    pairs = max(1, budget // (2 * G.img_height * G.img_width))
+    for index, layer in enumerate(layers):
+        if layer.name not in of.layers:
+            continue
+        with resumed(layers, index, outputs):
+            for channels in wanted[layer.name].nonzero()[:, 0].split(pairs):
+                styles = base[layer.name].repeat(2 * len(channels), 1)
+                row = torch.arange(len(channels), device=ws.device)
+                styles[row, channels] = low[layer.name][channels]
+                styles[row + len(channels), channels] = high[layer.name][channels]
+                with replaced_styles(G, {layer.name: styles}):
+                    images = G.synthesis(ws.expand(len(styles), -1, -1), noise_mode="const")
+                before, after = _embed(encoder, images).chunk(2)
+                found.append(after - before)
+    return torch.cat(found)
+
+
+def _embed(encoder: Encoder, images: torch.Tensor) -> torch.Tensor:
+    # Half precision moves an embedding by a thousandth of what five deviations do.
+    with torch.autocast(images.device.type, torch.float16, enabled=images.is_cuda):
+        return encoder.encode_images(as_rgb(images)).float()
+
+
+@torch.no_grad()
+def plain_differences(
+    G: nn.Module, encoder: Encoder, ws: torch.Tensor, of: Relevance, sigmas: float
+) -> Iterator[torch.Tensor]:
+    """The definition: channel by channel, all pictures of `ws` in full. Yields `[N, D]` each."""
+    base = styles_of(G, ws)
+    low, high = (of.by_layer(of.mean + sign * sigmas * of.std) for sign in (-1, 1))
+    for name, channels in of.layers.items():
+        for channel in range(channels):
+            embeddings = []
+            for value in (low[name][channel], high[name][channel]):
+                styles = base[name].clone()
+                styles[:, channel] = value
+                with replaced_styles(G, {name: styles}):
+                    images = G.synthesis(ws, noise_mode="const")
+                embeddings.append(encoder.encode_images(as_rgb(images)))
+            yield embeddings[1] - embeddings[0]

@@ -1,0 +1,73 @@
+"""A text as a direction in style space (StyleCLIP's global method, FACTS 8.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from guidance.directions.base import Direction
+from guidance.directions.relevance import Relevance
+from guidance.encoders import Encoder
+from sg3.errors import UserError
+
+PLAIN = ("{}",)
+
+
+@torch.no_grad()
+def text_difference(
+    encoder: Encoder, target: str, neutral: str, templates: Sequence[str] = PLAIN
+) -> torch.Tensor:
+    """Unit vector `[D]` from what `neutral` says to what `target` says, means over `templates`.
+
+    Raises UserError for an empty text, or two that the encoder cannot tell apart.
+    """
+    for name, text in (("direction", target), ("neutral", neutral)):
+        if not text.strip():
+            raise UserError(f"{name}: got {text!r}, expected a text such as 'a smiling face'")
+    if not templates or any(template.count("{}") != 1 for template in templates):
+        raise UserError(f"templates: got {list(templates)}, expected texts with one {{}} each")
+    ends = []
+    for text in (target, neutral):
+        texts = [template.replace("{}", text) for template in templates]
+        ends.append(F.normalize(encoder.encode_texts(texts).float().mean(dim=0), dim=0))
+    change = ends[0] - ends[1]
+    if change.norm() < 1e-4:
+        raise UserError(
+            f"direction: {target!r} is the same as {neutral!r} to this encoder; use other words"
+        )
+    return F.normalize(change, dim=0)
+
+
+def text_direction(
+    relevance: Relevance,
+    encoder: Encoder,
+    target: str,
+    neutral: str = "a face",
+    beta: float = 0.12,
+    templates: Sequence[str] = PLAIN,
+) -> Direction:
+    """The direction in style space that `target` asks for, seen from `neutral`.
+
+    Channels whose relevance agrees with the texts by less than `beta` (a cosine) stay; a larger
+    beta changes less besides. Alpha 1 moves the most relevant channel by its standard deviation.
+    Raises UserError for texts as `text_difference` does, or where no channel is left.
+    """
+    if not 0 <= beta < 1:
+        raise UserError(f"beta: got {beta}, expected 0 ≤ beta < 1")
+    change = text_difference(encoder, target, neutral, templates)
+    agreement = relevance.vectors @ change.to(relevance.sums)
+    largest = float(agreement.abs().max())
+    chosen = agreement.abs() >= beta
+    if largest == 0 or not chosen.any():
+        raise UserError(
+            f"beta: got {beta}, but no channel agrees with {target!r} by more than {largest:.3f}; "
+            "use less"
+        )
+    steps = agreement / largest * chosen * relevance.std
+    parts = relevance.by_layer(steps)
+    styles = {name: step for name, step in parts.items() if step.any()}
+    info = {"target": target, "neutral": neutral, "beta": beta}
+    info |= {"channels": int(chosen.sum()), "largest": round(largest, 4)}
+    return Direction(target, None, styles, info)

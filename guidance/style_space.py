@@ -1,0 +1,147 @@
+"""Style space: the outputs of the affine layers, one number per channel of every layer.
+
+    s = styles_of(G, ws)                        # {"L0": [N, channels], …}
+    s["L3"][:, 17] += 4
+    with replaced_styles(G, s):
+        images = G.synthesis(ws)
+
+Channels of S are more disentangled than numbers of W (StyleSpace, arXiv 2011.12799). The same for
+StyleGAN3 and StyleGAN2: whatever calls an affine layer meets the replaced numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sg3.errors import UserError
+from sg3.networks import stylegan2, stylegan3
+from sg3.networks.layer_units import units_of
+
+
+@dataclass(frozen=True)
+class StyleLayer:
+    """A layer that reads styles. `ws_row`: the row of ws it reads; `channels` of its style;
+    `resolution`: pixels per larger side of the picture at its output (margins left out).
+
+    The input of a StyleGAN3 (`is_input`) has four numbers, its rotation and translation; styles of
+    `to_rgb` layers only scale what becomes colour.
+    """
+
+    name: str
+    module: nn.Module
+    ws_row: int
+    channels: int
+    resolution: int
+    to_rgb: bool
+    is_input: bool
+
+
+def style_layers(G: nn.Module) -> list[StyleLayer]:
+    """The layers of `G` that read styles, in the order in which they run.
+
+    Raises UserError for a network that is neither a StyleGAN3 nor a StyleGAN2.
+    """
+    if isinstance(G, stylegan3.Generator):
+        source = G.synthesis.plans[0].source
+        rates = [source.sampling_rate, *(p.target.sampling_rate for p in G.synthesis.plans)]
+        resolutions = dict(zip((u.name for u in units_of(G)), rates, strict=True))
+    elif isinstance(G, stylegan2.Generator):
+        resolutions = {u.name: int(u.name.split(".")[0][1:]) for u in units_of(G)}
+    else:
+        raise UserError(
+            f"network: a {type(G).__name__} has no style space; expected a StyleGAN3 or StyleGAN2"
+        )
+    layers = []
+    for unit in units_of(G):
+        if unit.ws_rows:
+            module = G.get_submodule(unit.tensors[0].rpartition(".")[0])
+            channels, resolution = module.affine.out_features, int(resolutions[unit.name])
+            shape = (module, unit.ws_rows[0], channels, resolution)
+            layers.append(StyleLayer(unit.name, *shape, unit.to_rgb, unit.name == "input"))
+    return layers
+
+
+def styles_of(G: nn.Module, ws: torch.Tensor) -> dict[str, torch.Tensor]:
+    """`ws` `[N, num_ws, w_dim]` → styles `[N, channels]` by the name of their layer."""
+    return {layer.name: layer.module.affine(ws[:, layer.ws_row]) for layer in style_layers(G)}
+
+
+@contextmanager
+def replaced_styles(G: nn.Module, styles: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Within the block, layers named in `styles` use these `[N or 1, channels]`, whatever ws is.
+
+    Gradients flow to `styles`. Raises UserError for an unknown layer or another shape.
+    """
+    layers = {layer.name: layer for layer in style_layers(G)}
+    with ExitStack() as stack:
+        for name, style in styles.items():
+            if name not in layers:
+                raise UserError(f"styles: got layer {name!r}, expected {', '.join(layers)}")
+            layer = layers[name]
+            if style.ndim != 2 or style.shape[1] != layer.channels:
+                raise UserError(
+                    f"styles: {name} got shape {list(style.shape)}, expected [N, {layer.channels}]"
+                )
+            handle = layer.module.affine.register_forward_hook(_replacement(style))
+            stack.callback(handle.remove)
+        yield
+
+
+def _replacement(style: torch.Tensor):
+    def hook(module, args, output):
+        return style.to(output).expand(len(output), -1)
+
+    return hook
+
+
+@torch.no_grad()
+def layer_outputs(
+    G: nn.Module, layers: Sequence[StyleLayer], ws: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Pictures of `ws`, and what each of `layers` put out on the way."""
+    outputs: dict[str, torch.Tensor] = {}
+    with ExitStack() as stack:
+        for layer in layers:
+
+            def keep(module, args, output, name=layer.name):
+                outputs[name] = output
+
+            stack.callback(layer.module.register_forward_hook(keep).remove)
+        images = G.synthesis(ws, noise_mode="const")
+    return images, outputs
+
+
+@contextmanager
+def resumed(
+    layers: Sequence[StyleLayer], first: int, outputs: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
+    """Within the block, layers before number `first` do not run: they hand out `outputs`.
+
+    These are of one picture (`layer_outputs` of ws `[1, num_ws, w_dim]`); from `first` on it is
+    as many as ws has rows.
+    """
+    with ExitStack() as stack:
+        for layer in layers[:first]:
+            # An attribute of the instance is found before the method of its class.
+            layer.module.forward = _handing_out(outputs[layer.name])
+            stack.callback(delattr, layer.module, "forward")
+        for layer in layers[first:]:
+            stack.callback(layer.module.register_forward_pre_hook(_spread).remove)
+        yield
+
+
+def _handing_out(output: torch.Tensor):
+    return lambda *args, **kwargs: output
+
+
+def _spread(module, args):
+    """One picture's features for every row of w. The input of a StyleGAN3 reads only w."""
+    if len(args) < 2:
+        return args
+    x, w, *rest = args
+    return (x.expand(len(w), -1, -1, -1), w, *rest)
