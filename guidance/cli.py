@@ -37,7 +37,7 @@ INTERRUPTED = 130
     default="mini",
     show_default=True,
     metavar="MODEL[/TAG|/FILE]",
-    help="mini, mini-a, mini-b, any open_clip model, or several: A:2,B",
+    help="mini, mini-smooth, any open_clip model, or several: A:2,B",
 )
 @click.option("--steps", type=click.IntRange(0), default=60, show_default=True)
 @seed_option

@@ -57,7 +57,7 @@ def adapt(
     network: Networks | nn.Module,
     source: str | None = None,
     target: str | None = None,
-    clip: str | Encoder = "mini",
+    clip: str | Encoder = "mini-smooth",
     *,
     target_images: torch.Tensor | None = None,
     config: AdaptConfig | None = None,

@@ -40,10 +40,10 @@ GOAL = [
     click.option(
         "--clip",
         multiple=True,
-        default=["mini"],
+        default=["mini-smooth"],
         show_default=True,
         metavar="MODEL[/TAG|/FILE]",
-        help="mini, mini-a, mini-b, any open_clip model, or several: A:2,B, or once for each.",
+        help="mini-smooth, mini, any open_clip model, or several: A:2,B, or once for each.",
     ),
     click.option(
         "--outdir",

@@ -73,6 +73,8 @@ def test_typing_markers_and_assets_are_package_data(root, project):
         "sg3/assets/mini-faces.safetensors",
         "guidance/assets/mini-a.safetensors",
         "guidance/assets/mini-b.safetensors",
+        "guidance/assets/mini-c.safetensors",
+        "guidance/assets/mini-d.safetensors",
         "recipes/minifaces/assets/judge.safetensors",
     ],
 )

@@ -4,10 +4,11 @@
     python -m recipes.minifaces.adapt --targets zombie,cat --outdir runs/nada
     python -m recipes.minifaces.evaluate_nada --outdir docs
 
-Writes for every target what `sg3 adapt` writes, and with --bundle its delta into the recipe's
-assets. Hardware: a processor, one thread for each of --processes targets. Duration: 2 to 4 minutes
-per target. Result: docs/minifaces-nada.json. No true picture of a target is looked at; how far
-features should move is one constant of the encoder.
+Writes for every target what `sg3 adapt` writes, and with --bundle its delta into the package
+(`--delta zombie` then finds it).
+
+Hardware: a processor, one thread for each of --processes targets. Duration: DURATION
+Result: docs/minifaces-nada.json.
 """
 
 from __future__ import annotations
@@ -19,21 +20,28 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from recipes.minifaces.evaluate_nada import DELTAS, TARGETS
+from recipes.minifaces.evaluate_nada import TARGETS
+from sg3.cli.options import DELTAS
 
-#: New shapes come from coarse layers first; what they are drawn with stays.
-SHAPES = ("--layers", "input-L2:0.6 then all", "--coarse-lr", "10", "--strokes", "20")
-#: A style is how it is drawn.
-STYLES = ("--layers", "all", "--coarse-lr", "1", "--strokes", "0")
+#: New shapes come from coarse layers.
+SHAPE = ("--steps", "400", "--lr", "0.008", "--coarse-lr", "6")
+#: A style is how everything is drawn.
+STYLE = ("--steps", "400", "--lr", "0.008", "--coarse-lr", "3")
+#: How far to go, in differences of the texts: about as far as true pairs are apart, rounded. The
+#: one number that does not come from the text (docs/LOG.md); the default is 0.95.
+MAGNITUDES = {
+    "zombie": 0.65, "clown": 0.7, "pixel art": 0.5, "alien": 1.1, "neon": 1.1, "sepia": 1.3,
+}  # fmt: skip
 
 
 def command(target: str, outdir: Path, network: str = "mini-faces") -> list[str]:
     """The command that adapts to `target`."""
-    style = TARGETS[target][1]
-    own = SHAPES if style == "flat" else STYLES
+    own = SHAPE if TARGETS[target][1] == "flat" else STYLE
+    magnitude = MAGNITUDES.get(target, 0.95)
     return [
         sys.executable, "-m", "sg3", "adapt", "--source", "face", "--target", target,
         "--network", network, "--outdir", str(outdir / slug(target)), "--no-stop", *own,
+        "--magnitude", str(magnitude),
     ]  # fmt: skip
 
 

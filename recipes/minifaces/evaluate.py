@@ -22,6 +22,7 @@ from recipes.minifaces.judge import load_judge
 from recipes.minifaces.pairs import HELDOUT_BASE, build
 from recipes.minifaces.train_encoder import git_commit
 
+ENCODERS = ("mini-a", "mini-b", "mini", "mini-smooth")
 PARTS = ("encoder", "generator", "steering")
 
 
@@ -29,7 +30,7 @@ def run(part: str, network: str, clip: str, outdir: Path) -> dict:
     """Figures of one part."""
     if part == "encoder":
         data = build(300, HELDOUT_BASE)
-        found = {spec: evaluate_encoder(spec, data) for spec in ("mini-a", "mini-b", "mini")}
+        found = {spec: evaluate_encoder(spec, data) for spec in ENCODERS}
         judge = load_judge().provenance
         found["judge"] = {k: v for k, v in judge.items() if k.startswith("accuracy")}
         return found

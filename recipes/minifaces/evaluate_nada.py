@@ -28,6 +28,7 @@ from recipes.minifaces.judge import Judge, collect_features, load_judge
 from recipes.minifaces.train_encoder import git_commit
 from recipes.minifaces.world import render
 from sg3.checkpoints.delta import apply_deltas, load_delta
+from sg3.cli.options import DELTAS
 from sg3.files import write_text
 from sg3.media import image_grid, save_png, to_uint8
 from sg3.metrics import frechet_distance
@@ -49,7 +50,6 @@ TARGETS = {
 #: What a viewer would expect to survive, where the target lets it be seen.
 KEPT = ("hair_colour", "glasses", "hat", "mouth")
 PICTURES, EQ_PICTURES = 12, 200
-DELTAS = Path(__file__).parent / "assets" / "deltas"
 
 
 @dataclass(frozen=True)

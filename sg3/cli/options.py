@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+#: Bundled adaptations of mini-faces.
+DELTAS = Path(__file__).resolve().parent.parent / "assets" / "deltas"
+
 
 def parse_seeds(text: str) -> list[int]:
     """`"1,2,5-10"` → `[1, 2, 5, 6, 7, 8, 9, 10]`: numbers and inclusive ranges (FACTS 9.1).
@@ -49,21 +52,37 @@ def parse_vec2(text: str) -> tuple[float, float]:
 def parse_delta(text: str) -> tuple[str, float]:
     """`"zombie.safetensors:0.7"` → `("zombie.safetensors", 0.7)`; without a number 1.
 
-    Which files exist decides what a colon means: names and drives may have one too. Raises
-    UserError for no such file or a strength that is no finite number.
+    Names of bundled deltas stand for their files. Which files exist decides what a colon means:
+    names and drives may have one too. Raises UserError for no such file or a strength that is no
+    finite number.
     """
-    if Path(text).is_file():
-        return text, 1.0
+    whole = _delta_file(text)
+    if whole is not None:
+        return whole, 1.0
     path, _, number = text.rpartition(":")
-    if not Path(path).is_file():
-        raise UserError(f"{text}: no such file")
+    file = _delta_file(path)
+    if file is None:
+        known = ", ".join(bundled_deltas())
+        raise UserError(f"{text}: no such file; bundled with mini-faces are {known}")
     try:
         strength = float(number)
     except ValueError:
         strength = math.nan
     if not math.isfinite(strength):
         raise UserError(f"strength of {path}: got {number!r}, expected a number like 0.7")
-    return path, strength
+    return file, strength
+
+
+def bundled_deltas() -> list[str]:
+    """Names of the adaptations of mini-faces that come with the package."""
+    return sorted(path.stem for path in DELTAS.glob("*.safetensors"))
+
+
+def _delta_file(text: str) -> str | None:
+    if Path(text).is_file():
+        return text
+    bundled = DELTAS / f"{text}.safetensors"
+    return str(bundled) if text in bundled_deltas() else None
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -139,8 +158,9 @@ delta_option = click.option(
     "deltas",
     type=DELTA,
     multiple=True,
-    metavar="FILE[:STRENGTH]",
-    help="Change the network by a delta (`sg3 delta`, `sg3 adapt`); several add up.",
+    metavar="FILE|NAME[:STRENGTH]",
+    help="Change the network by a delta: of `sg3 adapt`, or bundled, like zombie:0.7; several add "
+    "up.",
 )
 precision_option = click.option(
     "--precision",
