@@ -20,6 +20,7 @@ from sg3.checkpoints.delta import weights_hash
 from sg3.files import prepare_folder, write_tensors
 
 FORMAT, VERSION = "sg3-relevance", "1"
+TENSORS = ("mean", "std", "sums")
 
 
 def encoder_hash(encoder: Encoder) -> str | None:
@@ -71,8 +72,7 @@ def write_relevance(path: Path, relevance: Relevance, whose: dict) -> None:
     prepare_folder(path.parent)
     content = {"whose": whose, "layers": relevance.layers}
     content |= {"images": relevance.images, "total": relevance.total}
-    names = ("mean", "std", "sums", "counts")
-    tensors = {name: getattr(relevance, name) for name in names}
+    tensors = {name: getattr(relevance, name) for name in TENSORS}
     metadata = {"format": FORMAT, "version": VERSION, "content": json.dumps(content)}
     write_tensors(path, tensors, metadata)
 
@@ -89,7 +89,7 @@ def read_relevance(path: Path, whose: dict, device: torch.device | str = "cpu") 
             content = json.loads(metadata["content"])
             if content["whose"] != json.loads(json.dumps(whose)):
                 return None
-            tensors = {name: file.get_tensor(name) for name in ("mean", "std", "sums", "counts")}
+            tensors = {name: file.get_tensor(name) for name in TENSORS}
     except (SafetensorError, KeyError, json.JSONDecodeError):
         return None
     return Relevance(content["layers"], **tensors, images=content["images"], total=content["total"])

@@ -3,8 +3,7 @@ FACTS 8.4).
 
 A channel is set to its mean ± 5 standard deviations in a number of pictures; the mean change of
 their embedding, at unit length, is the channel's relevance vector. That is two pictures per channel
-and latent: `differences` renders only the layers from the changed one on, and a channel whose
-vector is already known well is left out of the remaining latents.
+and latent: `differences` renders only the layers from the changed one on.
 """
 
 from __future__ import annotations
@@ -31,19 +30,15 @@ from guidance.style_space import (
 
 #: A processor's caches hold few pictures; a GPU wants many.
 CPU_BUDGET_PX = 2**17
-#: Nothing is said about a channel from fewer latents.
-FEWEST = 6
 
 
 @dataclass(frozen=True)
 class RelevanceConfig:
     """Settings of the statistics. Raises ValueError for values outside the stated ranges."""
 
-    #: Latents in which every channel is tried, at most.
-    images: int = 100
-    #: A channel is done when the expected cosine between its vector and that of endlessly many
-    #: latents is this; 1: all `images`, as published.
-    agreement: float = 0.97
+    #: Latents in which every channel is tried. 100 were published; directions from 32 have cosines
+    #: of 0.96 to 0.99 with those from more, from 16 of 0.89 to 0.98 (mini-faces).
+    images: int = 32
     #: How far a channel is moved, in standard deviations to either side.
     sigmas: float = 5.0
     seed: int = 5
@@ -61,8 +56,6 @@ class RelevanceConfig:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {value}")
-        if not 0 < self.agreement <= 1:
-            raise ValueError(f"agreement: got {self.agreement}, expected 0 < agreement ≤ 1")
         if not self.sigmas > 0:
             raise ValueError(f"sigmas: got {self.sigmas}, expected a positive number")
 
@@ -70,14 +63,13 @@ class RelevanceConfig:
 @dataclass(frozen=True)
 class Relevance:
     """Of all channels of `layers` (name → channels), one after the other: `mean` and `std` of
-    their style `[C]`, `sums` `[C, D]` of unit changes of the embedding, over `counts` `[C]`
-    latents. `images` of `total` latents have been looked at."""
+    their style `[C]`, `sums` `[C, D]` of unit changes of the embedding over `images` of `total`
+    latents."""
 
     layers: dict[str, int]
     mean: torch.Tensor
     std: torch.Tensor
     sums: torch.Tensor
-    counts: torch.Tensor
     images: int
     total: int
 
@@ -86,16 +78,16 @@ class Relevance:
         """Relevance of each channel, `[C, D]` of unit length (0 for one without an effect)."""
         return F.normalize(self.sums, dim=1)
 
-    def agreement(self) -> torch.Tensor:
-        """Expected cosine `[C]` between each vector and the one of endlessly many latents.
+    def agreement(self) -> float:
+        """Expected cosine between these vectors and those of endlessly many latents, median.
 
         With R² the squared length of the mean of n unit vectors, freed of the 1/n that even
         random ones have: R / √(R² + (1 − R²)/n).
         """
-        n = self.counts.clamp_min(2)
-        length2 = (self.sums.square().sum(dim=1) / n - 1) / (n - 1)
-        length2 = length2.clamp(0, 1)
-        return (length2 / (length2 + (1 - length2) / n).clamp_min(1e-12)).sqrt()
+        n = max(self.images, 2)
+        length2 = ((self.sums.square().sum(dim=1) / n - 1) / (n - 1)).clamp(0, 1)
+        cosines = (length2 / (length2 + (1 - length2) / n).clamp_min(1e-12)).sqrt()
+        return float(cosines.median())
 
     def by_layer(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         """Split `values` `[C, …]` into one part for each layer."""
@@ -143,7 +135,7 @@ def style_statistics(
 def relevance_steps(
     G: nn.Module, encoder: Encoder, config: RelevanceConfig, begun: Relevance | None = None
 ) -> Iterator[Relevance]:
-    """Yield the statistics after each latent; the last has `images == total`, or all channels done.
+    """Yield the statistics after each latent; the last has `images == total`.
 
     `begun`: one of these, to go on from.
     """
@@ -153,20 +145,12 @@ def relevance_steps(
     if state is None:
         mean, std = style_statistics(G, layers, config)
         sums = torch.zeros([len(mean), encoder.embed_dim], device=mean.device)
-        counts = torch.zeros(len(mean), dtype=torch.long, device=mean.device)
-        state = Relevance(sizes, mean, std, sums, counts, 0, config.images)
+        state = Relevance(sizes, mean, std, sums, 0, config.images)
     ws = _latents(G, config)
     while state.images < config.images:
-        done = (state.counts >= FEWEST) & (state.agreement() >= config.agreement)
-        active = torch.ones_like(done) if config.agreement == 1 else ~done
-        if not active.any():
-            break
         one = ws[state.images : state.images + 1]
-        change = F.normalize(differences(G, encoder, one, state, active, config.sigmas), dim=1)
-        sums, counts = state.sums.clone(), state.counts.clone()
-        sums[active] += change
-        counts[active] += 1
-        state = replace(state, sums=sums, counts=counts, images=state.images + 1)
+        change = F.normalize(differences(G, encoder, one, state, config.sigmas), dim=1)
+        state = replace(state, sums=state.sums + change, images=state.images + 1)
         yield state
 
 
@@ -180,29 +164,23 @@ def _latents(G: nn.Module, config: RelevanceConfig) -> torch.Tensor:
 
 @torch.no_grad()
 def differences(
-    G: nn.Module,
-    encoder: Encoder,
-    ws: torch.Tensor,
-    of: Relevance,
-    active: torch.Tensor,
-    sigmas: float,
+    G: nn.Module, encoder: Encoder, ws: torch.Tensor, of: Relevance, sigmas: float
 ) -> torch.Tensor:
-    """Embedding at mean + sigmas·std minus that at mean − sigmas·std, for each `active` channel.
+    """Embedding at mean + sigmas·std minus that at mean − sigmas·std, for each channel.
 
-    `ws` `[1, num_ws, w_dim]`, `active` bool `[C]` with A true → `[A, D]`.
+    `ws` `[1, num_ws, w_dim]` → `[C, D]`.
     """
     layers = style_layers(G)
     _, outputs = layer_outputs(G, layers, ws)
     base = styles_of(G, ws)
     low, high = (of.by_layer(of.mean + sign * sigmas * of.std) for sign in (-1, 1))
-    wanted, found = of.by_layer(active), []
     budget = RENDER_BUDGET_PX if ws.device.type == "cuda" else CPU_BUDGET_PX
-    pairs = max(1, budget // (2 * G.img_height * G.img_width))
+    pairs, found = max(1, budget // (2 * G.img_height * G.img_width)), []
     for index, layer in enumerate(layers):
         if layer.name not in of.layers:
             continue
         with resumed(layers, index, outputs):
-            for channels in wanted[layer.name].nonzero()[:, 0].split(pairs):
+            for channels in torch.arange(layer.channels, device=ws.device).split(pairs):
                 styles = base[layer.name].repeat(2 * len(channels), 1)
                 row = torch.arange(len(channels), device=ws.device)
                 styles[row, channels] = low[layer.name][channels]

@@ -1,0 +1,334 @@
+"""`sg3 edit`: a thin drain on `guidance.directions`."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from sg3.cli.options import (
+    SEEDS,
+    ParsedType,
+    debug_option,
+    delta_option,
+    device_option,
+    network_option,
+    resolve_device,
+    with_deltas,
+)
+from sg3.errors import UserError
+from sg3.files import check_folder, prepare_folder
+from sg3.manifest import RunManifest
+
+INTERRUPTED = 130
+
+
+def parse_alpha(text: str) -> tuple[float, float]:
+    """`"-4..4"` → (−4, 4); one number is from 0 to it. Raises UserError otherwise."""
+    first, dots, last = text.partition("..")
+    try:
+        ends = (float(first), float(last)) if dots else (0.0, float(first))
+    except ValueError:
+        ends = (math.nan, math.nan)
+    if not all(map(math.isfinite, ends)):
+        raise UserError(f"alpha: got {text!r}, expected a range like -4..4 or a number like 3")
+    return ends
+
+
+def parse_mix(text: str) -> tuple[int, str]:
+    """`"7:L3-L6"` → (7, "L3-L6"): a seed, and the layers that take its styles."""
+    match = re.fullmatch(r"(\d{1,10}):(.+)", text)
+    if not match or int(match[1]) >= 2**32:
+        raise UserError(f"mix: got {text!r}, expected SEED:LAYERS like 7:4-6 or 7:L3-L6")
+    return int(match[1]), match[2]
+
+
+ALPHA, MIX = ParsedType("alpha", parse_alpha), ParsedType("seed:layers", parse_mix)
+
+WHAT = [
+    network_option,
+    delta_option,
+    click.option(
+        "--latent",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="What to edit: a latent of sg3 steer, project or edit.",
+    ),
+    click.option("--seed", "--seeds", "seeds", type=SEEDS, help="Or seeds, like 3 or 0-3."),
+    click.option("--class", "class_index", type=int, help="Class of a conditional network."),
+    click.option("--trunc", "psi", type=float, default=1, show_default=True),
+    click.option(
+        "--centres",
+        type=click.IntRange(1),
+        metavar="K",
+        help="Truncate towards the nearest of K centres of W instead of its mean.",
+    ),
+    click.option(
+        "--mix",
+        "mixes",
+        type=MIX,
+        multiple=True,
+        metavar="SEED:LAYERS",
+        help="Take the styles of another seed in some layers, like 7:4-6; several in turn.",
+    ),
+]
+HOW = [
+    click.option(
+        "--direction",
+        "directions",
+        multiple=True,
+        metavar="TEXT|sefa:N|pca:N|label:TEXT|FILE",
+        help="A text (in style space), SeFa's or W's component N from 0, a text in W, or a file; "
+        "several add up.",
+    ),
+    click.option(
+        "--neutral",
+        "neutrals",
+        multiple=True,
+        default=["a face"],
+        show_default=True,
+        help="What texts start from; once, or for each direction.",
+    ),
+    click.option(
+        "--alpha",
+        "alphas",
+        type=ALPHA,
+        multiple=True,
+        default=["-4..4"],
+        show_default=True,
+        metavar="A..B|B",
+        help="Strength, from A (0 if left out) to B; once, or for each direction.",
+    ),
+    click.option(
+        "--beta",
+        "betas",
+        type=float,
+        multiple=True,
+        default=[0.12],
+        show_default=True,
+        help="A larger one changes fewer channels; once, or for each direction.",
+    ),
+    click.option("--layers", metavar="LAYERS", help="Only there: rows 2-5 or names L2-L5."),
+    click.option(
+        "--clip",
+        default="mini",
+        show_default=True,
+        metavar="MODEL[/TAG|/FILE]",
+        help="mini, any open_clip model, or several: A:2,B",
+    ),
+    click.option(
+        "--templates",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="Lines with {} in them, to average over for each text.",
+    ),
+    click.option("--images", type=click.IntRange(1), help="Latents of a network's statistics."),
+    click.option("--force", is_flag=True, help="Take files of other weights of the same shapes."),
+]
+OUTPUT = [
+    click.option("--outdir", type=click.Path(file_okay=False), metavar="DIR"),
+    click.option("--sheet", type=click.Path(dir_okay=False), help="[default: DIR/sheet.png]"),
+    click.option("--columns", type=click.IntRange(1), default=9, help="Of the sheet."),
+    click.option("--video", type=click.Path(dir_okay=False), metavar="FILE.mp4"),
+    click.option("--frames", type=click.IntRange(2), default=60, help="Of the video, one way."),
+    click.option("--save-directions", is_flag=True, help="Write each as DIR/direction-N."),
+    device_option,
+    debug_option,
+]
+
+
+def _options(function):
+    """All options, in the order in which --help shows them."""
+    for option in reversed([*WHAT, *HOW, *OUTPUT]):
+        function = option(function)
+    return function
+
+
+@click.command()
+@_options
+def edit(network, deltas, latent, seeds, device, outdir, sheet, video, **options) -> None:
+    """Move a latent along directions: texts, components, labels, files.
+
+    The first text for a network and an encoder takes minutes; its statistics are kept.
+
+    \b
+    Examples:
+      sg3 edit --seed 3 --direction "a smiling face" --alpha -4..4 --beta 0.12
+      sg3 edit --latent out/latent.safetensors --direction pca:2 --sheet out.png --video out.mp4
+      sg3 edit --seeds 0-3 --mix 7:L3-L6 --direction "red hair" --direction sefa:1 --alpha 0..3
+    """
+    import sg3  # torch is imported only now: `--help` is quick
+    from guidance.directions.pictures import write_sheet, write_video
+
+    specs, alphas = _specs(options)
+    if (latent is None) == (seeds is None):
+        raise UserError("seed: give either --latent or --seed")
+    if video and Path(video).suffix.lower() != ".mp4":
+        raise UserError(f"video: got {video!r}, expected a name ending in .mp4")
+    outdir = _outdir(outdir, sheet, specs)
+    sheet = Path(sheet) if sheet else outdir / "sheet.png"
+    for path in (outdir, sheet.parent, Path(video or sheet).parent):
+        check_folder(path)
+    manifest = RunManifest(outdir, "edit", click.get_current_context().params)
+    with manifest.time("load"):
+        nets = sg3.load(network, resolve_device(device))
+        if nets.G_ema is None:
+            raise UserError(f"network: {network} holds no generator")
+        G = with_deltas(nets.G_ema, deltas)
+        origin = {"network": network, "network_sha256": nets.meta["sha256"]}
+        start = _start(G, latent, seeds, nets.meta["sha256"], options)
+    manifest.add_input(network, nets.meta["sha256"])
+    files = [spec.value for spec in specs if spec.kind == "file"]
+    for path in [*(path for path, _ in deltas), *([latent] if latent else []), *files]:
+        manifest.add_input(path)
+    try:
+        with manifest.time("directions"):
+            directions = _directions(G, specs, options)
+    except KeyboardInterrupt:
+        click.echo("Stopped; the same command goes on from here.", err=True)
+        sys.exit(INTERRUPTED)
+    edits = [(d, *ends) for d, ends in zip(directions, alphas, strict=True)]
+    for path in {outdir, sheet.parent, Path(video or sheet).parent}:
+        prepare_folder(path)
+    if deltas:
+        origin["deltas"] = json.dumps(deltas)
+    with manifest.time("render"):
+        end = write_sheet(sheet, G, start, edits, options["columns"] if edits else 1)
+        manifest.add_output(sheet)
+        manifest.add_output(_write_latent(G, end.latent, outdir, origin))
+        if video:
+            write_video(video, G, start, edits, options["frames"])
+            manifest.add_output(video)
+    if options["save_directions"]:
+        for path in _save_directions(G, directions, outdir):
+            manifest.add_output(path)
+    manifest.results["directions"] = [
+        {"name": d.name, "alpha": ends, **d.info} for d, *ends in edits
+    ]
+    for path in [*manifest.outputs, manifest.write().name]:
+        click.echo((outdir / path).resolve())
+
+
+def _specs(options):
+    """What is asked for: specs of directions, and one range of alphas for each."""
+    from guidance.directions.spec import parse_direction
+
+    texts = options["directions"]
+    if not texts and not options["mixes"] and options["centres"] is None:
+        raise UserError("direction: got none; give --direction, --mix or --centres")
+    each = [
+        _one_each(name, options[f"{name}s"], len(texts)) for name in ("neutral", "beta", "alpha")
+    ]
+    specs = [parse_direction(*of) for of in zip(texts, *each[:2], strict=True)]
+    return specs, each[2]
+
+
+def _one_each(name: str, values, count: int):
+    if len(values) not in (1, count):
+        raise UserError(f"{name}: got {len(values)} for {count} directions; give one, or {count}")
+    return list(values) * count if len(values) == 1 else list(values)
+
+
+def _outdir(outdir, sheet, specs) -> Path:
+    from guidance.cli import slug
+
+    if outdir or sheet:
+        return Path(outdir) if outdir else Path(sheet).parent
+    return Path("out") / f"edit-{slug(specs[0].value if specs else 'mix')}"
+
+
+def _start(G, latent, seeds, sha256, options):
+    """The latent before the edits."""
+    import torch
+
+    from guidance.directions import (
+        EditedLatent,
+        centres_of,
+        mix_styles,
+        read_latent,
+        truncate_to_nearest,
+    )
+    from guidance.directions.spec import rows_of_layers
+    from guidance.latents import map_latents, seed_latents
+
+    def of_seed(seed: int) -> torch.Tensor:
+        return map_latents(G, seed_latents(seed, 1, G.z_dim), options["class_index"])
+
+    if latent is not None:
+        start = read_latent(latent, G, sha256, options["force"])
+    else:
+        start = EditedLatent(torch.cat([of_seed(seed) for seed in seeds]))
+    ws = start.ws
+    for seed, layers in options["mixes"]:
+        ws = mix_styles(ws, of_seed(seed), rows_of_layers(G, layers))
+    if options["centres"] is not None:
+        centres = centres_of(G, options["centres"], class_index=options["class_index"])
+        ws = truncate_to_nearest(ws, centres, options["psi"])
+    elif options["psi"] != 1:
+        ws = G.mapping.w_avg.lerp(ws, options["psi"])
+    return EditedLatent(ws, start.styles)
+
+
+def _directions(G, specs, options):
+    from guidance.cli import warn_of_unknown_words
+    from guidance.directions.spec import make_directions, rows_of_layers
+    from guidance.encoders import load_encoder
+    from guidance.prompts import Prompt
+
+    rows = rows_of_layers(G, options["layers"]) if options["layers"] else None
+    encoder, more = None, {}
+    if any(spec.reads_text for spec in specs):
+        encoder = load_encoder(options["clip"], next(G.parameters()).device)
+        texts = [text for s in specs if s.reads_text for text in (s.value, s.neutral)]
+        warn_of_unknown_words(encoder, [Prompt(text) for text in texts])
+    if options["templates"]:
+        lines = Path(options["templates"]).read_text(encoding="utf-8").splitlines()
+        more["templates"] = tuple(line.strip() for line in lines if line.strip())
+    return make_directions(
+        G,
+        specs,
+        encoder,
+        lambda: _relevance(G, encoder, options),
+        rows,
+        class_index=options["class_index"],
+        force=options["force"],
+        **more,
+    )
+
+
+def _relevance(G, encoder, options):
+    """The statistics of style space, with a bar while they are computed."""
+    from tqdm import tqdm
+
+    from guidance.directions import RelevanceConfig, relevance_with_cache
+
+    names = ("images", "class_index")
+    config = RelevanceConfig(**{k: options[k] for k in names if options[k] is not None})
+    with tqdm(total=config.images, disable=None, unit="img", desc="style space") as bar:
+        for state in relevance_with_cache(G, encoder, config):
+            bar.update(state.images - bar.n)
+            bar.set_postfix(agreement=f"{state.agreement():.2f}")
+    return state
+
+
+def _write_latent(G, latent, outdir: Path, origin: dict[str, str]) -> Path:
+    from guidance.directions import write_latent
+
+    path = outdir / "latent.safetensors"
+    write_latent(path, latent.folded(G), origin)
+    return path
+
+
+def _save_directions(G, directions, outdir: Path) -> list[Path]:
+    from guidance.directions import write_direction
+    from sg3.checkpoints.delta import weights_hash
+
+    weights, paths = weights_hash(G), []
+    for number, direction in enumerate(directions, 1):
+        paths.append(outdir / f"direction-{number}.safetensors")
+        write_direction(paths[-1], direction, weights)
+    return paths
