@@ -1,5 +1,6 @@
 """The mini encoder: interface, files, training step, and what the bundled weights know."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from guidance.encoders.mini import UNKNOWN, MiniConfig, MiniEncoder, Tokenizer
-from recipes.minifaces.batches import to_float
+from recipes.minifaces.batches import make_batch, to_float
 from recipes.minifaces.captions import known_words
 from recipes.minifaces.encoder_losses import EncoderTraining
 from recipes.minifaces.pairs import NAMES, build
@@ -96,7 +97,7 @@ def test_resumed_training_equals_unbroken(tmp_path):
     assert all(torch.equal(whole[k], broken[k]) for k in whole)
 
 
-@pytest.mark.parametrize("name", ["mini-a", "mini-b", "mini"])
+@pytest.mark.parametrize("name", ["mini-a", "mini-b", "mini", "mini-smooth"])
 def test_bundled_weights_know_the_world(name):
     from guidance.encoders import load_encoder
     from recipes.minifaces.evaluate_encoder import GATES, attribute_accuracies
@@ -111,7 +112,7 @@ def test_bundled_weights_know_the_world(name):
     assert min(found[gate] for gate in GATES) >= 0.8, found
 
 
-@pytest.mark.parametrize("name", ["mini-a", "mini-b"])
+@pytest.mark.parametrize("name", ["mini-a", "mini-b", "mini-c", "mini-d"])
 def test_bundled_files_say_where_they_come_from(name):
     from guidance.encoders.load import ASSETS
 
@@ -135,3 +136,46 @@ def test_judge_reads_fresh_renders():
     same = frechet_distance(features[:100], features[100:])
     other = frechet_distance(features[:100], collect_features(judge, -x[100:]))
     assert 0 <= same < other
+
+
+class Linear(torch.nn.Module):
+    """Pictures become their products with `weight`; texts are numbers along the first axis."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight)
+
+    def encode_images(self, x):
+        return x.flatten(1) @ self.weight
+
+    def encode_texts(self, texts):
+        return torch.tensor([[float(text), 0.0] for text in texts])
+
+
+def test_the_alignment_loss_is_the_angle_between_gradient_and_change():
+    from recipes.minifaces.encoder_losses import EncoderTraining, alignment_loss
+
+    data = build(6, FRESH)
+    batch = make_batch(data, 0, pairs=30, singles=2)
+    pairs = len(batch.alpha)
+    kinds = [batch.targets[name].argmax(1) for name in ("domain", "style")]
+    other = (kinds[0][:pairs] != kinds[0][pairs : 2 * pairs]) | (
+        kinds[1][:pairs] != kinds[1][pairs : 2 * pairs]
+    )
+    chosen = torch.nonzero((batch.alpha == 1) & other)[:1, 0]
+    one = dataclasses.replace(
+        batch,
+        images=batch.images[[int(chosen), pairs + int(chosen)]],
+        targets={n: t[[int(chosen), pairs + int(chosen)]] for n, t in batch.targets.items()},
+        alpha=torch.ones(1),
+        delta_texts=(["1"], ["3"]),
+    )
+    change = (one.images[1] - one.images[0]).flatten()
+    rng = np.random.default_rng(0)
+    for column, wanted in ((change, 0.0), (-change, 2.0)):
+        model = Linear(torch.stack([column, torch.zeros_like(column)], dim=1))
+        loss = alignment_loss(model, one, EncoderTraining(), rng)
+        assert abs(loss.item() - wanted) < 1e-5
+    model = Linear(torch.randn([len(change), 2], generator=torch.Generator().manual_seed(0)))
+    alignment_loss(model, one, EncoderTraining(), rng).backward()
+    assert (model.weight.grad[:, 0] @ change) < 0  # downhill is towards the change
