@@ -1,0 +1,160 @@
+"""Edit directions read by the judge: does it see more of what was asked for as alpha grows?
+
+python -m recipes.minifaces.evaluate_directions --sheet out/directions.png [--plain 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import sg3
+from guidance.directions import (
+    Relevance,
+    RelevanceConfig,
+    described_direction,
+    find_relevance,
+    sweep,
+    text_direction,
+)
+from guidance.directions.base import Direction
+from guidance.directions.relevance import differences, plain_differences
+from guidance.encoders import Encoder, load_encoder
+from guidance.latents import map_latents, seed_latents
+from recipes.minifaces.captions import CLASSES
+from recipes.minifaces.judge import Judge, load_judge
+from sg3.media import contact_sheet, save_png
+
+#: What is asked for, and the attribute and value that the judge should see more of.
+ASKED = (
+    ("a face with red hair", "hair_colour", "red"),
+    ("a face with blond hair", "hair_colour", "blond"),
+    ("a face wearing glasses", "glasses", "glasses"),
+    ("a smiling face", "mouth", "smile"),
+)
+
+
+@dataclass(frozen=True)
+class Response:
+    """The judge's mean probability of the value at each alpha, and how much each step of alpha
+    changes all the other attributes it reads, as a share of pictures against alpha 0."""
+
+    text: str
+    alphas: tuple[float, ...]
+    probability: tuple[float, ...]
+    others_changed: tuple[float, ...]
+    info: dict
+
+    @property
+    def monotone(self) -> bool:
+        """Whether no step up lowers the probability."""
+        return all(b >= a for a, b in zip(self.probability, self.probability[1:], strict=False))
+
+
+@torch.no_grad()
+def respond(
+    G: nn.Module,
+    judge: Judge,
+    direction: Direction,
+    attribute: str,
+    value: str,
+    ws: torch.Tensor,
+    largest: float = 4.0,
+    count: int = 9,
+) -> tuple[Response, list[torch.Tensor]]:
+    """The judge's response to `direction` on `ws` `[N, num_ws, w_dim]` at `count` alphas from
+    −largest to largest, and the pictures `[N, 3, H, W]` at each."""
+    number = CLASSES[attribute].index(value)
+    steps = list(sweep(G, ws, [(direction, -largest, largest)], count))
+    pictures = [step.images.clamp(-1, 1) for step in steps]
+    probability = [float(judge(p)[attribute].softmax(dim=1)[:, number].mean()) for p in pictures]
+    readings = [judge.classify(p) for p in pictures]
+    middle = readings[count // 2]
+    related = {attribute, "domain", "style"}
+    others = [name for name in CLASSES if name not in related]
+    changed = [
+        float(torch.stack([r[name] != middle[name] for name in others]).float().mean())
+        for r in readings
+    ]
+    alphas = tuple(step.alphas[0] for step in steps)
+    rounded = (tuple(round(v, 3) for v in values) for values in (probability, changed))
+    return Response(direction.name, alphas, *rounded, info=dict(direction.info)), pictures
+
+
+def evaluate_directions(
+    clip: str = "mini",
+    seeds: int = 48,
+    betas: Sequence[float] = (0.12,),
+    images: int = 32,
+    sheet: Path | None = None,
+) -> dict:
+    """Responses for everything asked for, in style space at each beta and in W by labels."""
+    G, encoder, judge = sg3.load("mini-faces").G_ema, load_encoder(clip), load_judge()
+    start = time.perf_counter()
+    relevance = find_relevance(G, encoder, RelevanceConfig(images=images))
+    seconds = time.perf_counter() - start
+    ws = map_latents(G, seed_latents(4000, seeds, G.z_dim))
+    rows, cells, captions = [], [], []
+    for text, attribute, value in ASKED:
+        made = [(f"style space, beta {b}", _text(relevance, encoder, text, b)) for b in betas]
+        made.append(("labels in W", described_direction(G, encoder, text)))
+        for kind, direction in made:
+            response, pictures = respond(G, judge, direction, attribute, value, ws)
+            rows.append({"kind": kind, "monotone": response.monotone, **vars(response)})
+            for face in range(2):
+                cells += [picture[face] for picture in pictures]
+                captions += [f"{value} {alpha:+g}" for alpha in response.alphas]
+    if sheet is not None:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        save_png(sheet, contact_sheet(torch.stack(cells), captions, columns=9))
+    return {"clip": clip, "seeds": seeds, "statistics_s": round(seconds, 1), "rows": rows}
+
+
+def _text(relevance: Relevance, encoder: Encoder, text: str, beta: float) -> Direction:
+    return text_direction(relevance, encoder, text, "a face", beta)
+
+
+def time_statistics(clip: str = "mini", latents: int = 2) -> dict:
+    """Seconds per latent of the statistics: ours and the definition, on the same latents, which
+    also have to agree."""
+    G, encoder = sg3.load("mini-faces").G_ema, load_encoder(clip)
+    relevance = find_relevance(G, encoder, RelevanceConfig(images=1))  # also warms up
+    ws = map_latents(G, seed_latents(11, latents, G.z_dim))
+    start = time.perf_counter()
+    ours = torch.stack([differences(G, encoder, w, relevance, 5.0) for w in ws.split(1)], dim=1)
+    between = time.perf_counter()
+    plain = torch.stack(list(plain_differences(G, encoder, ws, relevance, 5.0)))
+    end = time.perf_counter()
+    error = float((ours - plain).abs().max())
+    assert error < 1e-4, f"statistics differ by {error}"
+    seconds = {"ours_s": (between - start) / latents, "plain_s": (end - between) / latents}
+    return {"error": error, **seconds, "times": seconds["plain_s"] / seconds["ours_s"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--clip", default="mini")
+    parser.add_argument("--seeds", type=int, default=48)
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--beta", type=float, nargs="+", default=[0.12])
+    parser.add_argument("--sheet", type=Path, help="PNG with two faces for each direction")
+    parser.add_argument("--plain", type=int, metavar="N", help="time ours and the plain method")
+    args = parser.parse_args()
+    if args.plain:
+        found = time_statistics(args.clip, args.plain)
+    else:
+        found = evaluate_directions(args.clip, args.seeds, args.beta, args.images, args.sheet)
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
