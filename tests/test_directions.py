@@ -96,7 +96,7 @@ def G3():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SG3_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache_module, "cache_dir", lambda: tmp_path / "cache")
     return tmp_path / "cache" / "directions"
 
 
