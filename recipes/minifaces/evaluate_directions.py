@@ -1,6 +1,7 @@
 """Edit directions read by the judge: does it see more of what was asked for as alpha grows?
 
-python -m recipes.minifaces.evaluate_directions --sheet out/directions.png [--plain 2]
+python -m recipes.minifaces.evaluate_directions --sheet out/directions.png
+python -m recipes.minifaces.evaluate_directions --plain 2
 """
 
 from __future__ import annotations
@@ -55,7 +56,13 @@ class Response:
     @property
     def monotone(self) -> bool:
         """Whether no step up lowers the probability."""
-        return all(b >= a for a, b in zip(self.probability, self.probability[1:], strict=False))
+        return self.largest_fall == 0
+
+    @property
+    def largest_fall(self) -> float:
+        """The most by which a step up lowers the probability."""
+        pairs = zip(self.probability, self.probability[1:], strict=False)
+        return round(max(0.0, *(a - b for a, b in pairs)), 3)
 
 
 @torch.no_grad()
@@ -93,9 +100,11 @@ def evaluate_directions(
     seeds: int = 48,
     betas: Sequence[float] = (0.12,),
     images: int = 32,
+    largest: float = 3.0,
+    labels: bool = False,
     sheet: Path | None = None,
 ) -> dict:
-    """Responses for everything asked for, in style space at each beta and in W by labels."""
+    """Responses for everything asked for, in style space at each beta and in W by `labels`."""
     G, encoder, judge = sg3.load("mini-faces").G_ema, load_encoder(clip), load_judge()
     start = time.perf_counter()
     relevance = find_relevance(G, encoder, RelevanceConfig(images=images))
@@ -104,10 +113,12 @@ def evaluate_directions(
     rows, cells, captions = [], [], []
     for text, attribute, value in ASKED:
         made = [(f"style space, beta {b}", _text(relevance, encoder, text, b)) for b in betas]
-        made.append(("labels in W", described_direction(G, encoder, text)))
+        if labels:
+            made.append(("labels in W", described_direction(G, encoder, text)))
         for kind, direction in made:
-            response, pictures = respond(G, judge, direction, attribute, value, ws)
-            rows.append({"kind": kind, "monotone": response.monotone, **vars(response)})
+            response, pictures = respond(G, judge, direction, attribute, value, ws, largest)
+            falls = {"monotone": response.monotone, "largest_fall": response.largest_fall}
+            rows.append({"kind": kind, **falls, **vars(response)})
             for face in range(2):
                 cells += [picture[face] for picture in pictures]
                 captions += [f"{value} {alpha:+g}" for alpha in response.alphas]
@@ -146,13 +157,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=48)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--beta", type=float, nargs="+", default=[0.12])
+    parser.add_argument("--largest", type=float, default=3.0, help="alpha")
+    parser.add_argument("--labels", action="store_true", help="also directions in W from labels")
     parser.add_argument("--sheet", type=Path, help="PNG with two faces for each direction")
     parser.add_argument("--plain", type=int, metavar="N", help="time ours and the plain method")
     args = parser.parse_args()
     if args.plain:
         found = time_statistics(args.clip, args.plain)
     else:
-        found = evaluate_directions(args.clip, args.seeds, args.beta, args.images, args.sheet)
+        settings = (args.seeds, args.beta, args.images, args.largest, args.labels, args.sheet)
+        found = evaluate_directions(args.clip, *settings)
     print(json.dumps(found, indent=1))
 
 
