@@ -162,24 +162,19 @@ def edit(network, deltas, latent, seeds, device, outdir, sheet, video, **options
       sg3 edit --seeds 0-3 --mix 7:L3-L6 --direction "red hair" --direction sefa:1 --alpha 0..3
     """
     import sg3  # torch is imported only now: `--help` is quick
+    from guidance.directions import write_latent
     from guidance.directions.pictures import write_sheet, write_video
 
     specs, alphas = _specs(options)
     if (latent is None) == (seeds is None):
         raise UserError("seed: give either --latent or --seed")
-    if video and Path(video).suffix.lower() != ".mp4":
-        raise UserError(f"video: got {video!r}, expected a name ending in .mp4")
-    outdir = _outdir(outdir, sheet, specs)
-    sheet = Path(sheet) if sheet else outdir / "sheet.png"
-    for path in (outdir, sheet.parent, Path(video or sheet).parent):
-        check_folder(path)
+    outdir, sheet, video = _paths(outdir, sheet, video, specs)
     manifest = RunManifest(outdir, "edit", click.get_current_context().params)
     with manifest.time("load"):
         nets = sg3.load(network, resolve_device(device))
         if nets.G_ema is None:
             raise UserError(f"network: {network} holds no generator")
         G = with_deltas(nets.G_ema, deltas)
-        origin = {"network": network, "network_sha256": nets.meta["sha256"]}
         start = _start(G, latent, seeds, nets.meta["sha256"], options)
     manifest.add_input(network, nets.meta["sha256"])
     files = [spec.value for spec in specs if spec.kind == "file"]
@@ -192,25 +187,28 @@ def edit(network, deltas, latent, seeds, device, outdir, sheet, video, **options
         click.echo("Stopped; the same command goes on from here.", err=True)
         sys.exit(INTERRUPTED)
     edits = [(d, *ends) for d, ends in zip(directions, alphas, strict=True)]
-    for path in {outdir, sheet.parent, Path(video or sheet).parent}:
-        prepare_folder(path)
-    if deltas:
-        origin["deltas"] = json.dumps(deltas)
+    for folder in {path.parent for path in (outdir / "run.json", sheet, video) if path}:
+        prepare_folder(folder)
     with manifest.time("render"):
         end = write_sheet(sheet, G, start, edits, options["columns"] if edits else 1)
-        manifest.add_output(sheet)
-        manifest.add_output(_write_latent(G, end.latent, outdir, origin))
+        latent_path = outdir / "latent.safetensors"
+        write_latent(latent_path, end.latent.folded(G), _origin(network, nets.meta, deltas))
         if video:
             write_video(video, G, start, edits, options["frames"])
-            manifest.add_output(video)
-    if options["save_directions"]:
-        for path in _save_directions(G, directions, outdir):
-            manifest.add_output(path)
+    saved = _save_directions(G, directions, outdir) if options["save_directions"] else []
+    for path in [sheet, latent_path, *([video] if video else []), *saved]:
+        manifest.add_output(path)
     manifest.results["directions"] = [
         {"name": d.name, "alpha": ends, **d.info} for d, *ends in edits
     ]
     for path in [*manifest.outputs, manifest.write().name]:
         click.echo((outdir / path).resolve())
+
+
+def _origin(network: str, meta, deltas) -> dict[str, str]:
+    """What a latent file says about its network."""
+    origin = {"network": network, "network_sha256": meta["sha256"]}
+    return origin | ({"deltas": json.dumps(deltas)} if deltas else {})
 
 
 def _specs(options):
@@ -233,30 +231,34 @@ def _one_each(name: str, values, count: int):
     return list(values) * count if len(values) == 1 else list(values)
 
 
-def _outdir(outdir, sheet, specs) -> Path:
+def _paths(outdir, sheet, video, specs) -> tuple[Path, Path, Path | None]:
+    """Where everything goes; all of it can be written."""
     from guidance.cli import slug
 
-    if outdir or sheet:
-        return Path(outdir) if outdir else Path(sheet).parent
-    return Path("out") / f"edit-{slug(specs[0].value if specs else 'mix')}"
+    if not outdir:
+        name = f"edit-{slug(specs[0].value if specs else 'mix')}"
+        outdir = Path(sheet).parent if sheet else Path("out") / name
+    outdir, video = Path(outdir), Path(video) if video else None
+    sheet = Path(sheet) if sheet else outdir / "sheet.png"
+    if video and video.suffix.lower() != ".mp4":
+        raise UserError(f"video: got {str(video)!r}, expected a name ending in .mp4")
+    for path in (outdir, sheet.parent, (video or sheet).parent):
+        check_folder(path)
+    return outdir, sheet, video
 
 
 def _start(G, latent, seeds, sha256, options):
     """The latent before the edits."""
     import torch
 
-    from guidance.directions import (
-        EditedLatent,
-        centres_of,
-        mix_styles,
-        read_latent,
-        truncate_to_nearest,
-    )
+    from guidance.directions import EditedLatent, centres_of, mix_styles, read_latent, truncate
     from guidance.directions.spec import rows_of_layers
     from guidance.latents import map_latents, seed_latents
 
+    class_index = options["class_index"]
+
     def of_seed(seed: int) -> torch.Tensor:
-        return map_latents(G, seed_latents(seed, 1, G.z_dim), options["class_index"])
+        return map_latents(G, seed_latents(seed, 1, G.z_dim), class_index)
 
     if latent is not None:
         start = read_latent(latent, G, sha256, options["force"])
@@ -265,12 +267,9 @@ def _start(G, latent, seeds, sha256, options):
     ws = start.ws
     for seed, layers in options["mixes"]:
         ws = mix_styles(ws, of_seed(seed), rows_of_layers(G, layers))
-    if options["centres"] is not None:
-        centres = centres_of(G, options["centres"], class_index=options["class_index"])
-        ws = truncate_to_nearest(ws, centres, options["psi"])
-    elif options["psi"] != 1:
-        ws = G.mapping.w_avg.lerp(ws, options["psi"])
-    return EditedLatent(ws, start.styles)
+    count = options["centres"]
+    centres = G.mapping.w_avg[None] if count is None else centres_of(G, count, 0, class_index)
+    return EditedLatent(truncate(ws, centres, options["psi"]), start.styles)
 
 
 def _directions(G, specs, options):
@@ -313,14 +312,6 @@ def _relevance(G, encoder, options):
             bar.update(state.images - bar.n)
             bar.set_postfix(agreement=f"{state.agreement():.2f}")
     return state
-
-
-def _write_latent(G, latent, outdir: Path, origin: dict[str, str]) -> Path:
-    from guidance.directions import write_latent
-
-    path = outdir / "latent.safetensors"
-    write_latent(path, latent.folded(G), origin)
-    return path
 
 
 def _save_directions(G, directions, outdir: Path) -> list[Path]:

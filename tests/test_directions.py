@@ -28,7 +28,7 @@ from guidance.directions import (
     sefa_direction,
     sweep,
     text_direction,
-    truncate_to_nearest,
+    truncate,
     write_direction,
     write_latent,
 )
@@ -372,10 +372,10 @@ def test_mixing_takes_rows(G3):
 def test_truncation_goes_to_the_nearest_centre():
     centres = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
     ws = torch.tensor([[[1.0, 1.0]] * 3, [[7.0, 1.0]] * 3])
-    assert torch.equal(truncate_to_nearest(ws, centres, 1.0), ws)
-    half = truncate_to_nearest(ws, centres, 0.5)
+    assert torch.equal(truncate(ws, centres, 1.0), ws)
+    half = truncate(ws, centres, 0.5)
     torch.testing.assert_close(half[:, 0], torch.tensor([[0.5, 0.5], [8.5, 0.5]]))
-    cut = truncate_to_nearest(ws, centres, 0.0, cutoff=1)
+    cut = truncate(ws, centres, 0.0, cutoff=1)
     assert torch.equal(cut[:, 0], centres) and torch.equal(cut[:, 1:], ws[:, 1:])
 
 

@@ -2,7 +2,7 @@
 
 from guidance.directions.base import Direction, EditedLatent, EditStep, apply_directions, sweep
 from guidance.directions.cache import find_relevance, relevance_with_cache
-from guidance.directions.centres import centres_of, mix_styles, truncate_to_nearest
+from guidance.directions.centres import centres_of, mix_styles, truncate
 from guidance.directions.files import read_direction, read_latent, write_direction, write_latent
 from guidance.directions.linear import (
     described_direction,
@@ -34,7 +34,7 @@ __all__ = [
     "sweep",
     "text_difference",
     "text_direction",
-    "truncate_to_nearest",
+    "truncate",
     "write_direction",
     "write_latent",
 ]

@@ -43,7 +43,7 @@ def centres_of(
     return torch.from_numpy(centres[order]).to(w)
 
 
-def truncate_to_nearest(
+def truncate(
     ws: torch.Tensor, centres: torch.Tensor, psi: float, cutoff: int | None = None
 ) -> torch.Tensor:
     """Pull `ws` `[N, num_ws, w_dim]` towards the nearest of `centres` `[K, w_dim]`.
