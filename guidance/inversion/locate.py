@@ -31,6 +31,8 @@ PICTURES, FEW_PICTURES, SMALL_PX = 400, 120, 128
 SMALLEST_SHARE, RATIO = 0.2, 1.19
 #: Refinement: the best of so many crops around the last one, ever nearer.
 BEST, TRIES, ROUNDS = 6, 48, 6
+#: Within these of the central crop, in its sides, a crop is the central one.
+NEAR, NEAR_DEGREES = 0.08, 10.0
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,19 @@ class Likeness:
 
     def cost(self, crops: torch.Tensor) -> torch.Tensor:
         """1 − correlation of each of `crops` `[M, 3·h·w]` with the nearest picture, `[M]`."""
-        return 1 - (_unit_contrast(crops) @ self.pictures.T).amax(dim=1)
+        return 1 - (_unit_contrast(crops, self.size) @ self.pictures.T).amax(dim=1)
 
 
-def _unit_contrast(pictures: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and length 1, as contrast and brightness of a photo say little about what it shows."""
-    away = pictures - pictures.mean(dim=1, keepdim=True)
-    return away / away.norm(dim=1, keepdim=True).clamp_min(FAINT)
+def _unit_contrast(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """`[N, 3·h·w]` → colours and edges, each of mean 0 and length 1 over the square root of 2.
+
+    Light and its colour say little about what it falls on; what has no edges is no picture.
+    """
+    x = pictures.unflatten(1, (3, size[1], size[0]))
+    colours = (x - x.mean(dim=(2, 3), keepdim=True)).flatten(1)
+    edges = [(x[..., 1:] - x[..., :-1]).flatten(1), (x[..., 1:, :] - x[..., :-1, :]).flatten(1)]
+    parts = [colours, torch.cat(edges, dim=1)]
+    return torch.cat([p / p.norm(dim=1, keepdim=True).clamp_min(FAINT) for p in parts], 1) / 2**0.5
 
 
 @torch.no_grad()
@@ -64,7 +72,7 @@ def likeness_of(G: nn.Module, class_index: int | None = None, seed: int = 0) -> 
         F.interpolate(as_rgb(render(part)).clamp(-1, 1), size=size[::-1], mode="area").flatten(1)
         for part in ws.split(min(16, pictures_at_once(G)))
     ]
-    return Likeness(size, _unit_contrast(torch.cat(small).cpu()))
+    return Likeness(size, _unit_contrast(torch.cat(small).cpu(), size))
 
 
 @torch.no_grad()
@@ -158,3 +166,14 @@ def _sample(image, sides, crops: list[Crop], picture: tuple[int, int]) -> torch.
         image.expand(len(crops), -1, -1, -1), grid, padding_mode="border", align_corners=False
     )
     return F.avg_pool2d(views, 2).flatten(1)
+
+
+def choose_crop(G: nn.Module, photo: Image.Image, class_index: int | None = None) -> Crop:
+    """The crop that `find_crop` finds, or the central one where the two are nearly the same:
+    photos that were cropped for the network are taken as they are."""
+    picture = (G.img_width, G.img_height)
+    central = central_crop(photo.size, picture)
+    found = find_crop(likeness_of(G, class_index), photo, picture)
+    apart = math.hypot(found.x - central.x, found.y - central.y) / central.size
+    alike = apart < NEAR and found.size > (1 - 2 * NEAR) * central.size
+    return central if alike and abs(found.degrees) < NEAR_DEGREES else found

@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": ("sg3.cli.generate:generate", "Images from seeds."),
     "steer": ("guidance.cli:steer", "A text prompt pulls an image towards what it says."),
     "edit": ("guidance.cli_edit:edit", "Move a latent along texts and other directions."),
+    "project": ("guidance.cli_project:project", "Find the latent of a photo; tune to it."),
     "adapt": ("nada.cli:adapt", "A text pulls a network into another domain."),
     "train": ("sg3.cli.train:train", "Train a network on a folder or zip of images."),
     "plan": ("sg3.cli.plan:plan", "Memory, time and files of a training run before it starts."),
