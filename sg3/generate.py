@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -79,17 +79,35 @@ def generate_from_latents(
             yield Generated(f"latent{i:04d}", _render(G, one, noise_mode, i), one)
 
 
-def load_latents(path: str | os.PathLike) -> torch.Tensor:
-    """Tensor `ws` of a safetensors file, as [N, num_ws, w_dim]. Raises UserError otherwise."""
+def load_latents(path: str | os.PathLike, network_sha256: str | None = None) -> torch.Tensor:
+    """Tensor `ws` of a safetensors file, as [N, num_ws, w_dim].
+
+    Raises UserError for any other file, and for latents that name another network than that of the
+    file hash `network_sha256`; files that name no network are taken.
+    """
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            names = list(file.keys())
+            names, metadata = list(file.keys()), file.metadata() or {}
             if "ws" not in names:
                 raise UserError(f"{path}: holds no tensor 'ws', only {', '.join(names)[:80]}")
             ws = file.get_tensor("ws")
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or no safetensors file: {error}") from None
+    check_origin(path, metadata, network_sha256)
     return ws[None] if ws.ndim == 2 else ws
+
+
+def check_origin(
+    path: str | os.PathLike, metadata: Mapping[str, str], network_sha256: str | None
+) -> None:
+    """Raise UserError if the `metadata` of a latent name another network than this file hash."""
+    theirs = metadata.get("network_sha256")
+    if theirs and network_sha256 and theirs != network_sha256:
+        name = metadata.get("network", "another network")[:80]
+        raise UserError(
+            f"latent {path}: made with {name!r} ({theirs[:12]}), this network is "
+            f"{network_sha256[:12]}; give that one as --network"
+        )
 
 
 def class_label(G: nn.Module, class_index: int | None) -> torch.Tensor | None:

@@ -44,7 +44,7 @@ class ScaleDistance:
     difference, so that sizes of pictures compare.
     """
 
-    name, close_enough = "scales", 0.01
+    name, close_enough = "scales", 0.005
     #: Edges below this strength (of a range of 2) are taken for noise.
     FAINT = 0.1
     EDGES = 0.05

@@ -135,7 +135,7 @@ def _refine(
         offsets[0] = 0
         tried = [
             Crop(best.x + dx, best.y + dy, best.size * math.exp(ds), best.degrees + angle)
-            for dx, dy, ds, angle in offsets
+            for dx, dy, ds, angle in offsets.tolist()
         ]
         costs = likeness.cost(_sample(small, whole.shape[2:], tried, likeness.size))
         # Crops that leave the photo would be judged by pixels that are not there.

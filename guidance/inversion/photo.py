@@ -156,8 +156,8 @@ def _mask(photo: Size, crop: Crop, picture: Size) -> Image.Image:
     profiles = []
     for n, fades in zip(picture, zip(low, high, strict=True), strict=True):
         inside = np.arange(n) + 0.5
-        ends = [inside if fades[0] else np.inf, n - inside if fades[1] else np.inf]
-        t = np.clip(np.minimum(*np.broadcast_arrays(*ends)) / width, 0, 1)
+        ends = [gap for gap, fade in zip((inside, n - inside), fades, strict=True) if fade]
+        t = np.clip(np.min([np.full(n, width), *ends], axis=0) / width, 0, 1)
         profiles.append(t * t * (3 - 2 * t))
     mask = np.minimum(profiles[1][:, None], profiles[0][None])
     return Image.fromarray(np.broadcast_to(np.rint(255 * mask), picture[::-1]).astype(np.uint8))

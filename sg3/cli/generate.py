@@ -59,6 +59,7 @@ from sg3.errors import UserError
     metavar="FILE",
     help="Images of saved latents (safetensors, tensor 'ws') instead of seeds.",
 )
+@click.option("--force", is_flag=True, help="Take a latent of another network of the same shape.")
 @click.option("--grid", is_flag=True, help="Also write all images as one, grid.png.")
 @outdir_option
 @precision_option
@@ -71,6 +72,7 @@ def generate(network, deltas, seeds, trunc, class_index, latent, grid, outdir, d
     Example:
       sg3 generate --network mini-faces --seeds 0-7,12 --trunc 0.7 --outdir out
       sg3 generate --delta zombie.safetensors:0.7 --seeds 0-7 --outdir out
+      sg3 generate --latent photo/latent.safetensors --delta photo/delta.safetensors --outdir out
     """
     if (seeds is None) == (latent is None):
         raise click.UsageError("give either --seeds or --latent")
@@ -94,7 +96,7 @@ def generate(network, deltas, seeds, trunc, class_index, latent, grid, outdir, d
         "rotate_deg": options["rotate"],
     }
     if latent is not None:
-        ws = load_latents(latent)
+        ws = load_latents(latent, None if options["force"] else nets.meta["sha256"])
         count, images = len(ws[rank::world]), generate_from_latents(G, ws, **move)
         images = (image for i, image in enumerate(images) if i % world == rank)
     else:
