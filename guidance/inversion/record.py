@@ -64,10 +64,6 @@ class Recording:
 
     def __enter__(self) -> Recording:
         save_png(self._path("target.png"), self.target[0])
-        if self._video:
-            fps = min(max(round(self._total / VIDEO_LENGTH_S), 10), 30)
-            writer = VideoWriter(self._path("project.mp4"), fps=fps, crf=17)
-            self._writer = self._stack.enter_context(writer)
         return self
 
     def _path(self, name: str) -> Path:
@@ -83,9 +79,16 @@ class Recording:
                 self.first = step
                 self._images["start"] = step.images
                 save_png(self._path("start.png"), step.images[0])
+                self._open_video()
             self.projected = step
         if self._writer is not None:
             self._writer.add(self._frame(step.images))
+
+    def _open_video(self) -> None:
+        if self._video:
+            fps = min(max(round(self._total / VIDEO_LENGTH_S), 10), 30)
+            writer = VideoWriter(self._path("project.mp4"), fps=fps, crf=17)
+            self._writer = self._stack.enter_context(writer)
 
     def _frame(self, images: torch.Tensor) -> np.ndarray:
         """The target on the left, the picture on the right."""
@@ -100,8 +103,7 @@ class Recording:
 
     def __exit__(self, kind, error, traceback) -> None:
         if self.projected is None:
-            self._writer = None
-            self._stack.__exit__(kind, error or RuntimeError(), traceback)
+            self._stack.close()
             return
         last = self.tuned or self.projected
         if self._writer is not None:
