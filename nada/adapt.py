@@ -25,7 +25,7 @@ from nada.watch import Check, StopRule, Watch
 from sg3.checkpoints import Networks
 
 #: Pictures of the source generator that stand for it where the target is pictures.
-SOURCE_PICTURES = 16
+SOURCE_PICTURES = 64
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,12 @@ class Adaptation(Iterator[Step]):
         self.optimizer = torch.optim.Adam(groups, lr=config.lr * LR_SCALE, betas=config.betas)
         lengths = [(config.magnitude or 0) * target.text_norm for target in self.targets]
         self.objective = Objective(
-            self.encoder, self.targets, lengths, config.weights, config.views
+            self.encoder,
+            self.targets,
+            lengths,
+            config.weights,
+            config.views,
+            None if target_images is None else target_images.to(self.device),
         )
         before = self.pictures(self.source)
         rule = config.stop or StopRule(diversity=0, patience=0, length=0)
@@ -125,7 +130,8 @@ class Adaptation(Iterator[Step]):
                 self.config.templates or ("mini" if is_mini(self.encoder) else "imagenet")
             )
             return [text_target(member, source, target, templates) for member in members]
-        before = self.pictures(self.source, self._map(self._draw(SOURCE_PICTURES)))
+        parts = self._map(self._draw(SOURCE_PICTURES)).split(self.config.check_batch)
+        before = torch.cat([self.pictures(self.source, ws) for ws in parts])
         after = target_images.to(self.device)
         return [image_target(member, before, after) for member in members]
 

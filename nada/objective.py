@@ -26,7 +26,8 @@ class Weights:
     patch: float = 0.0
     texture: float = 0.0
     manifold: float = 0.0
-    #: Keeps the source's strokes and colours: the distribution of small patches.
+    #: Keeps the source's strokes and colours, or takes those of target pictures where there are
+    #: some: the distribution of small patches.
     strokes: float = 0.0
     #: Pixels beyond [−1, 1].
     range: float = 0.0
@@ -63,7 +64,8 @@ class ViewConfig:
 class Objective:
     """The loss of adapted pictures beside their sources.
 
-    `lengths`: for the magnitude term, per encoder, how far features should move.
+    `lengths`: for the magnitude term, per encoder, how far features should move. `pictures`
+    `[M, 3, H, W]`: of the target, for the strokes term.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class Objective:
         lengths: Sequence[float],
         weights: Weights,
         views: ViewConfig,
+        pictures: torch.Tensor | None = None,
     ):
+        self.pictures = pictures
         self.size_px = encoder.input_size_px
         self.members = [
             (member, share, target, length)
@@ -97,12 +101,20 @@ class Objective:
             for name, value in self._of_member(member, target, length, seen, patches).items():
                 terms[name] = terms.get(name, 0) + share * value.mean()
         if self.weights.strokes:
-            small = [_no_larger(images, self.size_px) for images in (before, after)]
+            drawn = before if self.pictures is None else self._some_pictures(after, generator)
+            small = [_no_larger(images, self.size_px) for images in (drawn, after)]
             terms["strokes"] = losses.patch_statistics(*small, generator)
         if self.weights.range:
             terms["range"] = losses.beyond_range(after).mean()
         loss = sum(getattr(self.weights, name) * value for name, value in terms.items())
         return loss, terms
+
+    def _some_pictures(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """As many target pictures as there are in `like`, and as large as the loss sees those."""
+        rows = torch.randint(len(self.pictures), [len(like)], generator=generator)
+        size = _no_larger(like, self.size_px).shape[2:]
+        pictures = self.pictures[rows.to(self.pictures.device)]
+        return F.interpolate(pictures, size, mode="bicubic", antialias=True, align_corners=False)
 
     def global_loss(self, images: torch.Tensor) -> torch.Tensor:
         """The global term alone, without views (NADA Eq. 1)."""

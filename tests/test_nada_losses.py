@@ -165,6 +165,21 @@ def test_both_pictures_are_seen_through_the_same_views():
     assert min(moved) > 1e-4 and moved[0] != moved[1]  # other views every time
 
 
+def test_strokes_come_from_target_pictures_where_there_are_some():
+    red, green = (torch.full([2, 3, 16, 16], -0.5) for _ in range(2))
+    red[:, 0], green[:, 1] = 0.5, 0.5
+
+    def strokes(after, pictures):
+        targets = [text_target(Hash(), "face", "zombie", ["{}"])]
+        one = Objective(Hash(), targets, [0.5], only(strokes=1), ViewConfig(views=0), pictures)
+        _, terms = one(red, after, torch.Generator().manual_seed(0))
+        return float(terms["strokes"])
+
+    assert strokes(red, None) == 0 < strokes(green, None)
+    larger = torch.nn.functional.interpolate(green[:1], scale_factor=2)
+    assert strokes(green, larger) < 1e-6 < strokes(red, larger)
+
+
 # --- templates --------------------------------------------------------------------------------
 
 

@@ -4,11 +4,13 @@
     python -m recipes.minifaces.adapt --targets zombie,cat --outdir runs/nada
     python -m recipes.minifaces.evaluate_nada --outdir docs
 
-Writes for every target what `sg3 adapt` writes, and with --bundle its delta into the package
-(`--delta zombie` then finds it).
+Adapts RUNS times with different seeds and averages what came out: each run strays on its own,
+and the average is nearer to the true renders than any of them (docs/LOG.md). Writes for every run
+what `sg3 adapt` writes, and with --bundle the average into the package (`--delta zombie` then
+finds it).
 
-Hardware: a processor, one thread for each of --processes targets.
-Duration: 2 to 3 minutes per target.
+Hardware: a processor, one thread for each of --processes runs.
+Duration: 2 to 3 minutes per run.
 Result: docs/minifaces-nada.json.
 """
 
@@ -36,18 +38,21 @@ MAGNITUDES = {
     "sepia": 1.3,
 }  # fmt: skip
 
+#: Runs with different seeds whose changes are averaged.
+RUNS = 3
+
 #: What is bundled, as a share of what was reached: chosen with `evaluate_nada` in view.
 STRENGTHS = {"neon": 0.95, "pixel art": 1.4}
 
 
-def command(target: str, outdir: Path, network: str = "mini-faces") -> list[str]:
-    """The command that adapts to `target`."""
+def command(target: str, outdir: Path, seed: int = 0, network: str = "mini-faces") -> list[str]:
+    """The command of one run towards `target`."""
     own = SHAPE if TARGETS[target][1] == "flat" else STYLE
     magnitude = MAGNITUDES.get(target, 0.95)
     return [
         sys.executable, "-m", "sg3", "adapt", "--source", "face", "--target", target,
-        "--network", network, "--outdir", str(outdir / slug(target)), "--no-stop", *own,
-        "--magnitude", str(magnitude),
+        "--network", network, "--outdir", str(run_folder(outdir, target, seed)), "--no-stop", *own,
+        "--magnitude", str(magnitude), "--seed", str(seed),
     ]  # fmt: skip
 
 
@@ -56,12 +61,18 @@ def slug(target: str) -> str:
     return target.replace(" ", "-")
 
 
+def run_folder(outdir: Path, target: str, seed: int) -> Path:
+    """Where a run writes."""
+    return outdir / slug(target) / f"seed{seed}"
+
+
 def bundle(outdir: Path, target: str) -> None:
-    """Put the delta of `target` into the package, at its strength."""
-    delta = load_delta(outdir / slug(target) / "delta.safetensors")
-    strength = STRENGTHS.get(target, 1.0)
-    scaled = replace(merge([(delta, strength)]), meta={**delta.meta, "strength": strength})
-    save_delta(scaled, DELTAS / f"{slug(target)}.safetensors")
+    """Put the average of the runs towards `target` into the package, at its strength."""
+    files = [run_folder(outdir, target, seed) / "delta.safetensors" for seed in range(RUNS)]
+    deltas, strength = [load_delta(file) for file in files], STRENGTHS.get(target, 1.0)
+    average = merge([(delta, strength / RUNS) for delta in deltas])
+    meta = {**deltas[0].meta, "strength": strength, "averaged_runs": RUNS}
+    save_delta(replace(average, meta=meta), DELTAS / f"{slug(target)}.safetensors")
 
 
 def main() -> None:
@@ -72,23 +83,28 @@ def main() -> None:
     parser.add_argument("--outdir", type=Path, default=Path("runs/nada"))
     parser.add_argument("--network", default="mini-faces")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--bundle", action="store_true", help="copy the deltas into the assets")
+    parser.add_argument("--bundle", action="store_true", help="put the averages into the assets")
     args = parser.parse_args()
     targets = args.targets.split(",")
     unknown = sorted(set(targets) - set(TARGETS))
     if unknown:
         parser.error(f"--targets: got {', '.join(unknown)}, expected some of {', '.join(TARGETS)}")
 
-    def run(target: str) -> int:
-        return subprocess.run(command(target, args.outdir, args.network), check=False).returncode
+    def run(job: tuple[str, int]) -> int:
+        target, seed = job
+        if (run_folder(args.outdir, target, seed) / "delta.safetensors").exists():
+            return 0
+        return subprocess.run(command(target, args.outdir, seed, args.network)).returncode
 
+    jobs = [(target, seed) for target in targets for seed in range(RUNS)]
     with ThreadPoolExecutor(args.processes) as pool:
-        codes = dict(zip(targets, pool.map(run, targets), strict=True))
-    failed = [target for target, code in codes.items() if code]
+        codes = zip(jobs, pool.map(run, jobs), strict=True)
+        failed = sorted({target for (target, _), code in codes if code})
     if args.bundle:
         DELTAS.mkdir(parents=True, exist_ok=True)
-        for target in codes.keys() - set(failed):
-            bundle(args.outdir, target)
+        for target in targets:
+            if target not in failed:
+                bundle(args.outdir, target)
     if failed:
         parser.exit(1, f"failed: {', '.join(failed)}\n")
 
