@@ -174,7 +174,7 @@ def distil(teacher: nn.Module) -> nn.Module:
     layers = mapping_layers(teacher.mapping)
     features = max(len(bias) for _, bias in layers[:-1])
     mapping = {"num_layers": len(layers), "layer_features": features}
-    G = build_network("stylegan3", dict(teacher.init_kwargs, z_dim=Z_DIM, mapping_kwargs=mapping))
+    G = build_network(teacher.kind, dict(teacher.init_kwargs, z_dim=Z_DIM, mapping_kwargs=mapping))
     G.synthesis.load_state_dict(teacher.synthesis.state_dict())
     with torch.no_grad():
         for index, (weight, bias) in enumerate(layers):

@@ -133,7 +133,7 @@ class Pretrainer:
         if start is None:
             self.G = build_network("stylegan3", generator_kwargs(config))
         else:
-            self.G = build_network("stylegan3", start.G_ema.init_kwargs)
+            self.G = build_network(start.G_ema.kind, start.G_ema.init_kwargs)
             self.G.load_state_dict(start.G_ema.state_dict())
         self.D = build_discriminator(config)
         if start is not None and start.D is not None:
