@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -33,16 +34,20 @@ def steering_picture(network: str, seed: int, steps: int) -> Image.Image:
     seeds = [seed] * len(PROMPTS)
     *_, last = guidance.steer_batch(G, list(PROMPTS), "mini", seeds=seeds, steps=steps)
     images = torch.cat([own.image, *(step.image for step in last)])
-    labels = [f"seed {seed}, no text", *PROMPTS]
-    width = (SIDE_PX + GAP_PX) * len(labels) + GAP_PX
-    sheet = Image.new("RGB", (width, SIDE_PX + 2 * GAP_PX + TEXT_PX), (255, 255, 255))
+    return labelled_row(images, [f"seed {seed}, no text", *PROMPTS])
+
+
+def labelled_row(images: torch.Tensor, labels: Sequence[str], side_px: int = SIDE_PX):
+    """Pictures `[N, 3, H, W]` side by side, a text below each."""
+    width = (side_px + GAP_PX) * len(labels) + GAP_PX
+    sheet = Image.new("RGB", (width, side_px + 2 * GAP_PX + TEXT_PX), (255, 255, 255))
     pen = ImageDraw.Draw(sheet)
     for i, (picture, label) in enumerate(zip(to_uint8(images), labels, strict=True)):
-        x = GAP_PX + i * (SIDE_PX + GAP_PX)
-        face = Image.fromarray(picture).resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
+        x = GAP_PX + i * (side_px + GAP_PX)
+        face = Image.fromarray(picture).resize((side_px, side_px), Image.Resampling.LANCZOS)
         sheet.paste(face, (x, GAP_PX))
-        text = "\n".join(textwrap.wrap(label, 28))
-        pen.text((x, SIDE_PX + GAP_PX + 6), text, fill=(40, 40, 40), font_size=13)
+        text = "\n".join(textwrap.wrap(label, side_px // 7))
+        pen.text((x, side_px + GAP_PX + 6), text, fill=(40, 40, 40), font_size=13)
     return sheet
 
 
