@@ -1,0 +1,1 @@
+"""Looking inside generators: layers as pictures, spectra, textures that stick to pixels."""
