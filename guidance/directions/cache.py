@@ -1,9 +1,10 @@
-"""Relevance statistics on disk: found again, or gone on with after an interruption."""
+"""Relevance statistics on disk: bundled, found again, or gone on with after an interruption."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,8 @@ from sg3.files import prepare_folder, write_tensors
 
 FORMAT, VERSION = "sg3-relevance", "1"
 TENSORS = ("mean", "std", "sums")
+#: Statistics of mini-faces seen by `mini`: a newcomer's first text takes seconds.
+BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "relevance-mini-faces.safetensors"
 
 
 def encoder_hash(encoder: Encoder) -> str | None:
@@ -46,19 +49,26 @@ def relevance_with_cache(
 
     The file goes by the weights of the network and the encoder and by the settings, so other
     weights never meet these statistics. An encoder without weights to look at is not cached.
+    Bundled statistics are taken where they fit and are of at least as many latents.
     """
     config = config or RelevanceConfig()
-    whose = {"network": weights_hash(G), "encoder": encoder_hash(encoder), **asdict(config)}
+    whose = whose_relevance(G, encoder, config)
     path = cache_file(whose) if whose["encoder"] else None
-    device = next(G.parameters()).device
-    state = read_relevance(path, whose, device) if path else None
+    device, state = next(G.parameters()).device, None
+    if path is not None:
+        known = read_relevance(BUNDLED, whose, device, more=True)
+        state = known or read_relevance(path, whose, device)
     if state is not None:
         yield state
-    last = None
-    for last in relevance_steps(G, encoder, config, state):
+    for step in relevance_steps(G, encoder, config, state):
         if path is not None:
-            write_relevance(path, last, whose)
-        yield last
+            write_relevance(path, step, whose)
+        yield step
+
+
+def whose_relevance(G: nn.Module, encoder: Encoder, config: RelevanceConfig) -> dict:
+    """What statistics go by: hashes of both models' weights, and the settings."""
+    return {"network": weights_hash(G), "encoder": encoder_hash(encoder), **asdict(config)}
 
 
 def cache_file(whose: dict) -> Path:
@@ -67,18 +77,25 @@ def cache_file(whose: dict) -> Path:
     return cache_dir() / "directions" / f"{digest[:32]}.safetensors"
 
 
-def write_relevance(path: Path, relevance: Relevance, whose: dict) -> None:
-    """Write the statistics, finished or not, atomically."""
+def write_relevance(path: Path, relevance: Relevance, whose: dict, small: bool = False) -> None:
+    """Write the statistics, finished or not, atomically; `small`: sums in half precision."""
     prepare_folder(path.parent)
     content = {"whose": whose, "layers": relevance.layers}
     content |= {"images": relevance.images, "total": relevance.total}
     tensors = {name: getattr(relevance, name) for name in TENSORS}
+    if small:
+        tensors["sums"] = tensors["sums"].half()
     metadata = {"format": FORMAT, "version": VERSION, "content": json.dumps(content)}
     write_tensors(path, tensors, metadata)
 
 
-def read_relevance(path: Path, whose: dict, device: torch.device | str = "cpu") -> Relevance | None:
-    """What `write_relevance` wrote for the same `whose`; None for none, or a damaged file."""
+def read_relevance(
+    path: Path, whose: dict, device: torch.device | str = "cpu", more: bool = False
+) -> Relevance | None:
+    """What `write_relevance` wrote for the same `whose`; None for none, or a damaged file.
+
+    `more`: finished statistics of more latents than `whose` says will do.
+    """
     if not path.is_file():
         return None
     try:
@@ -87,17 +104,19 @@ def read_relevance(path: Path, whose: dict, device: torch.device | str = "cpu") 
             if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
                 return None
             content = json.loads(metadata["content"])
-            if content["whose"] != json.loads(json.dumps(whose)):
+            theirs, images = content["whose"], content["images"]
+            if more and images == content["total"] >= whose["images"]:
+                whose = {**whose, "images": images}
+            if theirs != json.loads(json.dumps(whose)):
                 return None
-            tensors = {name: file.get_tensor(name) for name in TENSORS}
+            tensors = {name: file.get_tensor(name).float() for name in TENSORS}
     except (SafetensorError, KeyError, json.JSONDecodeError):
         return None
-    return Relevance(content["layers"], **tensors, images=content["images"], total=content["total"])
+    return Relevance(content["layers"], **tensors, images=images, total=content["total"])
 
 
 def find_relevance(
     G: nn.Module, encoder: Encoder, config: RelevanceConfig | None = None
 ) -> Relevance:
     """The finished statistics, from the cache or computed (minutes on a processor)."""
-    *_, finished = relevance_with_cache(G, encoder, config)
-    return finished
+    return deque(relevance_with_cache(G, encoder, config), maxlen=1).pop()

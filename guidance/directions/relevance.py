@@ -29,7 +29,7 @@ from guidance.style_space import (
 )
 
 #: A processor's caches hold few pictures; a GPU wants many.
-CPU_BUDGET_PX = 2**15
+CPU_BUDGET_PX = 2**16
 
 
 @dataclass(frozen=True)

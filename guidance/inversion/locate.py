@@ -29,6 +29,8 @@ FAINT = 3.0
 PICTURES, FEW_PICTURES, SMALL_PX = 400, 120, 128
 #: Sizes of crops that are tried, as a share of the largest, and the ratio between two of them.
 SMALLEST_SHARE, RATIO = 0.2, 1.19
+#: Larger side of the largest crop at which a photo is searched: twice what its smallest need.
+PHOTO_PX = round(2 * SIDE_PX / SMALLEST_SHARE)
 #: Refinement: the best of so many crops around the last one, ever nearer.
 BEST, TRIES, ROUNDS = 6, 48, 6
 #: Within these of the central crop, in its sides, a crop is the central one.
@@ -82,9 +84,11 @@ def find_crop(likeness: Likeness, photo: Image.Image, picture: tuple[int, int]) 
     Size and place are searched everywhere within the photo, then refined together with the angle.
     The same photo gives the same crop.
     """
-    pixels = np.asarray(to_mode(photo, "RGB")).copy()
+    small = _shrunk(photo, picture)
+    scale = photo.width / small.width
+    pixels = np.asarray(small).copy()
     whole = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
-    largest = central_crop(photo.size, picture).size
+    largest = central_crop(small.size, picture).size
     found = []
     for level in range(1 + int(math.log(1 / SMALLEST_SHARE) / math.log(RATIO))):
         size = largest / RATIO**level
@@ -93,7 +97,18 @@ def find_crop(likeness: Likeness, photo: Image.Image, picture: tuple[int, int]) 
     found.sort(key=lambda pair: pair[0])
     random = np.random.RandomState(0)
     best = [_refine(likeness, whole, crop, random) for _, crop in found[:BEST]]
-    return min(best, key=lambda pair: pair[0])[1]
+    crop = min(best, key=lambda pair: pair[0])[1]
+    return Crop(crop.x * scale, crop.y * scale, crop.size * scale, crop.degrees)
+
+
+def _shrunk(photo: Image.Image, picture: tuple[int, int]) -> Image.Image:
+    """The photo as 'RGB', as small as what is compared in its smallest crops allows."""
+    rgb = to_mode(photo, "RGB")
+    share = PHOTO_PX / central_crop(photo.size, picture).size
+    if share >= 1:
+        return rgb
+    size = [max(1, round(n * share)) for n in photo.size]
+    return rgb.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
 def _scan(likeness: Likeness, whole: torch.Tensor, size: float) -> list[tuple[float, Crop]]:

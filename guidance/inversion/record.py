@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,8 @@ from sg3.files import atomic_path
 from sg3.media import VideoWriter, contact_sheet, save_png, to_uint8
 
 VIDEO_SIZE_PX, VIDEO_LENGTH_S, VIDEO_HOLD_S = 256, 5.0, 1.0
+#: Frames per second, at least and at most; of more steps than fit, every so manieth is shown.
+SLOWEST, FASTEST = 10, 30
 
 
 class Recording:
@@ -33,9 +36,10 @@ class Recording:
         for step in tune(recording.network(), ...): recording.add(step)
     recording.paths                     # what was written
 
-    `G` is the network as it was loaded: the latent and the delta are for that one. `total` steps
-    are expected. When the block ends, even through an exception, the files for the steps so far
-    are completed.
+    `G` is the network as it was loaded: the latent and the delta are for that one; `adapted` is
+    the one that was projected into, where it is another. `total` steps are expected; those that no
+    file needs are never rendered. Nothing is written before the first step. When the block ends,
+    even through an exception, the files for the steps so far are completed.
     """
 
     def __init__(
@@ -60,10 +64,12 @@ class Recording:
         self._images: dict[str, torch.Tensor] = {}
         self._stack = ExitStack()
         self._writer: VideoWriter | None = None
-        self._total, self._video = total, video
+        self._video = video
+        self._every = max(1, math.ceil(total / (VIDEO_LENGTH_S * FASTEST)))
+        self._fps = min(max(round(total / VIDEO_LENGTH_S), SLOWEST), FASTEST)
+        self._steps = 0
 
     def __enter__(self) -> Recording:
-        save_png(self._path("target.png"), self.target[0])
         return self
 
     def _path(self, name: str) -> Path:
@@ -76,18 +82,19 @@ class Recording:
             self.tuned = step
         else:
             if self.first is None:
-                self.first = step
-                self._images["start"] = step.images
-                save_png(self._path("start.png"), step.images[0])
-                self._open_video()
+                self._begin(step)
             self.projected = step
-        if self._writer is not None:
+        if self._writer is not None and self._steps % self._every == 0:
             self._writer.add(self._frame(step.images))
+        self._steps += 1
 
-    def _open_video(self) -> None:
+    def _begin(self, step: Step) -> None:
+        self.first = step
+        self._images["start"] = step.images
+        save_png(self._path("target.png"), self.target[0])
+        save_png(self._path("start.png"), step.images[0])
         if self._video:
-            fps = min(max(round(self._total / VIDEO_LENGTH_S), 10), 30)
-            writer = VideoWriter(self._path("project.mp4"), fps=fps, crf=17)
+            writer = VideoWriter(self._path("project.mp4"), fps=self._fps, crf=17)
             self._writer = self._stack.enter_context(writer)
 
     def _frame(self, images: torch.Tensor) -> np.ndarray:
@@ -126,6 +133,8 @@ class Recording:
             end = apply_deltas(self.G, [(delta, 1.0)]).synthesis(ws, noise_mode="const")
             if self.tuned is not None:
                 self._images["tuned"] = end
+        else:  # one of an earlier run here would not fit this latent
+            (self.outdir / "delta.safetensors").unlink(missing_ok=True)
         save_png(self._path("end.png"), end[0])
         save_png(self._path("comparison.png"), self._sheet(end))
         if self.photo is not None:
