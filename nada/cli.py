@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from sg3.cli.options import (
     resolve_device,
     seed_option,
 )
+from sg3.cli.stopping import stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder
 from sg3.manifest import RunManifest
@@ -227,25 +226,6 @@ def configs(settings: dict, no_stop: bool, clip: str):
         stop=None if no_stop else replace(default.stop, **groups["stop"]),
     )
     return config, RecordConfig(**groups["record"])
-
-
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """A function that is True after SIGINT or SIGTERM; a second SIGINT interrupts at once."""
-    asked = []
-
-    def ask(number, frame) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-        click.echo("finishing this step, then writing …", err=True)
-
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def drain(recording, stop: Callable[[], bool]) -> None:

@@ -269,7 +269,8 @@ def test_killed_runs_resume_from_complete_states(data, tmp_path):
         shown = state["counters"]["cur_nimg"]
 
 
-def test_sigterm_saves_and_exits_0(data, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_exits_0(data, tmp_path, number):
     command = [
         sys.executable,
         "-m",
@@ -280,9 +281,15 @@ def test_sigterm_saves_and_exits_0(data, tmp_path):
         "--outdir",
         str(tmp_path),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # not so under nohup
+    )
     process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "state saved in" in out and "--resume latest" in out

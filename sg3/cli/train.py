@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from sg3.cli.processes import run_processes, world_size
+from sg3.cli.stopping import StopRequest, stop_requests
 from sg3.cli.train_options import train_options
 from sg3.errors import UserError
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 @click.command()
 @train_options
 def train(device: str, gpus: int | None, dry_run: bool, fp32: bool, **options) -> None:
-    """Train a network. Interrupting (Ctrl-C, SIGTERM) saves the state first.
+    """Train a network. Interrupting (Ctrl-C, SIGTERM, SIGHUP) saves the state first.
 
     \b
     Examples:
@@ -49,13 +48,11 @@ def train(device: str, gpus: int | None, dry_run: bool, fp32: bool, **options) -
     if gpus not in (None, world_size()):
         run_processes(gpus)
     check_folder(options["outdir"])
-    stop = _StopRequest()
-    try:
-        _drain(run(config, stop=stop), stop)
-    except (ValueError, RuntimeError, MemoryError) as error:
-        _explain(error, os.environ.get("RANK", "0"))
-    finally:
-        stop.restore()
+    with stop_requests("finishing this step, then saving …\n", _StopRequest) as stop:
+        try:
+            _drain(run(config, stop=stop), stop)
+        except (ValueError, RuntimeError, MemoryError) as error:
+            _explain(error, os.environ.get("RANK", "0"))
 
 
 def _check_gpus(gpus: int | None, device: str) -> None:
@@ -85,31 +82,16 @@ def _explain(error: Exception, rank: str) -> NoReturn:
     raise UserError(f"process {rank}: {error}") from None
 
 
-class _StopRequest:
-    """True after SIGINT or SIGTERM; a second SIGINT interrupts at once.
+class _StopRequest(StopRequest):
+    """Also true when torchrun itself is gone, which no signal tells: nobody could stop these
+    processes any more, and a second run would start beside them."""
 
-    Also true when torchrun itself is gone, which no signal tells: nobody could stop these processes
-    any more, and a second run would start beside them.
-    """
-
-    def __init__(self):
-        self.asked = False
+    def __init__(self, message: str):
+        super().__init__(message)
         self._launcher = os.getppid() if world_size() > 1 else None
-        self._old = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def _ask(self, number, frame) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-        with suppress(OSError):  # not print: a signal may come in the middle of one
-            os.write(2, "finishing this step, then saving …\n".encode())
 
     def __call__(self) -> bool:
         return self.asked or self._launcher not in (None, os.getppid())
-
-    def restore(self) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
 
 
 def _drain(steps: Iterator[Step], stop: _StopRequest) -> None:
