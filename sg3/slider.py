@@ -12,6 +12,7 @@ from sg3.checkpoints.delta import Delta, DeltaMix
 from sg3.errors import UserError
 from sg3.generate import generate_images
 from sg3.media import image_grid
+from sg3.media.images import enlarge
 
 #: Small pictures are enlarged by whole factors to this side: players blur them otherwise.
 PICTURE_SIZE_PX = 192
@@ -41,8 +42,7 @@ def slider_frames(
         moved = mix.set(*(strength * own for _, own in deltas))
         options = {"truncation_psi": truncation_psi, "class_index": class_index}
         pictures = np.stack([found.image for found in generate_images(moved, seeds, **options)])
-        factor = max(1, -(-PICTURE_SIZE_PX // min(pictures.shape[1:3])))
-        grid = image_grid(pictures.repeat(factor, axis=1).repeat(factor, axis=2), columns)
+        grid = image_grid(enlarge(pictures, PICTURE_SIZE_PX), columns)
         grid = grid.repeat(3, axis=2) if grid.shape[2] == 1 else grid[:, :, :3]
         yield np.concatenate([grid, _strip(grid.shape[1], strength, strengths)])
 

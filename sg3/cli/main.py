@@ -16,6 +16,7 @@ from sg3.allocator import keep_large_blocks
 #: never imported from here before the user asks for their command.
 COMMANDS = {
     "generate": ("sg3.cli.generate:generate", "Images from seeds."),
+    "video": ("sg3.cli.video:video", "Interpolations, loops, moving inputs, texture sticking."),
     "steer": ("guidance.cli:steer", "A text prompt pulls an image towards what it says."),
     "edit": ("guidance.cli_edit:edit", "Move a latent along texts and other directions."),
     "project": ("guidance.cli_project:project", "Find the latent of a photo; tune to it."),

@@ -84,6 +84,12 @@ def image_grid(
     return np.ascontiguousarray(grid.reshape(rows * height, columns * width, channels))
 
 
+def enlarge(imgs: np.ndarray, min_size_px: int) -> np.ndarray:
+    """Images [N, H, W, C], each pixel repeated until both sides have at least `min_size_px`."""
+    factor = max(1, math.ceil(min_size_px / min(imgs.shape[1:3])))
+    return imgs.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
 def contact_sheet(
     imgs: torch.Tensor | np.ndarray | Sequence,
     captions: Sequence[str] | None = None,
