@@ -10,6 +10,7 @@ import click
 
 from guidance.cli_edit_options import edit_options
 from sg3.cli.options import resolve_device, with_deltas
+from sg3.cli.stopping import stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder, prepare_folder
 from sg3.manifest import RunManifest
@@ -169,17 +170,23 @@ def _directions(G, specs, options):
 
 
 def _relevance(G, encoder, options):
-    """The statistics of style space, with a bar while they are computed."""
+    """The statistics of style space, with a bar while they are computed; each latent is kept.
+
+    Raises KeyboardInterrupt after the latent in which the user asked to stop.
+    """
     from tqdm import tqdm
 
     from guidance.directions import RelevanceConfig, relevance_with_cache
 
     names = ("images", "class_index")
     config = RelevanceConfig(**{k: options[k] for k in names if options[k] is not None})
-    with tqdm(total=config.images, disable=None, unit="img", desc="style space") as bar:
+    bar = tqdm(total=config.images, disable=None, unit="img", desc="style space")
+    with bar, stop_requests("finishing this latent …\n") as stop:
         for state in relevance_with_cache(G, encoder, config):
             bar.update(state.images - bar.n)
             bar.set_postfix(agreement=f"{state.agreement():.2f}")
+            if stop() and state.images < state.total:
+                raise KeyboardInterrupt
     return state
 
 

@@ -3,123 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 import click
 
-from sg3.cli.options import (
-    ParsedType,
-    debug_option,
-    delta_option,
-    device_option,
-    network_option,
-    resolve_device,
-    seed_option,
-    with_deltas,
-)
+from guidance.cli_project_options import project_options
+from sg3.cli.options import resolve_device, with_deltas
+from sg3.cli.stopping import stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder, prepare_folder
 from sg3.manifest import RunManifest
 
 INTERRUPTED = 130
-COUNT = click.IntRange(0)
-WEIGHT = click.FloatRange(min=0)
-
-
-def parse_crop(text: str) -> str | tuple[float, ...]:
-    """`auto`, `centre`, or `"X,Y,SIZE[,DEG]"` → numbers. Raises UserError otherwise."""
-    if text in ("auto", "centre"):
-        return text
-    try:
-        numbers = tuple(map(float, text.split(",")))
-    except ValueError:
-        numbers = ()
-    if len(numbers) not in (3, 4) or not all(map(math.isfinite, numbers)) or numbers[2] < 1:
-        raise UserError(f"crop: got {text!r}, expected auto, centre or X,Y,SIZE[,DEG] in pixels")
-    return numbers
-
-
-WHAT = [
-    network_option,
-    delta_option,
-    click.option(
-        "--crop",
-        type=ParsedType("crop", parse_crop),
-        default="auto",
-        show_default=True,
-        metavar="auto|centre|X,Y,SIZE[,DEG]",
-        help="Where in the photo to look: where it resembles the network's pictures most, the "
-        "central part, or there (centre, larger side and angle, in pixels of the photo).",
-    ),
-    click.option(
-        "--transform/--no-transform",
-        default=None,
-        help="Let the input transform move and turn the picture.  [default: on StyleGAN3 in w]",
-    ),
-    click.option("--class", "class_index", type=int, help="Class of a conditional network."),
-]
-HOW = [
-    click.option("--steps", type=COUNT, help="Of the projection."),
-    click.option("--space", type=click.Choice(["w", "w+"]), help="One latent, or one per layer."),
-    click.option("--start", type=click.Choice(["best", "seed", "mean"])),
-    click.option("--candidates", type=click.IntRange(1), help="How many to choose the start from."),
-    click.option("--lr", type=WEIGHT, help="Learning rate, in standard deviations of W."),
-    click.option("--exploration", type=WEIGHT, help="Random steps at first, in the same."),
-    click.option("--pixels", type=WEIGHT, help="Weight of pixels beside the distance."),
-    click.option("--prior", type=WEIGHT, help="Pull towards the mean of W."),
-    click.option("--spread", type=WEIGHT, help="Of w+: pull of its rows towards each other."),
-    click.option(
-        "--distance",
-        default="auto",
-        type=click.Choice(["auto", "lpips", "scales"]),
-        show_default=True,
-        help="lpips needs weights, scales none; auto is lpips where they are at hand.",
-    ),
-    seed_option,
-]
-TUNING = [
-    click.option(
-        "--tune",
-        "tune__steps",
-        type=COUNT,
-        default=0,
-        show_default=True,
-        help="Steps, at most, in which the network itself learns the photo (PTI).",
-    ),
-    click.option("--tune-lr", "tune__lr", type=WEIGHT, help="Learning rate of its weights."),
-    click.option("--tune-stop", "tune__stop", type=WEIGHT, help="Distance that is enough."),
-    click.option(
-        "--locality", "tune__locality", type=WEIGHT, help="Keep the pictures near it: weight."
-    ),
-    click.option("--rank", type=click.IntRange(1), help="Of the delta: smaller, less exact."),
-]
-OUTPUT = [
-    click.option(
-        "--outdir",
-        type=click.Path(file_okay=False),
-        metavar="DIR",
-        help="Where to write; made if missing.  [default: out/project-PHOTO]",
-    ),
-    click.option("--video/--no-video", default=True, show_default=True, help="Write project.mp4."),
-    device_option,
-    debug_option,
-]
-
-
-def _options(function):
-    """All options, in the order in which --help shows them."""
-    for option in reversed([*WHAT, *HOW, *TUNING, *OUTPUT]):
-        function = option(function)
-    return function
 
 
 @click.command()
 @click.argument("photo", type=click.Path(), metavar="PHOTO")
-@_options
-def project(photo, network, deltas, crop, outdir, video, device, distance, rank, **options):
+@project_options
+def project(photo, network, deltas, crop, latent, outdir, video, device, distance, rank, **options):
     """Find the latent of a photo, and teach the network what it lacks.
 
     The result is latent.safetensors, together with delta.safetensors where there is one.
@@ -129,12 +32,17 @@ def project(photo, network, deltas, crop, outdir, video, device, distance, rank,
       sg3 project photo.jpg --tune 200 --outdir out/photo
       sg3 generate --latent out/photo/latent.safetensors --delta out/photo/delta.safetensors \\
         --outdir out/again
-      sg3 edit --latent out/photo/latent.safetensors --direction "a smiling face"
+      sg3 edit --latent out/photo/latent.safetensors --delta out/photo/delta.safetensors \\
+        --direction "a smiling face"
+      sg3 project photo.jpg --latent out/photo/latent.safetensors --steps 0 --tune 200 \\
+        --delta out/photo/delta.safetensors --outdir out/longer
     """
-    import sg3  # torch is imported only now: `--help` is quick
     from guidance.cli import slug
-    from guidance.inversion import load_distance
-    from guidance.inversion.photo import read_photo
+    from guidance.inversion import load_distance  # torch is imported only now: `--help` is quick
+    from guidance.inversion import project as start_projecting
+    from guidance.inversion import tune as start_tuning
+    from guidance.inversion.photo import cut, read_photo, to_target
+    from guidance.inversion.record import Recording
 
     config, tuning = configs(options)
     outdir = Path(outdir or f"out/project-{slug(Path(photo).stem)}")
@@ -143,26 +51,55 @@ def project(photo, network, deltas, crop, outdir, video, device, distance, rank,
     manifest = RunManifest(outdir, "project", click.get_current_context().params)
     with manifest.time("load"):
         measure = load_distance(distance, resolve_device(device))
-        nets = sg3.load(network, resolve_device(device))
-        if nets.G_ema is None:
-            raise UserError(f"network: {network} holds no generator")
-        G = with_deltas(nets.G_ema, deltas)
+        source, G, metadata = _networks(network, deltas, resolve_device(device))
         config = _with_transform(G, config, options["transform"])
-    manifest.add_input(network, nets.meta["sha256"])
-    for path in [photo, *(path for path, _ in deltas)]:
+        start_ws, known = _start(G, latent, metadata["network_sha256"])
+    manifest.add_input(network, metadata["network_sha256"])
+    for path in [photo, *([latent] if latent else []), *(path for path, _ in deltas)]:
         manifest.add_input(path)
-    metadata = {"network": network, "network_sha256": nets.meta["sha256"]}
-    if deltas:
-        metadata["deltas"] = json.dumps(deltas)
     with manifest.time("crop"):
-        found = _crop(G, image, crop, config.class_index)
-    recorder = {"video": video, "metadata": metadata, "rank": rank, "adapted": G}
-    stopped = _run(nets.G_ema, image, found, measure, config, tuning, outdir, manifest, recorder)
+        found = _crop(G, image, crop or known or "auto", config.class_index)
+    target = to_target(cut(image, found, (G.img_width, G.img_height)), G.img_channels)
+    with manifest.time("start"):
+        steps = start_projecting(G, target, measure, config=config, start_ws=start_ws)
+
+    def begin_tuning(recording):
+        network, pivot = recording.network(), recording.projected.ws
+        return start_tuning(network, pivot, target, measure, config=tuning)
+
+    stages = [("project", config.steps + 1, lambda recording: steps)]
+    if tuning.steps:
+        stages.append(("tune", tuning.steps + 1, begin_tuning))
+    prepare_folder(outdir)
+    metadata["crop"] = json.dumps(astuple(found))
     manifest.results |= {"distance": measure.name, "crop": asdict(found)}
+    total, whole = sum(count for _, count, _ in stages), (image, found)
+    recording = Recording(outdir, source, target, total, video, metadata, whole, rank, adapted=G)
+    stopped = run(recording, stages, manifest)
     for path in [*manifest.outputs, manifest.write(finished=not stopped).name]:
         click.echo((outdir / path).resolve())
     if stopped:
         sys.exit(INTERRUPTED)
+
+
+def run(recording, stages, manifest) -> bool:
+    """Drain the stages (name, number of steps, function from the recording to the steps) one after
+    the other; True if the user asked to stop. Files are written either way."""
+    with stop_requests() as stop, recording:
+        for name, total, begin in stages:
+            if not stop():
+                with manifest.time(name):
+                    _drain(recording, begin(recording), total, name, stop)
+    for path in recording.paths:
+        manifest.add_output(path)
+    for name in ("first", "projected", "tuned"):
+        step = getattr(recording, name)
+        if step is not None:
+            losses = {k: float(v[0]) for k, v in step.losses.items()}
+            manifest.results[name] = {"step": step.index, **losses}
+    if recording.tuned is not None:
+        manifest.results["tuned"]["reason"] = recording.tuned.reason
+    return stop()
 
 
 def configs(options: dict):
@@ -178,6 +115,19 @@ def configs(options: dict):
     return ProjectConfig(**own["project"]), TuneConfig(**own["tune"], **shared)
 
 
+def _networks(network, deltas, device):
+    """The generator as it is in its file, the one with the deltas, and what names them."""
+    import sg3
+
+    nets = sg3.load(network, device)
+    if nets.G_ema is None:
+        raise UserError(f"network: {network} holds no generator")
+    names = {"network": network, "network_sha256": nets.meta["sha256"]}
+    if deltas:
+        names["deltas"] = json.dumps(deltas)
+    return nets.G_ema, with_deltas(nets.G_ema, deltas), names
+
+
 def _with_transform(G, config, asked: bool | None):
     """Row 0 of w+ moves the picture of a StyleGAN3 by itself."""
     from dataclasses import replace
@@ -186,6 +136,19 @@ def _with_transform(G, config, asked: bool | None):
 
     usual = isinstance(G, stylegan3.Generator) and config.space == "w"
     return replace(config, transform=usual if asked is None else asked)
+
+
+def _start(G, latent, sha256):
+    """Where an earlier run ended, and where in the photo it looked; None, None without one."""
+    from guidance.directions.files import latent_metadata, read_latent
+
+    if latent is None:
+        return None, None
+    found = read_latent(latent, G, sha256)
+    if found.styles or len(found.ws) != 1:
+        raise UserError(f"latent {latent}: expected one latent of sg3 project, without edits")
+    crop = latent_metadata(latent).get("crop")
+    return found.ws, None if crop is None else tuple(json.loads(crop))
 
 
 def _crop(G, image, crop, class_index):
@@ -204,49 +167,12 @@ def _crop(G, image, crop, class_index):
     return Crop(x, y, size, *degrees)
 
 
-def _run(source, image, crop, measure, config, tuning, outdir, manifest, recorder) -> bool:
-    """Project, tune and record; True if the user stopped it. Files are written either way."""
-    from guidance.inversion import project as start_projecting
-    from guidance.inversion import tune as start_tuning
-    from guidance.inversion.photo import cut, to_target
-    from guidance.inversion.record import Recording
-
-    G = recorder["adapted"]
-    target = to_target(cut(image, crop, (G.img_width, G.img_height)), G.img_channels)
-    with manifest.time("start"):
-        steps = start_projecting(G, target, measure, config=config)
-    prepare_folder(outdir)
-    total = config.steps + 1 + (tuning.steps + 1 if tuning.steps else 0)
-    stopped = False
-    recording = Recording(outdir, source, target, total, photo=(image, crop), **recorder)
-    with recording:
-        try:
-            with manifest.time("project"):
-                _drain(recording, steps, config.steps + 1, "project")
-            if tuning.steps:
-                with manifest.time("tune"):
-                    found = recording.projected.ws
-                    steps = start_tuning(recording.network(), found, target, measure, config=tuning)
-                    _drain(recording, steps, tuning.steps + 1, "tune")
-        except KeyboardInterrupt:
-            stopped = True
-            click.echo("Stopped; keeping what there is.", err=True)
-    for path in recording.paths:
-        manifest.add_output(path)
-    for name in ("first", "projected", "tuned"):
-        step = getattr(recording, name)
-        if step is not None:
-            losses = {k: float(v[0]) for k, v in step.losses.items()}
-            manifest.results[name] = {"step": step.index, **losses}
-    if recording.tuned is not None:
-        manifest.results["tuned"]["reason"] = recording.tuned.reason
-    return stopped
-
-
-def _drain(recording, steps, total: int, name: str) -> None:
+def _drain(recording, steps, total: int, name: str, stop) -> None:
     from tqdm import tqdm
 
     bar = tqdm(steps, total=total, disable=None, unit="step", desc=name)
     for step in bar:
         recording.add(step)
         bar.set_postfix(distance=f"{step.distance:.4f}")
+        if stop():
+            break

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -128,7 +130,7 @@ def test_stopping_is_no_error_and_goes_on(clip, cache, tmp_path, monkeypatch):
 
     def stop(path, relevance, whose):
         write(path, relevance, whose)
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(module, "write_relevance", stop)
     options = ["--clip", clip, "--images", "2", "--beta", "0.01", "--seed", "1", "--columns", "2"]

@@ -54,6 +54,11 @@ def read_latent(
     return EditedLatent(ws.to(device, torch.float32), styles)
 
 
+def latent_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """What a file of a latent says about itself. Raises UserError for a damaged file."""
+    return _read(path)[1]
+
+
 def write_latent(path: str | os.PathLike, latent: EditedLatent, metadata: dict[str, str]) -> None:
     """Write a latent that `read_latent` reads, and `sg3 generate --latent` where it has no
     styles (`EditedLatent.folded`)."""
@@ -108,7 +113,9 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, s
         with safe_open(os.fspath(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
-    except SafetensorError as error:
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
 
 

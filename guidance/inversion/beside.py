@@ -22,11 +22,11 @@ SMALLEST_NOISE_PX = 8
 class Beside:
     """Tensors to optimise, and the buffers of the synthesis network that follow from them.
 
-    Each picture of the batch has its own. Raises UserError for a transform of a network that has
-    none.
+    Each picture of the batch has its own. The noise begins with what `config.seed` draws, or, if
+    not `drawn`, with the network's. Raises UserError for a transform of a network that has none.
     """
 
-    def __init__(self, G: nn.Module, batch: int, config):
+    def __init__(self, G: nn.Module, batch: int, config, drawn: bool = True):
         self.device, self.batch = next(G.synthesis.parameters()).device, batch
         self.move = self.before = None
         if config.transform:
@@ -39,9 +39,9 @@ class Beside:
             generator = torch.Generator().manual_seed(config.seed)
             for name, buffer in G.synthesis.named_buffers():
                 if name.rpartition(".")[2] == "noise_const":
-                    drawn = torch.randn(buffer.shape, generator=generator).to(buffer)
-                    drawn = drawn.expand(batch, 1, *buffer.shape).clone()
-                    self.noise[name] = drawn.requires_grad_(True)
+                    fresh = torch.randn(buffer.shape, generator=generator)
+                    noise = (fresh.to(buffer) if drawn else buffer).expand(batch, 1, *buffer.shape)
+                    self.noise[name] = noise.clone().requires_grad_(True)
 
     @property
     def unknown(self) -> list[torch.Tensor]:

@@ -122,8 +122,9 @@ def project(
 
     `targets` `[B, C, H, W]` in [−1, 1], of the size and channels of `G`, each as if it were alone.
     `distance`: what `load_distance` takes. `settings`: fields of `ProjectConfig`, replacing those
-    of `config`. `start_ws` `[B, num_ws, w_dim]` begins there. `G` itself stays as it is. The same
-    seed gives the same result. Bad input raises ValueError here, before the first step.
+    of `config`. `start_ws` `[B, num_ws, w_dim]` begins there, with the noise that `G` has. `G`
+    itself stays as it is. The same seed gives the same result. Bad input raises ValueError here,
+    before the first step.
     """
     config = dataclasses.replace(config or ProjectConfig(), **settings)
     device = next(G.synthesis.parameters()).device
@@ -131,7 +132,7 @@ def project(
     expected = (len(targets), G.num_ws, G.w_dim)
     if start_ws is not None and tuple(start_ws.shape) != expected:
         raise ValueError(f"start_ws: got shape {tuple(start_ws.shape)}, expected {expected}")
-    beside = Beside(G, len(targets), config)
+    beside = Beside(G, len(targets), config, drawn=start_ws is None)
     if isinstance(distance, str):
         distance = load_distance(distance, device)
     goal = Goal(targets.to(device), distance)

@@ -31,7 +31,7 @@ class TuneConfig:
     #: At most.
     steps: int = 350
     seed: int = 0
-    #: None for 1e-3 of pictures up to 64 pixels wide, else 3e-4.
+    #: None for 2e-3 of pictures up to 64 pixels wide, else 3e-4.
     lr: float | None = None
     #: Weights of the mean squared difference of pixels and of the perceptual distance.
     pixels: float = 1.0
@@ -119,7 +119,7 @@ class Tuning(Iterator[TuneStep]):
         self.stop = distance.close_enough if config.stop is None else config.stop
         self.parameters = list(self.G.synthesis.parameters())
         small = max(targets.shape[2:]) <= SMALL_PX
-        lr = config.lr if config.lr is not None else 1e-3 if small else 3e-4
+        lr = config.lr if config.lr is not None else 2e-3 if small else 3e-4
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr)
         statistics = latent_statistics(G, 1, config.class_index)
         self.radius = config.locality_radius * float(statistics.std.square().sum().sqrt())
