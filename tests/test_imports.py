@@ -1,4 +1,4 @@
-"""Imports go one way: ops_cuda <- sg3 <- guidance <- nada <- recipes <- app."""
+"""Imports go one way: ops_cuda <- sg3 <- guidance <- nada <- recipes <- app_tabs <- app."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ORDER = ("ops_cuda", "sg3", "guidance", "nada", "recipes", "app")
+ORDER = ("ops_cuda", "sg3", "guidance", "nada", "recipes", "app_tabs", "app")
 # Nothing that is installed may lean on what stands beside it.
 OUTSIDE = ("benchmarks", "tests", "conftest")
 IMPORT_CALLS = ("import_module", "__import__", "find_spec")

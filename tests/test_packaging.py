@@ -17,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:  # pytest brings it on Python 3.10
     import tomli as tomllib
 
-TOP_LEVEL = ("ops_cuda", "sg3", "guidance", "nada", "recipes")
+TOP_LEVEL = ("ops_cuda", "sg3", "guidance", "nada", "recipes", "app_tabs")
 
 
 @pytest.fixture(scope="module")
