@@ -15,12 +15,12 @@ from torch import nn
 from guidance.encoders import Encoder, is_mini, load_encoder
 from guidance.latents import map_latents, seed_latents
 from guidance.render import renderer
+from guidance.templates import templates_of
 from nada.choice import LayerChoice
 from nada.config import LR_SCALE, AdaptConfig, usual_config
 from nada.directions import Target, image_target, members_of, text_target
 from nada.layers import Unit, free_of_nyquist, units_of
 from nada.objective import Objective
-from nada.templates import templates_of
 from nada.watch import Check, StopRule, Watch
 from sg3.checkpoints import Networks
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 from guidance.encoders import Encoder, is_mini
+from guidance.templates import templates_of
 from nada.objective import ViewConfig, Weights
-from nada.templates import templates_of
 from nada.watch import StopRule
 
 #: The published code scales Adam as lazy regularisation once asked for (FACTS 8.6).
@@ -42,7 +42,7 @@ class AdaptConfig:
     auto_moves: int = 1
     #: Share of the old in the average of the weights, which is the result.
     ema: float = 0.98
-    #: A name in `nada.templates.TEMPLATES` or sentences with {}; None: "mini" for the bundled
+    #: A name in `guidance.templates.TEMPLATES` or sentences with {}; None: "mini" for the bundled
     #: encoders, which know few words, else "imagenet".
     templates: str | tuple[str, ...] | None = None
     #: How far features should move, in units of the difference of the texts' embeddings: for the

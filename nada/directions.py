@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from guidance.encoders import Encoder, EnsembleEncoder
-from nada.templates import PARTS, filled
+from guidance.templates import PARTS, filled
 
 
 def members_of(encoder: Encoder) -> list[tuple[Encoder, float]]:

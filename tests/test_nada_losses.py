@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from nada_doubles import Colour, Hash, only
 
 from guidance.encoders import EnsembleEncoder
+from guidance.templates import PARTS, TEMPLATES, filled, templates_of
 from nada import StopRule, ViewConfig, Weights, losses
 from nada.directions import Target, image_target, text_target
 from nada.objective import Objective
-from nada.templates import PARTS, TEMPLATES, filled, templates_of
 from nada.watch import Check, Watch
 
 

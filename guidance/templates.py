@@ -1,4 +1,4 @@
-"""Sentences into which a name is put, so that a direction does not hang on one wording."""
+"""Sentences into which a name is put, so that an embedding does not hang on one wording."""
 
 from __future__ import annotations
 
