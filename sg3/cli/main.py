@@ -25,6 +25,8 @@ COMMANDS = {
     "plan": ("sg3.cli.plan:plan", "Memory, time and files of a training run before it starts."),
     "dataset": ("sg3.cli.dataset:dataset", "Prepare a data set from images."),
     "metrics": ("sg3.cli.metrics:metrics", "FID, KID, precision and recall, equivariance."),
+    "spectra": ("sg3.cli.spectra:spectra", "Average power spectra of data and of networks."),
+    "inspect": ("sg3.cli.inspect:inspect", "Layers of a network as pictures and spectra."),
     "delta": ("sg3.cli.delta:delta", "Small files of what an adapted network changed."),
     "blend": ("sg3.cli.blend:blend", "One network from the layers of two."),
     "convert": ("sg3.cli.convert:convert", "Official pickle to safetensors, without running it."),
