@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import click
 import gradio as gr
 
-from app_tabs import generate, look, steer
+from app_tabs import adapt, generate, look, looks, steer
 from app_tabs.context import Context, readable
 from sg3.checkpoints.registry import REGISTRY
 from sg3.cli.main import cli
@@ -71,6 +71,11 @@ def build(context: Context) -> gr.Blocks:
             generate.build(context, network, demo, first)
         with gr.Tab("Steer"):
             steer.build(context, network, demo, first)
+        with gr.Tab("Adapt"), gr.Tabs():
+            with gr.Tab("Mix looks"):
+                deltas = looks.build(context, network, demo)
+            with gr.Tab("Teach a new look"):
+                adapt.build(context, network, demo, deltas)
         demo.unload(_forgetting(context))
     return demo.queue(max_size=MOST_WAITING, default_concurrency_limit=4)
 

@@ -171,7 +171,7 @@ def fit(context: Context, request: gr.Request, network: str | None):
 def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> None:
     """The tab's widgets and what they do; `first` is the picture that stands there."""
     with gr.Row():
-        with gr.Column(min_width=300, scale=1, elem_classes="stick"):
+        with gr.Column(min_width=300, scale=1, elem_classes=["stick", "pin"]):
             image = picture("Picture", "The generated image", value=first)
             with gr.Row(elem_classes="tight"):
                 back = gr.Button("Put it back", size="md", min_width=90)

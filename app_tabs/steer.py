@@ -11,7 +11,7 @@ import guidance
 from app_tabs import look
 from app_tabs.context import Context, callback, unknown_words
 from app_tabs.look import picture, seed_field, shown, status
-from app_tabs.wiring import QUIET, command_box, command_line, job
+from app_tabs.wiring import QUIET, Desk, command_box, command_line, jobs
 from guidance.encoders import is_mini
 from guidance.prompts import parse_prompts
 from guidance.record import Recording
@@ -117,16 +117,6 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
     command_box(context, demo, command, inputs)
     noting = callback(context, note_words, ["prompt"])
     prompt.change(noting, prompt, strangers, trigger_mode="always_last", **QUIET)
-    job(
-        context,
-        "steer",
-        [run.click, prompt.submit],
-        steer,
-        inputs,
-        [start, now, line, *save],
-        line,
-        [run],
-        stop,
-        HINT,
-        examples,
-    )
+    outputs = [start, now, line, *save]
+    actions = {"steer": ([run.click, prompt.submit], steer)}
+    jobs(context, "steer", actions, inputs, outputs, Desk(line, [run], stop, HINT), examples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import gradio as gr
 
@@ -22,58 +23,73 @@ LIVE = {
 QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
-def job(
+@dataclass(frozen=True)
+class Desk:
+    """The widgets of long work: `line` says how it goes (`hint` when it failed), `run` are the
+    buttons that are off meanwhile, `stop` is on."""
+
+    line: gr.HTML
+    run: Sequence[gr.Button]
+    stop: gr.Button
+    hint: str
+
+
+def jobs(
     context: Context,
-    name: str,
-    triggers: Sequence,
-    function: Callable,
+    tab: str,
+    actions: Mapping[str, tuple[Sequence, Callable]],
     inputs: Mapping[str, gr.components.Component],
     outputs: Sequence,
-    line: gr.HTML,
-    run: Sequence[gr.Button],
-    stop: gr.Button,
-    hint: str,
+    desk: Desk,
     examples: gr.Examples | None = None,
-) -> None:
-    """Wire long work: `function(context, request, **values)` yields updates of `outputs`.
+) -> list[gr.events.Dependency]:
+    """Wire long work: a tab's actions, name → (triggers, function); one of them at a time.
 
-    It is the public endpoint `name`; `name_stop` asks it to end, also while it waits. `line` says
-    how it goes, `hint` when it failed. A click on one of `examples` starts it as well.
+    `function(context, request, **values)` yields updates of `outputs`. Names are those of public
+    endpoints; `TAB_stop` asks the action to end, also while it waits. A click on one of `examples`
+    starts the first as well. Returns what can be chained to, one for each way to start.
     """
+    buttons = [desk.line, desk.stop, *desk.run]
 
     def begin(request: gr.Request):
-        context.session(request).end(name)
-        context.session(request).begin(name)
-        busy = [gr.update(interactive=False)] * len(run)
+        context.session(request).end(tab)
+        context.session(request).begin(tab)
+        busy = [gr.update(interactive=False)] * len(desk.run)
         return status("Waiting for the device ..."), gr.update(interactive=True), *busy
 
     def end(request: gr.Request):
-        context.session(request).end(name)
-        return gr.update(interactive=False), *[gr.update(interactive=True)] * len(run)
+        context.session(request).end(tab)
+        return gr.update(interactive=False), *[gr.update(interactive=True)] * len(desk.run)
 
     def fail(request: gr.Request):
-        return status(hint), *end(request)
+        return status(desk.hint), *end(request)
 
     def halt(request: gr.Request) -> None:
-        context.session(request).stop(name)
+        context.session(request).stop(tab)
 
-    long = {
-        "fn": callback(context, function, inputs),
-        "inputs": list(inputs.values()),
-        "outputs": list(outputs),
-        "show_progress": "minimal",
-        "show_progress_on": line,
-        **DEVICE,
-    }
-    first = {"fn": begin, "outputs": [line, stop, *run], **QUIET}
-    starts = [(gr.on(triggers, **first), {"api_name": name})]
+    starts = [
+        (gr.on(triggers, begin, None, buttons, **QUIET), function, {"api_name": name})
+        for name, (triggers, function) in actions.items()
+    ]
     if examples is not None:
-        starts.append((examples.load_input_event.success(**first), {"api_visibility": "private"}))
-    for begun, visibility in starts:
-        ran = begun.then(**long, **visibility)
-        ran.success(end, None, [stop, *run], **QUIET)
-        ran.failure(fail, None, [line, stop, *run], **QUIET)
-    stop.click(halt, None, None, queue=False, api_name=f"{name}_stop")
+        begun = examples.load_input_event.success(begin, None, buttons, **QUIET)
+        starts.append((begun, starts[0][1], {"api_visibility": "private"}))
+    ways = []
+    for begun, function, visibility in starts:
+        ran = begun.then(
+            callback(context, function, inputs),
+            list(inputs.values()),
+            list(outputs),
+            show_progress="minimal",
+            show_progress_on=desk.line,
+            **DEVICE,
+            **visibility,
+        )
+        ran.success(end, None, buttons[1:], **QUIET)
+        ran.failure(fail, None, buttons, **QUIET)
+        ways.append(ran)
+    desk.stop.click(halt, None, None, queue=False, api_name=f"{tab}_stop")
+    return ways
 
 
 def command_line(*parts: str | float | None, **options) -> str:
