@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import click
 import gradio as gr
 
-from app_tabs import adapt, generate, look, looks, steer
+from app_tabs import adapt, edit, generate, look, looks, steer
 from app_tabs.context import Context, readable
 from sg3.checkpoints.registry import REGISTRY
 from sg3.cli.main import cli
@@ -76,6 +76,8 @@ def build(context: Context) -> gr.Blocks:
                 deltas = looks.build(context, network, demo)
             with gr.Tab("Teach a new look"):
                 adapt.build(context, network, demo, deltas)
+        with gr.Tab("Edit"):
+            edit.build(context, network, demo)
         demo.unload(_forgetting(context))
     return demo.queue(max_size=MOST_WAITING, default_concurrency_limit=4)
 

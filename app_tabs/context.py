@@ -72,6 +72,8 @@ class Context:
     outdir: Path
     # A page that others can reach must not open files or addresses of their choice.
     public: bool = False
+    #: Computed once, read by all, by what it was computed from.
+    shared: dict[tuple, Any] = field(default_factory=dict, repr=False)
     _sessions: OrderedDict = field(default_factory=OrderedDict, repr=False)
     _networks: OrderedDict = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)

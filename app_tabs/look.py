@@ -95,7 +95,7 @@ def curves(series: Mapping[str, Sequence[float]]) -> str:
     """Named series as an inline drawing, each over its own range, with a legend if several."""
     drawn = {name: values for name, values in series.items() if len(values) >= 2}
     if not drawn:
-        return '<div class="curve"></div>'
+        return ""
     texts = [f"{name} from {v[0]:.3f} to {v[-1]:.3f}" for name, v in drawn.items()]
     label = html.escape("; ".join(texts))
     lines = "".join(
