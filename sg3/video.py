@@ -27,7 +27,7 @@ from sg3.motion import MOTIONS, Move, moves
 KINDS = ("lerp", "loop", "transform")
 WRAPS = 2  # how often the official tool repeats the keyframes on both sides
 SMOOTHING = 0.5  # of loops: standard deviation of their filter, in keyframes
-BATCH = 8  # pictures per pass
+PASS_PIXELS, MOST = 1 << 19, 8  # of pictures that are drawn together
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class VideoConfig:
 
 @dataclass(frozen=True)
 class Film:
-    """`num_frames` pictures uint8 `[H, W, C]`, made while `frames` is drained."""
+    """`num_frames` pictures uint8 `[H, W, 3 or 1]`, made while `frames` is drained."""
 
     num_frames: int
     frames: Iterator[np.ndarray]
@@ -199,16 +199,18 @@ def _frames(
     min_size_px: int,
 ) -> Iterator[np.ndarray]:
     for index, ws in enumerate(path):
-        pictures = to_uint8(render(G, ws, ways[index % len(ways)]))
+        pictures = to_uint8(render(G, ws, ways[index % len(ways)]))[..., :3]  # no transparency
         yield image_grid(enlarge(pictures, min_size_px), columns)
 
 
 @torch.no_grad()
 def render(
-    G: nn.Module, ws: torch.Tensor, move: Move | None = None, batch: int = BATCH
+    G: nn.Module, ws: torch.Tensor, move: Move | None = None, batch: int | None = None
 ) -> torch.Tensor:
-    """Pictures `[N, C, H, W]` of `ws` on G's device, `batch` at a time, with constant noise."""
+    """Pictures `[N, C, H, W]` of `ws` on G's device with constant noise, `batch` (one for 1024²,
+    up to eight smaller ones) at a time."""
     move, ws = move or Move(), ws.to(next(G.parameters()).device)
+    batch = batch or max(1, min(MOST, PASS_PIXELS // (G.img_height * G.img_width)))
     with user_transform(G, move.translate, move.rotate_deg):
         parts = [G.synthesis(part, noise_mode="const") for part in ws.split(batch)]
     return torch.cat(parts)
