@@ -120,9 +120,8 @@ def inspect(network, deltas, seed, latent, force, trunc, class_index, list_only,
       sg3 inspect --layers features,L2,output --motion turn --output turn.mp4
     """
     import sg3
-    from sg3.analysis.layers import input_transforms, layers
-    from sg3.manifest import RunManifest
-    from sg3.networks import stylegan3
+    from sg3.analysis.layers import layers
+    from sg3.cli.video import manifest_beside
 
     if not list_only:
         _check_output(output)
@@ -137,27 +136,26 @@ def inspect(network, deltas, seed, latent, force, trunc, class_index, list_only,
             )
         return
     out = Path(output)
-    manifest = RunManifest(out.parent, "inspect", click.get_current_context().params)
-    manifest.path = out.with_suffix(".json")
-    manifest.add_input(network, nets.meta["sha256"])
-    for path, _ in deltas:
-        manifest.add_input(path)
-    if latent is not None:
-        manifest.add_input(latent)
+    manifest = manifest_beside(out, [(network, nets)], [*(path for path, _ in deltas), latent])
     ws = _latent(G, seed, latent, None if force else nets.meta["sha256"], trunc, class_index)
     with manifest:
         _write(G, ws, out, options)
         manifest.add_output(out)
-        if isinstance(G.synthesis, stylegan3.SynthesisNetwork):
-            (learned,) = input_transforms(G, ws)
-            manifest.results["input_transform"] = {
-                "translate": learned.translate,
-                "rotate_deg": learned.rotate_deg,
-                "matrix": learned.matrix.tolist(),
-            }
-            x, y = learned.translate
-            click.echo(f"learned transform: {x:+.4f},{y:+.4f}, {learned.rotate_deg:+.2f} degrees")
+        manifest.results["input_transform"] = _learned(G, ws)
     click.echo(str(out))
+
+
+def _learned(G, ws) -> dict | None:
+    """What the latent does to the input of a StyleGAN3; printed too."""
+    from sg3.analysis.layers import input_transforms
+    from sg3.networks import stylegan3
+
+    if not isinstance(G.synthesis, stylegan3.SynthesisNetwork):
+        return None
+    (learned,) = input_transforms(G, ws)
+    x, y = learned.translate
+    click.echo(f"learned transform: {x:+.4f},{y:+.4f}, {learned.rotate_deg:+.2f} degrees")
+    return {**vars(learned), "matrix": learned.matrix.tolist()}
 
 
 def _check_output(output: str | None) -> None:

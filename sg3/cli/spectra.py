@@ -50,10 +50,11 @@ def spectra(data, networks, num, trunc, mean, std, output, seed, device) -> None
       sg3 spectra --data faces.zip --network mini-faces --network sg2.safetensors \\
         --output spectra.svg
     """
+    import sg3
     from sg3.analysis import spectra as analysis
     from sg3.analysis.drawing import check_suffix
+    from sg3.cli.video import manifest_beside
     from sg3.files import check_folder, prepare_folder
-    from sg3.manifest import RunManifest
 
     if not data and not networks:
         raise click.UsageError("give --data, --network, or both")
@@ -62,16 +63,13 @@ def spectra(data, networks, num, trunc, mean, std, output, seed, device) -> None
     check_suffix(output)
     out = Path(output)
     check_folder(out.parent)
-    manifest = RunManifest(out.parent, "spectra", click.get_current_context().params)
-    manifest.path = out.with_suffix(".json")
-    sources = _sources(data, networks, num, trunc, seed, resolve_device(device), manifest)
-    if len({name for name, _ in sources}) < len(sources):
+    loaded = [(name, sg3.load(name, resolve_device(device))) for name in networks]
+    manifest = manifest_beside(out, loaded)
+    sources = _sources(data, loaded, num, trunc, seed)
+    if len(dict(sources)) < len(sources):
         raise UserError("sources: got one twice, expected different names")
-    if mean is None:
-        name, batches = sources[0]
-        norm = analysis.mean_and_std(batches(), name)
-    else:
-        norm = analysis.Normalisation(mean, std)
+    name, batches = sources[0]
+    norm = analysis.Normalisation(mean, std) if std else analysis.mean_and_std(batches(), name)
     with manifest:
         found = []
         for name, batches in sources:
@@ -80,11 +78,9 @@ def spectra(data, networks, num, trunc, mean, std, output, seed, device) -> None
             manifest.results[name] = {"pictures": found[-1].num}
         drawing = analysis.chart(found, norm)
         prepare_folder(out.parent)
-        drawing.save(out)
-        manifest.add_output(out)
-        for spectrum in found:
-            file = out.with_name(f"{out.stem}-{_file_name(spectrum.name)}.npz")
-            spectrum.save(file)
+        files = {out: drawing, **{_numbers_of(out, spectrum): spectrum for spectrum in found}}
+        for file, thing in files.items():
+            thing.save(file)
             manifest.add_output(file)
         manifest.results["normalisation"] = vars(norm)
         for other in found[1:]:
@@ -94,9 +90,8 @@ def spectra(data, networks, num, trunc, mean, std, output, seed, device) -> None
     click.echo(f"{out}: mean {norm.mean:.3f}, std {norm.std:.3f} (bytes, of {norm.source})")
 
 
-def _sources(data, networks, num, trunc, seed, device, manifest) -> list[tuple]:
+def _sources(data, loaded, num, trunc, seed) -> list[tuple]:
     """(name, function that starts its pictures) of everything that was asked for."""
-    import sg3
     from sg3.analysis.spectra import generated_bytes
     from sg3.data import open_dataset
     from sg3.metrics.sampling import real_images
@@ -112,15 +107,14 @@ def _sources(data, networks, num, trunc, seed, device, manifest) -> list[tuple]:
         return open_dataset(path, max_size=num, random_seed=seed, cache="none")
 
     found = [(Path(path).stem, real(opened(path))) for path in data]
-    for name in networks:
-        nets = sg3.load(name, device)
-        manifest.add_input(name, nets.meta["sha256"])
+    for name, nets in loaded:
         found.append((Path(name).stem if Path(name).suffix else name, made(nets.G_ema)))
     return found
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name)[:60]
+def _numbers_of(out: Path, spectrum) -> Path:
+    name = re.sub(r"[^\w.-]+", "-", spectrum.name)[:60]
+    return out.with_name(f"{out.stem}-{name}.npz")
 
 
 class _Bar:

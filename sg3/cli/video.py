@@ -145,7 +145,6 @@ def video(networks, deltas, kind, latent, force, column, fps, bitrate, output, d
     """
     import sg3
     from sg3.generate import load_latents
-    from sg3.manifest import RunManifest
     from sg3.media import save_png
     from sg3.video import plan_film
 
@@ -159,14 +158,8 @@ def video(networks, deltas, kind, latent, force, column, fps, bitrate, output, d
         G = with_deltas(nets.G_ema, deltas)
         apply_precision(G, options["precision"])
         generators.append((name, G))
-    config = _config(kind, options)
-    out = Path(output)
-    manifest = RunManifest(out.parent, "video", click.get_current_context().params)
-    manifest.path = out.with_suffix(".json")
-    for name, nets in loaded:
-        manifest.add_input(name, nets.meta["sha256"])
-    for path, _ in deltas:
-        manifest.add_input(path)
+    config, out = _config(kind, options), Path(output)
+    manifest = manifest_beside(out, loaded, [*(path for path, _ in deltas), latent])
     if kind == "slices":
         from sg3.analysis.stickiness import SliceFilm
 
@@ -174,7 +167,6 @@ def video(networks, deltas, kind, latent, force, column, fps, bitrate, output, d
     else:
         ws = None
         if latent is not None:
-            manifest.add_input(latent)
             ws = load_latents(latent, None if force else loaded[0][1].meta["sha256"])
         film = plan_film(generators[0][1], config, ws)
     with manifest, manifest.time("film"):
@@ -220,6 +212,22 @@ def check_bitrate(text: str) -> str:
     if not re.fullmatch(r"\d+(\.\d+)?[kM]?", text):
         raise UserError(f"got {text!r}, expected a rate like 12M")
     return text
+
+
+def manifest_beside(out: Path, networks, files=()):
+    """The manifest of the running command as `out` with .json: what is written there may share its
+    folder. `networks` are pairs (name, loaded networks), `files` further inputs or None."""
+    from sg3.manifest import RunManifest
+
+    context = click.get_current_context()
+    manifest = RunManifest(out.parent, context.info_name, context.params)
+    manifest.path = out.with_suffix(".json")
+    for name, nets in networks:
+        manifest.add_input(name, nets.meta["sha256"])
+    for path in files:
+        if path is not None:
+            manifest.add_input(path)
+    return manifest
 
 
 def write_film(
