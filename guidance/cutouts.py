@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,9 @@ class Augment:
     """Ranges of light random changes; every value is a half width around "unchanged".
 
     Shifts in image widths, scale relative, rotation in degrees, brightness and contrast in units
-    of the image range [−1, 1], noise as a standard deviation in the same units.
+    of the image range [−1, 1], noise as a standard deviation in the same units. Perspective: by how
+    much nearer a border is than the centre, as a share. Flip: the probability of a mirror image.
+    Hue in degrees, saturation relative. Raises ValueError for values out of range.
     """
 
     shift: float = 0.0
@@ -24,6 +26,21 @@ class Augment:
     brightness: float = 0.0
     contrast: float = 0.0
     noise: float = 0.0
+    perspective: float = 0.0
+    flip: float = 0.0
+    hue: float = 0.0
+    saturation: float = 0.0
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            most = {"perspective": 0.5, "flip": 1.0, "rotate_deg": 180.0, "hue": 180.0}.get(name, 1)
+            if not 0 <= value <= most:
+                raise ValueError(f"{name}: got {value}, expected 0 to {most:g}")
+
+    @property
+    def warps(self) -> bool:
+        """Whether views of a small picture are anything but the picture."""
+        return any((self.shift, self.scale, self.rotate_deg, self.perspective, self.flip))
 
 
 AUGMENTS = {
@@ -50,6 +67,9 @@ def random_views(
     height, width = images.shape[2:]
     if min(height, width) > size_px:
         views = _cut(images, count, size_px, generators)
+        if augment.perspective or augment.flip:  # cutouts are moved and scaled as it is
+            frames = torch.eye(3).expand(len(images) * count, 3, 3)
+            views = _warp(views, _tilted(frames, generators, count, augment))
     else:
         views = _jiggle(images, count, generators, augment)
     return _recolour(views, generators, augment)
@@ -92,25 +112,54 @@ def _cut(images, count, size_px, generators) -> torch.Tensor:
 
 
 def _jiggle(images, count, generators, augment: Augment) -> torch.Tensor:
-    batch, channels, height, width = images.shape
-    if not (augment.shift or augment.scale or augment.rotate_deg):
-        return images[:, None].expand(batch, count, channels, height, width)
+    batch, _, height, width = images.shape
+    repeated = images[:, None].expand(batch, count, -1, -1, -1)
+    if not augment.warps:
+        return repeated
     u = (_uniform(generators, 4, count) * 2 - 1).transpose(0, 1).reshape(4, batch * count)
     angle = u[0] * math.radians(augment.rotate_deg)
     scale = torch.exp(u[1] * math.log1p(augment.scale))
     cos, sin = angle.cos() / scale, angle.sin() / scale
     # Grid coordinates span 2 per side, whatever its length: a rotation has to know.
     aspect = width / height
-    shift_x, shift_y = 2 * augment.shift * u[2], 2 * augment.shift * u[3]
-    theta = torch.stack([cos, -sin / aspect, shift_x, sin * aspect, cos, shift_y], dim=1).reshape(
-        -1, 2, 3
-    )
-    grid = F.affine_grid(
-        theta.to(images), [batch * count, channels, height, width], align_corners=False
-    )
-    repeated = images[:, None].expand(batch, count, channels, height, width).flatten(0, 1)
-    views = F.grid_sample(repeated, grid, padding_mode="reflection", align_corners=False)
-    return views.reshape(batch, count, channels, height, width)
+    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+    rows = [
+        *(cos, -sin / aspect, 2 * augment.shift * u[2]),
+        *(sin * aspect, cos, 2 * augment.shift * u[3]),
+        *(zero, zero, one),
+    ]
+    frames = torch.stack(rows, dim=1).reshape(-1, 3, 3)
+    return _warp(repeated, _tilted(frames, generators, count, augment))
+
+
+def _tilted(frames: torch.Tensor, generators, count: int, augment: Augment) -> torch.Tensor:
+    """Homographies `[B·count, 3, 3]` after random mirroring and tilting."""
+    if augment.flip:
+        mirrored = (_uniform(generators, count) < augment.flip).flatten()
+        sign = torch.where(mirrored, -1.0, 1.0)
+        frames = (
+            frames * torch.stack([sign, torch.ones_like(sign), torch.ones_like(sign)], 1)[:, None]
+        )
+    if augment.perspective:
+        # Half each, so that the nearest corner is as near as the nearest border may be.
+        u = (_uniform(generators, 2, count) * 2 - 1) * augment.perspective / 2
+        tilt = torch.eye(3).repeat(len(frames), 1, 1)
+        tilt[:, 2, :2] = u.transpose(1, 2).flatten(0, 1)
+        frames = frames @ tilt
+    return frames
+
+
+def _warp(views: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """`views` `[B, V, C, H, W]` through homographies `[B·V, 3, 3]` from output to input places, in
+    coordinates from −1 to 1 per side."""
+    height, width = views.shape[-2:]
+    y = (torch.arange(height) + 0.5) * (2 / height) - 1
+    x = (torch.arange(width) + 0.5) * (2 / width) - 1
+    places = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(height, width)], dim=2)
+    found = torch.einsum("nij,hwj->nhwi", frames, places).to(views)
+    grid = found[..., :2] / found[..., 2:]
+    flat = F.grid_sample(views.flatten(0, 1), grid, padding_mode="reflection", align_corners=False)
+    return flat.reshape(views.shape)
 
 
 def _recolour(views, generators, augment: Augment) -> torch.Tensor:
@@ -118,7 +167,22 @@ def _recolour(views, generators, augment: Augment) -> torch.Tensor:
     if augment.brightness or augment.contrast:
         u = (_uniform(generators, 2, count) * 2 - 1).to(views)[..., None, None, None]
         views = views * (1 + augment.contrast * u[:, 0]) + augment.brightness * u[:, 1]
+    if augment.hue or augment.saturation:
+        u = _uniform(generators, 2, count) * 2 - 1
+        matrices = colour_matrices(
+            u[:, 0] * math.radians(augment.hue), 1 + u[:, 1] * augment.saturation
+        )
+        views = torch.einsum("bvij,bvjhw->bvihw", matrices.to(views), views)
     if augment.noise:
         noise = torch.stack([torch.randn(views.shape[1:], generator=g) for g in generators])
         views = views + augment.noise * noise.to(views)
     return views
+
+
+def colour_matrices(angle: torch.Tensor, saturation: torch.Tensor) -> torch.Tensor:
+    """`[..., 3, 3]` that turn RGB by `angle` around the grey axis, and scale what is not grey."""
+    cos, sin = angle.cos()[..., None, None], angle.sin()[..., None, None]
+    grey = torch.full([3, 3], 1 / 3)
+    across = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+    turned = cos * (torch.eye(3) - grey) + sin * across
+    return grey + saturation[..., None, None] * turned

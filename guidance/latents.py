@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+#: Of the files that hold latents.
+LATENT_FORMAT = "sg3-latent"
 STATISTICS_SAMPLES = 10_000
 #: Components with less than this share of the largest variance are rounding, not directions.
 SMALLEST_VARIANCE = 1e-6
@@ -101,38 +104,60 @@ class LatentSpace:
     `basis="pca"` moves along the principal components of W only, each scaled to unit variance;
     `basis="std"` moves every number of w, each scaled by its standard deviation (FACTS 8.1).
     `per_layer` gives each of the `num_ws` rows coordinates of its own (W+). Whatever of the start
-    lies outside the span stays in `base`, so the start itself is met exactly.
+    lies outside the span stays in `base`, so the start itself is met exactly. With `rows` the
+    others stay where they start.
     """
 
     def __init__(
-        self, statistics: LatentStatistics, start: torch.Tensor, basis: str, per_layer: bool
+        self,
+        statistics: LatentStatistics,
+        start: torch.Tensor,
+        basis: str,
+        per_layer: bool,
+        rows: Collection[int] | None = None,
     ):
         self.statistics = statistics
         self.num_ws = start.shape[1]
+        self.rows = list(range(self.num_ws)) if rows is None else sorted(rows)
         if basis == "pca":
             scale = statistics.variances.sqrt()
             self.directions = statistics.components * scale[:, None]  # [D, w_dim]
-            rows = statistics.whiten(start)
+            places = statistics.whiten(start)
         else:
             # A dead number of w keeps its value instead of blowing up the division.
             scale = statistics.std.clamp_min(1e-8)
             self.directions = torch.diag(scale)
-            rows = (start - statistics.mean) / scale
+            places = (start - statistics.mean) / scale
+        self.fixed = start
+        places = places[:, self.rows]
         # In W all rows share their coordinates; what the start has beyond that is base, too.
-        self.start = rows if per_layer else rows.mean(dim=1, keepdim=True)  # [B, 1 or num_ws, D]
-        self.base = start - self.start @ self.directions  # [B, num_ws, w_dim]
+        self.start = places if per_layer else places.mean(dim=1, keepdim=True)  # [B, 1 or R, D]
+        self.base = start[:, self.rows] - self.start @ self.directions  # [B, R, w_dim]
 
-    def decode(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """`coordinates` `[B, 1 or num_ws, D]` → ws `[B, num_ws, w_dim]`."""
+    def moving(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """`coordinates` `[B, 1 or R, D]` → the rows of ws that move, `[B, R, w_dim]`."""
         return self.base + coordinates @ self.directions
 
+    def decode(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """`coordinates` `[B, 1 or R, D]`, R the rows that move → ws `[B, num_ws, w_dim]`."""
+        moving = self.moving(coordinates)
+        if len(self.rows) == self.num_ws:
+            return moving
+        index = torch.tensor(self.rows, device=moving.device)
+        return self.fixed.index_copy(1, index, moving)
+
+    def square(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Of the rows that move: mean squared whitened coordinate, `[B]`."""
+        return self.statistics.whiten(self.moving(coordinates)).square().mean(dim=(1, 2))
+
     @torch.no_grad()
-    def bound_(self, coordinates: torch.Tensor, max_sigma: float) -> None:
-        """Pull `coordinates`, in place, back to where ws is at most `max_sigma` from the mean."""
-        if not max_sigma:
+    def bound_(self, coordinates: torch.Tensor, max_sigma: float | torch.Tensor) -> None:
+        """Pull `coordinates`, in place, back to where the root of `square` is at most `max_sigma`
+        (a number or `[B]`; 0 for no bound)."""
+        limit = torch.as_tensor(max_sigma, dtype=coordinates.dtype, device=coordinates.device)
+        if not limit.any():
             return
         # `base` need not be at the mean, so shrinking once may fall short; three times do not.
         for _ in range(3):
-            sigma = self.statistics.sigma(self.decode(coordinates))
-            factor = (max_sigma / sigma.clamp_min(1e-12)).clamp_max(1)
+            factor = (limit / self.square(coordinates).sqrt().clamp_min(1e-12)).clamp_max(1)
             coordinates.mul_(factor[:, None, None])

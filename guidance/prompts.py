@@ -1,20 +1,33 @@
-"""Texts with weights."""
+"""Texts and pictures with weights."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from sg3.data.transforms import to_mode
+from sg3.errors import UserError
 
 WEIGHT = re.compile(r"^(.*):\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text and how strongly it pulls; a negative weight pushes away."""
+    """A text, or a picture (of which `text` is the name), and how strongly it pulls; a negative
+    weight pushes away."""
 
     text: str
     weight: float = 1.0
+    image: Image.Image | None = field(default=None, repr=False, hash=False)
+
+
+#: What stands for prompts: a text, a picture's path (as a `Path`) or the picture, a `Prompt`.
+PromptLike = str | os.PathLike | Image.Image | Prompt
 
 
 def parse_prompt(text: str) -> tuple[Prompt, ...]:
@@ -36,13 +49,41 @@ def parse_prompt(text: str) -> tuple[Prompt, ...]:
     return tuple(prompts)
 
 
-def parse_prompts(texts: str | Prompt | Iterable[str | Prompt]) -> tuple[Prompt, ...]:
-    """One text or several, all pulling the same picture → prompts. Raises as `parse_prompt`."""
-    if isinstance(texts, (str, Prompt)):
-        texts = [texts]
-    prompts: list[Prompt] = []
-    for text in texts:
-        prompts += [text] if isinstance(text, Prompt) else parse_prompt(text)
-    if not prompts:
+def image_prompt(picture: str | os.PathLike | Image.Image, weight: float = 1.0) -> Prompt:
+    """A picture, or the file of one, that pulls like a text.
+
+    Files of any mode and orientation. Raises UserError for a file that is no picture.
+    """
+    if weight == 0:
+        raise UserError("image: the weight is 0, expected another number")
+    if isinstance(picture, Image.Image):
+        return Prompt("a picture", weight, to_mode(picture, "RGB"))
+    from guidance.inversion.photo import read_photo  # reads what cameras write, orientation too
+
+    return Prompt(Path(picture).name, weight, to_mode(read_photo(picture), "RGB"))
+
+
+def parse_image(text: str) -> Prompt:
+    """`"photo.jpg:0.5"` → a picture with its weight; which files exist decides on the colon.
+
+    Raises UserError where there is no such file, or it is no picture.
+    """
+    match = WEIGHT.match(text)
+    if match and not Path(text).is_file():
+        return image_prompt(match[1], float(match[2]))
+    return image_prompt(text)
+
+
+def parse_prompts(prompts: PromptLike | Iterable[PromptLike]) -> tuple[Prompt, ...]:
+    """One prompt or several, all pulling the same picture → `Prompt`s. Raises as `parse_prompt`."""
+    if isinstance(prompts, PromptLike):
+        prompts = [prompts]
+    found: list[Prompt] = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            found += parse_prompt(prompt)
+        else:
+            found.append(prompt if isinstance(prompt, Prompt) else image_prompt(prompt))
+    if not found:
         raise ValueError("prompt: got none, expected a text such as 'a red hat'")
-    return tuple(prompts)
+    return tuple(found)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from guidance.steer import Step
+from guidance.latents import LATENT_FORMAT
+from guidance.steering import Step
 from sg3.files import write_tensors
 from sg3.media import VideoWriter, contact_sheet, save_png, to_uint8
 
-LATENT_FORMAT = "sg3-latent"
 #: Small pictures are enlarged in the video by whole factors: players blur them otherwise.
 VIDEO_SIZE_PX = 256
 VIDEO_LENGTH_S = 4.0

@@ -77,6 +77,25 @@ def replaced_styles(G: nn.Module, styles: Mapping[str, torch.Tensor]) -> Iterato
 
     Gradients flow to `styles`. Raises UserError for an unknown layer or another shape.
     """
+    with _hooked(G, styles, lambda output, style: style.to(output).expand(len(output), -1)):
+        yield
+
+
+@contextmanager
+def added_styles(G: nn.Module, styles: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Within the block, these `[N or 1, channels]` are added to what the named layers use.
+
+    Gradients flow to `styles`. Raises UserError as `replaced_styles` does.
+    """
+    with _hooked(G, styles, lambda output, style: output + style.to(output)):
+        yield
+
+
+@contextmanager
+def _hooked(G: nn.Module, styles: Mapping[str, torch.Tensor], change) -> Iterator[None]:
+    if not styles:  # networks without style space need none
+        yield
+        return
     layers = {layer.name: layer for layer in style_layers(G)}
     with ExitStack() as stack:
         for name, style in styles.items():
@@ -87,14 +106,14 @@ def replaced_styles(G: nn.Module, styles: Mapping[str, torch.Tensor]) -> Iterato
                 raise UserError(
                     f"styles: {name} got shape {list(style.shape)}, expected [N, {layer.channels}]"
                 )
-            handle = layer.module.affine.register_forward_hook(_replacement(style))
+            handle = layer.module.affine.register_forward_hook(_changing(style, change))
             stack.callback(handle.remove)
         yield
 
 
-def _replacement(style: torch.Tensor):
+def _changing(style: torch.Tensor, change):
     def hook(module, args, output):
-        return style.to(output).expand(len(output), -1)
+        return change(output, style)
 
     return hook
 

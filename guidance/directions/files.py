@@ -12,7 +12,7 @@ from torch import nn
 
 from guidance.directions.base import Direction, EditedLatent
 from guidance.directions.linear import labelled_direction
-from guidance.record import LATENT_FORMAT
+from guidance.latents import LATENT_FORMAT
 from guidance.style_space import style_layers
 from sg3.errors import UserError
 from sg3.files import write_tensors

@@ -1,0 +1,155 @@
+"""What steering moves: numbers in units of how they vary over W, and the latents they stand for.
+
+w, w+   coordinates of ws, shared by all layers or one set per layer
+s       the styles of every layer that makes no colour (StyleSpace, arXiv 2011.12799)
+and beside any of them the four numbers of a StyleGAN3's input transform
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import nn
+
+from guidance.directions.base import EditedLatent
+from guidance.latents import LatentSpace, latent_statistics
+from guidance.style_space import StyleLayer, style_layers, styles_of
+from sg3.errors import UserError
+from sg3.networks import stylegan3
+
+#: One unit of the transform moves the picture by this share of its larger side, or turns it by
+#: this angle in radians: about what poses differ by, as a unit of the latent is.
+MOVE = 0.05
+
+Coordinates = dict[str, torch.Tensor]
+
+
+class StyleCoordinates:
+    """Styles around a start, each in standard deviations of what W gives it, mean 0."""
+
+    def __init__(
+        self, G: nn.Module, start: EditedLatent, layers: list[StyleLayer], class_index: int | None
+    ):
+        self.layers, self.ws, self.before = layers, start.ws, start.styles
+        everything = latent_statistics(G, G.w_dim, class_index)
+        found = styles_of(G, start.ws)
+        mean = styles_of(G, everything.mean.expand(1, G.num_ws, -1))
+        stds, places = [], []
+        for layer in layers:
+            # The styles are affine in w, so their variances follow from those of W.
+            affine = layer.module.affine
+            spread = (affine.weight * affine.weight_gain) @ everything.components.T
+            stds.append((spread.square() @ everything.variances).sqrt().clamp_min(1e-8))
+            style = found[layer.name] + start.styles.get(layer.name, 0)
+            places.append((style - mean[layer.name]) / stds[-1])
+        self.std, self.start = torch.cat(stds), torch.cat(places, dim=1)  # [C], [B, C]
+
+    def decode(self, coordinates: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`coordinates` `[B, C]` → what is added to the styles that ws gives, by layer."""
+        parts = ((coordinates - self.start) * self.std).split(
+            [layer.channels for layer in self.layers], dim=1
+        )
+        names = [layer.name for layer in self.layers]
+        return {n: p + self.before.get(n, 0) for n, p in zip(names, parts, strict=True)}
+
+    def square(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Mean square `[B]`: near 1 for latents of W."""
+        return coordinates.square().mean(dim=1)
+
+    @torch.no_grad()
+    def bound_(self, coordinates: torch.Tensor, max_sigma: float | torch.Tensor) -> None:
+        """Pull `coordinates`, in place, back to where the root of `square` is at most
+        `max_sigma`."""
+        limit = torch.as_tensor(max_sigma, dtype=coordinates.dtype, device=coordinates.device)
+        if limit.any():
+            factor = (limit / self.square(coordinates).sqrt().clamp_min(1e-12)).clamp_max(1)
+            coordinates.mul_(factor[:, None])
+
+
+def check_space(G: nn.Module, config) -> None:
+    """Raise UserError where `G` has no style space or input transform and `config` asks for it."""
+    if config.space == "s":
+        style_layers(G)
+    if config.transform != "follow" and not isinstance(G, stylegan3.Generator):
+        raise UserError("transform: only StyleGAN3 networks have an input transform")
+
+
+class Movable:
+    """The numbers of B latents that steering may move. Decoding them at `start` gives `latent`.
+
+    `rows` of ws: only the layers that read these move; None for all. Raises UserError where
+    nothing is left that could move, or as `check_space` does.
+    """
+
+    def __init__(
+        self, G: nn.Module, latent: EditedLatent, config, rows: Collection[int] | None = None
+    ):
+        check_space(G, config)
+        self.latent, self.config = latent, config
+        self.statistics = latent_statistics(G, config.components, config.class_index)
+        self.start: Coordinates = {}
+        if config.space == "s":
+            layers = [
+                layer
+                for layer in style_layers(G)
+                if not (layer.to_rgb or layer.is_input) and (rows is None or layer.ws_row in rows)
+            ]
+            if not layers:
+                raise UserError(
+                    f"layers: {config.layers!r} holds no layer with styles that move in space s"
+                )
+            self.styles = StyleCoordinates(G, latent, layers, config.class_index)
+            self.start["styles"] = self.styles.start
+        else:
+            per_layer = config.space == "w+"
+            self.space = LatentSpace(self.statistics, latent.ws, config.basis, per_layer, rows)
+            self.start["latent"] = self.space.start
+        self.input = None
+        if config.transform != "follow":
+            self.input = G.synthesis.input.affine
+            with torch.no_grad():
+                self.placed = self.input(latent.ws[:, 0])  # [B, 4]
+            if config.transform == "free":
+                self.start["transform"] = torch.zeros_like(self.placed)
+
+    def decode(self, coordinates: Mapping[str, torch.Tensor]) -> EditedLatent:
+        """Latents that `coordinates` stand for; differentiable."""
+        ws, styles = self.latent.ws, dict(self.latent.styles)
+        if "latent" in coordinates:
+            ws = self.space.decode(coordinates["latent"])
+        else:
+            styles |= self.styles.decode(coordinates["styles"])
+        if self.input is not None:
+            added = self.latent.styles.get("input", 0)
+            if "transform" in coordinates:
+                # All four are divided by the length of the first two, so that is their unit.
+                unit = MOVE * self.placed[:, :2].norm(dim=1, keepdim=True)
+                styles["input"] = added + coordinates["transform"] * unit
+            else:
+                styles["input"] = added + self.placed - self.input(ws[:, 0])
+        return EditedLatent(ws, styles)
+
+    def prior(self, coordinates: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Mean squared distance of what moves from the mean of W, `[B]`."""
+        if "latent" in coordinates:
+            return self.space.square(coordinates["latent"])
+        return self.styles.square(coordinates["styles"])
+
+    def sigma(self, coordinates: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Distance of what moves from the mean of W, in standard deviations `[B]`."""
+        return self.prior(coordinates).sqrt()
+
+    def bound_(
+        self, coordinates: Mapping[str, torch.Tensor], max_sigma: float | torch.Tensor
+    ) -> None:
+        """Pull `coordinates`, in place, back to where `sigma` is at most that; 0: no bound."""
+        if "latent" in coordinates:
+            self.space.bound_(coordinates["latent"], max_sigma)
+        else:
+            self.styles.bound_(coordinates["styles"], max_sigma)
+
+    def change(self, coordinates: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Mean squared change since `start`, `[B]`; that of the transform is added."""
+        changes = [(coordinates[name] - place) for name, place in self.start.items()]
+        return sum(change.flatten(1).square().mean(dim=1) for change in changes)
