@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -23,7 +24,8 @@ INTERRUPTED = 130
 def edit(network, deltas, latent, seeds, device, outdir, sheet, video, **options) -> None:
     """Move a latent along directions: texts, components, labels, files.
 
-    The first text for a network and an encoder takes minutes; its statistics are kept.
+    The first text for a network and an encoder takes minutes (seconds for mini-faces, whose
+    statistics are bundled); what was found out is kept.
 
     \b
     Examples:
@@ -52,7 +54,8 @@ def edit(network, deltas, latent, seeds, device, outdir, sheet, video, **options
         manifest.add_input(path)
     try:
         with manifest.time("directions"):
-            directions = _directions(G, specs, options)
+            known = G if options["own_statistics"] else nets.G_ema
+            directions = _directions(G, specs, options, known)
     except KeyboardInterrupt:
         click.echo("Stopped; the same command goes on from here.", err=True)
         sys.exit(INTERRUPTED)
@@ -110,6 +113,8 @@ def _paths(outdir, sheet, video, specs) -> tuple[Path, Path, Path | None]:
         outdir = Path(sheet).parent if sheet else Path("out") / name
     outdir, video = Path(outdir), Path(video) if video else None
     sheet = Path(sheet) if sheet else outdir / "sheet.png"
+    if sheet.suffix.lower() != ".png":
+        raise UserError(f"sheet: got {str(sheet)!r}, expected a name ending in .png")
     if video and video.suffix.lower() != ".mp4":
         raise UserError(f"video: got {str(video)!r}, expected a name ending in .mp4")
     for path in (outdir, sheet.parent, (video or sheet).parent):
@@ -126,6 +131,8 @@ def _start(G, latent, seeds, sha256, options):
     from guidance.latents import map_latents, seed_latents
 
     class_index = options["class_index"]
+    if not math.isfinite(options["psi"]):
+        raise UserError(f"trunc: got {options['psi']}, expected a finite number such as 0.7")
 
     def of_seed(seed: int) -> torch.Tensor:
         return map_latents(G, seed_latents(seed, 1, G.z_dim), class_index)
@@ -142,30 +149,28 @@ def _start(G, latent, seeds, sha256, options):
     return EditedLatent(truncate(ws, centres, options["psi"]), start.styles)
 
 
-def _directions(G, specs, options):
+def _directions(G, specs, options, known):
+    """What `specs` say; `known` is the network whose style space is looked at."""
     from guidance.cli import warn_of_unknown_words
     from guidance.directions.spec import make_directions, rows_of_layers
     from guidance.encoders import load_encoder
     from guidance.prompts import Prompt
 
     rows = rows_of_layers(G, options["layers"]) if options["layers"] else None
-    encoder, more = None, {}
+    encoder = None
     if any(spec.reads_text for spec in specs):
         encoder = load_encoder(options["clip"], next(G.parameters()).device)
         texts = [text for s in specs if s.reads_text for text in (s.value, s.neutral)]
         warn_of_unknown_words(encoder, [Prompt(text) for text in texts])
-    if options["templates"]:
-        lines = Path(options["templates"]).read_text(encoding="utf-8").splitlines()
-        more["templates"] = tuple(line.strip() for line in lines if line.strip())
     return make_directions(
         G,
         specs,
         encoder,
-        lambda: _relevance(G, encoder, options),
+        lambda: _relevance(known, encoder, options),
         rows,
-        class_index=options["class_index"],
-        force=options["force"],
-        **more,
+        options["templates"],
+        options["class_index"],
+        options["force"],
     )
 
 

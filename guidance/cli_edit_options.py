@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import click
 
@@ -36,6 +37,25 @@ def parse_mix(text: str) -> tuple[int, str]:
     if not match or int(match[1]) >= 2**32:
         raise UserError(f"mix: got {text!r}, expected SEED:LAYERS like 7:4-6 or 7:L3-L6")
     return int(match[1]), match[2]
+
+
+def parse_templates(text: str) -> str | tuple[str, ...]:
+    """A name in `guidance.templates`, or the lines of a file. Raises UserError for neither, or for
+    a line without one `{}`."""
+    from guidance.templates import TEMPLATES, templates_of
+
+    if text in TEMPLATES:
+        return text
+    try:
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        known = ", ".join(TEMPLATES)
+        raise UserError(f"got {text!r}, expected {known} or a file of lines with {{}}") from None
+    sentences = [line.strip() for line in lines if line.strip()]
+    for sentence in sentences:
+        if sentence.count("{}") != 1:
+            raise UserError(f"got line {sentence[:60]!r} of {text}, expected one {{}} in each line")
+    return templates_of(sentences)
 
 
 ALPHA, MIX = ParsedType("alpha", parse_alpha), ParsedType("seed:layers", parse_mix)
@@ -113,11 +133,24 @@ HOW = [
     ),
     click.option(
         "--templates",
-        type=click.Path(exists=True, dir_okay=False),
-        metavar="FILE",
-        help="Lines with {} in them, to average over for each text.",
+        type=ParsedType("templates", parse_templates),
+        default="plain",
+        show_default=True,
+        metavar="plain|mini|imagenet|FILE",
+        help='Sentences around each text, to average over: imagenet suits texts like "smiling '
+        'face"; or lines of a file, with {} for the text.',
     ),
-    click.option("--images", type=click.IntRange(1), help="Latents of a network's statistics."),
+    click.option(
+        "--images",
+        type=click.IntRange(1),
+        help="Latents of a network's statistics.  [default: 32]",
+    ),
+    click.option(
+        "--own-statistics",
+        is_flag=True,
+        help="Of the network with its deltas, which takes minutes for each; otherwise of the "
+        "network that they change: its channels mean nearly the same.",
+    ),
     click.option("--force", is_flag=True, help="Take files of other weights of the same shapes."),
 ]
 OUTPUT = [

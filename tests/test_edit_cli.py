@@ -18,10 +18,22 @@ from safetensors.torch import save_file
 import sg3
 from guidance.encoders.mini import MiniConfig, MiniEncoder
 from sg3.cli.main import cli
+from sg3.networks import build_network
 
 GOLDEN = Path(__file__).parent / "golden"
-NETWORK = str(GOLDEN / "official-sg3t-32.pkl")
 OTHER = str(GOLDEN / "official-sg2-32.pkl")
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> str:
+    """A StyleGAN3 of few channels: the statistics take two pictures of each."""
+    torch.manual_seed(0)
+    sizes = {"z_dim": 8, "w_dim": 8, "c_dim": 0, "img_resolution": 32, "img_channels": 3}
+    sizes |= {"channel_base": 64, "channel_max": 4, "num_layers": 4, "margin_size": 4}
+    G = build_network("stylegan3", sizes)
+    path = tmp_path_factory.mktemp("network") / "tiny.safetensors"
+    sg3.save(sg3.Networks(G_ema=G.eval().requires_grad_(False)), path)
+    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +52,26 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "directions"
 
 
-def call(*arguments: str):
-    arguments = arguments if "--network" in arguments else (*arguments, "--network", NETWORK)
-    result = CliRunner().invoke(cli, ["edit", *arguments])
-    lines = [line for line in result.output.splitlines() if line.startswith("Error")]
-    return result, lines
+@pytest.fixture
+def call(network):
+    """Runs `sg3 edit`; the result, and its lines of errors."""
+
+    def run(*arguments: str):
+        named = arguments if "--network" in arguments else (*arguments, "--network", network)
+        result = CliRunner().invoke(cli, ["edit", *named])
+        lines = [line for line in result.output.splitlines() if line.startswith("Error")]
+        return result, lines
+
+    return run
 
 
 def pixels(path: Path) -> torch.Tensor:
     return torch.frombuffer(bytearray(Image.open(path).tobytes()), dtype=torch.uint8).int()
 
 
-def test_a_text_writes_what_it_promises_and_the_latent_is_the_picture(clip, cache, tmp_path):
+def test_a_text_writes_what_it_promises_and_the_latent_is_the_picture(
+    network, call, clip, cache, tmp_path
+):
     out = tmp_path / "deep" / "out"
     options = ["--clip", clip, "--images", "1", "--beta", "0.01", "--columns", "3"]
     options += ["--video", str(out / "v.mp4"), "--frames", "4", "--seeds", "1-2"]
@@ -74,7 +94,7 @@ def test_a_text_writes_what_it_promises_and_the_latent_is_the_picture(clip, cach
     again = ["--direction", str(out / "direction-1.safetensors"), "--seeds", "1-2"]
     result, _ = call(*again, "--alpha", "2", "--columns", "1", "--outdir", str(tmp_path / "b"))
     assert result.exit_code == 0, result.output
-    generated = ["generate", "--network", NETWORK, "--outdir", str(tmp_path / "c")]
+    generated = ["generate", "--network", network, "--outdir", str(tmp_path / "c")]
     generated += ["--latent", str(out / "latent.safetensors")]
     assert CliRunner().invoke(cli, generated).exit_code == 0
     nothing = ["--direction", "pca:0", "--alpha", "0", "--columns", "1"]
@@ -84,7 +104,7 @@ def test_a_text_writes_what_it_promises_and_the_latent_is_the_picture(clip, cach
     sheets = [pixels(tmp_path / folder / "sheet.png") for folder in ("b", "d")]
     assert (sheets[0] != sheets[1]).float().mean() < 0.05  # captions differ
     first = torch.stack([pixels(tmp_path / "c" / f"latent000{i}.png") for i in range(2)])
-    nets = sg3.load(NETWORK)
+    nets = sg3.load(network)
     with safe_open(tmp_path / "b" / "latent.safetensors", "pt") as file:
         image = nets.G_ema.synthesis(file.get_tensor("ws"), noise_mode="const")
         assert file.metadata()["network_sha256"] == nets.meta["sha256"]
@@ -93,7 +113,7 @@ def test_a_text_writes_what_it_promises_and_the_latent_is_the_picture(clip, cach
     assert (torch.from_numpy(to_uint8(image)).int().flatten() - first.flatten()).abs().max() <= 1
 
 
-def test_several_edits_mixing_and_centres(clip, tmp_path):
+def test_several_edits_mixing_and_centres(call, clip, tmp_path):
     options = ["--direction", "sefa:1", "--direction", "pca:2", "--alpha", "0..1", "--alpha", "-1"]
     options += ["--mix", "7:1-2", "--mix", "8:torgb", "--centres", "2", "--trunc", "0.7"]
     sheet = tmp_path / "some" / "sheet.png"
@@ -108,8 +128,9 @@ def test_several_edits_mixing_and_centres(clip, tmp_path):
     assert result.exit_code == 0, result.output
 
 
-def test_stylegan2_keeps_styles_that_its_ws_cannot_hold(clip, tmp_path):
+def test_stylegan2_keeps_styles_that_its_ws_cannot_hold(call, clip, tmp_path):
     options = ["--network", OTHER, "--clip", clip, "--images", "1", "--beta", "0.01"]
+    options += ["--templates", "imagenet"]
     result, _ = call(
         "--direction", "a hat", *options, "--seed", "1", "--outdir", str(tmp_path / "a")
     )
@@ -123,7 +144,7 @@ def test_stylegan2_keeps_styles_that_its_ws_cannot_hold(clip, tmp_path):
     assert result.exit_code == 0, result.output
 
 
-def test_stopping_is_no_error_and_goes_on(clip, cache, tmp_path, monkeypatch):
+def test_stopping_is_no_error_and_goes_on(call, clip, cache, tmp_path, monkeypatch):
     import guidance.directions.cache as module
 
     write = module.write_relevance
@@ -154,17 +175,21 @@ def test_stopping_is_no_error_and_goes_on(clip, cache, tmp_path, monkeypatch):
         (["--direction", "pca:0", "--alpha", "1..x"], "alpha"),
         (["--direction", "pca:0", "--alpha", "1", "--alpha", "2"], "alpha: got 2 for 1"),
         (["--direction", "pca:0", "--video", "v.gif"], ".mp4"),
+        (["--direction", "pca:0", "--sheet", "v.gif"], ".png"),
+        (["--direction", "pca:0", "--trunc", "nan"], "trunc"),
         (["--direction", "pca:0", "--layers", "40"], "layers"),
         (["--direction", "pca:0", "--class", "3"], "no classes"),
         (["--direction", "pca:0", "--network", "stylegan3-t-fhq"], "stylegan3-t-ffhq"),
         (["--direction", "pca:0", "--device", "quantum"], "device"),
         (["--direction", "pca:0", "--latent", __file__], "either"),
+        (["--direction", "a hat", "--templates", "imagnet"], "expected imagenet"),
+        (["--direction", "a hat", "--templates", __file__], "one {}"),
         (["--mix", "x:1"], "mix"),
         (["--mix", "1:99"], "layers"),
         ([], "got none"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(clip, tmp_path, arguments, message):
+def test_bad_input_is_one_line_and_leaves_nothing(call, clip, tmp_path, arguments, message):
     if "--clip" not in arguments:
         arguments = [*arguments, "--clip", clip]
     result, lines = call(*arguments, "--seed", "1", "--outdir", str(tmp_path / "out"))
@@ -173,8 +198,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(clip, tmp_path, arguments, mes
     assert "Traceback" not in result.output and not (tmp_path / "out").exists()
 
 
-def test_files_of_another_network_are_refused(tmp_path):
-    ws = torch.zeros(1, sg3.load(NETWORK).G_ema.num_ws, sg3.load(NETWORK).G_ema.w_dim)
+def test_files_of_another_network_are_refused(network, call, tmp_path):
+    ws = torch.zeros(1, sg3.load(network).G_ema.num_ws, sg3.load(network).G_ema.w_dim)
     save_file({"ws": ws}, tmp_path / "a.safetensors", {"network_sha256": "ab" * 32})
     save_file({"ws": ws[:, :2]}, tmp_path / "b.safetensors")
     (tmp_path / "c.safetensors").write_bytes(b"nothing")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from guidance.directions.base import Direction
-from guidance.directions.text import PLAIN, text_difference
+from guidance.directions.text import text_difference
 from guidance.encoders import Encoder
 from guidance.latents import latent_statistics, map_latents, seed_latents
 from guidance.render import as_rgb, pictures_at_once, renderer
@@ -105,7 +105,7 @@ def described_direction(
     neutral: str = "a face",
     samples: int = 1000,
     seed: int = 0,
-    templates: Sequence[str] = PLAIN,
+    templates: str | Sequence[str] = "plain",
     class_index: int | None = None,
 ) -> Direction:
     """`labelled_direction` of random pictures, labelled by how much an encoder sees of a text.

@@ -13,7 +13,7 @@ from guidance.directions.base import Direction
 from guidance.directions.files import read_direction
 from guidance.directions.linear import described_direction, pca_direction, sefa_direction
 from guidance.directions.relevance import Relevance
-from guidance.directions.text import PLAIN, text_difference, text_direction
+from guidance.directions.text import text_difference, text_direction
 from guidance.encoders import Encoder
 from sg3.checkpoints.delta import weights_hash
 from sg3.errors import UserError
@@ -89,7 +89,7 @@ def make_directions(
     encoder: Encoder | None = None,
     relevance: Callable[[], Relevance] | None = None,
     rows: Collection[int] | None = None,
-    templates: Sequence[str] = PLAIN,
+    templates: str | Sequence[str] = "plain",
     class_index: int | None = None,
     force: bool = False,
 ) -> list[Direction]:

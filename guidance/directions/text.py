@@ -10,28 +10,26 @@ import torch.nn.functional as F
 from guidance.directions.base import Direction
 from guidance.directions.relevance import Relevance
 from guidance.encoders import Encoder
+from guidance.templates import filled, templates_of
 from sg3.errors import UserError
-
-PLAIN = ("{}",)
 
 
 @torch.no_grad()
 def text_difference(
-    encoder: Encoder, target: str, neutral: str, templates: Sequence[str] = PLAIN
+    encoder: Encoder, target: str, neutral: str, templates: str | Sequence[str] = "plain"
 ) -> torch.Tensor:
-    """Unit vector `[D]` from what `neutral` says to what `target` says, means over `templates`.
+    """Unit vector `[D]` from what `neutral` says to what `target` says, means over `templates`
+    (a name or sentences, as `templates_of` takes them).
 
     Raises UserError for an empty text, or two that the encoder cannot tell apart.
     """
     for name, text in (("direction", target), ("neutral", neutral)):
         if not text.strip():
             raise UserError(f"{name}: got {text!r}, expected a text such as 'a smiling face'")
-    if not templates or any(template.count("{}") != 1 for template in templates):
-        raise UserError(f"templates: got {list(templates)}, expected texts with one {{}} each")
-    ends = []
+    sentences, ends = templates_of(templates), []
     for text in (target, neutral):
-        texts = [template.replace("{}", text) for template in templates]
-        ends.append(F.normalize(encoder.encode_texts(texts).float().mean(dim=0), dim=0))
+        embeddings = encoder.encode_texts(filled(sentences, text)).float()
+        ends.append(F.normalize(embeddings.mean(dim=0), dim=0))
     change = ends[0] - ends[1]
     if change.norm() < 1e-4:
         raise UserError(
@@ -46,7 +44,7 @@ def text_direction(
     target: str,
     neutral: str = "a face",
     beta: float = 0.12,
-    templates: Sequence[str] = PLAIN,
+    templates: str | Sequence[str] = "plain",
 ) -> Direction:
     """The direction in style space that `target` asks for, seen from `neutral`.
 

@@ -31,8 +31,10 @@ PICTURES, FEW_PICTURES, SMALL_PX = 400, 120, 128
 SMALLEST_SHARE, RATIO = 0.2, 1.19
 #: Larger side of the largest crop at which a photo is searched: twice what its smallest need.
 PHOTO_PX = round(2 * SIDE_PX / SMALLEST_SHARE)
-#: Refinement: the best of so many crops around the last one, ever nearer.
-BEST, TRIES, ROUNDS = 6, 48, 6
+#: How far something may be turned, at first; refinement goes on from the nearest.
+ANGLES = (-15.0, 0.0, 15.0)
+#: Refinement, of the best: the best of so many crops around the last one, ever nearer.
+BEST, TRIES, ROUNDS = 12, 48, 6
 #: Within these of the central crop, in its sides, a crop is the central one.
 NEAR, NEAR_DEGREES = 0.08, 10.0
 
@@ -81,24 +83,56 @@ def likeness_of(G: nn.Module, class_index: int | None = None, seed: int = 0) -> 
 def find_crop(likeness: Likeness, photo: Image.Image, picture: tuple[int, int]) -> Crop:
     """The crop of the shape of a `picture` that looks most like the generator's pictures.
 
-    Size and place are searched everywhere within the photo, then refined together with the angle.
+    Size and place are searched everywhere within the photo, upright and turned a little either
+    way, then refined together with the angle.
     The same photo gives the same crop.
     """
     small = _shrunk(photo, picture)
-    scale = photo.width / small.width
-    pixels = np.asarray(small).copy()
-    whole = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
-    largest = central_crop(small.size, picture).size
-    found = []
-    for level in range(1 + int(math.log(1 / SMALLEST_SHARE) / math.log(RATIO))):
-        size = largest / RATIO**level
-        if size >= SIDE_PX:
-            found += _scan(likeness, whole, size)
-    found.sort(key=lambda pair: pair[0])
+    scale, largest = photo.width / small.width, central_crop(small.size, picture).size
+    whole, found = _tensor(small), []
+    for degrees in ANGLES:
+        # Turned back, what is turned in the photo is upright.
+        turned = small.rotate(-degrees, Image.Resampling.BICUBIC, expand=True)
+        image = _tensor(turned)
+        for level in range(1 + int(math.log(1 / SMALLEST_SHARE) / math.log(RATIO))):
+            size = largest / RATIO**level
+            if size >= SIDE_PX:
+                for cost, crop in _scan(likeness, image, size):
+                    crop = _turned_to(crop, degrees, turned.size, small.size)
+                    found.append((cost + _overhang(crop, whole.shape[2:], likeness.size), crop))
     random = np.random.RandomState(0)
-    best = [_refine(likeness, whole, crop, random) for _, crop in found[:BEST]]
+    best = [_refine(likeness, whole, crop, random) for crop in _distinct(found)]
     crop = min(best, key=lambda pair: pair[0])[1]
     return Crop(crop.x * scale, crop.y * scale, crop.size * scale, crop.degrees)
+
+
+def _tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def _turned_to(crop: Crop, degrees: float, turned: tuple[int, int], upright: tuple[int, int]):
+    """What is `crop` in the photo turned back by `degrees`, in the photo itself."""
+    away = Crop(0, 0, 1, degrees).axes((1, 1))
+    x, y = crop.x - turned[0] / 2, crop.y - turned[1] / 2
+    place = np.array(upright) / 2 + x * away[0] + y * away[1]
+    return Crop(float(place[0]), float(place[1]), crop.size, degrees)
+
+
+def _distinct(found: list[tuple[float, Crop]]) -> list[Crop]:
+    """The best of `found` that are not nearly the same as a better one."""
+    kept: list[Crop] = []
+    for _, crop in sorted(found, key=lambda pair: pair[0]):
+        same = (
+            math.hypot(crop.x - other.x, crop.y - other.y) < 0.2 * other.size
+            and max(crop.size, other.size) < 1.25 * min(crop.size, other.size)
+            and crop.degrees == other.degrees
+            for other in kept
+        )
+        if not any(same):
+            kept.append(crop)
+        if len(kept) == BEST:
+            break
+    return kept
 
 
 def _shrunk(photo: Image.Image, picture: tuple[int, int]) -> Image.Image:

@@ -55,7 +55,8 @@ class ProjectConfig:
     noise: bool = True
     noise_weight: float = 1e5
     class_index: int | None = None
-    force_fp32: bool = False
+    #: As in print: steps this small get lost in half precision, which GPUs use otherwise.
+    force_fp32: bool = True
 
     def __post_init__(self):
         for name, expected in CHOICES.items():

@@ -45,7 +45,8 @@ class TuneConfig:
     #: How far from the pivot they lie, in root mean square distances of W from its mean.
     locality_radius: float = 1.0
     class_index: int | None = None
-    force_fp32: bool = False
+    #: As in print: steps this small get lost in half precision, which GPUs use otherwise.
+    force_fp32: bool = True
 
     def __post_init__(self):
         for name, least in {"steps": 0, "locality_every": 1}.items():
