@@ -112,7 +112,7 @@ def edit(context: Context, request: gr.Request, network, source, seed, latent_fi
     write_latent(folder / "latent.safetensors", edited.folded(G), origin)
     text = "Texts need Learn first, once for a network." if missing else _described(edits)
     files = [look.ready(folder / name) for name in ("edited.png", "latent.safetensors")]
-    return (before, after), status(text), gr.update(visible=missing), *files
+    return (before, after), status(text), *[gr.update(visible=missing)] * 2, *files
 
 
 def _described(edits) -> str:
@@ -204,14 +204,16 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
         with gr.Column(min_width=300, scale=4):
             source = gr.Radio(list(SOURCES), value="Seed", label="Edit what")
             seed = seed_field("Seed", info="Every number is another picture")
-            with gr.Group(visible=False) as photos:
+            with gr.Column(visible=False) as photos:
                 found, (run, halt), found_files = photo.build(context, network)
             latent = gr.File(label="Latent", file_types=[".safetensors"], height=120, visible=False)
             inputs = {"network": network, "source": source, "seed": seed, "latent_file": latent}
             inputs |= _text_row(1, EXAMPLES[0], 4)
             with gr.Row(elem_classes="tight"):
                 learning = gr.Button("Learn", variant="primary", visible=False, min_width=90)
-                stop = gr.Button("Stop", variant="stop", interactive=False, min_width=90)
+                stop = gr.Button(
+                    "Stop", variant="stop", interactive=False, visible=False, min_width=90
+                )
                 filming = gr.Button("Film it", min_width=90)
             first_text = [inputs["text_1"]]
             examples = gr.Examples([[e] for e in EXAMPLES], first_text, label="Or click an example")
@@ -235,7 +237,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
     drawn = {
         "fn": callback(context, edit, inputs),
         "inputs": list(inputs.values()),
-        "outputs": [image, line, learning, *save[:2]],
+        "outputs": [image, line, learning, stop, *save[:2]],
         **LIVE,
     }
     hidden = {"api_visibility": "private"}

@@ -110,10 +110,10 @@ def build(context: Context, network: gr.Dropdown) -> tuple[dict, list, list]:
     """The fields; returns inputs by name, the buttons (find, stop), and the downloads."""
     file = gr.File(label="Photo", file_types=["image"], height=120)
     with gr.Row():
-        hint = "Of the search for its latent"
+        hint = "Of its latent"
         steps = gr.Slider(0, 600, 150, step=10, label="Search steps", info=hint, min_width=140)
-        hint = "In which the network learns the rest"
-        more = gr.Slider(0, 400, 100, step=10, label="Learning steps", info=hint, min_width=140)
+        hint = "Of the network itself"
+        more = gr.Slider(0, 400, 100, step=10, label="Tuning steps", info=hint, min_width=140)
     hint = "Otherwise the part that looks most like the network's pictures"
     centre = gr.Checkbox(label="Take the centre of the photo", info=hint)
     with gr.Row(elem_classes="tight"):
