@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import click
 import gradio as gr
 
-from app_tabs import adapt, edit, generate, look, looks, steer, train
+from app_tabs import adapt, edit, explore, generate, look, looks, steer, train
 from app_tabs.context import Context, readable
 from sg3.checkpoints.registry import REGISTRY
 from sg3.cli.main import cli
@@ -78,6 +78,8 @@ def build(context: Context) -> gr.Blocks:
                 adapt.build(context, network, demo, deltas)
         with gr.Tab("Edit"):
             edit.build(context, network, demo)
+        with gr.Tab("Explore"):
+            explore.build(context, network, demo, networks())
         if not context.public:  # paths of this machine are nobody else's business
             with gr.Tab("Train"):
                 train.build(context, network, demo)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import gradio as gr
+from PIL import Image
 
 import guidance
-from app_tabs import look
-from app_tabs.context import Context, callback, unknown_words
+from app_tabs import look, uploads
+from app_tabs.context import Context, Loaded, Session, callback, unknown_words
 from app_tabs.look import picture, seed_field, shown, status
 from app_tabs.wiring import QUIET, Desk, command_box, command_line, jobs
+from guidance.directions import read_latent
 from guidance.encoders import is_mini
-from guidance.prompts import parse_prompts
+from guidance.prompts import image_prompt, parse_prompts
 from guidance.record import Recording
+from guidance.settings import SteerConfig
 from sg3.media import to_uint8
 
 PREVIEW_INTERVAL_S = 0.15
@@ -25,29 +29,85 @@ EXAMPLES = (
     "a bald man with a beard",
     "a woman with long blond hair, blue background",
 )
+STARTS = {"The best of some": "best", "The seed": "seed", "A latent file": "latent"}
+SPACES = {"w: one latent": "w", "w+: one per layer": "w+", "s: every channel": "s"}
+FILES = ("end.png", "steer.mp4", "latent.safetensors")
 
 
-def steer(
-    context: Context, request: gr.Request, prompt, network, seed, candidates, steps
-) -> Iterator[tuple]:
-    """Drain `guidance.steer`; yields (start, now, status, PNG, MP4, latent)."""
-    session = context.session(request)
-    stop = session.begin("steer")
-    yield gr.skip(), gr.skip(), status("Looking for a start ..."), *look.not_ready(3)
-    encoder, texts = context.encoder(), parse_prompts(prompt)
-    strangers = dict.fromkeys(unknown_words(encoder, *(p.text for p in texts)))
-    note = f" (unknown words: {', '.join(strangers)})" if strangers else ""
-    run = guidance.steer(
-        context.generator(network, "job").G,
-        texts,
-        encoder,
-        steps=int(steps),
-        seed=int(seed or 0),
-        candidates=int(candidates),
+def config_of(values: dict) -> SteerConfig:
+    """What the controls say, as settings."""
+    start = STARTS[values["start"]]
+    return SteerConfig(
+        steps=int(values["steps"]),
+        seed=int(values["seed"] or 0),
+        start="seed" if start == "latent" else start,
+        candidates=int(values["candidates"]),
+        space=SPACES[values["space"]],
+        layers=(values["layers"] or "").strip() or None,
+        cutouts=int(values["cutouts"]) or None,
     )
+
+
+def prompts_of(values: dict) -> list:
+    """The text and the pictures, each with its weight."""
+    text = (values["prompt"] or "").strip()
+    found = list(parse_prompts(text)) if text or not values["pictures"] else []
+    for path in values["pictures"] or ():
+        uploads.check_picture(path)
+        found.append(image_prompt(Path(path), values["picture_weight"]))
+    return found
+
+
+def region_of(drawn: dict | None, size: tuple[int, int]) -> Image.Image | None:
+    """What was painted in the editor, white, at the `size` of the network; None for nothing."""
+    layers = [layer for layer in (drawn or {}).get("layers") or () if layer is not None]
+    if not layers or layers[0].getbands()[-1] != "A":
+        return None
+    painted = layers[0].getchannel("A")
+    return painted.resize(size, Image.Resampling.BOX) if painted.getbbox() else None
+
+
+def start_of(values: dict, loaded: Loaded):
+    """An uploaded latent where one is asked for, else None."""
+    if STARTS[values["start"]] != "latent":
+        return None
+    path = uploads.tensors(values["latent_file"], "latent")
+    return read_latent(path, loaded.G, loaded.meta["sha256"])
+
+
+def steer(context: Context, request: gr.Request, network, **values) -> Iterator[tuple]:
+    """Drain `guidance.steer`; yields (start, now, status, Go on, PNG, MP4, latent)."""
+    yield from _run(context, context.session(request), network, values, None)
+
+
+def go_on(context: Context, request: gr.Request, network, **values) -> Iterator[tuple]:
+    """Steer on from where the last run of this visitor ended, also with another text."""
+    session = context.session(request)
+    if "steer" not in session.results:
+        raise ValueError("steer: there is nothing to go on with; press Steer")
+    yield from _run(context, session, network, values, session.results["steer"])
+
+
+def _run(context: Context, session: Session, network, values: dict, latent) -> Iterator[tuple]:
+    stop, idle = session.begin("steer"), gr.update(interactive=False)
+    yield gr.skip(), gr.skip(), status("Looking for a start ..."), idle, *look.not_ready(3)
+    loaded, encoder = context.generator(network, "job"), context.encoder()
+    prompts = prompts_of(values)
+    run = guidance.steer(
+        loaded.G,
+        prompts,
+        encoder,
+        config=config_of(values),
+        start_ws=start_of(values, loaded) if latent is None else latent,
+        region=region_of(values["mask"], (loaded.G.img_width, loaded.G.img_height)),
+    )
+    texts = [prompt.text for prompt in prompts if prompt.image is None]
+    strangers = dict.fromkeys(unknown_words(encoder, *texts))
+    note = f" (unknown words: {', '.join(strangers)})" if strangers else ""
     folder = context.new_folder(session, "steer")
     losses, began, last = [], time.monotonic(), 0.0
-    with Recording(folder) as recording:
+    origin = {"network": context.name_of(network), "network_sha256": loaded.meta["sha256"]}
+    with Recording(folder, metadata=origin) as recording:
         for step in run:
             recording.add(step)
             losses.append(step.loss)
@@ -61,30 +121,94 @@ def steer(
             line += look.to_go(share, began, now) + note
             view = shown(to_uint8(step.image)[0])
             start = gr.skip() if step.index else view
-            yield start, view, status(line, losses, share), *[gr.skip()] * 3
+            yield start, view, status(line, losses, share), *[gr.skip()] * 4
+    session.results["steer"] = step.latent
     word = "Stopped" if stop.is_set() else "Done"
     line = f"{word} after {step.index} steps in {time.monotonic() - began:.0f} s, "
     line += f"loss {losses[0]:.3f} → {losses[-1]:.3f}{note}"
-    files = [look.ready(folder / name) for name in ("end.png", "steer.mp4", "latent.safetensors")]
-    yield gr.skip(), shown(to_uint8(step.image)[0]), status(line, losses), *files
+    files = [look.ready(folder / name) for name in FILES]
+    view = shown(to_uint8(step.image)[0])
+    yield gr.skip(), view, status(line, losses), gr.update(interactive=True), *files
 
 
-def command(context: Context, request, prompt, network, seed, candidates, steps) -> str:
+def command(context: Context, request: gr.Request, network, **values) -> str:
     """The same as a command."""
+    start = STARTS[values["start"]]
+    names = [Path(path).name for path in values["pictures"] or ()]
+    painted = region_of(values["mask"], (64, 64)) is not None
+    usual = SteerConfig()
+    config = config_of(values)
     return command_line(
         "steer",
-        prompt,
+        values["prompt"],
+        image=[f"{name}:{values['picture_weight']:g}" for name in names],
         network=context.name_of(network),
         clip=context.clip,
-        seed=int(seed or 0),
-        candidates=int(candidates),
-        steps=int(steps),
+        seed=config.seed,
+        start=start if start == "seed" else None,
+        latent=Path(values["latent_file"] or "LATENT").name if start == "latent" else None,
+        candidates=config.candidates if start == "best" else None,
+        steps=config.steps,
+        space=config.space if config.space != usual.space else None,
+        layers=config.layers,
+        cutouts=config.cutouts,
+        region="MASK.png" if painted else None,
     )
 
 
 def note_words(context: Context, request: gr.Request, prompt: str) -> str:
     """Which words of a text the text model does not know."""
     return look.unknown(unknown_words(context.encoder(), prompt or ""))
+
+
+def _start_fields() -> dict[str, gr.components.Component]:
+    with gr.Accordion("Start and space", open=False):
+        names = list(STARTS)
+        start = gr.Radio(names, value=names[0], label="Start", info="Where the picture begins")
+        with gr.Row():
+            hint = "Start of all randomness"
+            seed = seed_field("Start seed", info=hint, min_width=120)
+            hint = "Candidates for the start"
+            most = gr.Slider(1, 128, 64, step=1, label="Best of", info=hint, min_width=140)
+        latent = gr.File(label="Latent", file_types=[".safetensors"], height=100, visible=False)
+        hint = "More numbers move more freely, and further from what the network knows"
+        space = gr.Radio(list(SPACES), value=next(iter(SPACES)), label="Space", info=hint)
+        hint = "Only these move, like 0-4 or L3-L6; empty: all"
+        layers = gr.Textbox("", label="Layers", info=hint)
+        hint = "Looks at each picture, per step; 0: as many as suit"
+        views = gr.Slider(0, 64, 0, step=1, label="Cutouts", info=hint)
+    start.change(
+        lambda chosen: [
+            gr.update(visible=STARTS[chosen] == "best"),
+            gr.update(visible=STARTS[chosen] == "latent"),
+        ],
+        start,
+        [most, latent],
+        **QUIET,
+    )
+    fields = {"start": start, "seed": seed, "candidates": most, "latent_file": latent}
+    return fields | {"space": space, "layers": layers, "cutouts": views}
+
+
+def _more_fields(now: gr.Image) -> dict[str, gr.components.Component]:
+    with gr.Accordion("Pictures that pull, too", open=False):
+        files = gr.File(label="Pictures", file_count="multiple", file_types=["image"], height=110)
+        hint = "Beside the text's 1; negative pushes away"
+        weight = gr.Slider(-2, 2, 1, step=0.1, label="Their weight", info=hint)
+    with gr.Accordion("Only a part of the picture", open=False):
+        take = gr.Button("Take the picture to paint on", size="md")
+        mask = gr.ImageEditor(
+            label="Paint what may change",
+            type="pil",
+            sources=(),
+            transforms=(),
+            layers=False,
+            brush=gr.Brush(default_size=40, colors=["#0f766ecc"], color_mode="fixed"),
+            canvas_size=(look.SHOWN_PX, look.SHOWN_PX),
+            height=420,
+        )
+    take.click(lambda image: image, now, mask, **QUIET)
+    return {"pictures": files, "picture_weight": weight, "mask": mask}
 
 
 def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> None:
@@ -98,25 +222,23 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
             line = gr.HTML(status(HINT), elem_classes="line")
             save = look.downloads("Save PNG", "Save MP4", "Save latent")
         with gr.Column(min_width=300, scale=4):
-            prompt = gr.Textbox(EXAMPLES[0], label="Text", max_lines=4)
+            hint = "Several: one | another:1.5 | not this:-0.5"
+            prompt = gr.Textbox(EXAMPLES[0], label="Text", info=hint, max_lines=4)
             strangers = gr.HTML()
-            with gr.Row():
-                run = gr.Button("Steer", variant="primary", min_width=120)
-                stop = gr.Button("Stop", variant="stop", interactive=False, min_width=120)
+            with gr.Row(elem_classes="tight"):
+                run = gr.Button("Steer", variant="primary", min_width=90)
+                stop = gr.Button("Stop", variant="stop", interactive=False, min_width=90)
+                again = gr.Button("Go on", interactive=False, min_width=90)
             examples = gr.Examples([[e] for e in EXAMPLES], [prompt], label="Or click an example")
-            with gr.Accordion("Options", open=False):
-                seed = seed_field("Start seed")
-                hint = "Candidates for the start"
-                candidates = gr.Slider(1, 128, 64, step=1, label="Best of", info=hint)
-                steps = gr.Slider(10, 200, 60, step=10, label="Steps")
+            steps = gr.Slider(10, 500, 60, step=10, label="Steps", info="More are finer")
+            fields = {"network": network, "prompt": prompt, "steps": steps}
+            inputs = fields | _start_fields() | _more_fields(now)
             if is_mini(context.clip):
                 with gr.Accordion("Words the small text model knows", open=False):
                     gr.Markdown(look.words())
-    inputs = {"prompt": prompt, "network": network, "seed": seed}
-    inputs |= {"candidates": candidates, "steps": steps}
     command_box(context, demo, command, inputs)
     noting = callback(context, note_words, ["prompt"])
     prompt.change(noting, prompt, strangers, trigger_mode="always_last", **QUIET)
-    outputs = [start, now, line, *save]
-    actions = {"steer": ([run.click, prompt.submit], steer)}
+    outputs = [start, now, line, again, *save]
+    actions = {"steer": ([run.click, prompt.submit], steer), "steer_go_on": ([again.click], go_on)}
     jobs(context, "steer", actions, inputs, outputs, Desk(line, [run], stop, HINT), examples)

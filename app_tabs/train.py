@@ -227,9 +227,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
                     8, label="Batch", precision=0, minimum=1, info=hint, min_width=100
                 )
                 hint = "Weight of R1; empty: by rule"
-                inputs["gamma"] = gr.Number(
-                    None, label="Gamma", info=hint, min_width=100
-                )
+                inputs["gamma"] = gr.Number(None, label="Gamma", info=hint, min_width=100)
                 hint = "Thousands of pictures"
                 inputs["kimg"] = gr.Number(
                     100, label="Length", minimum=0.1, info=hint, min_width=100

@@ -1,0 +1,171 @@
+"""Explore: what the layers of a network do while the picture moves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from app_tabs.context import Context, callback
+from app_tabs.look import picture, seed_field, status
+from app_tabs.wiring import LIVE, QUIET, Desk, command_box, command_line, jobs
+from guidance.latents import map_latents, seed_latents
+from sg3.analysis.inspect import Look, layer_pictures, sheet, sheet_frames
+from sg3.analysis.layers import layers
+from sg3.motion import MOTIONS, moves
+
+HINT = "Move the sliders, or press Move."
+ALL, NO_OTHER = "All layers", "(none)"
+DOMAINS = {"In space": "space", "As a spectrum": "spectrum"}
+TRUNCATION, COLUMNS = 0.7, 4
+FRAMES, FRAME_S = 48, 1 / 12
+#: Pictures of one layer, and their size; of all layers they are small.
+SHOWN, LARGE_PX, SMALL_PX = 8, 160, 112
+
+
+def _asked(G, values: dict):
+    """Layers and channels to look at, how many in a row, how large, and the look."""
+    domain = DOMAINS[values["domain"]]
+    look = Look(domain=domain)
+    first = int(values["channel"] or 0)
+    if values["layer"] == ALL:
+        channels = [first, "all"] if domain == "spectrum" else [first]
+        return None, channels, {"columns": 6, "size_px": SMALL_PX, "look": look}
+    found = next((each for each in layers(G) if each.name == values["layer"]), None)
+    if found is None:
+        raise ValueError(f"layer: got {values['layer']!r:.60}, expected one from the list")
+    if not 0 <= first < found.channels:
+        raise ValueError(f"channel: got {first}, expected 0 to {found.channels - 1}")
+    channels = list(range(first, min(first + SHOWN, found.channels)))
+    return found.name, channels, {"columns": COLUMNS, "size_px": LARGE_PX, "look": look}
+
+
+def _ws(G, seed):
+    z = seed_latents(int(seed or 0), 1, G.z_dim)
+    return map_latents(G, z, 0 if G.c_dim else None, TRUNCATION)
+
+
+def _compared(context: Context, network, other, copy: str) -> list:
+    names = [network] if other in (None, NO_OTHER) else [network, other]
+    return [context.generator(name, copy).G for name in names]
+
+
+def explore(context: Context, request: gr.Request, network, other, seed, **values):
+    """Sheets of layers, of one network or two below each other."""
+    shown = []
+    for i, G in enumerate(_compared(context, network, other, "live")):
+        names, channels, how = _asked(G, values | ({"layer": ALL} if i else {}))
+        look = how.pop("look")
+        move = {"translate": (values["x"], values["y"]), "rotate_deg": values["deg"]}
+        made = layer_pictures(G, _ws(G, seed), names, channels, look=look, **move)
+        shown.append(sheet(made, **how))
+    return _below(shown)
+
+
+def _below(sheets: list[np.ndarray]) -> Image.Image:
+    width = max(each.shape[1] for each in sheets)
+    parts = [
+        np.pad(s, [(0, 0), (0, width - s.shape[1]), (0, 0)], constant_values=255) for s in sheets
+    ]
+    return Image.fromarray(np.concatenate(parts))
+
+
+def move(context: Context, request: gr.Request, network, other, seed, **values) -> Iterator[tuple]:
+    """The same under a moving input, until it is stopped or once around; yields (sheet, line)."""
+    stop = context.session(request).begin("explore")
+    films = []
+    for i, G in enumerate(_compared(context, network, other, "job")):
+        names, channels, how = _asked(G, values | ({"layer": ALL} if i else {}))
+        path = moves(values["motion"], FRAMES, 0.2)
+        films.append(sheet_frames(G, _ws(G, seed), names, channels, path, **how))
+    for index, frames in enumerate(zip(*films, strict=True), 1):
+        began = time.monotonic()
+        yield _below(list(frames)), status(f"Moving: {index} of {FRAMES}", share=index / FRAMES)
+        if stop.is_set():
+            break
+        time.sleep(max(0.0, FRAME_S - (time.monotonic() - began)))
+    yield gr.skip(), status(HINT)
+
+
+def command(context: Context, request: gr.Request, network, other, seed, **values) -> str:
+    """The same as a command, or two."""
+    x, y, first = values["x"], values["y"], int(values["channel"] or 0)
+    one = values["layer"] != ALL
+    options = {
+        "seed": int(seed or 0),
+        "trunc": TRUNCATION,
+        "layers": values["layer"] if one else None,
+        "channels": f"{first}-{first + SHOWN - 1}" if one else str(first),
+        "domain": DOMAINS[values["domain"]],
+        "translate": f"{x:g},{y:g}" if x or y else None,
+        "rotate": values["deg"] or None,
+    }
+    names = [context.name_of(network), *([other] if other not in (None, NO_OTHER) else [])]
+    lines = [
+        command_line("inspect", network=name, **options, output=f"layers{i}.png")
+        for i, name in enumerate(names, 1)
+    ]
+    return " && ".join(lines)
+
+
+def offer(context: Context, request: gr.Request, network) -> dict:
+    """Update of the layer field: the layers of a network."""
+    names = [layer.name for layer in layers(context.generator(network).G)]
+    return gr.update(choices=[ALL, *names], value=ALL)
+
+
+def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, known: list) -> None:
+    """The tab's widgets and what they do; `known` are networks to compare with."""
+    with gr.Row():
+        with gr.Column(min_width=300, scale=5, elem_classes=["stick", "pin"]):
+            image = picture("Layers", "Channels of the network's layers")
+            line = gr.HTML(status(HINT), elem_classes="line")
+        with gr.Column(min_width=300, scale=4):
+            names = [layer.name for layer in layers(context.generator(None).G)]
+            hint = "One layer shows eight of its channels"
+            layer = gr.Dropdown([ALL, *names], value=ALL, label="Layer", info=hint)
+            with gr.Row():
+                channel = gr.Number(
+                    0, label="Channel", precision=0, minimum=0, info="The first", min_width=100
+                )
+                seed = seed_field("Seed", info="Of the latent", min_width=100)
+            hint = "A spectrum is dark where there is little power; its centre is frequency 0"
+            domain = gr.Radio(list(DOMAINS), value="In space", label="Look", info=hint)
+            with gr.Group():
+                hint = "To the right, in picture sides"
+                x = gr.Slider(-0.5, 0.5, 0, step=0.01, label="Translate x", info=hint)
+                y = gr.Slider(-0.5, 0.5, 0, step=0.01, label="Translate y", info="Downwards")
+                deg = gr.Slider(-180, 180, 0, step=1, label="Rotate", info="Counter-clockwise")
+            motion = gr.Radio(list(MOTIONS), value="circle", label="Motion", info="Of the input")
+            with gr.Row(elem_classes="tight"):
+                run = gr.Button("Move", variant="primary", min_width=90)
+                stop = gr.Button("Stop", variant="stop", interactive=False, min_width=90)
+            hint = "A second network below, such as a config R or a StyleGAN2"
+            other = gr.Dropdown(
+                [NO_OTHER, *known],
+                value=NO_OTHER,
+                label="Compare with",
+                info=hint,
+                allow_custom_value=True,
+                visible=not context.public,
+            )
+    inputs = {"network": network, "other": other, "seed": seed, "layer": layer}
+    inputs |= {"channel": channel, "domain": domain, "x": x, "y": y, "deg": deg, "motion": motion}
+    command_box(context, demo, command, inputs)
+    drawn = {
+        "fn": callback(context, explore, inputs),
+        "inputs": list(inputs.values()),
+        "outputs": image,
+        **LIVE,
+    }
+    hidden = {"api_visibility": "private"}
+    live = [layer.input, channel.change, seed.change, domain.input, x.input, y.input, deg.input]
+    gr.on([*live, other.change], api_name="explore", **drawn)
+    demo.load(**drawn, **hidden)
+    offered = network.change(callback(context, offer, ["network"]), network, layer, **QUIET)
+    offered.success(**drawn, **hidden)
+    actions = {"explore_move": ([run.click], move)}
+    jobs(context, "explore", actions, inputs, [image, line], Desk(line, [run], stop, HINT))
