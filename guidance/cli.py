@@ -1,4 +1,4 @@
-"""`sg3 steer`: a thin drain on `guidance.steer`."""
+"""`sg3 steer`: a thin drain on `guidance.steer` and `guidance.dissolve`."""
 
 from __future__ import annotations
 
@@ -6,110 +6,64 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
-from sg3.cli.options import (
-    apply_precision,
-    debug_option,
-    delta_option,
-    device_option,
-    network_option,
-    precision_option,
-    resolve_device,
-    seed_option,
-    with_deltas,
-)
+from guidance.cli_steer_options import steer_options
+from sg3.cli.options import apply_precision, resolve_device, with_deltas
+from sg3.cli.stopping import stop_requests
 from sg3.errors import UserError
 from sg3.files import prepare_folder
 from sg3.manifest import RunManifest
 
 INTERRUPTED = 130
+#: What a stopped run leaves in its folder, for --resume; written so often, in steps.
+PROGRESS, SAVE_EVERY = "progress.safetensors", 20
+#: Of `--jitter 1`: hue in degrees, saturation, brightness and contrast.
+JITTER = {"hue": 60.0, "saturation": 0.8, "brightness": 0.4, "contrast": 0.6}
+NOT_SETTINGS = (
+    "augment", "perspective", "flip", "jitter", "noise", "transform", "dissolve", "times", "fade",
+    "motion", "amount", "region", "latent", "force",
+)  # fmt: skip
 
 
 @click.command()
-@click.argument("prompts", nargs=-1, required=True, metavar='"PROMPT" ["PROMPT" ...]')
-@network_option
-@delta_option
-@click.option(
-    "--clip",
-    default="mini",
-    show_default=True,
-    metavar="MODEL[/TAG|/FILE]",
-    help="mini, mini-smooth, any open_clip model, or several: A:2,B",
-)
-@click.option("--steps", type=click.IntRange(0), default=60, show_default=True)
-@seed_option
-@click.option(
-    "--outdir",
-    type=click.Path(file_okay=False),
-    metavar="DIR",
-    help="Where to write; made if missing.  [default: out/steer-PROMPT]",
-)
-@click.option("--video/--no-video", default=True, show_default=True, help="Write steer.mp4.")
-@click.option("--space", type=click.Choice(["w", "w+"]), help="One latent, or one per layer.")
-@click.option("--basis", type=click.Choice(["pca", "std"]), help="Coordinates of the latent.")
-@click.option(
-    "--start",
-    type=click.Choice(["best", "seed", "mean"]),
-    help="Best of the candidates, the seed's own picture, or the mean.",
-)
-@click.option("--candidates", type=click.IntRange(1), help="How many to choose the start from.")
-@click.option("--generations", type=click.IntRange(0), help="How often to cross the best of them.")
-@click.option("--trunc", "truncation", type=float, help="Truncation psi of the start.")
-@click.option("--lr", type=float, help="Learning rate, in standard deviations of W.")
-@click.option("--prior", type=float, help="Pull towards the mean of W.")
-@click.option("--keep", type=float, help="Pull towards the start: what is not asked for stays.")
-@click.option("--max-sigma", type=float, help="Largest distance from the mean of W; 0: none.")
-@click.option("--cutouts", type=click.IntRange(1), help="Views per step.")
-@click.option("--augment", type=click.Choice(["none", "light", "strong"]))
-@click.option("--class", "class_index", type=int, help="Class of a conditional network.")
-@precision_option
-@click.option(
-    "--compile",
-    "compiled",
-    is_flag=True,
-    help="torch.compile the generator, with CUDA graphs: for many steps on a GPU.",
-)
-@device_option
-@debug_option
+@click.argument("prompts", nargs=-1, metavar='"PROMPT" ["PROMPT" ...]')
+@steer_options
 def steer(
-    prompts,
-    network,
-    deltas,
-    clip,
-    steps,
-    seed,
-    outdir,
-    video,
-    precision,
-    compiled,
-    device,
-    **settings,
-) -> None:
+    prompts, images, network, deltas, clips, outdir, video, no_video, resume, variants, precision,
+    compiled, device, **options,
+) -> None:  # fmt: skip
     """A text prompt pulls an image of the network towards what it says.
 
-    Several prompts pull together; "text:1.5" weights one, a negative weight pushes away.
+    Several prompts pull together; "text:1.5" weights one, a negative weight pushes away. With
+    --dissolve they follow one another in one video.
 
     \b
-    Example:
+    Examples:
       sg3 steer "a smiling woman with red hair" --outdir out/steer
       sg3 steer "a photo of an old man" --network stylegan3-t-ffhqu-256 --clip ViT-B-32/openai
+      sg3 steer "a crown" --latent out/steer/latent.safetensors --space w+ --region 8,0,56,24
+      sg3 steer "a bald man" "a woman with pink hair" "a king" --dissolve 60 --video out.mp4
     """
-    from guidance.prompts import parse_prompts  # torch is imported only now: `--help` is quick
-    from guidance.steer import SteerConfig
-    from guidance.steer import steer as start_steering
+    from guidance.steer import SteerConfig  # torch is imported only now: `--help` is quick
     from sg3.networks.compiled import compile_synthesis
 
-    parsed = parse_prompts(prompts)
-    settings = {name: value for name, value in settings.items() if value is not None}
-    config = SteerConfig(steps=steps, seed=seed, **settings)
+    arguments = click.get_current_context().params
+    parsed = parse_arguments(prompts, images, options["dissolve"])
+    config = SteerConfig(**settings_of(options))
+    check_combination(options, variants, compiled, config)
     outdir = Path(outdir or f"out/steer-{slug(parsed[0].text)}")
-    refuse_unwritable(outdir)
-    arguments = {"prompts": list(prompts), "network": network, "clip": clip, "device": device}
-    arguments |= {"steps": steps, "seed": seed, "video": video, "precision": precision}
-    arguments |= {"deltas": deltas, **settings}
+    for folder in (outdir, *([Path(video).parent] if video else [])):
+        refuse_unwritable(folder)
+    if resume and is_finished(outdir, arguments):
+        click.echo(f"{outdir} is finished already.")
+        return
+    clip = ",".join(clips)
+    movie = False if no_video else (Path(video).absolute() if video else True)
     manifest = RunManifest(outdir, "steer", arguments)
     with manifest.time("load"):
         G, encoder, provenance = load_models(network, clip, resolve_device(device))
@@ -117,22 +71,99 @@ def steer(
         apply_precision(G, precision)
         if compiled:
             compile_synthesis(G, small_batches=True)
+        start = read_start(G, options, provenance, variants)
     warn_of_unknown_words(encoder, parsed)
+    about = json.dumps([provenance, deltas, precision, clip])
+    saved = outdir / PROGRESS if resume and (outdir / PROGRESS).is_file() else None
     with manifest.time("start"):
-        steps_to_come = start_steering(G, parsed, encoder, config=config)
+        common = {"config": config, "start_ws": start, "progress": saved, "about": about}
+        texts = prompts if options["dissolve"] else parsed
+        steps = begin(G, texts, encoder, options, variants, common)
     prepare_folder(outdir)
-    metadata = {"network": network, "prompts": json.dumps(list(prompts)), **provenance}
+    if video:
+        prepare_folder(Path(video).parent)
+    metadata = {"network": network, "prompts": json.dumps([*prompts, *images]), **provenance}
     if deltas:
         metadata["deltas"] = json.dumps(deltas)
     if "network_sha256" in provenance:
         manifest.add_input(network, provenance["network_sha256"])
-    for path, _ in deltas:
+    files = [*(p for p, _ in deltas), options["latent"], options["region"]]
+    for path in (path for path in files if path and Path(path).is_file()):
         manifest.add_input(path)
-    stopped = run(steps_to_come, steps + 1, outdir, video, metadata, manifest)
+    stopped = run(steps, outdir, movie, metadata, manifest, G)
     for path in [*manifest.outputs, manifest.write(finished=not stopped).name]:
         click.echo((outdir / path).resolve())
     if stopped:
         sys.exit(INTERRUPTED)
+
+
+def parse_arguments(prompts, images, dissolve):
+    """Texts and pictures as `Prompt`s. Raises ValueError where there is nothing usable."""
+    from guidance.prompts import parse_image, parse_prompts
+
+    if not (prompts or images):
+        raise UserError("Missing argument 'PROMPT': give a text such as 'a red hat', or --image")
+    if dissolve and images:
+        raise UserError("dissolve: goes through texts only; leave --image out")
+    return (*(parse_prompts(prompts) if prompts else ()), *map(parse_image, images))
+
+
+def settings_of(options) -> dict:
+    """What the options say as settings of `SteerConfig`."""
+    from dataclasses import replace
+
+    from guidance.cutouts import AUGMENTS
+
+    plain = {k: v for k, v in options.items() if v is not None and k not in NOT_SETTINGS}
+    if options["transform"] is not None:
+        plain["transform"] = "free" if options["transform"] else "held"
+    views = AUGMENTS[options["augment"] or "light"]
+    changes = {k: options[k] for k in ("perspective", "flip", "noise") if options[k] is not None}
+    if options["jitter"] is not None:
+        changes |= {name: most * options["jitter"] for name, most in JITTER.items()}
+    if options["augment"] or changes:
+        plain["augment"] = replace(views, **changes) if changes else options["augment"]
+    return plain
+
+
+def check_combination(options, variants: int, compiled: bool, config) -> None:
+    """Raise UserError for options that exclude each other."""
+    if options["dissolve"]:
+        for name, used in (("variants", variants > 1), ("region", options["region"])):
+            if used:
+                raise UserError(f"dissolve: does not go with --{name}; leave it out")
+    elif options["times"] or options["motion"]:
+        raise UserError("times, motion: belong to --dissolve; give that, too")
+    if compiled and (config.space == "s" or config.transform != "follow" or options["latent"]):
+        raise UserError("compile: goes with spaces w and w+ from a fresh start only; leave it out")
+
+
+def read_start(G, options, provenance, variants: int):
+    """The latent to start from, once for each variant, or None."""
+    if not options["latent"]:
+        return None
+    from guidance.directions import read_latent
+    from guidance.directions.base import EditedLatent
+
+    path = options["latent"]
+    found = read_latent(path, G, provenance.get("network_sha256"), options["force"])
+    if len(found.ws) != 1:
+        raise UserError(f"latent {path}: holds {len(found.ws)} latents, expected one to start from")
+    styles = {name: style.expand(variants, -1) for name, style in found.styles.items()}
+    return EditedLatent(found.ws.expand(variants, -1, -1), styles)
+
+
+def begin(G, prompts, encoder, options, variants: int, common):
+    """The run: of all prompts together, or of one after the other."""
+    from guidance.dissolve import dissolve
+    from guidance.steer import steer_batch
+
+    if options["dissolve"]:
+        path = {name: options[name] for name in ("times", "fade", "motion", "amount")}
+        return dissolve(G, prompts, encoder, steps_each=options["dissolve"], **path, **common)
+    seeds = [options["seed"] + i for i in range(variants)]
+    region = options["region"]
+    return steer_batch(G, [prompts] * variants, encoder, seeds=seeds, region=region, **common)
 
 
 def load_models(network: str, clip: str, device):
@@ -142,34 +173,87 @@ def load_models(network: str, clip: str, device):
 
     encoder = load_encoder(clip, device)
     nets = sg3.load(network, device=device)
+    if nets.G_ema is None:
+        raise UserError(f"network: {network} holds no generator")
     sha256 = nets.meta.get("sha256")
     return nets.G_ema, encoder, {"network_sha256": sha256} if sha256 else {}
 
 
-def run(steps, total: int, outdir, video, metadata, manifest) -> bool:
+def run(steps, outdir: Path, video, metadata, manifest, G) -> bool:
     """Drain `steps` and record; True if the user stopped it. Files are written either way."""
     from tqdm import tqdm
 
     from guidance.record import Recording
 
-    stopped, recording = False, Recording(outdir, video, metadata)
-    with manifest.time("steer"), recording:
+    stopped, recordings, total = False, [], steps.config.steps + 1
+    count = len(steps.movable.latent.ws)
+    with manifest.time("steer"), ExitStack() as stack:
+        stop = stack.enter_context(stop_requests("Stopped; keeping what there is.\n"))
+        for i in range(count):
+            folder = outdir if count == 1 else prepare_folder(outdir / f"variant-{i}")
+            movie = video if count == 1 else bool(video)
+            recordings.append(stack.enter_context(Recording(folder, movie, metadata, G)))
         try:
             bar = tqdm(steps, total=total, disable=None, unit="step")
-            for step in bar:
-                recording.add(step)
-                bar.set_postfix(
-                    loss=f"{step.loss:.3f}", similarity=f"{step.losses['similarity']:.3f}"
-                )
+            for points in bar:
+                for recording, step in zip(recordings, points, strict=True):
+                    recording.add(step)
+                bar.set_postfix(_shown(points))
+                if points[0].index % SAVE_EVERY == SAVE_EVERY - 1:
+                    steps.save(outdir / PROGRESS)
+                if stop():
+                    stopped = points[0].index < total - 1
+                    break
         except KeyboardInterrupt:
             stopped = True
             click.echo("Stopped; keeping what there is.", err=True)
-    for path in recording.paths:
-        manifest.add_output(path)
-    for name, step in (("start", recording.first), ("end", recording.last)):
-        if step is not None:
-            manifest.results[name] = {"step": step.index, "sigma": step.sigma, **step.losses}
+    if stopped and steps.progress.points:
+        steps.save(outdir / PROGRESS)
+    elif not stopped:
+        (outdir / PROGRESS).unlink(missing_ok=True)
+    _note_results(recordings, outdir, manifest)
     return stopped
+
+
+def _shown(points) -> dict[str, str]:
+    """Means over the variants, for the progress bar."""
+    loss = sum(p.loss for p in points) / len(points)
+    similarity = sum(p.losses["similarity"] for p in points) / len(points)
+    return {"loss": f"{loss:.3f}", "similarity": f"{similarity:.3f}"}
+
+
+def _note_results(recordings: Sequence, outdir: Path, manifest) -> None:
+    """Files and figures for the manifest; of several variants also a sheet of all ends."""
+    from sg3.media import contact_sheet, save_png, to_uint8
+
+    for i, recording in enumerate(recordings):
+        for path in recording.paths:
+            manifest.add_output(path)
+        for name, step in (("start", recording.first), ("end", recording.last)):
+            if step is not None:
+                key = name if len(recordings) == 1 else f"variant-{i}-{name}"
+                figures = {"step": step.index, "sigma": step.sigma, **step.losses}
+                manifest.results[key] = figures
+    ends = [recording.last for recording in recordings if recording.last is not None]
+    if len(ends) > 1:
+        captions = [f"{i}: {step.losses['similarity']:.2f}" for i, step in enumerate(ends)]
+        sheet = contact_sheet(
+            [to_uint8(step.image)[0] for step in ends], captions, min(len(ends), 6)
+        )
+        save_png(outdir / "variants.png", sheet)
+        manifest.add_output(outdir / "variants.png")
+
+
+def is_finished(outdir: Path, arguments) -> bool:
+    """Whether the run of these arguments is complete in `outdir`."""
+    try:
+        found = json.loads((outdir / "run.json").read_text())
+    except (OSError, ValueError):
+        return False
+    ours = json.loads(json.dumps(dict(arguments), default=str))
+    theirs = found.get("arguments", {})
+    changed = [name for name in ours if name != "resume" and ours[name] != theirs.get(name)]
+    return bool(found.get("finished")) and not changed
 
 
 def slug(text: str, longest: int = 40) -> str:
@@ -190,6 +274,7 @@ def refuse_unwritable(folder: Path) -> None:
 def warn_of_unknown_words(encoder, prompts) -> None:
     """Say which words a small vocabulary does not hold."""
     known_by = getattr(encoder, "unknown_words", None)
-    words = [word for prompt in prompts for word in known_by(prompt.text)] if known_by else []
+    texts = [prompt.text for prompt in prompts if prompt.image is None] if known_by else []
+    words = [word for text in texts for word in known_by(text)]
     if words:
         click.echo(f"Note: the encoder does not know: {', '.join(dict.fromkeys(words))}", err=True)

@@ -1,4 +1,4 @@
-"""What a steering run leaves on disk: pictures, a video, the latent."""
+"""What a steering run leaves on disk: pictures, a video, the latent, the losses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
-from guidance.latents import LATENT_FORMAT
+from guidance.directions.files import write_latent
 from guidance.steering import Step
-from sg3.files import write_tensors
+from sg3.files import write_text
 from sg3.media import VideoWriter, contact_sheet, save_png, to_uint8
+from sg3.media.images import enlarge
 
 #: Small pictures are enlarged in the video by whole factors: players blur them otherwise.
 VIDEO_SIZE_PX = 256
@@ -29,20 +31,25 @@ class Recording:
             recording.add(step)
     recording.paths                     # what was written
 
-    Steps that no file needs are never rendered. When the block ends, even through an exception,
-    the files for the steps so far are completed.
+    `video`: whether to write steer.mp4, or where. With `G` the latent's styles are put into its ws
+    where the network allows that, so that everything that reads a latent reads it. Steps that no
+    file needs are never rendered. When the block ends, even through an exception, the files for the
+    steps so far are completed.
     """
 
     def __init__(
         self,
         outdir: str | os.PathLike,
-        video: bool = True,
+        video: bool | str | os.PathLike = True,
         metadata: dict[str, str] | None = None,
+        G: nn.Module | None = None,
     ):
-        self.outdir, self.video, self.metadata = Path(outdir), video, dict(metadata or {})
+        self.outdir, self.metadata, self.G = Path(outdir), dict(metadata or {}), G
+        self.video = self.outdir / "steer.mp4" if video is True else video and Path(video)
         self.paths: list[Path] = []
         self.first: Step | None = None
         self.last: Step | None = None
+        self._losses: list[str] = []
         self._frames: dict[int, tuple[np.ndarray, str]] = {}
         self._writer: VideoWriter | None = None
         self._stack = ExitStack()
@@ -61,6 +68,8 @@ class Recording:
             if self.video:
                 self._open_video(step.num_steps)
         self.last = step
+        terms = {"step": step.index, "loss": step.loss, **step.losses, "sigma": step.sigma}
+        self._losses.append(json.dumps(terms))
         if self._writer is not None:
             self._writer.add(self._video_frame(step))
         if step.index in self._sheet_steps:
@@ -68,13 +77,11 @@ class Recording:
 
     def _open_video(self, num_steps: int) -> None:
         fps = min(max(round(num_steps / VIDEO_LENGTH_S), 10), 30)
-        writer = VideoWriter(self.outdir / "steer.mp4", fps=fps, crf=17)
+        writer = VideoWriter(self.video, fps=fps, crf=17)
         self._writer = self._stack.enter_context(writer)
 
     def _video_frame(self, step: Step) -> np.ndarray:
-        frame = to_uint8(step.image)[0]
-        factor = max(1, -(-VIDEO_SIZE_PX // min(frame.shape[:2])))
-        return frame.repeat(factor, axis=0).repeat(factor, axis=1)
+        return enlarge(to_uint8(step.image), VIDEO_SIZE_PX)[0]
 
     def _keep(self, step: Step) -> None:
         caption = f"{step.index}: {step.losses['similarity']:.2f}"
@@ -102,8 +109,9 @@ class Recording:
         self._save("contact_sheet.png", lambda path: save_png(path, sheet))
         self._save("end.png", lambda path: save_png(path, last.image[0]))
         self._save("latent.safetensors", self._save_latent)
+        self._save("losses.jsonl", lambda path: write_text(path, "\n".join(self._losses) + "\n"))
 
     def _save_latent(self, path: Path) -> None:
-        metadata = {"format": LATENT_FORMAT, "version": "1", **self.metadata}
-        metadata["step"] = json.dumps({"index": self.last.index, "sigma": self.last.sigma})
-        write_tensors(path, {"ws": self.last.ws}, metadata)
+        step = json.dumps({"index": self.last.index, "sigma": self.last.sigma})
+        latent = self.last.latent if self.G is None else self.last.latent.folded(self.G)
+        write_latent(path, latent, {**self.metadata, "step": step})

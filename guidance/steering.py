@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from guidance.render import synthesised
 from guidance.schedule import Stall, learning_rate
 from guidance.settings import SteerConfig
 from guidance.spaces import Coordinates, Movable
+from sg3.generate import user_transform
+from sg3.motion import Move
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,13 @@ class Steering(Iterator[tuple[Step, ...]]):
     """Yields B `Step`s at a time. `save` between two of them, and a run with that progress yields
     the same steps, the ones before (from the file) and the ones after (by going on).
 
-    `limit`: bound in standard deviations of W, a number or `[B]`; 0 for none. `before_step` is
-    called with the index of each step; it may change what the objective and `movable` want.
+    `limit`: bound in standard deviations of W, a number or `[B]`; 0 for none.
     """
+
+    #: Called with the index of each step before it; it may change what is wanted.
+    before_step: Callable[[int], None] | None = None
+    #: How each step's picture (not what is judged) is moved; None: not at all.
+    moves: Sequence[Move] | None = None
 
     def __init__(
         self,
@@ -67,11 +73,9 @@ class Steering(Iterator[tuple[Step, ...]]):
         limit: float | torch.Tensor = 0.0,
         fingerprint: str = "",
         saved: Progress | None = None,
-        before_step: Callable[[int], None] | None = None,
     ):
         self.G, self.objective, self.keeps, self.movable = G, objective, keeps, movable
         self.config, self.limit, self.fingerprint = config, limit, fingerprint
-        self.before_step = before_step
         self.coordinates: Coordinates = {
             name: place.detach().clone().requires_grad_(True)
             for name, place in movable.start.items()
@@ -99,6 +103,7 @@ class Steering(Iterator[tuple[Step, ...]]):
     def _run(self) -> Iterator[tuple[Step, ...]]:
         done = list(self.progress.points)
         for index, (place, values) in enumerate(done):
+            self._prepare(index)
             yield self._points(index, place, values)
         if done and self._ended(len(done) - 1):
             return
@@ -108,14 +113,17 @@ class Steering(Iterator[tuple[Step, ...]]):
             self.objective.begin(images)
             self.keeps.begin(images)
         for index in range(len(done), self.config.steps + 1):
-            if self.before_step is not None:
-                self.before_step(index)
+            self._prepare(index)
             place = {name: value.clone() for name, value in self.average.items()}
             values = self._advance(index)
             self.progress.add(place, values)
             yield self._points(index, place, values)
             if self._ended(index):
                 return
+
+    def _prepare(self, index: int) -> None:
+        if self.before_step is not None:
+            self.before_step(index)
 
     def _ended(self, index: int) -> bool:
         return index >= self.config.steps or bool(self.stall.stalled.all())
@@ -160,8 +168,9 @@ class Steering(Iterator[tuple[Step, ...]]):
                 self.average[name][~stalled] = moved[~stalled]
 
     @torch.no_grad()
-    def _render(self, latent: EditedLatent) -> torch.Tensor:
-        return synthesised(self.G, latent, self.config.force_fp32)
+    def _render(self, latent: EditedLatent, move: Move) -> torch.Tensor:
+        with user_transform(self.G, move.translate, move.rotate_deg):
+            return synthesised(self.G, latent, self.config.force_fp32)
 
     @torch.no_grad()
     def _points(self, index: int, place: Coordinates, values) -> tuple[Step, ...]:
@@ -169,6 +178,7 @@ class Steering(Iterator[tuple[Step, ...]]):
         place = {name: value.to(self.movable.latent.ws) for name, value in place.items()}
         latent, sigma = self.movable.decode(place), self.movable.sigma(place).tolist()
         count = self.config.steps
+        render = partial(self._render, move=self.moves[index] if self.moves else Move())
         return tuple(
             Step(
                 index=index,
@@ -177,7 +187,7 @@ class Steering(Iterator[tuple[Step, ...]]):
                 losses={name: value[i] for name, value in values.items() if name != "loss"},
                 latent=one_of(latent, i),
                 sigma=sigma[i],
-                render=self._render,
+                render=render,
             )
             for i in range(len(latent.ws))
         )

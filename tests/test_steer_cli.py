@@ -52,6 +52,7 @@ def test_the_real_world_path_writes_what_it_promises(clip, tmp_path):
     result, _ = call("a red hat", "a man:0.5", "--network", NETWORK, "--clip", clip, *options)
     assert result.exit_code == 0, result.output
     names = ["start.png", "steer.mp4", "contact_sheet.png", "end.png", "latent.safetensors"]
+    names.append("losses.jsonl")
     assert result.output.split() == [str(out / name) for name in [*names, "run.json"]]
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, "run.json"])
     assert Image.open(out / "end.png").size == (32, 32)
