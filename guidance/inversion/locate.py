@@ -31,6 +31,8 @@ PICTURES, FEW_PICTURES, SMALL_PX = 400, 120, 128
 SMALLEST_SHARE, RATIO = 0.2, 1.19
 #: Larger side of the largest crop at which a photo is searched: twice what its smallest need.
 PHOTO_PX = round(2 * SIDE_PX / SMALLEST_SHARE)
+#: Of the places that are tried, in the pixels of what is compared.
+STRIDE = 2
 #: How far something may be turned, at first; refinement goes on from the nearest.
 ANGLES = (-15.0, 0.0, 15.0)
 #: Refinement, of the best: the best of so many crops around the last one, ever nearer.
@@ -154,15 +156,19 @@ def _scan(likeness: Likeness, whole: torch.Tensor, size: float) -> list[tuple[fl
         for n, side in zip((height, width), whole.shape[2:], strict=True)
     ]
     image = F.interpolate(whole, size=small, mode="area")
-    views = F.unfold(image, (height, width))[0].T  # [places, 3·h·w]
+    views = F.unfold(image, (height, width), stride=STRIDE)[0].T  # [places, 3·h·w]
     cost = torch.cat([likeness.cost(part) for part in views.split(4096)])
-    across = small[1] - width + 1
+    across = (small[1] - width) // STRIDE + 1
     best = cost.topk(min(BEST, len(cost)), largest=False)
     scale = [side / n for side, n in zip(whole.shape[2:], small, strict=True)]
     return [
         (
             value,
-            Crop((i % across + width / 2) * scale[1], (i // across + height / 2) * scale[0], size),
+            Crop(
+                (i % across * STRIDE + width / 2) * scale[1],
+                (i // across * STRIDE + height / 2) * scale[0],
+                size,
+            ),
         )
         for value, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
