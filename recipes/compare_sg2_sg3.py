@@ -15,7 +15,8 @@ pretrain_stylegan2.py). `measure` writes compare-sg2-sg3.json and compare-sg2-sg
 - EQ-T of the pose: both networks, and the renderer, take a pose (up to 2 pixels) from the latent.
   The picture that a latent draws 1 to 4 pixels further is compared with the moved picture.
 - Stickiness (`sg3.analysis.stickiness`) over random poses of one face, summed over faces. Also true
-  renders have some: edges wider than the move overlap.
+  renders have some, and more when they are out of focus: edges wider than the move overlap. So each
+  network stands beside renders whose high-pass has as much energy (`stickiness_of_renders`).
 
 Hardware: one CPU core, 4 GB. Duration: RUNTIME.
 """
@@ -29,6 +30,7 @@ from collections.abc import Callable, Iterator
 import click
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.special import ndtri
 from torch import nn
 
@@ -38,6 +40,7 @@ from recipes.minifaces.batches import to_float
 from recipes.minifaces.evaluate_generator import HELDOUT_BASE, sample_images
 from recipes.minifaces.judge import collect_features, load_judge
 from recipes.minifaces.latents import POSE_DIM, code_of_seeds, start_of, z_of
+from recipes.minifaces.movable import MovableStyleGAN2
 from recipes.minifaces.pretrain_stylegan2 import train
 from recipes.minifaces.world import render, render_seed
 from sg3.allocator import keep_large_blocks
@@ -78,39 +81,6 @@ def generated(G: nn.Module) -> Source:
     return draw
 
 
-class MovableConstant(nn.Module):
-    """The constant `[C, n, n]` of a StyleGAN2 as samples of a signal without frequencies above
-    half their rate, read where `transform` `[3, 3]` (translations only) sends the samples."""
-
-    def __init__(self, const: torch.Tensor):
-        super().__init__()
-        self.register_buffer("const", const.detach().clone())
-        self.register_buffer("transform", torch.eye(3))
-
-    def forward(self) -> torch.Tensor:
-        size = self.const.shape[1]
-        index = torch.arange(size, dtype=torch.float32)
-        x, y = (
-            torch.sinc(index[:, None] + float(self.transform[axis, 2]) * size - index)
-            for axis in (0, 1)
-        )
-        return y @ self.const @ x.T
-
-
-class MovableStyleGAN2(nn.Module):
-    """`G` with a `synthesis.input.transform`, for the operators of equivariance."""
-
-    def __init__(self, G: nn.Module):
-        super().__init__()
-        self.G, self.synthesis = G, self
-        self.input = MovableConstant(G.synthesis.b4.const)
-        self.z_dim, self.c_dim, self.mapping = G.z_dim, G.c_dim, G.mapping
-
-    def forward(self, ws: torch.Tensor, **options) -> torch.Tensor:
-        self.G.synthesis.b4.const.copy_(self.input())
-        return self.G.synthesis(ws, **options)
-
-
 def input_equivariance(G: nn.Module, kind: str, num: int = PICTURES) -> float:
     """Decibels; `kind` is eqt_int or eqt_frac."""
     return psnr(*sum(squared_errors(G, draw, kind) for draw in draws(G, None, num, seed=0)))
@@ -148,15 +118,26 @@ def pose_equivariance(source: Source, faces: int = 4 * FACES) -> float:
     return psnr(error, count)
 
 
-def stickiness(source: Source, faces: int = FACES, poses: int = POSES) -> float:
-    """Share of the high-pass energy of faces that stays in place while their poses change."""
+def stickiness(source: Source, faces: int = FACES, poses: int = POSES) -> tuple[float, float]:
+    """Share of the high-pass energy of faces that stays in place while their poses change, and
+    that energy."""
     fixed = energy = 0.0
     for i in range(faces):
         measure = Stickiness()
         u = np.random.RandomState(i).uniform(-1, 1, [poses, POSE_DIM])
         measure.add(source(HELDOUT_BASE + i, u))
         fixed, energy = fixed + measure.fixed_energy, energy + measure.energy
-    return fixed / energy
+    return fixed / energy, energy / faces
+
+
+def blurred(sigma_px: float) -> Source:
+    """The renderer out of focus."""
+
+    def draw(seed: int, poses: np.ndarray) -> torch.Tensor:
+        sharp = rendered(seed, poses).numpy()
+        return torch.from_numpy(gaussian_filter(sharp, [0, 0, sigma_px, sigma_px]))
+
+    return draw
 
 
 def measure(networks: dict[str, nn.Module], pictures: int = 2000) -> Iterator[tuple[str, dict]]:
@@ -164,7 +145,9 @@ def measure(networks: dict[str, nn.Module], pictures: int = 2000) -> Iterator[tu
     judge = load_judge()
     seeds = range(HELDOUT_BASE, HELDOUT_BASE + pictures)
     real = collect_features(judge, to_float(np.stack([render_seed(seed) for seed in seeds])))
-    truth = {"pose": pose_equivariance(rendered), "stickiness": stickiness(rendered)}
+    # Stickiness and energy of renders more and more out of focus: wide edges overlap themselves.
+    foci = np.array([stickiness(blurred(sigma)) for sigma in np.linspace(1.2, 0, 13)])
+    truth = {"pose": pose_equivariance(rendered), "stickiness": foci[-1, 0], "detail": foci[-1, 1]}
     yield "true renders", _rounded(truth)
     for name, G in networks.items():
         movable = MovableStyleGAN2(G) if G.kind == "stylegan2" else G
@@ -176,7 +159,9 @@ def measure(networks: dict[str, nn.Module], pictures: int = 2000) -> Iterator[tu
         if G.kind == "stylegan2":  # leave the constant where it was
             G.synthesis.b4.const.copy_(movable.input.const)
         source = generated(G)
-        numbers["pose"], numbers["stickiness"] = pose_equivariance(source), stickiness(source)
+        numbers["pose"] = pose_equivariance(source)
+        numbers["stickiness"], numbers["detail"] = stickiness(source)
+        numbers["stickiness_of_renders"] = np.interp(numbers["detail"], foci[:, 1], foci[:, 0])
         fake = collect_features(judge, sample_images(G, pictures))
         numbers["frechet"] = frechet_distance(fake, real)
         numbers["parameters"] = sum(p.numel() for p in G.synthesis.parameters())
@@ -184,7 +169,7 @@ def measure(networks: dict[str, nn.Module], pictures: int = 2000) -> Iterator[tu
 
 
 def _rounded(numbers: dict) -> dict:
-    return {name: round(value, 4) for name, value in numbers.items()}
+    return {name: round(float(value), 4) for name, value in numbers.items()}
 
 
 # The picture.
@@ -215,7 +200,7 @@ def picture(networks: dict[str, nn.Module], numbers: dict[str, dict]) -> Drawing
         for x, width, image in zip(lefts, cells, _row(G), strict=False):
             drawing.image(x, top, width, SIDE, image)
         for i, line in enumerate(_told(found)):
-            drawing.text(lefts[-1], top + 14 + 22 * i, line)
+            drawing.text(lefts[-1], top + 10 + 20 * i, line)
     return drawing
 
 
@@ -255,6 +240,8 @@ def _told(found: dict) -> list[str]:
         lines.append(f"   inner half {found['eqt_int_inner']:.1f} dB")
     lines.append(f"EQ-T of the pose {found['pose']:.1f} dB")
     lines.append(f"stickiness {found['stickiness']:.3f}")
+    if "stickiness_of_renders" in found:
+        lines.append(f"   of renders as sharp {found['stickiness_of_renders']:.3f}")
     if "frechet" in found:
         lines.append(f"distance to renders {found['frechet']:.0f}")
     return lines

@@ -11,6 +11,7 @@ import sg3
 from recipes import compare_sg2_sg3 as compare
 from recipes.minifaces import pretrain_stylegan2
 from recipes.minifaces.dataset import write_dataset
+from recipes.minifaces.movable import MovableConstant, MovableStyleGAN2
 from recipes.minifaces.pretrain import PretrainConfig
 from recipes.minifaces.pretrain_stylegan2 import stylegan2_kwargs
 from sg3.networks import build_network
@@ -24,7 +25,7 @@ def stylegan2():
 
 
 def test_a_constant_is_read_between_its_samples():
-    const = compare.MovableConstant(torch.randn([2, 4, 4]))
+    const = MovableConstant(torch.randn([2, 4, 4]))
     assert torch.allclose(const(), const.const, atol=1e-6)
     const.transform[0, 2] = -0.25  # to the right by one sample: zeros come in
     assert torch.allclose(const()[:, :, 1:], const.const[:, :, :-1], atol=1e-6)
@@ -34,7 +35,7 @@ def test_a_constant_is_read_between_its_samples():
 
 
 def test_a_movable_stylegan2_at_rest_is_itself(stylegan2):
-    movable = compare.MovableStyleGAN2(stylegan2)
+    movable = MovableStyleGAN2(stylegan2)
     ws = stylegan2.mapping(torch.randn([1, 64]))
     before = stylegan2.synthesis(ws, noise_mode="const")
     assert torch.allclose(movable(ws, noise_mode="const"), before, atol=1e-5)
@@ -45,13 +46,16 @@ def test_a_movable_stylegan2_at_rest_is_itself(stylegan2):
 
 def test_the_renderer_moves_as_it_should_and_hardly_sticks():
     assert compare.pose_equivariance(compare.rendered, 8) > 40
-    assert 0 < compare.stickiness(compare.rendered, 3, 12) < 0.25
+    sticks, energy = compare.stickiness(compare.rendered, 3, 12)
+    assert 0 < sticks < 0.25
+    more, less = compare.stickiness(compare.blurred(0.8), 3, 12)  # out of focus
+    assert more > 1.5 * sticks and less < 0.6 * energy
 
     def stuck(seed: int, poses: np.ndarray) -> torch.Tensor:
         return compare.rendered(seed, np.zeros_like(poses))
 
     assert compare.pose_equivariance(stuck, 4) < 20
-    assert compare.stickiness(stuck, 2, 4) == pytest.approx(1)
+    assert compare.stickiness(stuck, 2, 4)[0] == pytest.approx(1)
 
 
 def test_generated_faces_are_the_rendered_ones():
