@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sg3.errors import UserError
+
 _PHOTO_OF = (
     "bad", "bright", "close-up", "cropped", "jpeg corrupted", "low resolution", "blurry",
     "pixelated", "good", "black and white", "dark",
@@ -46,16 +48,16 @@ PARTS = (
 def templates_of(choice: str | Sequence[str]) -> tuple[str, ...]:
     """The sentences of a name in `TEMPLATES`, or those given, each with one `{}`.
 
-    Raises ValueError for an unknown name or a sentence without a place for the name.
+    Raises UserError for an unknown name or a sentence without a place for the name.
     """
     if isinstance(choice, str):
         if choice not in TEMPLATES:
-            raise ValueError(
+            raise UserError(
                 f"templates: got {choice!r}, expected {', '.join(TEMPLATES)} or sentences with {{}}"
             )
         return TEMPLATES[choice]
     if not choice or any(sentence.count("{}") != 1 for sentence in choice):
-        raise ValueError(f"templates: got {list(choice)}, expected sentences with one {{}} each")
+        raise UserError(f"templates: got {list(choice)}, expected sentences with one {{}} each")
     return tuple(choice)
 
 

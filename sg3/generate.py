@@ -15,8 +15,12 @@ from torch import nn
 
 from sg3.errors import UserError
 from sg3.media import to_uint8
+from sg3.networks.style_space import added_styles
 
 NOISE_MODES = ("const", "random", "none")
+#: In files of latents: what is added to the styles of a layer; and the ws of latents with such
+#: styles, under a name of its own so that nobody leaves the styles out unknowingly.
+STYLE, UNEDITED = "styles.", "ws_before_styles"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ def generate_images(
 def generate_from_latents(
     G: nn.Module,
     ws: torch.Tensor,
+    styles: Mapping[str, torch.Tensor] | None = None,
     *,
     noise_mode: str = "const",
     translate: tuple[float, float] = (0, 0),
@@ -67,8 +72,8 @@ def generate_from_latents(
 ) -> Iterator[Generated]:
     """Yield one image per latent of `ws` [N, num_ws, w_dim], named `latent0000`.
 
-    The other arguments are those of `generate_images`. Raises UserError for a shape that is not
-    the network's.
+    `styles` [N or 1, channels] by layer are added to what ws gives. The other arguments are those
+    of `generate_images`. Raises UserError for a shape that is not the network's.
     """
     _check_noise_mode(noise_mode)
     if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim):
@@ -76,25 +81,45 @@ def generate_from_latents(
     ws = ws.to(next(G.parameters()).device, torch.float32)
     with torch.no_grad(), user_transform(G, translate, rotate_deg):
         for i, one in enumerate(ws.split(1)):
-            yield Generated(f"latent{i:04d}", _render(G, one, noise_mode, i), one)
+            own = {k: v[i : i + 1] if len(v) > 1 else v for k, v in (styles or {}).items()}
+            with added_styles(G, own):
+                image = _render(G, one, noise_mode, i)
+            yield Generated(f"latent{i:04d}", image, one)
 
 
 def load_latents(path: str | os.PathLike, network_sha256: str | None = None) -> torch.Tensor:
-    """Tensor `ws` of a safetensors file, as [N, num_ws, w_dim].
+    """`load_styled_latents` for those who take ws alone. Raises UserError for latents with styles,
+    too."""
+    ws, styles = load_styled_latents(path, network_sha256)
+    if styles:
+        raise UserError(
+            f"{path}: holds no tensor 'ws' alone but styles beside it; sg3 generate and sg3 edit "
+            "take those"
+        )
+    return ws
+
+
+def load_styled_latents(
+    path: str | os.PathLike, network_sha256: str | None = None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Latents of a safetensors file: ws [N, num_ws, w_dim], and what is added to the styles of
+    layers, [N or 1, channels] by name.
 
     Raises UserError for any other file, and for latents that name another network than that of the
     file hash `network_sha256`; files that name no network are taken.
     """
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            names, metadata = list(file.keys()), file.metadata() or {}
-            if "ws" not in names:
-                raise UserError(f"{path}: holds no tensor 'ws', only {', '.join(names)[:80]}")
-            ws = file.get_tensor("ws")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or no safetensors file: {error}") from None
+    ws = tensors.get("ws", tensors.get(UNEDITED))
+    if ws is None:
+        raise UserError(f"{path}: holds no tensor 'ws', only {', '.join(tensors)[:80]}")
     check_origin(path, metadata, network_sha256)
-    return ws[None] if ws.ndim == 2 else ws
+    styles = {k.removeprefix(STYLE): t for k, t in tensors.items() if k.startswith(STYLE)}
+    return ws[None] if ws.ndim == 2 else ws, styles
 
 
 def check_origin(

@@ -16,12 +16,9 @@ from guidance.latents import LATENT_FORMAT
 from guidance.style_space import style_layers
 from sg3.errors import UserError
 from sg3.files import write_tensors
+from sg3.generate import STYLE, UNEDITED
 
 DIRECTION_FORMAT = "sg3-direction"
-STYLE = "styles."
-#: Latents of a picture with edits that ws alone cannot hold have this instead of "ws", so that
-#: what knows nothing of styles refuses them instead of leaving the edits out.
-UNEDITED = "ws_before_styles"
 
 
 def read_latent(

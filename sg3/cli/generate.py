@@ -78,7 +78,7 @@ def generate(network, deltas, seeds, trunc, class_index, latent, grid, outdir, d
         raise click.UsageError("give either --seeds or --latent")
     import sg3
     from sg3.files import check_folder, prepare_folder
-    from sg3.generate import generate_from_latents, generate_images, load_latents
+    from sg3.generate import generate_from_latents, generate_images, load_styled_latents
     from sg3.manifest import RunManifest
 
     check_folder(outdir)
@@ -96,8 +96,9 @@ def generate(network, deltas, seeds, trunc, class_index, latent, grid, outdir, d
         "rotate_deg": options["rotate"],
     }
     if latent is not None:
-        ws = load_latents(latent, None if options["force"] else nets.meta["sha256"])
-        count, images = len(ws[rank::world]), generate_from_latents(G, ws, **move)
+        sha256 = None if options["force"] else nets.meta["sha256"]
+        ws, styles = load_styled_latents(latent, sha256)
+        count, images = len(ws[rank::world]), generate_from_latents(G, ws, styles, **move)
         images = (image for i, image in enumerate(images) if i % world == rank)
     else:
         mine = seeds[rank::world]
