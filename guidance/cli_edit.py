@@ -63,7 +63,7 @@ def edit(network, deltas, latent, seeds, device, outdir, sheet, video, **options
     for folder in {path.parent for path in (outdir / "run.json", sheet, video) if path}:
         prepare_folder(folder)
     with manifest.time("render"):
-        end = write_sheet(sheet, G, start, edits, options["columns"] if edits else 1)
+        end = write_sheet(sheet, G, start, edits, options["columns"])
         latent_path = outdir / "latent.safetensors"
         write_latent(latent_path, end.latent.folded(G), _origin(network, nets.meta, deltas))
         if video:

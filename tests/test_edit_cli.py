@@ -123,9 +123,11 @@ def test_several_edits_mixing_and_centres(call, clip, tmp_path):
     run = json.loads((tmp_path / "some" / "run.json").read_text())
     assert [d["alpha"] for d in run["results"]["directions"]] == [[0, 1], [0, -1]]
 
-    only = ["--mix", "7:1-2", "--seed", "3", "--network", OTHER, "--outdir", str(tmp_path / "m")]
+    only = ["--mix", "7:1-2", "--seeds", "3-4", "--network", OTHER, "--outdir", str(tmp_path / "m")]
     result, _ = call(*only)
     assert result.exit_code == 0, result.output
+    width, height = Image.open(tmp_path / "m" / "sheet.png").size
+    assert width > height, "two latents without directions lie side by side"
 
 
 def test_stylegan2_keeps_styles_that_its_ws_cannot_hold(call, clip, tmp_path):

@@ -19,16 +19,17 @@ Edits = Sequence[tuple[Direction, float, float]]
 def write_sheet(
     path: str | os.PathLike, G: nn.Module, start: EditedLatent, edits: Edits, columns: int
 ) -> EditStep:
-    """Write a PNG with a row for each latent of `start` and a column for each of `columns` points.
+    """Write a PNG with a row for each latent of `start` and a column for each of `columns` points;
+    without edits there is one point of each, and the latents follow one another.
 
     Returns the last point.
     """
-    steps = list(sweep(G, start, edits, columns))
+    steps = list(sweep(G, start, edits, columns if edits else 1))
     pictures = [to_uint8(step.images) for step in steps]
     captions = ["  ".join(f"{alpha:+.3g}" for alpha in step.alphas) or "edited" for step in steps]
     rows = range(len(start.ws))
     images = [picture[row] for row in rows for picture in pictures]
-    save_png(path, contact_sheet(images, captions * len(rows), columns=columns))
+    save_png(path, contact_sheet(images, captions * len(rows), columns=min(columns, len(images))))
     return steps[-1]
 
 

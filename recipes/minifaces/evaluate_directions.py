@@ -127,7 +127,9 @@ def evaluate_directions(
             response, pictures = respond(G, judge, direction, attribute, value, ws, largest)
             falls = {"monotone": response.monotone, "largest_fall": response.largest_fall}
             rows.append({"kind": kind, **falls, **vars(response)})
-            for face in range(2):
+            middle = judge.classify(pictures[len(pictures) // 2])[attribute]
+            lacking = (middle != CLASSES[attribute].index(value)).nonzero()[0]
+            for face in lacking.tolist():
                 cells += [picture[face] for picture in pictures]
                 captions += [f"{value} {alpha:+g}" for alpha in response.alphas]
     if sheet is not None:
@@ -190,7 +192,7 @@ def main() -> None:
     parser.add_argument("--beta", type=float, nargs="+", default=[0.12, 0.2])
     parser.add_argument("--largest", type=float, default=4.0, help="alpha")
     parser.add_argument("--labels", action="store_true", help="also directions in W from labels")
-    parser.add_argument("--sheet", type=Path, help="PNG with two faces for each direction")
+    parser.add_argument("--sheet", type=Path, help="PNG with a face without it for each direction")
     parser.add_argument("--plain", type=int, metavar="N", help="time ours and the plain method")
     parser.add_argument("--bundle", type=int, metavar="N", help="write those that ship")
     args = parser.parse_args()
