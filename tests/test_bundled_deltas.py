@@ -5,7 +5,7 @@ import torch
 from click.testing import CliRunner
 
 import sg3
-from recipes.minifaces.adapt import command, slug
+from recipes.minifaces.adapt import FROM_PICTURES, command, draw_pictures, seeds, slug
 from recipes.minifaces.evaluate_generator import sample_images
 from recipes.minifaces.evaluate_nada import TARGETS, compare, look, met, table, true_renders
 from recipes.minifaces.judge import load_judge
@@ -33,10 +33,12 @@ def test_every_target_has_its_delta_of_this_network(G):
     own = weights_hash(G)
     assert set(bundled_deltas()) == {slug(target) for target in TARGETS}
     for name in bundled_deltas():
+        text = name.replace("-", " ")
         path = DELTAS / f"{name}.safetensors"
         assert path.stat().st_size < 400_000
         delta = load_delta(path)
-        assert delta.source_hash == own and delta.meta["texts"] == ["face", name.replace("-", " ")]
+        assert delta.source_hash == own and delta.meta["averaged_runs"] == len(seeds(text))
+        assert delta.meta["texts"] == ([None, None] if text in FROM_PICTURES else ["face", text])
 
 
 @pytest.mark.parametrize("target", ["cat", "sepia"])
@@ -69,6 +71,8 @@ def test_names_of_deltas_on_the_command_line(tmp_path, G):
 
 
 def test_the_recipe_asks_for_what_sg3_adapt_has(tmp_path):
+    for target in FROM_PICTURES:
+        draw_pictures(target, tmp_path)
     for target in TARGETS:
         words = [*command(target, tmp_path)[3:], "--help"]
         assert CliRunner().invoke(cli, words).exit_code == 0

@@ -46,6 +46,7 @@ TARGETS = {
     "neon": ("human", "neon"),
     "sepia": ("human", "sepia"),
     "pixel art": ("human", "pixel"),
+    "pencil sketch from pictures": ("human", "sketch"),
 }
 #: What a viewer would expect to survive, where the target lets it be seen.
 KEPT = ("hair_colour", "glasses", "hat", "mouth")
@@ -156,7 +157,7 @@ def table(lines: dict[str, dict]) -> str:
         kept = " / ".join(f"{100 * line['kept'][n]:.0f}" for n in KEPT)
         rows.append(
             f"| {name} | {line['frechet_before']:.0f} → {line['frechet_after']:.0f} | "
-            f"−{line['reduction_percent']:.0f} % | {100 * line['judged_as_target']:.0f} % | "
+            f"−{line['reduction_percent']:.1f} % | {100 * line['judged_as_target']:.0f} % | "
             f"{100 * line['diversity']:.0f} % | {kept} % | {line['eq_t_change_db']:+.1f} dB | "
             f"{line['kilobytes']:.0f} |"
         )
