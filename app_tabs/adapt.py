@@ -49,7 +49,7 @@ def adapt(
     session.begin("adapt")
     session.results.pop("adapt", None)  # frees the last one before there is another
     idle = gr.update(interactive=False)
-    yield gr.skip(), gr.skip(), status("Getting ready ..."), idle, *look.not_ready(4)
+    yield gr.skip(), gr.skip(), status("Getting ready ..."), idle, *[gr.skip()] * 4
     loaded, encoder = context.generator(network, "job"), context.encoder(text_model(context))
     folder = context.new_folder(session, f"adapt-{slug(target or 'pictures', 24)}")
     found = uploads.pictures(pictures, folder / "target")
@@ -80,7 +80,7 @@ def go_on(context: Context, request: gr.Request, source=None, target=None, **_) 
         raise ValueError("adapt: there is no stopped run to go on with; press Adapt")
     run, idle = recording.adaptation, gr.update(interactive=False)
     before, total = grid(run.pictures(run.source)), run.config.steps
-    yield before, gr.skip(), status("Starting ..."), idle, *look.not_ready(4)
+    yield before, gr.skip(), status("Starting ..."), idle, *[gr.skip()] * 4
     note = _note(context, source, target)
     began, first, last, cost, step = time.monotonic(), run.index, 0.0, 0.0, None
     while not stop.is_set() and (step := next(run, None)) is not None:
@@ -95,7 +95,7 @@ def go_on(context: Context, request: gr.Request, source=None, target=None, **_) 
         drawn = status(line, curves(recording.records), step.index / max(total, 1))
         yield gr.skip(), view, drawn, idle, *[gr.skip()] * 4
     yield gr.skip(), gr.skip(), status("Writing ..."), idle, *[gr.skip()] * 4
-    yield _finished(session, recording, source, target, note)
+    yield before, *_finished(session, recording, source, target, note)
 
 
 def _finished(session, recording, source, target, note):
@@ -106,10 +106,10 @@ def _finished(session, recording, source, target, note):
     name = f"{target or 'pictures'}, {outcome.index} steps"
     looks.remember(session, name, folder / "delta.safetensors")
     names = ("delta.safetensors", "sheet.png", "interpolation.mp4", "adapted.safetensors")
-    files = [look.ready(folder / name) for name in names]
+    files = [str(folder / name) for name in names]
     view = grid(recording.adaptation.pictures())
     again = gr.update(interactive=outcome.reason is None)
-    return gr.skip(), view, status(line, curves(recording.records)), again, *files
+    return view, status(line, curves(recording.records)), again, *files
 
 
 def curves(records: list[dict]) -> dict[str, list[float]]:
@@ -148,7 +148,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, deltas: list)
         with gr.Column(min_width=300, scale=5, elem_classes="stick"):
             before = picture("Before", "Eight pictures of the network as it was")
             now = picture("Now", "The same eight while the text pulls the network")
-            line = gr.HTML(status(HINT), elem_classes="line")
+            line = gr.HTML(status(HINT), label="Status", elem_classes="line")
             labels = ("Save delta", "Save PNG", "Save MP4", "Save network")
             save = look.downloads(*labels)
         with gr.Column(min_width=300, scale=4):
@@ -191,6 +191,6 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, deltas: list)
     outputs = [before, now, line, again, *save]
     starts = [run.click, source.submit, target.submit]
     actions = {"adapt": (starts, adapt), "adapt_go_on": ([again.click], go_on)}
-    desk = Desk(line, [run], stop, HINT)
+    desk = Desk(line, [run], stop, HINT, save)
     for ran in jobs(context, "adapt", actions, inputs, outputs, desk):
         looks.offer_after(context, ran, deltas)

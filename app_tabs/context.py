@@ -157,7 +157,7 @@ def readable() -> Iterator[None]:
         if not isinstance(error, (ValueError, OSError)):
             traceback.print_exception(error)
         text = " ".join(str(error).split()) or type(error).__name__
-        raise gr.Error(html.escape(text), duration=12, print_exception=False) from None
+        raise gr.Error(html.escape(text, quote=False), duration=12, print_exception=False) from None
 
 
 def callback(context: Context, function: Callable, names: Iterable[str] = ()) -> Callable:

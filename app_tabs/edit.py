@@ -111,7 +111,7 @@ def edit(context: Context, request: gr.Request, network, source, seed, latent_fi
     origin = {"network": name, "network_sha256": context.generator(network).meta["sha256"]}
     write_latent(folder / "latent.safetensors", edited.folded(G), origin)
     text = "Texts need Learn first, once for a network." if missing else _described(edits)
-    files = [look.ready(folder / name) for name in ("edited.png", "latent.safetensors")]
+    files = [str(folder / name) for name in ("edited.png", "latent.safetensors")]
     return (before, after), status(text), *[gr.update(visible=missing)] * 2, *files
 
 
@@ -199,8 +199,8 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
                 buttons=["fullscreen"],
                 elem_classes="slider",
             )
-            line = gr.HTML(status(HINT), elem_classes="line")
-            save = look.downloads("Save PNG", "Save latent", "Save MP4")
+            line = gr.HTML(status(HINT), label="Status", elem_classes="line")
+            save = look.downloads("Save PNG", "Save latent", "Save MP4", ready=2)
         with gr.Column(min_width=300, scale=4):
             source = gr.Radio(list(SOURCES), value="Seed", label="Edit what")
             seed = seed_field("Seed", info="Every number is another picture")
@@ -251,6 +251,6 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
     learned, *_ = jobs(context, "edit", actions, inputs, [line, save[2]], desk)
     learned.success(**drawn, **hidden)
     finding = {"find": ([run.click], photo.find)}
-    desk = Desk(line, [run], halt, photo.HINT)
+    desk = Desk(line, [run], halt, photo.HINT, found_files)
     (ready,) = jobs(context, "find", finding, found, [image, line, *found_files], desk)
     ready.success(**drawn, **hidden)

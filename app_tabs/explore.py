@@ -22,8 +22,8 @@ ALL, NO_OTHER = "All layers", "(none)"
 DOMAINS = {"In space": "space", "As a spectrum": "spectrum"}
 TRUNCATION, COLUMNS = 0.7, 4
 FRAMES, FRAME_S = 48, 1 / 12
-#: Pictures of one layer, and their size; of all layers they are small.
-SHOWN, LARGE_PX, SMALL_PX = 8, 160, 112
+#: Channels of one layer, and the size of their pictures.
+SHOWN, SIZE_PX = 8, 160
 
 
 def _asked(G, values: dict):
@@ -33,14 +33,14 @@ def _asked(G, values: dict):
     first = int(values["channel"] or 0)
     if values["layer"] == ALL:
         channels = [first, "all"] if domain == "spectrum" else [first]
-        return None, channels, {"columns": 6, "size_px": SMALL_PX, "look": look}
+        return None, channels, {"columns": COLUMNS, "size_px": SIZE_PX, "look": look}
     found = next((each for each in layers(G) if each.name == values["layer"]), None)
     if found is None:
         raise ValueError(f"layer: got {values['layer']!r:.60}, expected one from the list")
     if not 0 <= first < found.channels:
         raise ValueError(f"channel: got {first}, expected 0 to {found.channels - 1}")
     channels = list(range(first, min(first + SHOWN, found.channels)))
-    return found.name, channels, {"columns": COLUMNS, "size_px": LARGE_PX, "look": look}
+    return found.name, channels, {"columns": COLUMNS, "size_px": SIZE_PX, "look": look}
 
 
 def _ws(G, seed):
@@ -122,7 +122,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, known: list) 
     with gr.Row():
         with gr.Column(min_width=300, scale=5, elem_classes=["stick", "pin"]):
             image = picture("Layers", "Channels of the network's layers")
-            line = gr.HTML(status(HINT), elem_classes="line")
+            line = gr.HTML(status(HINT), label="Status", elem_classes="line")
         with gr.Column(min_width=300, scale=4):
             names = [layer.name for layer in layers(context.generator(None).G)]
             hint = "One layer shows eight of its channels"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from app_tabs.context import Context, callback
-from app_tabs.look import picture, ready, seed_field, shown
+from app_tabs.look import picture, seed_field, shown
 from app_tabs.pad import CENTRE, as_address, pad, parse
 from app_tabs.wiring import LIVE, QUIET, command_box, command_line
 from guidance.directions import apply_directions, mix_styles, pca_direction, truncate
@@ -101,7 +101,7 @@ def _class(G, wish: Wish) -> int | None:
 
 
 def generate(context: Context, request: gr.Request | None, **values):
-    """The picture, as the page shows it, and the update of its download button."""
+    """The picture, as the page shows it, and the path of its PNG."""
     wish = Wish.of(**values)
     G = context.generator(wish.network).G
     x, y, angle = wish.move
@@ -116,7 +116,7 @@ def generate(context: Context, request: gr.Request | None, **values):
     name = f"seed{wish.seed:04d}" if wish.side == 1 else f"seeds{wish.seed:04d}"
     path = session.results["generate"] / f"{name}.png"
     save_png(path, image)
-    return shown(image), ready(path)
+    return shown(image), str(path)
 
 
 def draw_map(context: Context, request: gr.Request, **values) -> dict:
@@ -163,7 +163,7 @@ def command(context: Context, request: gr.Request, **values) -> str:
 def fit(context: Context, request: gr.Request, network: str | None):
     """Updates of the fields that depend on the network: class, moves."""
     G = context.generator(network).G
-    label = gr.update(visible=G.c_dim > 0, value=0 if G.c_dim else None, maximum=G.c_dim - 1)
+    label = gr.update(visible=G.c_dim > 0, value=0, maximum=max(G.c_dim - 1, 0))
     moves = isinstance(G, stylegan3.Generator)
     return label, *[gr.update(interactive=moves, value=0)] * 3
 
@@ -175,7 +175,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
             image = picture("Picture", "The generated image", value=first)
             with gr.Row(elem_classes="tight"):
                 back = gr.Button("Put it back", size="md", min_width=90)
-                download = gr.DownloadButton("Save PNG", interactive=False, size="md", min_width=90)
+                download = gr.DownloadButton("Save PNG", size="md", min_width=90)
         with gr.Column(min_width=300, scale=1):
             with gr.Row(elem_classes="level"):
                 hint = "Every number is another picture"
@@ -190,7 +190,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
                     hint = "A grid shows the seeds that follow, too"
                     view = gr.Radio(list(VIEWS), value="One", label="Show", info=hint)
                     label = gr.Number(
-                        None,
+                        0,
                         label="Class",
                         precision=0,
                         minimum=0,

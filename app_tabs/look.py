@@ -188,11 +188,12 @@ def seed_field(label: str, **kwargs) -> gr.Number:
     return gr.Number(0, label=label, precision=0, minimum=0, maximum=MAX_SEED, **kwargs)
 
 
-def downloads(*labels: str) -> list[gr.DownloadButton]:
-    """Buttons in a row, off until there is something."""
+def downloads(*labels: str, ready: int = 0) -> list[gr.DownloadButton]:
+    """Buttons in a row, off until there is something, but for the first `ready`."""
     with gr.Row(elem_classes="tight"):
         return [
-            gr.DownloadButton(label, interactive=False, size="md", min_width=90) for label in labels
+            gr.DownloadButton(label, interactive=i < ready, size="md", min_width=90)
+            for i, label in enumerate(labels)
         ]
 
 

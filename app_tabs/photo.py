@@ -42,7 +42,7 @@ def find(
     stop = session.begin("find")
     session.results.pop("photo", None)
     image = uploads.photo(photo)
-    yield gr.skip(), status("Looking for the subject in the photo ..."), *look.not_ready(3)
+    yield gr.skip(), status("Looking for the subject in the photo ..."), *[gr.skip()] * 3
     loaded = context.generator(network, "job")
     G, size = loaded.G, (loaded.G.img_width, loaded.G.img_height)
     class_index = 0 if G.c_dim else None
@@ -101,8 +101,8 @@ def _finished(session: Session, recording: Recording, before, stopped: bool) -> 
     word = "Stopped" if stopped else "Found"
     line = f"{word} at a distance of {last.distance:.4f}. Now edit it with the sliders."
     delta = folder / "delta.safetensors"
-    files = [look.ready(folder / "comparison.png"), look.ready(folder / "latent.safetensors")]
-    files.append(look.ready(delta) if delta.exists() else gr.skip())
+    files = [str(folder / "comparison.png"), str(folder / "latent.safetensors")]
+    files.append(str(delta) if delta.exists() else None)
     return (before, shown(to_uint8(last.images)[0])), status(line), *files
 
 

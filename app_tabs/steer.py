@@ -90,7 +90,7 @@ def go_on(context: Context, request: gr.Request, network, **values) -> Iterator[
 
 def _run(context: Context, session: Session, network, values: dict, latent) -> Iterator[tuple]:
     stop, idle = session.begin("steer"), gr.update(interactive=False)
-    yield gr.skip(), gr.skip(), status("Looking for a start ..."), idle, *look.not_ready(3)
+    yield gr.skip(), gr.skip(), status("Looking for a start ..."), idle, *[gr.skip()] * 3
     loaded, encoder = context.generator(network, "job"), context.encoder()
     prompts = prompts_of(values)
     run = guidance.steer(
@@ -105,7 +105,7 @@ def _run(context: Context, session: Session, network, values: dict, latent) -> I
     strangers = dict.fromkeys(unknown_words(encoder, *texts))
     note = f" (unknown words: {', '.join(strangers)})" if strangers else ""
     folder = context.new_folder(session, "steer")
-    losses, began, last = [], time.monotonic(), 0.0
+    losses, began, last, first = [], time.monotonic(), 0.0, None
     origin = {"network": context.name_of(network), "network_sha256": loaded.meta["sha256"]}
     with Recording(folder, metadata=origin) as recording:
         for step in run:
@@ -120,15 +120,16 @@ def _run(context: Context, session: Session, network, values: dict, latent) -> I
             line = f"Step {step.index} of {step.num_steps}, loss {step.loss:.3f}"
             line += look.to_go(share, began, now) + note
             view = shown(to_uint8(step.image)[0])
+            first = first or view
             start = gr.skip() if step.index else view
             yield start, view, status(line, losses, share), *[gr.skip()] * 4
     session.results["steer"] = step.latent
     word = "Stopped" if stop.is_set() else "Done"
     line = f"{word} after {step.index} steps in {time.monotonic() - began:.0f} s, "
     line += f"loss {losses[0]:.3f} → {losses[-1]:.3f}{note}"
-    files = [look.ready(folder / name) for name in FILES]
+    files = [str(folder / name) for name in FILES]
     view = shown(to_uint8(step.image)[0])
-    yield gr.skip(), view, status(line, losses), gr.update(interactive=True), *files
+    yield first or view, view, status(line, losses), gr.update(interactive=True), *files
 
 
 def command(context: Context, request: gr.Request, network, **values) -> str:
@@ -219,7 +220,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
                 start = picture("Start", "The image before steering", value=first, min_width=120)
                 alt = "The image while the text pulls it"
                 now = picture("Now", alt, value=first, min_width=120)
-            line = gr.HTML(status(HINT), elem_classes="line")
+            line = gr.HTML(status(HINT), label="Status", elem_classes="line")
             save = look.downloads("Save PNG", "Save MP4", "Save latent")
         with gr.Column(min_width=300, scale=4):
             hint = "Several: one | another:1.5 | not this:-0.5"
@@ -241,4 +242,4 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
     prompt.change(noting, prompt, strangers, trigger_mode="always_last", **QUIET)
     outputs = [start, now, line, again, *save]
     actions = {"steer": ([run.click, prompt.submit], steer), "steer_go_on": ([again.click], go_on)}
-    jobs(context, "steer", actions, inputs, outputs, Desk(line, [run], stop, HINT), examples)
+    jobs(context, "steer", actions, inputs, outputs, Desk(line, [run], stop, HINT, save), examples)

@@ -32,12 +32,15 @@ CONFIGS = ("stylegan3-t", "stylegan3-r", "stylegan2")
 SIZES = {"Small": (2048, 64), "Medium": (16384, 512), "Full": (32768, 512)}
 REFRESH_S, START_S, LOG_CHARACTERS = 5, 40, 2000
 PROCESS = "process.txt"
+#: Columns and rows of the pictures that a processor draws at each tick.
+GRID = (8, 6)
 
 
 def options_of(context: Context, data, cfg, size, batch, gamma, kimg, mirror, resume) -> dict:
     """What `sg3 train` is told."""
     cbase, cmax = SIZES[size]
-    return {
+    small = {"grid": GRID} if context.device.type == "cpu" else {}
+    return small | {
         "cfg": cfg,
         "data": (data or "").strip(),
         "batch": int(batch),
@@ -53,7 +56,13 @@ def options_of(context: Context, data, cfg, size, batch, gamma, kimg, mirror, re
 
 def command(context: Context, request: gr.Request, **values) -> str:
     """The same as a command."""
-    return command_line("train", **options_of(context, **values), outdir="out/train")
+    return _line(options_of(context, **values), outdir="out/train")
+
+
+def _line(options: dict, **more) -> str:
+    grid = options.get("grid")
+    more |= {"grid": "x".join(map(str, grid)) if grid else None}
+    return command_line("train", **{**options, **more})
 
 
 def plan(context: Context, request: gr.Request, **values) -> Iterator[tuple]:
@@ -150,7 +159,7 @@ def start(context: Context, request: gr.Request, **values) -> Iterator[tuple]:
     options = options_of(context, **values)
     describe(TrainConfig(outdir="", device=str(context.device), **options))
     folder = prepare_folder(context.outdir / "train" / time.strftime("%Y%m%d-%H%M%S")).resolve()
-    line = command_line("train", **options, device=str(context.device), outdir=str(folder))
+    line = _line(options, device=str(context.device), outdir=str(folder))
     with open(folder / "log.txt", "w") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", *shlex.split(line)],
@@ -226,8 +235,8 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
                 inputs["batch"] = gr.Number(
                     8, label="Batch", precision=0, minimum=1, info=hint, min_width=100
                 )
-                hint = "Weight of R1; empty: by rule"
-                inputs["gamma"] = gr.Number(None, label="Gamma", info=hint, min_width=100)
+                hint = "Weight of R1; 0: by rule"
+                inputs["gamma"] = gr.Number(0, label="Gamma", minimum=0, info=hint, min_width=100)
                 hint = "Thousands of pictures"
                 inputs["kimg"] = gr.Number(
                     100, label="Length", minimum=0.1, info=hint, min_width=100
@@ -240,15 +249,15 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
                 planning = gr.Button("Plan", min_width=90)
                 run = gr.Button("Start training", variant="primary", min_width=120)
                 stop = gr.Button("Stop", interactive=False, visible=False)
-            line = gr.HTML(status(HINT), elem_classes="line")
-            estimates = gr.HTML()
+            line = gr.HTML(status(HINT), label="Status", elem_classes="line")
+            estimates = gr.HTML(label="Estimates")
     command_box(context, demo, command, inputs)
     gr.Markdown("### Runs")
     with gr.Row(elem_classes="level"):
         hint = "They go on when the page is closed"
         chosen = gr.Dropdown(runs(context), label="Run", info=hint, scale=3)
         ending = gr.Button("Save and end it", variant="stop", interactive=False, scale=1)
-    state = gr.HTML(status("No run yet."), elem_classes="line")
+    state = gr.HTML(status("No run yet."), label="State", elem_classes="line")
     progress = gr.HTML(elem_classes="progress")
     timer = gr.Timer(REFRESH_S, active=False)
     outputs = [line, estimates, chosen, timer]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from app_tabs import look
 from app_tabs.context import Context, callback
 from app_tabs.look import status
 
@@ -26,12 +27,13 @@ QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 @dataclass(frozen=True)
 class Desk:
     """The widgets of long work: `line` says how it goes (`hint` when it failed), `run` are the
-    buttons that are off meanwhile, `stop` is on."""
+    buttons that are off meanwhile, `stop` is on; `files` are downloads of what comes out."""
 
     line: gr.HTML
     run: Sequence[gr.Button]
     stop: gr.Button
     hint: str
+    files: Sequence[gr.DownloadButton] = ()
 
 
 def jobs(
@@ -49,20 +51,22 @@ def jobs(
     endpoints; `TAB_stop` asks the action to end, also while it waits. A click on one of `examples`
     starts the first as well. Returns what can be chained to, one for each way to start.
     """
-    buttons = [desk.line, desk.stop, *desk.run]
+    buttons = [desk.line, desk.stop, *desk.run, *desk.files]
 
     def begin(request: gr.Request):
         context.session(request).end(tab)
         context.session(request).begin(tab)
         busy = [gr.update(interactive=False)] * len(desk.run)
-        return status("Waiting for the device ..."), gr.update(interactive=True), *busy
+        line = status("Waiting for the device ...")
+        return line, gr.update(interactive=True), *busy, *look.not_ready(len(desk.files))
 
     def end(request: gr.Request):
         context.session(request).end(tab)
-        return gr.update(interactive=False), *[gr.update(interactive=True)] * len(desk.run)
+        usable = [gr.update(interactive=True)] * (len(desk.run) + len(desk.files))
+        return gr.update(interactive=False), *usable
 
     def fail(request: gr.Request):
-        return status(desk.hint), *end(request)
+        return status(desk.hint), *end(request)[: 1 + len(desk.run)]
 
     def halt(request: gr.Request) -> None:
         context.session(request).stop(tab)
@@ -86,7 +90,7 @@ def jobs(
             **visibility,
         )
         ran.success(end, None, buttons[1:], **QUIET)
-        ran.failure(fail, None, buttons, **QUIET)
+        ran.failure(fail, None, buttons[: 2 + len(desk.run)], **QUIET)
         ways.append(ran)
     desk.stop.click(halt, None, None, queue=False, api_name=f"{tab}_stop")
     return ways
@@ -97,9 +101,11 @@ def command_line(*parts: str | float | None, **options) -> str:
 
     A list repeats its option, True stands for a switch.
     """
-    words = ["sg3", *(str(part) for part in parts if part is not None)]
-    for name, value in options.items():
-        option = "--" + name.rstrip("_").replace("_", "-")
+    name, *rest = (str(part) for part in parts if part is not None)
+    last = ["--", *rest] if any(part.startswith("-") for part in rest) else []
+    words = ["sg3", name, *([] if last else rest)]
+    for key, value in options.items():
+        option = "--" + key.rstrip("_").replace("_", "-")
         for each in value if isinstance(value, (list, tuple)) else [value]:
             if each is None or each is False:
                 continue
@@ -107,7 +113,7 @@ def command_line(*parts: str | float | None, **options) -> str:
             # A value that begins with a dash would be taken for an option.
             glued = [f"{option}={text}"] if text.startswith("-") else [option, text]
             words += [option] if each is True else glued
-    return " ".join(map(shlex.quote, words))
+    return " ".join(map(shlex.quote, words + last))
 
 
 def command_box(

@@ -1,13 +1,16 @@
-"""The page in a headless Chromium, on the bundled models."""
+"""The page in a headless Chromium, on the bundled models: each tab's main action to its result."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("app", reason="gradio is not installed")
-
 pytest.register_assert_rewrite("app_page")
 
 from app_page import source_after  # noqa: E402
@@ -18,62 +21,192 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
+#: Where pictures of the tabs go, to be looked at; nowhere if it is not set.
+SHOTS = os.environ.get("SG3_SCREENSHOTS")
 
-def test_the_seed_and_the_sliders_change_the_image(visit):
+
+def keep(page, name: str) -> None:
+    """A picture of the page as an artefact."""
+    if SHOTS:
+        Path(SHOTS).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
+
+
+def open_tab(page, name: str) -> None:
+    """By its name; on a phone some are behind a menu."""
+    tab = page.get_by_role("tab", name=name, exact=True).locator("visible=true")
+    if not tab.count():
+        page.locator(".overflow-menu > button").first.click()
+        page.locator(".overflow-dropdown button", has_text=name).click()
+        return
+    tab.first.click()
+
+
+def button(page, name: str):
+    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
+
+
+def enabled(page, name: str) -> None:
+    """Wait until a button can be pressed."""
+    page.locator("button:enabled, a", has_text=name).locator("visible=true").first.wait_for()
+
+
+def set_number(page, label: str, value: str) -> None:
+    field = page.get_by_label(f"number input for {label}").locator("visible=true")
+    field.fill(value)
+    field.press("Enter")
+
+
+def status_of(page):
+    return page.locator("div.status").locator("visible=true").first
+
+
+def test_the_seed_the_sliders_and_the_map_change_the_image(visit):
     page = visit(1280)
     first = source_after(page, "The generated image", None)
-    page.get_by_label("Seed", exact=True).fill("5")
+    page.get_by_label("Seed").first.fill("5")
     second = source_after(page, "The generated image", first)
-    angle = page.get_by_label("number input for Rotate")
-    angle.fill("40")
-    angle.press("Enter")
+    set_number(page, "Rotate", "40")
     third = source_after(page, "The generated image", second)
-    assert len({first, second, third}) == 3
+    place = page.get_by_role("application")
+    place.focus()
+    place.press("ArrowRight")
+    fourth = source_after(page, "The generated image", third)
+    assert len({first, second, third, fourth}) == 4
+    command = page.locator(".command textarea").locator("visible=true")
+    page.wait_for_function(
+        "e => e.value.includes('pca:0') && e.value.includes('40')", arg=command.element_handle()
+    )
     with page.expect_download() as download:
-        page.get_by_text("Save PNG").first.click()
+        button(page, "Save PNG").click()
     assert download.value.suggested_filename == "seed0005.png"
+    keep(page, "generate-1280")
 
 
 def test_steering_changes_the_image_and_gives_downloads(visit):
     page = visit(1280)
-    page.get_by_role("tab", name="Steer").click()
+    open_tab(page, "Steer")
     before = source_after(page, "The image while the text pulls it", None)
-    page.get_by_role("button", name="Options").click()
-    steps = page.get_by_label("number input for Steps")
-    steps.fill("10")
-    steps.press("Enter")
-    page.get_by_label("Text", exact=True).fill("a man with a red hat zzz")
-    page.get_by_role("button", name="Steer", exact=True).click()
+    set_number(page, "Steps", "10")
+    page.locator("textarea").locator("visible=true").first.fill("a red hat <b>zzz</b>")
+    page.get_by_text("does not know: b, zzz").wait_for()
+    button(page, "Steer").click()
     page.get_by_text("Done after 10 steps").wait_for()
-    assert "unknown words: zzz" in page.locator("div.status").inner_text()
+    assert "unknown words: b, zzz" in status_of(page).inner_text()
     source_after(page, "The image while the text pulls it", before)
-    for label, suffix in (("Save PNG", ".png"), ("MP4", ".mp4"), ("latent", ".safetensors")):
+    for label, suffix in (("PNG", ".png"), ("MP4", ".mp4"), ("latent", ".safetensors")):
         with page.expect_download() as download:
-            page.get_by_text(label).last.click()
-        path = Path(download.value.path())
+            button(page, f"Save {label}").click()
         assert download.value.suggested_filename.endswith(suffix)
-        assert path.stat().st_size > 500
+        assert Path(download.value.path()).stat().st_size > 500
+    keep(page, "steer-1280")
 
 
-def test_stop_keeps_what_there_is_on_a_phone(visit):
-    page = visit(390)
-    page.get_by_role("tab", name="Steer").click()
-    page.get_by_role("button", name="Options").click()
-    steps = page.get_by_label("number input for Steps")
-    steps.fill("200")
-    steps.press("Enter")
+def test_stop_keeps_what_there_is_on_a_phone_and_others_wait(visit):
+    page, other = visit(390), visit(1280)
+    open_tab(page, "Steer")
+    set_number(page, "Steps", "500")
     page.get_by_text("a man with a green hat").click()
     page.get_by_text("Step 2").wait_for()
-    page.get_by_role("button", name="Stop").click()
+    open_tab(other, "Explore")
+    button(other, "Move").click()
+    other.get_by_text("queue: 1/1").wait_for()
+    button(page, "Stop").click()
     page.get_by_text("Stopped after").wait_for()
-    assert page.get_by_text("Save MP4").is_enabled()
+    enabled(page, "Save MP4")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    other.get_by_text("Moving: 2 of").wait_for()
+    button(other, "Stop").click()
+    other.get_by_text("Move the sliders").wait_for()
+    keep(page, "steer-390")
+    keep(other, "explore-1280")
 
 
 def test_an_error_is_one_line_in_a_toast(visit):
     page = visit(1280)
-    page.get_by_role("tab", name="Steer").click()
-    page.get_by_label("Text", exact=True).fill("  ")
-    page.get_by_role("button", name="Steer", exact=True).click()
+    open_tab(page, "Steer")
+    page.locator("textarea").locator("visible=true").first.fill("  ")
+    button(page, "Steer").click()
     page.get_by_text("prompt: got").wait_for()
     page.locator("button:disabled", has_text="Stop").locator("visible=true").wait_for()
+    enabled(page, "Steer")
+
+
+def test_a_look_is_mixed_and_a_new_one_taught(visit):
+    page = visit(1280)
+    open_tab(page, "Adapt")
+    before = source_after(page, "Twelve pictures with the chosen looks", None)
+    set_number(page, "Strength 2", "0.9")
+    source_after(page, "Twelve pictures with the chosen looks", before)
+    keep(page, "looks-1280")
+    open_tab(page, "Teach a new look")
+    button(page, "Adapt").click()
+    page.get_by_text(re.compile(r"Step [1-9]\d* of 400")).wait_for()
+    button(page, "Stop").click()
+    page.get_by_text(": stopped; agreement").wait_for()
+    enabled(page, "Go on")
+    enabled(page, "Save delta")
+    keep(page, "adapt-1280")
+    open_tab(page, "Mix looks")
+    page.get_by_label("Look 3").click()
+    page.get_by_role("option", name="My look 1: zombie").wait_for()
+
+
+def test_a_photo_is_found_and_edited_and_a_bad_one_refused(visit, tmp_path):
+    page = visit(1280)
+    open_tab(page, "Edit")
+    page.get_by_text("a smiling face +4.0").wait_for()
+    page.get_by_role("radio", name="Photo").check()
+    bad, good = tmp_path / "bad.png", tmp_path / "good.png"
+    bad.write_text("no picture")
+    Image.fromarray(np.full([64, 64, 3], 200, np.uint8)).save(good)
+    for path in (bad, good):
+        with page.expect_file_chooser() as chooser:
+            page.get_by_text("Drop File Here").locator("visible=true").click()
+        chooser.value.set_files(path)
+        page.get_by_text(path.name).first.wait_for()
+        if path is bad:
+            button(page, "Find it").click()
+            page.get_by_text("bad.png is no picture").wait_for()
+            page.get_by_label(re.compile("Remove|Clear")).locator("visible=true").first.click()
+    set_number(page, "Search steps", "10")
+    set_number(page, "Tuning steps", "0")
+    button(page, "Find it").click()
+    page.get_by_text("Found at a distance").or_(page.get_by_text("a smiling face +4.0")).wait_for()
+    set_number(page, "Alpha 1", "2")
+    page.get_by_text("a smiling face +2.0").wait_for()
+    keep(page, "edit-1280")
+
+
+def test_a_run_is_planned_started_watched_and_ended(visit, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        pixels = rng.integers(0, 255, [16, 16, 3], np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    page = visit(1280)
+    open_tab(page, "Train")
+    page.get_by_placeholder("/home/me").fill(str(tmp_path))
+    page.get_by_label("Length").fill("50")
+    button(page, "Plan").click()
+    page.get_by_text("8 pictures of 16x16").wait_for()
+    page.locator("table.plan td").first.wait_for()
+    button(page, "Start training").click()
+    page.get_by_text("runs on its own").wait_for()
+    inside = page.frame_locator("iframe[title='Progress of the run']")
+    inside.get_by_text("kimg").first.wait_for()
+    keep(page, "train-1280")
+    button(page, "Save and end it").click()
+    page.get_by_text("not running").wait_for()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_tab_fits_and_its_pictures_have_words(visit, width):
+    page = visit(width)
+    for name in ("Generate", "Steer", "Adapt", "Edit", "Explore", "Train"):
+        open_tab(page, name)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        images = page.locator("img").locator("visible=true")
+        mute = [i for i in images.all() if i.get_attribute("alt") is None]
+        assert not mute, name
+        keep(page, f"{name.lower()}-{width}-first")
