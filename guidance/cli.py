@@ -18,10 +18,13 @@ from sg3.cli.stopping import stop_requests
 from sg3.errors import UserError
 from sg3.files import prepare_folder
 from sg3.manifest import RunManifest
+from sg3.threads import use_free_cores
 
 INTERRUPTED = 130
 #: What a stopped run leaves in its folder, for --resume; written so often, in steps.
 PROGRESS, SAVE_EVERY = "progress.safetensors", 20
+#: Up to this size threads that wait for a busy core cost more than they bring.
+SMALL_PX = 256 * 256
 #: Of `--jitter 1`: hue in degrees, saturation, brightness and contrast.
 JITTER = {"hue": 60.0, "saturation": 0.8, "brightness": 0.4, "contrast": 0.6}
 NOT_SETTINGS = (
@@ -69,6 +72,8 @@ def steer(
         G, encoder, provenance = load_models(network, clip, resolve_device(device))
         G = with_deltas(G, deltas)
         apply_precision(G, precision)
+        if G.img_height * G.img_width <= SMALL_PX:
+            use_free_cores()
         if compiled:
             compile_synthesis(G, small_batches=True)
         start = read_start(G, options, provenance, variants)

@@ -11,6 +11,7 @@ import click
 
 from sg3 import __version__
 from sg3.allocator import keep_large_blocks
+from sg3.threads import wait_politely
 
 #: name → (where the click command lives, one line of help). Packages above `sg3` are named,
 #: never imported from here before the user asks for their command.
@@ -135,4 +136,5 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """Entry point of the `sg3` program."""
+    wait_politely()
     cli(prog_name="sg3")
