@@ -39,8 +39,7 @@ GRID = (8, 6)
 def options_of(context: Context, data, cfg, size, batch, gamma, kimg, mirror, resume) -> dict:
     """What `sg3 train` is told."""
     cbase, cmax = SIZES[size]
-    small = {"grid": GRID} if context.device.type == "cpu" else {}
-    return small | {
+    return {
         "cfg": cfg,
         "data": (data or "").strip(),
         "batch": int(batch),
@@ -51,6 +50,7 @@ def options_of(context: Context, data, cfg, size, batch, gamma, kimg, mirror, re
         **({"resume": resume.strip()} if resume else {"cbase": cbase, "cmax": cmax}),
         "tick": min(4.0, max(kimg / 50, 0.1)),
         "snap": 10,
+        **({"grid": GRID} if context.device.type == "cpu" else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -33,10 +34,11 @@ def address(served):
     return served[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no two of Playwright's loops in one process
 def browser():
     if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+        missing = "no Chromium on this machine (apt-get install chromium)"
+        (pytest.fail if os.environ.get("SG3_NEEDS_CHROMIUM") else pytest.skip)(missing)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
