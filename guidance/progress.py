@@ -97,7 +97,7 @@ class Progress:
         for generator, state in zip(
             run.objective.generators, self._tensors["generators"], strict=True
         ):
-            generator.set_state(state)
+            generator.set_state(state.clone())  # of its own memory: a row is refused
         for part in STALL:
             setattr(run.stall, part, self._tensors[f"stall.{part}"])
         run.stall.steps = self._stall_steps
