@@ -3,8 +3,9 @@
 Commands:
   python -m recipes.minifaces.dataset --dest data/minifaces.zip --num 50000 --seed 0
   python -m recipes.compare_sg2_sg3 train --data data/minifaces.zip --outdir runs/compare
-  python -m recipes.compare_sg2_sg3 measure --stylegan2 runs/compare/stylegan2.safetensors \\
-    --outdir docs
+  python -m recipes.minifaces.bundle --network runs/compare/stylegan2.safetensors \\
+    --out sg3/assets/mini-faces-stylegan2.safetensors
+  python -m recipes.compare_sg2_sg3 measure --outdir docs
 
 `train` takes a StyleGAN2 through the steps that made `mini-faces` (recipes/minifaces/
 pretrain_stylegan2.py). `measure` writes compare-sg2-sg3.json and compare-sg2-sg3.png:
@@ -272,7 +273,13 @@ def train_command(data: str, outdir: str) -> None:
 
 
 @main.command("measure")
-@click.option("--stylegan2", required=True, metavar="FILE", help="What `train` wrote.")
+@click.option(
+    "--stylegan2",
+    default="mini-faces-stylegan2",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="What `train` wrote.",
+)
 @click.option("--stylegan3", default="mini-faces", show_default=True, metavar="NAME|FILE")
 @outdir_option
 @debug_option

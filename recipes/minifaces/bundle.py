@@ -20,7 +20,7 @@ def bundle(network: str, out: str, note: str = "") -> dict:
     )
     meta = {
         **{k: v for k, v in nets.meta.items() if k not in ("sha256", "path", "name")},
-        "name": "mini-faces",
+        "name": Path(out).stem,
         "licence": "Apache-2.0",
         "commit": commit.stdout.strip(),
         "from": Path(network).name,

@@ -88,7 +88,10 @@ ADA_SOURCE_DATA = {
 
 
 def _entries() -> list[Entry]:
-    entries = [Entry("mini-faces", "mini-faces.safetensors", 64, BUNDLED_LICENCE)]
+    entries = [
+        Entry(name, f"{name}.safetensors", 64, BUNDLED_LICENCE)
+        for name in ("mini-faces", "mini-faces-stylegan2")
+    ]
 
     def add(name: str, url: str, size: int) -> None:
         entries.append(Entry(name, url, size, NVIDIA_LICENCE))
