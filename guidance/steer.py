@@ -116,8 +116,9 @@ class Preparation:
             config = dataclasses.replace(config, keep=1.0 if near else 0.1)
         objective = Objective(sets, encoder, seeds, config, device, mask)
         keeps = KeepTerms(config, device, mask)
-        facts = {"prompts": [list(map(_plain, prompts)) for prompts in sets], "encoder": encoder.name}
-        facts |= {"seeds": seeds, "start": _digest(given), "region": _digest(mask), "inputs": about}
+        facts = {"prompts": [list(map(_plain, prompts)) for prompts in sets], "seeds": seeds}
+        facts |= {"start": _digest(given), "region": _digest(mask), "inputs": about}
+        facts |= {"encoder": encoder.name}
         facts |= dataclasses.asdict(config)
         return Preparation(
             G, objective, keeps, config, seeds, given, rows, json.dumps(facts, default=str)

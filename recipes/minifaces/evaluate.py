@@ -2,7 +2,8 @@
 
     python -m recipes.minifaces.evaluate --outdir docs
 
-Writes minifaces-evaluation.json and minifaces-steering.png (all fifty results).
+Writes minifaces-evaluation.json, minifaces-steering.png (all fifty results) and
+minifaces-control.png (those of the sixty held-out prompts).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from recipes.minifaces.evaluate_control import evaluate_control
 from recipes.minifaces.evaluate_encoder import evaluate_encoder
 from recipes.minifaces.evaluate_generator import evaluate_generator
 from recipes.minifaces.evaluate_steering import evaluate_steering
@@ -23,7 +25,7 @@ from recipes.minifaces.pairs import HELDOUT_BASE, build
 from recipes.minifaces.train_encoder import git_commit
 
 ENCODERS = ("mini-a", "mini-b", "mini", "mini-smooth")
-PARTS = ("encoder", "generator", "steering")
+PARTS = ("encoder", "generator", "steering", "control")
 
 
 def run(part: str, network: str, clip: str, outdir: Path) -> dict:
@@ -36,6 +38,8 @@ def run(part: str, network: str, clip: str, outdir: Path) -> dict:
         return found
     if part == "generator":
         return evaluate_generator(network)
+    if part == "control":
+        return evaluate_control(network, clip, outdir / "minifaces-control.png")
     return evaluate_steering(network, clip, outdir / "minifaces-steering.png", steps=60)
 
 
