@@ -32,8 +32,8 @@ class Timeline:
     fade: float
 
     def __post_init__(self):
-        rising = all(a < b for a, b in zip(self.times, (*self.times[1:], self.end), strict=True))
-        if not self.times or self.times[0] != 0 or not rising:
+        rising = bool(self.times) and all(a < b for a, b in self.gaps())
+        if not rising or self.times[0] != 0:
             raise UserError(
                 f"times: got {','.join(map(str, self.times))}, expected rising steps from 0 to "
                 f"below {self.end}"
