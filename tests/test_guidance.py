@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from guidance.cutouts import AUGMENTS, Augment, pooling_matrices, random_views
+from guidance.cutouts import AUGMENTS, Augment, colour_matrices, pooling_matrices, random_views
 from guidance.latents import LatentSpace, latent_statistics, map_latents, seed_latents
-from guidance.losses import cosine_distance, spherical_distance
+from guidance.losses import cosine_distance, directional_distance, spherical_distance
 from guidance.prompts import Prompt, parse_prompt, parse_prompts
 from sg3.networks import build_network
 
@@ -201,3 +201,57 @@ def test_a_turned_disc_stays_a_disc_in_a_wide_picture():
     image = disc.expand(1, 3, 32, 64)
     views = random_views(image, 8, 64, generators(0), Augment(rotate_deg=40.0))[0]
     assert (views - image).abs().mean() < 0.02
+
+
+def test_directional_distance_is_that_of_the_changes():
+    wanted = torch.tensor([0.3, 0.4])
+    far = torch.tensor([[30.0, 40.0], [-30.0, -40.0], [40.0, -30.0]])
+    expected = torch.tensor([0.0, 2.0, 1.0])
+    torch.testing.assert_close(directional_distance(far, wanted), expected, atol=1e-5, rtol=0)
+    still = torch.zeros(2, requires_grad=True)
+    distance = directional_distance(still, wanted, least=0.02)
+    assert distance.item() == 1
+    distance.backward()  # finite, and towards what is wanted
+    torch.testing.assert_close(still.grad, -torch.tensor([0.6, 0.8]) / 0.02)
+
+
+@pytest.mark.parametrize("side", [24, 48])
+def test_flips_are_mirror_images(side):
+    image = torch.rand(1, 3, side, side)
+    plain = random_views(image, 2, 32, generators(3), Augment())
+    mirrored = random_views(image, 2, 32, generators(3), Augment(flip=1.0))
+    torch.testing.assert_close(mirrored, plain.flip(4), atol=1e-5, rtol=0)
+    some = random_views(image, 400, 32, generators(3), Augment(flip=0.25))
+    if side == 24:  # cutouts differ from one another
+        left = (some - image[:, None]).abs().amax(dim=(0, 2, 3, 4)) < 1e-4
+        assert 0.15 < 1 - left.float().mean() < 0.35
+
+
+def test_perspective_brings_one_border_nearer():
+    ramp = torch.linspace(-1, 1, 33).expand(33, 33)
+    image = torch.stack([ramp, ramp.T, torch.ones_like(ramp)])[None]
+    views = random_views(image, 300, 64, generators(2), Augment(perspective=0.4))[0]
+    middle = views[:, :2, 16, 16]
+    torch.testing.assert_close(middle, torch.zeros_like(middle), atol=1e-5, rtol=0)
+    # At the right end of the middle row, x is 1/(1 + u) for a tilt u within 0.2.
+    seen = views[:, 0, 16, 28] / (ramp[0, 28])
+    assert 0.8 < seen.min() < 0.9 and 1.1 < seen.max() < 1.3
+    assert views[:, 2].min() > 1 - 1e-5  # nothing beyond the border but its mirror image
+
+
+def test_hue_turns_and_saturation_fades():
+    third = torch.tensor(2 * math.pi / 3)
+    turned = colour_matrices(third, torch.tensor(1.0))
+    torch.testing.assert_close(turned @ torch.eye(3), torch.eye(3).roll(1, 0), atol=1e-6, rtol=0)
+    grey = colour_matrices(torch.tensor(0.7), torch.tensor(0.0))
+    torch.testing.assert_close(grey, torch.full([3, 3], 1 / 3), atol=1e-6, rtol=0)
+    image = torch.rand(1, 3, 24, 24)
+    views = random_views(image, 4, 32, generators(1), Augment(hue=90.0, saturation=0.5))
+    torch.testing.assert_close(views.mean(dim=2), image.mean(dim=1)[:, None].expand(1, 4, 24, 24))
+    assert (views - image[:, None]).abs().mean() > 0.02
+
+
+@pytest.mark.parametrize("wrong", [{"perspective": 0.6}, {"flip": -0.1}, {"hue": 200}])
+def test_unusable_ranges_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Augment(**wrong)
