@@ -50,7 +50,7 @@ def steer(
       sg3 steer "a smiling woman with red hair" --outdir out/steer
       sg3 steer "a photo of an old man" --network stylegan3-t-ffhqu-256 --clip ViT-B-32/openai
       sg3 steer "a crown" --latent out/steer/latent.safetensors --space w+ --region 8,0,56,24
-      sg3 steer "a bald man" "a woman with pink hair" "a king" --dissolve 60 --video out.mp4
+      sg3 steer "a bald man" "a woman with pink hair" "a face with a crown" --dissolve 60
     """
     from guidance.steer import SteerConfig  # torch is imported only now: `--help` is quick
     from sg3.networks.compiled import compile_synthesis
