@@ -11,8 +11,10 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import Parameter, Signature, isgeneratorfunction
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,10 @@ class Context:
     shared: dict[tuple, Any] = field(default_factory=dict, repr=False)
     _sessions: OrderedDict = field(default_factory=OrderedDict, repr=False)
     _networks: OrderedDict = field(default_factory=OrderedDict, repr=False)
+    #: One thread for jobs and one for live pictures: threads keep what they once allocated.
+    workers: Mapping[str, ThreadPoolExecutor] = field(
+        default_factory=lambda: {n: ThreadPoolExecutor(1, n) for n in ("job", "live")}, repr=False
+    )
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def name_of(self, network: str | None) -> str:
@@ -160,21 +166,30 @@ def readable() -> Iterator[None]:
         raise gr.Error(html.escape(text, quote=False), duration=12, print_exception=False) from None
 
 
-def callback(context: Context, function: Callable, names: Iterable[str] = ()) -> Callable:
+def callback(
+    context: Context, function: Callable, names: Iterable[str] = (), worker: str | None = None
+) -> Callable:
     """`function(context, request, **values)` as Gradio calls it, with errors as toasts.
 
     The values of the inputs come in the order of `names`, which are also what the endpoint calls
-    them. Functions that yield stay such.
+    them. Functions that yield stay such; they run in the thread for jobs, others in that of
+    `worker` if one is named.
     """
-    names = list(names)
+    names, job = list(names), context.workers["job"]
 
     def call(request: gr.Request, *values):
+        found = partial(function, context, request, **dict(zip(names, values, strict=True)))
         with readable():
-            return function(context, request, **dict(zip(names, values, strict=True)))
+            return context.workers[worker].submit(found).result() if worker else found()
 
     def drain(request: gr.Request, *values):
         with readable():
-            yield from function(context, request, **dict(zip(names, values, strict=True)))
+            steps = function(context, request, **dict(zip(names, values, strict=True)))
+            try:
+                while (step := job.submit(next, steps, None).result()) is not None:
+                    yield step
+            finally:
+                job.submit(steps.close).result()
 
     made = drain if isgeneratorfunction(function) else call
     kind = Parameter.POSITIONAL_OR_KEYWORD

@@ -235,7 +235,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
         **QUIET,
     )
     drawn = {
-        "fn": callback(context, edit, inputs),
+        "fn": callback(context, edit, inputs, "live"),
         "inputs": list(inputs.values()),
         "outputs": [image, line, learning, stop, *save[:2]],
         **LIVE,

@@ -156,7 +156,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, known: list) 
     inputs |= {"channel": channel, "domain": domain, "x": x, "y": y, "deg": deg, "motion": motion}
     command_box(context, demo, command, inputs)
     drawn = {
-        "fn": callback(context, explore, inputs),
+        "fn": callback(context, explore, inputs, "live"),
         "inputs": list(inputs.values()),
         "outputs": image,
         **LIVE,

@@ -216,7 +216,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
     command_box(context, demo, command, inputs)
 
     def wired(function, outputs):
-        fn = callback(context, function, inputs)
+        fn = callback(context, function, inputs, "live")
         return {"fn": fn, "inputs": list(inputs.values()), "outputs": outputs, **LIVE}
 
     drawn, mapped = wired(generate, [image, download]), wired(draw_map, point)

@@ -111,7 +111,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> list[gr.Dr
                     )
     command_box(context, demo, command, inputs)
     wired = {
-        "fn": callback(context, looks, inputs),
+        "fn": callback(context, looks, inputs, "live"),
         "inputs": list(inputs.values()),
         "outputs": image,
         **LIVE,
