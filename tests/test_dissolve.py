@@ -66,3 +66,18 @@ def test_wrong_times_are_refused(network, more, message):
     settings = {k: v for k, v in QUICK.items() if k != "steps"}
     with pytest.raises(UserError, match=message):
         dissolve(network, ["red", "blue"], Colour(), **settings, **more)
+
+
+def test_the_recipe_makes_a_film(tmp_path):
+    from click.testing import CliRunner
+
+    from recipes.dissolve import main
+
+    options = ["--network", str(GOLDEN / "official-sg3t-32.pkl"), "--steps", "1"]
+    prompts = ["--prompt", "a bald man", "--prompt", "a crown"]
+    out = ["--outdir", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*options, *prompts, *out])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "dissolve.mp4").stat().st_size > 1000
+    result = CliRunner().invoke(main, [*options, *prompts[:2], *out])
+    assert result.exit_code == 2 and "at least two" in result.output
