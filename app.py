@@ -71,15 +71,15 @@ def build(context: Context) -> gr.Blocks:
             generate.build(context, network, demo, first)
         with gr.Tab("Steer"):
             steer.build(context, network, demo, first)
-        with gr.Tab("Adapt"), gr.Tabs():
+        with gr.Tab("Adapt") as tab, gr.Tabs():
             with gr.Tab("Mix looks"):
-                deltas = looks.build(context, network, demo)
+                deltas = looks.build(context, network, demo, tab)
             with gr.Tab("Teach a new look"):
                 adapt.build(context, network, demo, deltas)
-        with gr.Tab("Edit"):
-            edit.build(context, network, demo)
-        with gr.Tab("Explore"):
-            explore.build(context, network, demo, networks())
+        with gr.Tab("Edit") as tab:
+            edit.build(context, network, demo, tab)
+        with gr.Tab("Explore") as tab:
+            explore.build(context, network, demo, tab, networks())
         if not context.public:  # paths of this machine are nobody else's business
             with gr.Tab("Train"):
                 train.build(context, network, demo)

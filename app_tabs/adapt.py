@@ -49,7 +49,7 @@ def adapt(
     session.begin("adapt")
     session.results.pop("adapt", None)  # frees the last one before there is another
     idle = gr.update(interactive=False)
-    yield gr.skip(), gr.skip(), status("Getting ready ..."), idle, *[gr.skip()] * 4
+    yield gr.skip(), gr.skip(), status("Getting ready ..."), idle, *[gr.skip()] * 3
     loaded, encoder = context.generator(network, "job"), context.encoder(text_model(context))
     folder = context.new_folder(session, f"adapt-{slug(target or 'pictures', 24)}")
     found = uploads.pictures(pictures, folder / "target")
@@ -66,7 +66,7 @@ def adapt(
     known = {"network": weights_hash(loaded.G), "clip": text_model(context)}
     meta = {"source": loaded.meta.get("name"), "texts": [source, target]}
     decisive = arguments_of(run, **known, target_images=None)
-    recording = Recording(run, folder, decisive, RecordConfig(image_every=10**9), meta)
+    recording = Recording(run, folder, decisive, RecordConfig(image_every=10**9, video=False), meta)
     session.results["adapt"] = recording
     yield from go_on(context, request, source, target)
 
@@ -80,7 +80,7 @@ def go_on(context: Context, request: gr.Request, source=None, target=None, **_) 
         raise ValueError("adapt: there is no stopped run to go on with; press Adapt")
     run, idle = recording.adaptation, gr.update(interactive=False)
     before, total = grid(run.pictures(run.source)), run.config.steps
-    yield before, gr.skip(), status("Starting ..."), idle, *[gr.skip()] * 4
+    yield before, gr.skip(), status("Starting ..."), idle, *[gr.skip()] * 3
     note = _note(context, source, target)
     began, first, last, cost, step = time.monotonic(), run.index, 0.0, 0.0, None
     while not stop.is_set() and (step := next(run, None)) is not None:
@@ -93,8 +93,8 @@ def go_on(context: Context, request: gr.Request, source=None, target=None, **_) 
         share = (step.index - first) / max(total - first, 1)
         line = f"Step {step.index} of {total}{look.to_go(share, began, last)}{note}"
         drawn = status(line, curves(recording.records), step.index / max(total, 1))
-        yield gr.skip(), view, drawn, idle, *[gr.skip()] * 4
-    yield gr.skip(), gr.skip(), status("Writing ..."), idle, *[gr.skip()] * 4
+        yield gr.skip(), view, drawn, idle, *[gr.skip()] * 3
+    yield gr.skip(), gr.skip(), status("Writing ..."), idle, *[gr.skip()] * 3
     yield before, *_finished(session, recording, source, target, note)
 
 
@@ -105,7 +105,7 @@ def _finished(session, recording, source, target, note):
     line += f"diversity {outcome.check.diversity:.2f}{note}"
     name = f"{target or 'pictures'}, {outcome.index} steps"
     looks.remember(session, name, folder / "delta.safetensors")
-    names = ("delta.safetensors", "sheet.png", "interpolation.mp4", "adapted.safetensors")
+    names = ("delta.safetensors", "sheet.png", "adapted.safetensors")
     files = [str(folder / name) for name in names]
     view = grid(recording.adaptation.pictures())
     again = gr.update(interactive=outcome.reason is None)
@@ -149,7 +149,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, deltas: list)
             before = picture("Before", "Eight pictures of the network as it was")
             now = picture("Now", "The same eight while the text pulls the network")
             line = gr.HTML(status(HINT), label="Status", elem_classes="line")
-            labels = ("Save delta", "Save PNG", "Save MP4", "Save network")
+            labels = ("Save delta", "Save PNG", "Save network")
             save = look.downloads(*labels)
         with gr.Column(min_width=300, scale=4):
             with gr.Row():

@@ -186,8 +186,8 @@ def _text_row(number: int, text: str, alpha: float) -> dict[str, gr.components.C
     return {f"text_{number}": box, f"alpha_{number}": slider, f"beta_{number}": beta}
 
 
-def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
-    """The tab's widgets and what they do."""
+def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab) -> None:
+    """The tab's widgets and what they do; drawn when it opens."""
     with gr.Row():
         with gr.Column(min_width=300, scale=5, elem_classes=["stick", "pin"]):
             image = gr.ImageSlider(
@@ -244,7 +244,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
     sliders = [field.input for field in inputs.values() if isinstance(field, gr.Slider)]
     live = [*sliders, seed.change, latent.upload, inputs["text_1"].submit, inputs["text_2"].submit]
     gr.on(live, api_name="edit", **drawn)
-    gr.on([demo.load, network.change], **drawn, **hidden)
+    gr.on([tab.select, network.change], **drawn, **hidden)
     examples.load_input_event.success(**drawn, **hidden)
     actions = {"learn": ([learning.click], learn), "edit_video": ([filming.click], film)}
     desk = Desk(line, [learning, filming], stop, HINT)

@@ -117,7 +117,9 @@ def offer(context: Context, request: gr.Request, network) -> dict:
     return gr.update(choices=[ALL, *names], value=ALL)
 
 
-def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, known: list) -> None:
+def build(
+    context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab, known: list
+) -> None:
     """The tab's widgets and what they do; `known` are networks to compare with."""
     with gr.Row():
         with gr.Column(min_width=300, scale=5, elem_classes=["stick", "pin"]):
@@ -164,7 +166,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, known: list) 
     hidden = {"api_visibility": "private"}
     live = [layer.input, channel.change, seed.change, domain.input, x.input, y.input, deg.input]
     gr.on([*live, other.change], api_name="explore", **drawn)
-    demo.load(**drawn, **hidden)
+    tab.select(**drawn, **hidden)
     offered = network.change(callback(context, offer, ["network"]), network, layer, **QUIET)
     offered.success(**drawn, **hidden)
     actions = {"explore_move": ([run.click], move)}

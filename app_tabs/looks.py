@@ -89,8 +89,11 @@ def offer_after(context: Context, ran: gr.events.Dependency, fields: list[gr.Dro
     ran.success(callback(context, offer), None, fields, **QUIET)
 
 
-def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> list[gr.Dropdown]:
-    """The widgets and what they do; returns the fields that name deltas."""
+def build(
+    context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab
+) -> list[gr.Dropdown]:
+    """The widgets and what they do; drawn when `tab` opens. Returns the fields that
+    name deltas."""
     inputs = {"network": network}
     with gr.Row():
         with gr.Column(min_width=300, scale=5, elem_classes=["stick", "pin"]):
@@ -120,5 +123,5 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> list[gr.Dr
     strengths = [field.input for name, field in inputs.items() if name.startswith("strength")]
     live = [inputs["seed"].change, *strengths, *(field.change for field in fields)]
     gr.on(live, api_name="looks", **wired)
-    gr.on([demo.load], api_visibility="private", **wired)
+    gr.on([tab.select, network.change], api_visibility="private", **wired)
     return fields

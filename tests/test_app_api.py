@@ -43,9 +43,12 @@ def visitor(address):
         client.close()
 
 
-@pytest.fixture
-def client(visitor) -> Client:
-    return visitor()
+@pytest.fixture(scope="module")
+def client(address):
+    """One that several tests share."""
+    client = Client(address, verbose=False)
+    yield client
+    client.close()
 
 
 def pixels(path) -> np.ndarray:
