@@ -82,9 +82,9 @@ def directions(context: Context, network, edits, neutral: str):
     known = known_statistics(context, network) if edits else None
     specs, alphas, missing = [], [], False
     for name, alpha, beta in edits:
-        spec = parse_direction(name, neutral or NEUTRAL, beta)
-        if spec.kind == "file" and context.public:
+        if context.public and name.endswith(".safetensors"):
             raise ValueError("direction: files are not read on a public page")
+        spec = parse_direction(name, neutral or NEUTRAL, beta)
         if spec.kind == "text" and known is None:
             missing = True
             continue

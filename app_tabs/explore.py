@@ -15,7 +15,8 @@ from app_tabs.wiring import LIVE, QUIET, Desk, command_box, command_line, jobs
 from guidance.latents import map_latents, seed_latents
 from sg3.analysis.inspect import Look, layer_pictures, sheet, sheet_frames
 from sg3.analysis.layers import layers
-from sg3.motion import MOTIONS, moves
+from sg3.motion import MOTIONS, Move, moves
+from sg3.networks import stylegan3
 
 HINT = "Move the sliders, or press Move."
 ALL, NO_OTHER = "All layers", "(none)"
@@ -48,6 +49,11 @@ def _ws(G, seed):
     return map_latents(G, z, 0 if G.c_dim else None, TRUNCATION)
 
 
+def _moves(G) -> bool:
+    """Whether the input can be moved; a StyleGAN2 stands still beside a StyleGAN3."""
+    return isinstance(G, stylegan3.Generator)
+
+
 def _compared(context: Context, network, other, copy: str) -> list:
     names = [network] if other in (None, NO_OTHER) else [network, other]
     return [context.generator(name, copy).G for name in names]
@@ -60,6 +66,7 @@ def explore(context: Context, request: gr.Request, network, other, seed, **value
         names, channels, how = _asked(G, values | ({"layer": ALL} if i else {}))
         look = how.pop("look")
         move = {"translate": (values["x"], values["y"]), "rotate_deg": values["deg"]}
+        move = move if _moves(G) else {}
         made = layer_pictures(G, _ws(G, seed), names, channels, look=look, **move)
         shown.append(sheet(made, **how))
     return _below(shown)
@@ -79,7 +86,7 @@ def move(context: Context, request: gr.Request, network, other, seed, **values) 
     films = []
     for i, G in enumerate(_compared(context, network, other, "job")):
         names, channels, how = _asked(G, values | ({"layer": ALL} if i else {}))
-        path = moves(values["motion"], FRAMES, 0.2)
+        path = moves(values["motion"], FRAMES, 0.2) if _moves(G) else [Move()] * FRAMES
         films.append(sheet_frames(G, _ws(G, seed), names, channels, path, **how))
     for index, frames in enumerate(zip(*films, strict=True), 1):
         began = time.monotonic()

@@ -123,5 +123,5 @@ def build(
     strengths = [field.input for name, field in inputs.items() if name.startswith("strength")]
     live = [inputs["seed"].change, *strengths, *(field.change for field in fields)]
     gr.on(live, api_name="looks", **wired)
-    gr.on([tab.select, network.change], api_visibility="private", **wired)
+    gr.on([tab.select], api_visibility="private", **wired)
     return fields

@@ -169,6 +169,8 @@ def test_layers(client):
     whole = client.predict(api_name="/explore")
     one = client.predict(layer="L3_74_48", domain="As a spectrum", api_name="/explore")
     assert pixels(whole).shape != pixels(one).shape
+    two = client.predict(other="mini-faces-stylegan2", deg=10, api_name="/explore")
+    assert len(pixels(two)) > len(pixels(whole)), "a StyleGAN2 stands still below"
     with pytest.raises(AppError, match="channel: got 99"):
         client.predict(layer="L3_74_48", channel=99, api_name="/explore")
 
