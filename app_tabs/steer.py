@@ -63,7 +63,7 @@ def region_of(drawn: dict | None, size: tuple[int, int]) -> Image.Image | None:
     layers = [layer for layer in (drawn or {}).get("layers") or () if layer is not None]
     if not layers or layers[0].getbands()[-1] != "A":
         return None
-    painted = layers[0].getchannel("A")
+    painted = layers[0].getchannel("A").point(lambda alpha: 255 if alpha else 0)
     return painted.resize(size, Image.Resampling.BOX) if painted.getbbox() else None
 
 
