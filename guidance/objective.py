@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from guidance.cutouts import random_views
-from guidance.encoders import Encoder
+from guidance.encoders import Encoder, EnsembleEncoder
 from guidance.inversion.photo import to_target
 from guidance.losses import DISTANCES, directional_distance
 from guidance.prompts import Prompt
@@ -143,6 +143,8 @@ class Objective:
         size_px = self.encoder.input_size_px
         count = self.config.cutouts or (32 if min(images.shape[2:]) > size_px else 2)
         views = random_views(images, count, size_px, self.generators, self.config.views)
+        if isinstance(self.encoder, EnsembleEncoder):
+            return self.encoder.encode_views(views)
         return self.encoder.encode_images(views.flatten(0, 1)).unflatten(0, views.shape[:2])
 
     def _directional(self, embeddings: torch.Tensor, start: torch.Tensor) -> torch.Tensor:

@@ -123,6 +123,35 @@ def test_an_ensemble_averages_cosines():
         EnsembleEncoder([one, two], [1, 0])
 
 
+class Counting(Colour):
+    """Remembers the first pixel of every picture that it was shown."""
+
+    def __init__(self):
+        self.seen = []
+
+    def encode_images(self, img):
+        self.seen += img[:, 0, 0, 0].tolist()
+        return super().encode_images(img)
+
+
+@pytest.mark.parametrize(("shares", "views", "each"), [(True, 6, 3), (True, 2, 2), (False, 6, 6)])
+def test_members_share_many_views(shares, views, each):
+    members = Counting(), Counting()
+    encoder = EnsembleEncoder(members, shares_views=shares)
+    pictures = torch.rand(2, views, 3, 8, 8)
+    rows = encoder.encode_views(pictures)
+    assert rows.shape == (2, each, encoder.embed_dim)
+    torch.testing.assert_close(rows.norm(dim=2), torch.ones(2, each))
+    assert [len(member.seen) for member in members] == [2 * each] * 2
+    shown = {x for member in members for x in member.seen}
+    assert shown == set(pictures[:, :, 0, 0, 0].flatten().tolist())
+
+
+def test_bundled_encoders_share_and_a_users_own_do_not():
+    assert load_encoder("mini").shares_views
+    assert not load_encoder("mini-a,mini-b").shares_views
+
+
 def test_several_encoders_by_name(tiny):
     folder, _ = tiny
     path = f"{TINY}/{folder}/weights.safetensors"

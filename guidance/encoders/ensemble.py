@@ -13,10 +13,16 @@ class EnsembleEncoder:
     """Concatenated embeddings, each scaled by the root of its share of the weights.
 
     The cosine of two concatenations is then exactly the weighted mean of the members' cosines,
-    so every loss on embeddings works unchanged. Raises ValueError for unusable weights.
+    so every loss on embeddings works unchanged. With `shares_views`, `encode_views` shows each
+    member its share of many views, not all of them. Raises ValueError for unusable weights.
     """
 
-    def __init__(self, members: Sequence[Encoder], weights: Sequence[float] | None = None):
+    def __init__(
+        self,
+        members: Sequence[Encoder],
+        weights: Sequence[float] | None = None,
+        shares_views: bool = False,
+    ):
         weights = list(weights) if weights is not None else [1.0] * len(members)
         if not members or len(weights) != len(members) or min(weights) <= 0:
             raise ValueError(
@@ -24,7 +30,7 @@ class EnsembleEncoder:
                 " expected one positive weight per encoder"
             )
         total = sum(weights)
-        self.members = tuple(members)
+        self.members, self.shares_views = tuple(members), shares_views
         self.scales = tuple((weight / total) ** 0.5 for weight in weights)
         self.name = ",".join(member.name for member in members)
         self.input_size_px = max(member.input_size_px for member in members)
@@ -35,6 +41,21 @@ class EnsembleEncoder:
     def encode_images(self, img: torch.Tensor) -> torch.Tensor:
         """`img` `[N, 3, H, W]` in [−1, 1] → `[N, embed_dim]` of unit norm."""
         return self._join([member.encode_images(img) for member in self.members])
+
+    def encode_views(self, views: torch.Tensor) -> torch.Tensor:
+        """`[B, V, 3, H, W]`, V views of each of B pictures → `[B, R, embed_dim]` of unit norm.
+
+        R = V, or with `shares_views`, from two views per member on, V / members: each row then
+        joins what every member makes of a view of its own.
+        """
+        count = len(self.members)
+        share = self.shares_views and views.shape[1] >= 2 * count and views.shape[1] % count == 0
+        shares = [views[:, i::count] for i in range(count)] if share else [views] * count
+        rows = [
+            member.encode_images(part.flatten(0, 1))
+            for member, part in zip(self.members, shares, strict=True)
+        ]
+        return self._join(rows).unflatten(0, shares[0].shape[:2])
 
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
         """N texts → `[N, embed_dim]` of unit norm."""

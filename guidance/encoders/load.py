@@ -92,7 +92,7 @@ def _load_one(name: str, device: str) -> Encoder:
 def _load_bundled(name: str, device: str) -> Encoder:
     """Bundled encoders are small and asked for often (a demo page), so they stay in memory."""
     members = [_load_mini(ASSETS / f"{stem}.safetensors", device) for stem in BUNDLED[name]]
-    return members[0] if len(members) == 1 else EnsembleEncoder(members)
+    return members[0] if len(members) == 1 else EnsembleEncoder(members, shares_views=True)
 
 
 def _load_mini(path: Path, device: str) -> Encoder:
