@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from guidance.encoders import Encoder, EnsembleEncoder, load_encoder, prepare_images
-from guidance.encoders.open_clip import split_spec
+from guidance.encoders.open_clip import _common_settings, split_spec
 
 TINY = "tiny-test-clip"
 CONFIG = {
@@ -97,6 +97,27 @@ def test_wide_images_are_read_in_the_middle():
     img[..., 20:40] = 1
     out = prepare_images(img, 20, (0.5,) * 3, (0.5,) * 3)
     torch.testing.assert_close(out, torch.ones(1, 3, 20, 20))
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "quick_gelu"),
+    [("ViT-B-16-SigLIP", 0.5, False), ("RN50", 0.48145466, True), (TINY, None, False)],
+)
+def test_what_a_file_does_not_say_comes_from_published_weights(name, mean, quick_gelu, tiny):
+    found = _common_settings(name)
+    assert found["force_quick_gelu"] is quick_gelu
+    assert (found["force_preprocess_cfg"] or {"mean": [None]})["mean"][0] == mean
+
+
+def test_a_siglip_file_is_read_with_its_own_normalisation(tiny, monkeypatch):
+    import open_clip
+
+    folder, _ = tiny
+    published = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: ["a", "b"])
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: published)
+    encoder = load_encoder(f"{TINY}/{folder}/weights.safetensors")
+    assert encoder.mean == encoder.std == (0.5, 0.5, 0.5)
 
 
 def test_an_ensemble_averages_cosines():

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -102,17 +102,42 @@ def _from_file(name: str, path: Path, device: str | torch.device) -> OpenClipEnc
 
     if not path.is_file():
         raise ValueError(f"encoder: no file {path} with weights for {name}")
-    with _quiet():
+    text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
+    from_hub = text.get("hf_tokenizer_name") or text.get("hf_model_name")
+    with _quiet(), _offline_if_unreachable() if from_hub else nullcontext():
         try:
-            model = open_clip.create_model(name, pretrained=None, pretrained_text=False)
+            model = open_clip.create_model(
+                name, pretrained=None, pretrained_text=False, **_common_settings(name)
+            )
             open_clip.load_checkpoint(model, str(path), weights_only=True)
             tokenizer = open_clip.get_tokenizer(name)
+        except OSError as error:
+            raise ValueError(
+                f"encoder: could not read {path} or fetch the tokenizer of {name}"
+                f" ({_reason(error)}); it is kept after one run with a network"
+            ) from error
         except Exception as error:
             raise ValueError(
                 f"encoder: {path} does not fill {name} ({_reason(error)}); expected its"
                 " state_dict as safetensors or a weights-only checkpoint"
             ) from error
     return OpenClipEncoder(model.to(device), tokenizer, f"{name}/{path.name}")
+
+
+def _common_settings(name: str) -> dict:
+    """What the published weights of an architecture agree on and a file does not say, for
+    `create_model`: the normalisation of pixels (SigLIP's is not CLIP's) and the kind of GELU."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    published = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
+    common = {
+        key: published[0][key]
+        for key in ("mean", "std", "quick_gelu")
+        if published and all(entry.get(key) == published[0].get(key, ()) for entry in published)
+    }
+    quick_gelu = bool(common.pop("quick_gelu", False))
+    return {"force_quick_gelu": quick_gelu, "force_preprocess_cfg": common or None}
 
 
 def _reason(error: BaseException) -> str:
