@@ -120,6 +120,17 @@ def test_a_siglip_file_is_read_with_its_own_normalisation(tiny, monkeypatch):
     assert encoder.mean == encoder.std == (0.5, 0.5, 0.5)
 
 
+def test_a_missing_tokenizer_package_is_named(tiny, monkeypatch):
+    import open_clip
+
+    def absent(name):
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", absent)
+    with pytest.raises(ValueError, match=r"needs the package transformers.*sg3\[siglip\]"):
+        load_encoder(f"{TINY}/{tiny[0]}/weights.safetensors")
+
+
 def test_an_ensemble_averages_cosines():
     a, b = torch.randn(2, 5), torch.randn(2, 5)
 

@@ -89,6 +89,8 @@ def load_open_clip(name: str, source: str, device: str | torch.device) -> OpenCl
                 name, tag, device=device, force_quick_gelu=quick_gelu, weights_only=True
             )
             tokenizer = open_clip.get_tokenizer(name)
+        except ModuleNotFoundError as error:
+            raise _needs_package(name, error) from error
         except Exception as error:
             raise ValueError(
                 f"encoder: could not fetch {name}/{tag} ({_reason(error)}); without a network"
@@ -111,6 +113,8 @@ def _from_file(name: str, path: Path, device: str | torch.device) -> OpenClipEnc
             )
             open_clip.load_checkpoint(model, str(path), weights_only=True)
             tokenizer = open_clip.get_tokenizer(name)
+        except ModuleNotFoundError as error:
+            raise _needs_package(name, error) from error
         except OSError as error:
             raise ValueError(
                 f"encoder: could not read {path} or fetch the tokenizer of {name}"
@@ -122,6 +126,13 @@ def _from_file(name: str, path: Path, device: str | torch.device) -> OpenClipEnc
                 " state_dict as safetensors or a weights-only checkpoint"
             ) from error
     return OpenClipEncoder(model.to(device), tokenizer, f"{name}/{path.name}")
+
+
+def _needs_package(name: str, error: ModuleNotFoundError) -> ValueError:
+    return ValueError(
+        f"encoder: {name} needs the package {error.name}, expected it to be installed; try:"
+        " pip install 'sg3[siglip]'"
+    )
 
 
 def _common_settings(name: str) -> dict:
