@@ -55,10 +55,10 @@ def test_layers_are_what_a_pass_puts_out(mini, ws, stylegan2):
 
 
 def test_a_pass_ends_with_the_last_layer_that_is_wanted(mini, ws, stylegan2):
-    later = mini.synthesis.L3_74_48.register_forward_hook(lambda *_: pytest.fail("went on"))
+    later = mini.synthesis.L3_78_48.register_forward_hook(lambda *_: pytest.fail("went on"))
     found = activations(mini, ws, ["L2", "features"], lambda layer, x: x)
     later.remove()
-    assert list(found) == ["features", "L2_42_48"]
+    assert list(found) == ["features", "L2_46_48"]
     # The block that holds the constant ends after its first layer.
     latent = stylegan2.mapping(torch.randn(1, 8))
     assert set(activations(stylegan2, latent, ["const", "b4.conv1"], lambda _, x: x)) == {
@@ -77,7 +77,7 @@ def test_features_are_the_waves_that_the_input_mixes(mini, ws):
     # Wave i has the frequency that the network keeps for it, turned by what the latent learned.
     m = source.transforms(ws[:, 0])[0]
     wave = source.freqs[0] @ m[:2, :2]
-    x = (torch.arange(26) + 0.5 - 13) / 16
+    x = (torch.arange(30) + 0.5 - 15) / 16
     phase = source.phases[0] + source.freqs[0] @ m[:2, 2]
     row = torch.sin(2 * np.pi * (x * wave[0] + x[5] * wave[1] + phase))
     assert torch.allclose(found["features"][0, 0, 5], row, atol=1e-4)
@@ -130,11 +130,11 @@ def test_the_learned_transform_says_what_the_input_does(mini, ws):
 
 
 def test_pictures_of_one_layer(mini, ws):
-    x = activations(mini, ws, ["L3"], lambda _, x: x[0])["L3_74_48"]
+    x = activations(mini, ws, ["L3"], lambda _, x: x[0])["L3_78_48"]
     grey, colour = layer_pictures(mini, ws, "L3", [5, (0, 1, 2)])
-    assert grey.image.shape == colour.image.shape == (74, 74, 3)
+    assert grey.image.shape == colour.image.shape == (78, 78, 3)
     assert (grey.image == to_uint8(x[5:6] / x[5].abs().max())[0]).all()
-    assert abs(grey.max_abs - float(x[5].abs().max())) < 1e-5 and "L3_74_48 ch 5" in grey.caption
+    assert abs(grey.max_abs - float(x[5].abs().max())) < 1e-5 and "L3_78_48 ch 5" in grey.caption
     (raw,) = layer_pictures(mini, ws, "L3", [5], look=Look(normalize=False, gain_db=20))
     assert (raw.image == to_uint8(x[5:6] * 10)[0]).all()
     for channel in (48, (0, 1), (0, 1, 48), "all"):
@@ -157,7 +157,7 @@ def test_features_stay_below_their_bandwidth(mini, ws):
         return 10 ** (spectrum_db(x[0]) / 10)
 
     found = activations(mini, ws, ["features"], power)["features"]
-    yx = (np.indices(found.shape) - 13) * 16 / 26  # cycles per image
+    yx = (np.indices(found.shape) - 15) * 16 / 30  # cycles per image
     inside = np.hypot(*yx) < 2 + 2.5  # the window's own width
     assert found[inside].sum() / found.sum() > 0.9999
 
@@ -165,8 +165,8 @@ def test_features_stay_below_their_bandwidth(mini, ws):
 def test_a_sheet_has_a_row_for_each_layer(mini, ws):
     pictures = layer_pictures(mini, ws, ["L1", "output"], [0, 1, 99])
     assert [(p.layer.name, p.channel) for p in pictures] == [
-        ("L1_26_48", 0),
-        ("L1_26_48", 1),
+        ("L1_30_48", 0),
+        ("L1_30_48", 1),
         ("output", (0, 1, 2)),
     ]
     shown = sheet(pictures, size_px=100)
@@ -263,7 +263,7 @@ def test_channels_are_parsed():
 def test_the_command_lists_writes_a_sheet_and_a_film(tmp_path):
     run = CliRunner().invoke
     listed = run(cli, ["inspect", "--list"])
-    assert listed.exit_code == 0 and "L3_74_48" in listed.output and "cutoff 16" in listed.output
+    assert listed.exit_code == 0 and "L3_78_48" in listed.output and "cutoff 16" in listed.output
     out = tmp_path / "new" / "layers.png"
     result = run(cli, ["inspect", "--seed", "3", "--rotate", "10", "--output", str(out)])
     assert result.exit_code == 0, result.output

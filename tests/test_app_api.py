@@ -167,12 +167,12 @@ def test_bad_uploads_are_refused_in_one_line(client, photo, tmp_path):
 
 def test_layers(client):
     whole = client.predict(api_name="/explore")
-    one = client.predict(layer="L3_74_48", domain="As a spectrum", api_name="/explore")
+    one = client.predict(layer="L3_78_48", domain="As a spectrum", api_name="/explore")
     assert pixels(whole).shape != pixels(one).shape
     two = client.predict(other="mini-faces-stylegan2", deg=10, api_name="/explore")
     assert len(pixels(two)) > len(pixels(whole)), "a StyleGAN2 stands still below"
     with pytest.raises(AppError, match="channel: got 99"):
-        client.predict(layer="L3_74_48", channel=99, api_name="/explore")
+        client.predict(layer="L3_78_48", channel=99, api_name="/explore")
 
 
 def test_plans_need_pictures(client, tmp_path):
@@ -188,7 +188,7 @@ def test_commands_are_ones_that_the_command_line_takes(served):
     edits = {"network": None, "source": "Seed", "seed": 1, "latent_file": None, "neutral": "a face"}
     edits |= {"text_1": "a hat", "alpha_1": 2.0, "beta_1": 0.1, "component": 3, "amount": -1.0}
     edits |= {"text_2": "", "alpha_2": 0, "beta_2": 0.12}
-    layers = {"network": None, "other": None, "seed": 0, "layer": "L3_74_48", "channel": 0}
+    layers = {"network": None, "other": None, "seed": 0, "layer": "L3_78_48", "channel": 0}
     layers |= {"domain": "In space", "x": -0.1, "y": 0, "deg": -20}
     moved = generate.FIRST | {"x": -0.2, "deg": 30.0, "show": "3 × 3"}
     mixed = generate.FIRST | {"mix": True, "point": "0.1,-0.5", "deg": 5.0}

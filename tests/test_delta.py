@@ -27,8 +27,8 @@ from sg3.checkpoints.delta import (
 from sg3.checkpoints.low_rank import LowRank, dense
 
 GOLDEN = Path(__file__).parent / "golden"
-CONV = "synthesis.L2_42_48.weight"
-BIAS = "synthesis.L2_42_48.bias"
+CONV = "synthesis.L2_46_48.weight"
+BIAS = "synthesis.L2_46_48.bias"
 
 
 def perturbed(G: nn.Module, seed: int, names: Callable[[str], bool] | None = None) -> nn.Module:
@@ -68,7 +68,7 @@ def delta(source, adapted) -> Delta:
 def test_the_hash_is_of_all_weights_and_survives_a_file(source, tmp_path):
     sg3.save(sg3.Networks(G_ema=source), tmp_path / "n.safetensors")
     assert same_bits(sg3.load(tmp_path / "n.safetensors").G_ema, source)
-    for name in ("mapping.w_avg", CONV, "synthesis.L0_26_48.magnitude_ema"):
+    for name in ("mapping.w_avg", CONV, "synthesis.L0_30_48.magnitude_ema"):
         other = copy.deepcopy(source)
         tensor = other.state_dict()[name]
         tensor.copy_(torch.nextafter(tensor, tensor + 1))
