@@ -35,14 +35,14 @@ def test_the_inside_stays(small):
 def test_a_delta_moves_along(small, tmp_path):
     adapted = with_margin(small, 3)
     for parameter in adapted.synthesis.parameters():
-        parameter.data += 0.01 * torch.randn_like(parameter)
+        parameter.data += 0.3 * torch.randn_like(parameter)
     path, z = tmp_path / "d.safetensors", torch.randn(2, 8)
     save_delta(difference(small, adapted), path)
     wide = with_margin(small, 8)
     move_delta(path, small, wide)
     moved = apply_deltas(wide, [(load_delta(path), 1)])(z, None)
     assert (moved - wide(z, None)).abs().max() > 0.1
-    torch.testing.assert_close(moved, with_margin(adapted, 8)(z, None), atol=1e-2, rtol=0)
+    torch.testing.assert_close(moved, with_margin(adapted, 8)(z, None), atol=5e-3, rtol=0)
     with pytest.raises(ValueError, match="another network"):
         move_delta(path, small, wide)
 
