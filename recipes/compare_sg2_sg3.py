@@ -20,7 +20,7 @@ pretrain_stylegan2.py). `measure` writes compare-sg2-sg3.json and compare-sg2-sg
   network stands beside renders whose high-pass has as much energy (`stickiness_of_renders`).
 
 Hardware: one CPU core, 4 GB. Duration: 50 minutes of CPU time to train, 5 to measure (twice as long
-by the clock on a loaded machine). Result: docs/ANALYSIS.md: the input 41 dB against 11, sticking of
+by the clock on a loaded machine). Result: docs/ANALYSIS.md: the input 55 dB against 11, sticking of
 textures in neither, since this world has none to speak of.
 """
 
