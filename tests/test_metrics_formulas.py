@@ -51,7 +51,7 @@ def test_other_names():
         ("fid20k_ful", "fid20k_full"),
         ("eqt50k", "eqt50k_int"),
         ("fid2k_full_mimi", "fd2k_full_mini"),
-        ("ppl", "known are fid50k_full"),
+        ("xyz", "known are fd_dinov2, cmmd, ppl2_wend"),
         ("fid0k", "at least 2"),
         ("pr1k0", "at least 2"),
         ("pr0.003k3", "at least 4"),

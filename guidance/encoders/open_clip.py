@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from guidance.encoders.base import prepare_images
+from sg3.checkpoints.hub import ask_hub_once, root_cause
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
-HUB_TIMEOUT_SEC = 10
 
 
 class OpenClipEncoder:
@@ -83,7 +83,7 @@ def load_open_clip(name: str, source: str, device: str | torch.device) -> OpenCl
         )
     # Some tags were trained with OpenAI's approximate GELU; the architecture name does not say so.
     quick_gelu = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
-    with _quiet(), _offline_if_unreachable():
+    with _quiet(), ask_hub_once():
         try:
             model = open_clip.create_model(
                 name, tag, device=device, force_quick_gelu=quick_gelu, weights_only=True
@@ -93,7 +93,7 @@ def load_open_clip(name: str, source: str, device: str | torch.device) -> OpenCl
             raise _needs_package(name, error) from error
         except Exception as error:
             raise ValueError(
-                f"encoder: could not fetch {name}/{tag} ({_reason(error)}); without a network"
+                f"encoder: could not fetch {name}/{tag} ({root_cause(error)}); without a network"
                 f" use --clip mini, or download the weights elsewhere and give {name}/FILE"
             ) from error
     return OpenClipEncoder(model, tokenizer, f"{name}/{tag}")
@@ -106,7 +106,7 @@ def _from_file(name: str, path: Path, device: str | torch.device) -> OpenClipEnc
         raise ValueError(f"encoder: no file {path} with weights for {name}")
     text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
     from_hub = text.get("hf_tokenizer_name") or text.get("hf_model_name")
-    with _quiet(), _offline_if_unreachable() if from_hub else nullcontext():
+    with _quiet(), ask_hub_once() if from_hub else nullcontext():
         try:
             model = open_clip.create_model(
                 name, pretrained=None, pretrained_text=False, **_common_settings(name)
@@ -118,11 +118,11 @@ def _from_file(name: str, path: Path, device: str | torch.device) -> OpenClipEnc
         except OSError as error:
             raise ValueError(
                 f"encoder: could not read {path} or fetch the tokenizer of {name}"
-                f" ({_reason(error)}); it is kept after one run with a network"
+                f" ({root_cause(error)}); it is kept after one run with a network"
             ) from error
         except Exception as error:
             raise ValueError(
-                f"encoder: {path} does not fill {name} ({_reason(error)}); expected its"
+                f"encoder: {path} does not fill {name} ({root_cause(error)}); expected its"
                 " state_dict as safetensors or a weights-only checkpoint"
             ) from error
     return OpenClipEncoder(model.to(device), tokenizer, f"{name}/{path.name}")
@@ -151,15 +151,6 @@ def _common_settings(name: str) -> dict:
     return {"force_quick_gelu": quick_gelu, "force_preprocess_cfg": common or None}
 
 
-def _reason(error: BaseException) -> str:
-    """What set an exception off: libraries wrap a missing connection several times over."""
-    while error.__cause__ or (error.__context__ and not error.__suppress_context__):
-        error = error.__cause__ or error.__context__
-    text = str(error).strip() or type(error).__name__
-    line = text.splitlines()[0]
-    return line if len(line) <= 120 else f"{line[:120]}…"
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide open_clip's log lines and warnings: what goes wrong arrives as one exception."""
@@ -172,21 +163,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
-
-
-@contextmanager
-def _offline_if_unreachable() -> Iterator[None]:
-    """Ask the hub once: without an answer only its cache is read, instead of minutes of retries."""
-    import httpx
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    if not before:
-        try:
-            httpx.head(constants.ENDPOINT, timeout=HUB_TIMEOUT_SEC)
-        except httpx.TransportError:
-            constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before

@@ -34,8 +34,9 @@ OFFICIAL = {name: name for name in ("path", "max_size", "xflip", "random_seed")}
     "names",
     type=NAMES,
     required=True,
-    help="fid50k_full, kid50k_full, pr50k3_full, is50k, eqt50k_int, eqt50k_frac, eqr50k; with any "
-    "number of thousands of pictures, like fid10k_full; without _full, the data set as it is.",
+    help="fid50k_full, kid50k_full, pr50k3_full, is50k, ppl2_wend, eqt50k_int, eqt50k_frac, "
+    "eqr50k, fd_dinov2, cmmd; with any number of thousands of pictures, like fid10k_full; without "
+    "_full, the data set as it is.",
 )
 @network_option
 @click.option(
@@ -47,8 +48,9 @@ OFFICIAL = {name: name for name in ("path", "max_size", "xflip", "random_seed")}
 @click.option(
     "--features",
     metavar="NAME",
-    help="Instead of the official feature networks: mini (bundled), clip:ViT-B-32/openai or "
-    "another encoder, inception:FILE. Results then carry that name, as in fd50k_full_mini.",
+    help="Instead of the official feature networks: mini (bundled), dinov2, clip:ViT-B-32/openai "
+    "or another encoder, timm:MODEL, inception:FILE; of ppl: scales (no weights), lpips. Results "
+    "then carry that name, as in fd50k_full_mini.",
 )
 @click.option(
     "--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per pass."

@@ -56,6 +56,11 @@ class TorchScriptFeatures:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return self._network(as_rgb(images.to(self._device)), return_features=True)
 
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """`[N, 3, H, W]` in [−1, 1] → vectors whose squared distance is LPIPS (FACTS 6.1)."""
+        pixels = (images.to(self._device) + 1) * 127.5
+        return self._network(pixels, resize_images=False, return_lpips=True)
+
 
 def require_torch_fidelity() -> None:
     """Raise ValueError, in one line, where the package is missing."""
@@ -134,3 +139,11 @@ def load_vgg16(device: torch.device, path: str | None = None) -> TorchScriptFeat
     return TorchScriptFeatures(
         network, f"vgg16:{file.stem}" if path else "vgg16", VGG16_DIM, device
     )
+
+
+def load_lpips(device: torch.device, path: str | None = None) -> TorchScriptFeatures:
+    """The same network, for `TorchScriptFeatures.features`. Raises as `load_vgg16` does."""
+    try:
+        return load_vgg16(device, path)
+    except UserError as error:
+        raise UserError(f"{str(error).replace('mini needs', 'scales needs')}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ import torch
 
 from sg3.data.dataset import TrainingImages
 from sg3.metrics import equivariance
+from sg3.metrics.cmmd import gaussian_discrepancy
 from sg3.metrics.detectors import InceptionFeatures
-from sg3.metrics.features import FeatureNetwork, load_features
+from sg3.metrics.features import FeatureNetwork, load_features, load_perception
 from sg3.metrics.frechet import frechet_from_statistics
 from sg3.metrics.inception_score import inception_score
 from sg3.metrics.kid import kernel_distance
+from sg3.metrics.path_length import Perception, path_lengths, trimmed_mean
 from sg3.metrics.precision_recall import precision_recall
 from sg3.metrics.real import FeatureCache, choose_real_images
 from sg3.metrics.registry import Metric, parse_name
@@ -39,7 +42,7 @@ def evaluate(
     dataset: TrainingImages | None,
     *,
     team: TeamLike | None = None,
-    features: str | FeatureNetwork | None = None,
+    features: str | FeatureNetwork | Perception | None = None,
     batch: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
@@ -53,7 +56,8 @@ def evaluate(
     the official ones where the name tells none; the result's name then does.
 
     Returns "results" (value by name), "metric", "features", "num_real" (0 without real images),
-    "num_generated", "total_time" in seconds and "num_gpus" (processes). Raises ValueError in one
+    "num_generated", "total_time" in seconds, "num_gpus" (processes) and "peak_memory_mb" of this
+    process ("cpu", resident since it began; "cuda", allocated). Raises ValueError in one
     line for an unknown name, data that do not fit, or features that cannot be had.
     """
     started = time.time()
@@ -67,6 +71,10 @@ def evaluate(
     run = _Run(metric, G_ema, dataset, team, batch, seed, progress or (lambda *_: None))
     if metric.kind in EQUIVARIANCE:
         found, full_name, through = run.equivariance(), metric.name(), None
+    elif metric.kind.startswith("ppl"):
+        perception = load_perception(metric.features, run.device) if by_name else features
+        found, through = run.path_length(perception), metric.features if by_name else features.name
+        full_name = metric.name(through)
     else:
         network = load_features(metric.features, run.device) if by_name else features
         found, full_name, through = run.measure(network), metric.name(network.name), network.name
@@ -78,7 +86,19 @@ def evaluate(
         "num_generated": metric.num,
         "total_time": round(time.time() - started, 3),
         "num_gpus": team.size,
+        "peak_memory_mb": peak_memory_mb(run.device),
     }
+
+
+def peak_memory_mb(device: torch.device) -> dict[str, int]:
+    """The most memory that this process has held: resident ("cpu"), and on a GPU ("cuda")."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    found = {"cpu": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)}
+    if device.type == "cuda":
+        found["cuda"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return found
 
 
 def check_fit(metric: Metric, G: torch.nn.Module, dataset: TrainingImages | None) -> None:
@@ -139,6 +159,10 @@ class _Run:
             statistics = (x[k].numpy() for x in (fake, real) for k in ("mean", "covariance"))
             return Found({"": frechet_from_statistics(*statistics)}, num_real)
         pair = real["features"], fake["features"]
+        if self.metric.kind == "cmmd":
+            return Found(
+                {"": gaussian_discrepancy(*pair, device=precise_device(self.device))}, num_real
+            )
         if self.metric.kind == "kid":
             return Found({"": kernel_distance(*pair, device=self.device)}, num_real)
         shares = precision_recall(*pair, self.metric.neighbour, device=self.device)
@@ -175,6 +199,21 @@ class _Run:
             return {**found, "num": torch.tensor(num)}
 
         return FeatureCache(images, network, keep.__name__, self.device).get(compute, team)
+
+    def path_length(self, perception: Perception) -> Found:
+        """How far pictures move along a small step of the latent."""
+        num, team, (_, space_and_end) = self.metric.num, self.team, self.metric.kind.split("_")
+        values = torch.zeros([num], dtype=torch.float64, device=precise_device(self.device))
+        done, share = 0, -(-num // team.size)
+        settings = (num, self.seed, space_and_end[0], space_and_end[1:], team.rank, team.size)
+        for rows, some in path_lengths(self.G, perception, self.dataset, *settings):
+            values[torch.from_numpy(rows)] = some.to(values.device)
+            done += len(rows)
+            self.progress("paths", min(done, share), share)
+        values = team.sum_(values).cpu()
+        if not bool(values.isfinite().all()):
+            raise ValueError("metrics: path lengths contain NaN or infinity")
+        return Found({"": trimmed_mean(values.numpy())})
 
     def equivariance(self) -> Found:
         """What moves the input."""

@@ -13,6 +13,7 @@ ENCODER = "guidance.encoders:load_encoder"
 FEATURES = {
     "inception": "sg3.metrics.detectors:load_inception",
     "vgg16": "sg3.metrics.detectors:load_vgg16",
+    "dinov2": "sg3.metrics.vision:load_dinov2",
     "mini": ENCODER,
     "mini-a": ENCODER,
     "mini-b": ENCODER,
@@ -21,8 +22,16 @@ FEATURES = {
 PREFIXES = {
     "inception": "sg3.metrics.detectors:load_inception",
     "vgg16": "sg3.metrics.detectors:load_vgg16",
+    "dinov2": "sg3.metrics.vision:load_dinov2",
+    "timm": "sg3.metrics.vision:load_timm",
     "clip": ENCODER,
 }
+#: What path lengths are seen through; DISTANCE is called with the name and the device.
+DISTANCE = "guidance.inversion.distance:load_distance"
+PERCEPTIONS = {"vgg16": "sg3.metrics.detectors:load_lpips", "lpips": DISTANCE, "scales": DISTANCE}
+
+
+PREFIXED = ("inception:FILE", "timm:NAME", "clip:NAME")
 
 
 @runtime_checkable
@@ -57,18 +66,19 @@ def as_rgb(images: torch.Tensor) -> torch.Tensor:
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
 
 
-def is_known(spec: str) -> bool:
-    """Whether `spec` has the form of a feature network's name."""
+def is_known(spec: str, perceptions: dict[str, str] | None = None) -> bool:
+    """Whether `spec` has the form of a feature network's name, or is one of `perceptions`."""
     prefix, _, rest = spec.partition(":")
+    if perceptions is not None:
+        return spec in perceptions or (prefix == "vgg16" and bool(rest))
     return spec in FEATURES or (prefix in PREFIXES and bool(rest))
 
 
-def check_spec(spec: str) -> None:
+def check_spec(spec: str, perceptions: dict[str, str] | None = None) -> None:
     """Raise ValueError, in one line, for what is not the name of a feature network."""
-    if not is_known(spec):
-        raise ValueError(
-            f"features: got {spec!r}, expected {', '.join(FEATURES)}, inception:FILE or clip:NAME"
-        )
+    if not is_known(spec, perceptions):
+        names = [*(perceptions or FEATURES), *(["vgg16:FILE"] if perceptions else PREFIXED)]
+        raise ValueError(f"features: got {spec!r}, expected {', '.join(names[:-1])} or {names[-1]}")
 
 
 def _find(path: str, spec: str):
@@ -85,8 +95,9 @@ def load_features(spec: str, device: str | torch.device = "cpu") -> FeatureNetwo
     """The feature network `spec`, frozen, on `device`.
 
     `inception` and `vgg16` (`inception:FILE` with weights of your own; both are downloaded
-    otherwise), `mini`, `mini-a`, `mini-b` (bundled), or `clip:NAME` for any encoder that
-    `sg3 steer --clip` knows. Raises ValueError in one line otherwise, or without a network.
+    otherwise), `dinov2`, `timm:NAME` for any image model of timm, `mini`, `mini-a`, `mini-b`
+    (bundled), or `clip:NAME` for any encoder that `sg3 steer --clip` knows. Raises ValueError in
+    one line otherwise, or without a network.
     """
     check_spec(spec)
     device = torch.device(device)
@@ -94,5 +105,23 @@ def load_features(spec: str, device: str | torch.device = "cpu") -> FeatureNetwo
     path = PREFIXES[prefix] if rest else FEATURES[spec]
     loader = _find(path, spec)
     if path == ENCODER:
-        return EncoderFeatures(loader(rest or spec, device), device, spec)
+        try:
+            return EncoderFeatures(loader(rest or spec, device), device, spec)
+        except ValueError as error:  # it speaks to users of `sg3 steer`
+            raise ValueError(str(error).replace("--clip mini", "--features mini")) from None
     return loader(device, rest or None)
+
+
+def load_perception(spec: str, device: str | torch.device = "cpu"):
+    """What path lengths are seen through (`path_length.Perception`), on `device`.
+
+    `vgg16` (`vgg16:FILE`) is LPIPS as the official tools compute it, `lpips` the same by the
+    package torch-fidelity, `scales` colours and edges on a pyramid, which need no weights. Raises
+    ValueError in one line otherwise, or without a network.
+    """
+    check_spec(spec, PERCEPTIONS)
+    prefix, _, rest = spec.partition(":")
+    loader = _find(PERCEPTIONS[prefix], spec)
+    if PERCEPTIONS[prefix] == DISTANCE:
+        return loader(spec, device)
+    return loader(torch.device(device), rest or None)

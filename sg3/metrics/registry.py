@@ -3,6 +3,8 @@
 fid50k_full, kid50k_full, pr50k3_full    against all real images, unmirrored
 fid50k, kid50k, pr50k3                   against as many images of the data set as it is
 is50k, eqt50k_int, eqt50k_frac, eqr50k   without real images
+ppl2_wend (ppl50k_wend), ppl50k_zfull …  the same; path lengths in w or z, at the end or anywhere
+fd50k_full_dinov2, cmmd50k_full          through DINOv2 and CLIP; also fd_dinov2 and cmmd
 fd2k_full_mini, kd2k_mini, pr2k3_mini    the same through other features than the official ones
 
 The number counts generated pictures in thousands: any, also 0.5k.
@@ -15,12 +17,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sg3.metrics.features import check_spec, is_known
+from sg3.metrics.features import PERCEPTIONS, check_spec, is_known
 
 #: kind → official features, and the most real images of the "_full" form.
-DISTANCES = {"fid": ("inception", None), "kid": ("inception", 1_000_000), "pr": ("vgg16", 200_000)}
-RENAMED = {"fid": "fd", "kid": "kd", "pr": "pr"}  # through other features than the official ones
+DISTANCES = {
+    "fid": ("inception", None), "kid": ("inception", 1_000_000), "pr": ("vgg16", 200_000),
+    "cmmd": ("clip:ViT-L-14-336/openai", None),
+}  # fmt: skip
+#: Through other features than the official ones.
+RENAMED = {"fid": "fd", "kid": "kd", "pr": "pr", "cmmd": "mmd"}
+PATHS = "vgg16"  # what path lengths are officially seen through
+SHORT = {"fd_dinov2": "fd50k_full_dinov2", "cmmd": "cmmd50k_full", "ppl2_wend": "ppl50k_wend"}
 EXAMPLES = (
+    *SHORT, "ppl{n}k_wend", "ppl{n}k_zfull", "ppl{n}k_wend_scales", "fd{n}k_full_dinov2",
+    "cmmd{n}k_full", "mmd{n}k_full_mini",
     "fid{n}k_full", "kid{n}k_full", "pr{n}k3_full", "fid{n}k", "kid{n}k", "pr{n}k3", "is{n}k",
     "eqt{n}k_int", "eqt{n}k_frac", "eqr{n}k", "fd{n}k_full_mini", "kd{n}k_full_mini",
     "pr{n}k3_full_mini",
@@ -28,10 +38,11 @@ EXAMPLES = (
 
 COUNT = r"(?P<count>\d{1,6}(?:\.\d{1,3})?)k"
 PATTERNS = (
-    rf"(?P<kind>fid|fd|kid|kd){COUNT}(?P<full>_full)?(?:_(?P<features>.+))?",
+    rf"(?P<kind>fid|fd|kid|kd|cmmd|mmd){COUNT}(?P<full>_full)?(?:_(?P<features>.+))?",
     rf"(?P<kind>pr){COUNT}(?P<neighbour>\d{{1,3}})(?P<full>_full)?(?:_(?P<features>.+))?",
     rf"(?P<kind>is|eqr){COUNT}",
     rf"(?P<kind>eqt){COUNT}(?P<variant>_int|_frac)",
+    rf"(?P<kind>ppl){COUNT}(?P<variant>_[wz](?:end|full))(?:_(?P<features>.+))?",
 )
 
 
@@ -39,7 +50,7 @@ PATTERNS = (
 class Metric:
     """What a name asks for."""
 
-    kind: str  # fid, kid, pr, is, eqt_int, eqt_frac, eqr
+    kind: str  # fid, kid, cmmd, pr, is, eqt_int, eqt_frac, eqr, ppl_wend, ppl_wfull …
     count: str  # thousands of generated pictures, as written
     full: bool = False
     neighbour: int = 0  # of precision and recall
@@ -61,12 +72,17 @@ class Metric:
 
     def name(self, features: str | None = None) -> str:
         """The name of results that came through `features`, fit for a file name."""
-        if self.kind.startswith("eq") or self.kind == "is":
+        if self.kind not in DISTANCES:
             kind, _, variant = self.kind.partition("_")
-            return f"{kind}{self.count}k{variant and '_'}{variant}"
+            name = f"{kind}{self.count}k{variant and '_'}{variant}"
+            if kind != "ppl" or features in (PATHS, None):
+                return {full: short for short, full in SHORT.items() if kind == "ppl"}.get(
+                    name, name
+                )
+            return f"{name}_{_fit_for_file(features)}"
         official = features == DISTANCES[self.kind][0]
         kind = self.kind if official else RENAMED[self.kind]
-        suffix = "" if official else "_" + re.sub(r"[^\w.-]+", "-", features or "")
+        suffix = "" if official else "_" + _fit_for_file(features or "")
         neighbour = self.neighbour or ""
         return f"{kind}{self.count}k{neighbour}{'_full' if self.full else ''}{suffix}"
 
@@ -76,19 +92,26 @@ def parse_name(name: str, features: str | None = None) -> Metric:
 
     Raises ValueError, with the nearest names, for one that is not known.
     """
-    if features is not None:
-        check_spec(features)
-    match = next(filter(None, (re.fullmatch(pattern, name) for pattern in PATTERNS)), None)
+    patterns = (re.fullmatch(pattern, SHORT.get(name, name)) for pattern in PATTERNS)
+    match = next(filter(None, patterns), None)
     found = match.groupdict() if match else {}
-    if match is None or (found.get("features") and not is_known(found["features"])):
+    path_length = found.get("kind") == "ppl"
+    if features is not None:
+        check_spec(features, PERCEPTIONS if path_length else None)
+    if match is None or (
+        found.get("features")
+        and not is_known(found["features"], PERCEPTIONS if path_length else None)
+    ):
         raise _unknown(name)
-    kind = {"fd": "fid", "kd": "kid"}.get(found["kind"], found["kind"])
+    kind = {"fd": "fid", "kd": "kid", "mmd": "cmmd"}.get(found["kind"], found["kind"])
     if kind in DISTANCES:
         features = found.get("features") or features or DISTANCES[kind][0]
     elif kind == "is":
         features = features or "inception"
         if features.partition(":")[0] != "inception":
             raise ValueError(f"metrics: {name} needs the classes of Inception, got {features}")
+    elif path_length:
+        features = found.get("features") or features or PATHS
     else:
         features = None
     metric = Metric(
@@ -104,6 +127,10 @@ def parse_name(name: str, features: str | None = None) -> Metric:
             f"metrics: got {name!r}, expected at least {least} pictures and neighbour 1"
         )
     return metric
+
+
+def _fit_for_file(features: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", features)
 
 
 def _unknown(name: str) -> ValueError:
