@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import gradio as gr
 import torch
@@ -134,12 +135,17 @@ def command(context: Context, request, source, target, pictures, network, steps,
     texts = {"source": source, "target": target}
     return command_line(
         "adapt",
-        **({"target_images": "FOLDER"} if pictures else texts),
+        **({"target_images": _folder(context, pictures)} if pictures else texts),
         network=context.name_of(network),
         clip=text_model(context),
         steps=int(steps),
         layers=layers,
     )
+
+
+def _folder(context: Context, pictures: list[str]) -> str:
+    folders = {str(Path(path).parent) for path in uploads.keep(context, *pictures)}
+    return "FOLDER" if context.public else folders.pop()
 
 
 def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, deltas: list) -> None:

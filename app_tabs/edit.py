@@ -22,12 +22,15 @@ from guidance.directions import (
 from guidance.directions.cache import BUNDLED, cache_file, read_relevance, whose_relevance
 from guidance.directions.pictures import write_video
 from guidance.directions.spec import make_directions, parse_direction
+from guidance.encoders import is_mini
 from guidance.latents import map_latents, seed_latents
 from sg3.media import save_png, to_uint8
 
 HINT = "Move a slider."
 SOURCES = ("Seed", "Photo", "Latent file")
 TRUNCATION, NEUTRAL = 0.7, "a face"
+#: How much a channel has to mean; the small text models' cosines are larger (docs/EDITING.md).
+BETA, SMALL_BETA = 0.12, 0.2
 EXAMPLES = ("a smiling face", "a face with a beard", "a face with blond hair", "a face with a hat")
 FEWEST_LATENTS = 2
 
@@ -166,23 +169,24 @@ def command(context: Context, request, network, source, seed, latent_file, **val
     }
     name = context.name_of(network)
     if source == "Photo":
-        first = command_line("project", "PHOTO", network=name, tune=100, outdir="out/photo")
-        found = {part: f"out/photo/{part}.safetensors" for part in ("latent", "delta")}
+        first, found = photo.command(context, name, **values)
         return f"{first} && {command_line('edit', network=name, **found, **beside)}"
     if source == "Latent file":
-        latent = Path(latent_file).name if latent_file else "LATENT.safetensors"
+        (latent,) = uploads.keep(context, latent_file) if latent_file else ["LATENT.safetensors"]
         return command_line("edit", network=name, latent=latent, **beside)
     return command_line("edit", network=name, seed=int(seed or 0), trunc=TRUNCATION, **beside)
 
 
-def _text_row(number: int, text: str, alpha: float) -> dict[str, gr.components.Component]:
+def _text_row(
+    number: int, text: str, alpha: float, beta: float
+) -> dict[str, gr.components.Component]:
     with gr.Group():
         hint = "A text in the words of the text model" if number == 1 else "A second one, if any"
         box = gr.Textbox(text, label=f"Text {number}", info=hint)
         hint = "How far, either way"
         slider = gr.Slider(-8, 8, alpha, step=0.5, label=f"Alpha {number}", info=hint)
         hint = "More changes less besides"
-        beta = gr.Slider(0, 0.4, 0.12, step=0.01, label=f"Beta {number}", info=hint)
+        beta = gr.Slider(0, 0.4, beta, step=0.01, label=f"Beta {number}", info=hint)
     return {f"text_{number}": box, f"alpha_{number}": slider, f"beta_{number}": beta}
 
 
@@ -203,12 +207,13 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab) 
             save = look.downloads("Save PNG", "Save latent", "Save MP4", ready=2)
         with gr.Column(min_width=300, scale=4):
             source = gr.Radio(list(SOURCES), value="Seed", label="Edit what")
-            seed = seed_field("Seed", info="Every number is another picture")
+            seed = seed_field("Seed", look.FIRST_SEED, info="Every number is another picture")
             with gr.Column(visible=False) as photos:
                 found, (run, halt), found_files = photo.build(context, network)
             latent = gr.File(label="Latent", file_types=[".safetensors"], height=120, visible=False)
             inputs = {"network": network, "source": source, "seed": seed, "latent_file": latent}
-            inputs |= _text_row(1, EXAMPLES[0], 4)
+            beta = SMALL_BETA if is_mini(context.clip) else BETA
+            inputs |= _text_row(1, EXAMPLES[0], 2, beta)
             with gr.Row(elem_classes="tight"):
                 learning = gr.Button("Learn", variant="primary", visible=False, min_width=90)
                 stop = gr.Button(
@@ -218,7 +223,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab) 
             first_text = [inputs["text_1"]]
             examples = gr.Examples([[e] for e in EXAMPLES], first_text, label="Or click an example")
             with gr.Accordion("A second text", open=False):
-                inputs |= _text_row(2, "", 0)
+                inputs |= _text_row(2, "", 0, beta)
                 hint = "Where texts start from"
                 inputs["neutral"] = gr.Textbox(NEUTRAL, label="Seen from", info=hint)
             with gr.Group():
@@ -226,7 +231,8 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab) 
                 inputs["component"] = gr.Slider(0, 15, 0, step=1, label="Component", info=hint)
                 hint = "In standard deviations"
                 inputs["amount"] = gr.Slider(-5, 5, 0, step=0.1, label="Amount", info=hint)
-    command_box(context, demo, command, inputs)
+    finder = {name: field for name, field in found.items() if name != "network"}
+    command_box(context, demo, command, inputs | finder)
     places = [seed, photos, latent]
     source.change(
         lambda chosen: [gr.update(visible=chosen == name) for name in SOURCES],

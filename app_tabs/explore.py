@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from app_tabs.context import Context, callback
-from app_tabs.look import picture, seed_field, status
+from app_tabs.look import FIRST_SEED, picture, seed_field, status
 from app_tabs.wiring import LIVE, QUIET, Desk, command_box, command_line, jobs
 from guidance.latents import map_latents, seed_latents
 from sg3.analysis.inspect import Look, layer_pictures, sheet, sheet_frames
@@ -140,7 +140,7 @@ def build(
                 channel = gr.Number(
                     0, label="Channel", precision=0, minimum=0, info="The first", min_width=100
                 )
-                seed = seed_field("Seed", info="Of the latent", min_width=100)
+                seed = seed_field("Seed", FIRST_SEED, info="Of the latent", min_width=100)
             hint = "A spectrum is dark where there is little power; its centre is frequency 0"
             domain = gr.Radio(list(DOMAINS), value="In space", label="Look", info=hint)
             with gr.Group():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from app_tabs.context import Context, callback
-from app_tabs.look import picture, seed_field, shown
+from app_tabs.look import FIRST_SEED, picture, seed_field, shown
 from app_tabs.pad import CENTRE, as_address, pad, parse
 from app_tabs.wiring import LIVE, QUIET, command_box, command_line
 from guidance.directions import apply_directions, mix_styles, pca_direction, truncate
@@ -60,7 +60,7 @@ class Wish:
 #: What the controls say when the page opens.
 FIRST = {
     "network": None,
-    "seed": 0,
+    "seed": FIRST_SEED,
     "psi": TRUNCATION,
     "class_index": None,
     "point": CENTRE,
@@ -179,7 +179,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
         with gr.Column(min_width=300, scale=1):
             with gr.Row(elem_classes="level"):
                 hint = "Every number is another picture"
-                seed = seed_field("Seed", info=hint, min_width=140, scale=2)
+                seed = seed_field("Seed", FIRST_SEED, info=hint, min_width=140, scale=2)
                 dice = gr.Button("Random seed", variant="primary", min_width=120, scale=1)
             with gr.Row():
                 with gr.Column(min_width=200):

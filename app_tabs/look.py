@@ -14,6 +14,8 @@ from recipes.minifaces import captions
 
 SHOWN_PX = 640
 MAX_SEED = 2**32 - 1
+#: Of the picture that stands there when the page opens.
+FIRST_SEED = 6
 STYLE_SHEET = Path(__file__).with_name("style.css")
 #: Colours of curves, in light and dark.
 STROKES = ("var(--primary-500)", "var(--curve-2)", "var(--curve-3)")
@@ -183,9 +185,9 @@ def picture(label: str, alt: str, classes: str = "picture", **kwargs) -> gr.Imag
     )
 
 
-def seed_field(label: str, **kwargs) -> gr.Number:
+def seed_field(label: str, value: int = 0, **kwargs) -> gr.Number:
     """A whole number that `--seed` takes."""
-    return gr.Number(0, label=label, precision=0, minimum=0, maximum=MAX_SEED, **kwargs)
+    return gr.Number(value, label=label, precision=0, minimum=0, maximum=MAX_SEED, **kwargs)
 
 
 def downloads(*labels: str, ready: int = 0) -> list[gr.DownloadButton]:

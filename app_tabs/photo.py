@@ -13,6 +13,7 @@ from torch import nn
 from app_tabs import look, uploads
 from app_tabs.context import Context, Session
 from app_tabs.look import shown, status
+from app_tabs.wiring import command_line
 from guidance.directions import EditedLatent
 from guidance.inversion import load_distance, project, tune
 from guidance.inversion.locate import choose_crop
@@ -104,6 +105,19 @@ def _finished(session: Session, recording: Recording, before, stopped: bool) -> 
     files = [str(folder / "comparison.png"), str(folder / "latent.safetensors")]
     files.append(str(delta) if delta.exists() else None)
     return (before, shown(to_uint8(last.images)[0])), status(line), *files
+
+
+def command(
+    context: Context, network: str, photo=None, steps=0, tune_steps=0, centre=False, **_
+) -> tuple[str, dict[str, str]]:
+    """Finding the photo as a command, and the options by which `sg3 edit` takes what it found."""
+    (path,) = uploads.keep(context, photo) if photo else ["PHOTO"]
+    outdir = f"out/{Path(path).stem}"
+    options = {"network": network, "steps": int(steps), "tune": int(tune_steps) or None}
+    options |= {"crop": "centre" if centre else None, "outdir": outdir}
+    parts = ("latent", "delta") if tune_steps else ("latent",)
+    found = {part: f"{outdir}/{part}.safetensors" for part in parts}
+    return command_line("project", path, **options), found
 
 
 def build(context: Context, network: gr.Dropdown) -> tuple[dict, list, list]:

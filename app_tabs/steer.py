@@ -124,6 +124,7 @@ def _run(context: Context, session: Session, network, values: dict, latent) -> I
             start = gr.skip() if step.index else view
             yield start, view, status(line, losses, share), *[gr.skip()] * 4
     session.results["steer"] = step.latent
+    session.results["steer_latent"] = str(folder / "latent.safetensors")
     word = "Stopped" if stop.is_set() else "Done"
     line = f"{word} after {step.index} steps in {time.monotonic() - began:.0f} s, "
     line += f"loss {losses[0]:.3f} → {losses[-1]:.3f}{note}"
@@ -133,28 +134,33 @@ def _run(context: Context, session: Session, network, values: dict, latent) -> I
 
 
 def command(context: Context, request: gr.Request, network, **values) -> str:
-    """The same as a command."""
-    start = STARTS[values["start"]]
-    names = [Path(path).name for path in values["pictures"] or ()]
-    painted = region_of(values["mask"], (64, 64)) is not None
-    usual = SteerConfig()
-    config = config_of(values)
-    return command_line(
-        "steer",
-        values["prompt"],
-        image=[f"{name}:{values['picture_weight']:g}" for name in names],
-        network=context.name_of(network),
-        clip=context.clip,
-        seed=config.seed,
-        start=start if start == "seed" else None,
-        latent=Path(values["latent_file"] or "LATENT").name if start == "latent" else None,
-        candidates=config.candidates if start == "best" else None,
-        steps=config.steps,
-        space=config.space if config.space != usual.space else None,
-        layers=config.layers,
-        cutouts=config.cutouts,
-        region="MASK.png" if painted else None,
-    )
+    """The same as a command, and after a run as one that goes on from its latent."""
+    start, config, usual = STARTS[values["start"]], config_of(values), SteerConfig()
+    pulling = uploads.keep(context, *(values["pictures"] or ()))
+    size = (context.generator(network).G.img_width, context.generator(network).G.img_height)
+    painted = region_of(values["mask"], size)
+    given = uploads.keep(context, values["latent_file"]) if values["latent_file"] else ["LATENT"]
+    common = {
+        "image": [f"{name}:{values['picture_weight']:g}" for name in pulling],
+        "network": context.name_of(network),
+        "clip": context.clip,
+        "seed": config.seed,
+        "steps": config.steps,
+        "space": config.space if config.space != usual.space else None,
+        "layers": config.layers,
+        "cutouts": config.cutouts,
+        "region": painted and uploads.keep_picture(context, painted, "mask.png"),
+    }
+    first = {
+        "start": start if start == "seed" else None,
+        "latent": given[0] if start == "latent" else None,
+        "candidates": config.candidates if start == "best" else None,
+    }
+    line = command_line("steer", values["prompt"], **first, **common)
+    reached = context.session(request).results.get("steer_latent")
+    if reached is None or context.public:
+        return line
+    return f"{line}\n{command_line('steer', values['prompt'], latent=reached, **common)}"
 
 
 def note_words(context: Context, request: gr.Request, prompt: str) -> str:
@@ -237,9 +243,11 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
             if is_mini(context.clip):
                 with gr.Accordion("Words the small text model knows", open=False):
                     gr.Markdown(look.words())
-    command_box(context, demo, command, inputs)
+    say = command_box(context, demo, command, inputs, "After a run, the second line goes on")
     noting = callback(context, note_words, ["prompt"])
     prompt.change(noting, prompt, strangers, trigger_mode="always_last", **QUIET)
     outputs = [start, now, line, again, *save]
     actions = {"steer": ([run.click, prompt.submit], steer), "steer_go_on": ([again.click], go_on)}
-    jobs(context, "steer", actions, inputs, outputs, Desk(line, [run], stop, HINT, save), examples)
+    desk = Desk(line, [run], stop, HINT, save)
+    for ran in jobs(context, "steer", actions, inputs, outputs, desk, examples):
+        ran.success(**say)

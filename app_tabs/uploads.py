@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -9,7 +11,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from app_tabs.context import Context
 from guidance.inversion.photo import read_photo
+from sg3.files import prepare_folder
 
 MOST_BYTES, MOST_PIXELS = 20_000_000, 40_000_000
 MOST_TENSORS_BYTES = 64_000_000
@@ -39,6 +43,37 @@ def check_picture(path: str | Path) -> None:
             f"picture: {path.name} has {width}x{height} pixels, expected at most "
             f"{MOST_PIXELS / 1e6:.0f} million; make it smaller"
         )
+
+
+def keep(context: Context, *paths: str) -> list[str]:
+    """Copies of uploads beside the results, which commands can name; all in one folder.
+
+    On a page that others can reach only the files' own names: nothing is copied there.
+    """
+    names = [Path(path).name for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{number:03d}-{name}" for number, name in enumerate(names)]
+    if context.public:
+        return names
+    digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()[:12]
+    folder = prepare_folder(context.outdir / "uploads" / digest)
+    for path, name in zip(paths, names, strict=True):
+        if not (folder / name).exists():
+            shutil.copyfile(path, folder / name)
+    return [str(folder / name) for name in names]
+
+
+def keep_picture(context: Context, image: Image.Image, name: str) -> str:
+    """The same for a picture that was painted in the page."""
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    if context.public:
+        return name
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:12]
+    path = prepare_folder(context.outdir / "uploads" / digest) / name
+    if not path.exists():
+        path.write_bytes(buffer.getvalue())
+    return str(path)
 
 
 def photo(path: str | None) -> Image.Image:

@@ -121,13 +121,16 @@ def command_box(
     demo: gr.Blocks,
     say: Callable[..., str],
     inputs: Mapping[str, gr.components.Component],
-) -> gr.Textbox:
+    info: str | None = None,
+) -> dict:
     """A field that always holds the command equivalent to what `inputs` ask for.
 
-    `say(context, request, **values)` makes it.
+    `say(context, request, **values)` makes it. Returns the event that does so, for what else may
+    change it.
     """
     box = gr.Textbox(
         label="The same as a command",
+        info=info,
         lines=1,
         max_lines=5,
         interactive=False,
@@ -145,4 +148,4 @@ def command_box(
     wired = {"fn": made, "inputs": list(inputs.values()), "outputs": box, **QUIET}
     gr.on([each.change for each in inputs.values()], trigger_mode="always_last", **wired)
     demo.load(**wired)
-    return box
+    return wired

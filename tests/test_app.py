@@ -155,7 +155,7 @@ def test_a_look_is_mixed_and_a_new_one_taught(visit):
 def test_a_photo_is_found_and_edited_and_a_bad_one_refused(visit, tmp_path):
     page = visit(1280)
     open_tab(page, "Edit")
-    page.get_by_text("a smiling face +4.0").wait_for()
+    page.get_by_text("a smiling face +2.0").wait_for()
     page.get_by_role("radio", name="Photo").check()
     bad, good = tmp_path / "bad.png", tmp_path / "good.png"
     bad.write_text("no picture")
@@ -172,7 +172,7 @@ def test_a_photo_is_found_and_edited_and_a_bad_one_refused(visit, tmp_path):
     set_number(page, "Search steps", "10")
     set_number(page, "Tuning steps", "0")
     button(page, "Find it").click()
-    page.get_by_text("Found at a distance").or_(page.get_by_text("a smiling face +4.0")).wait_for()
+    page.get_by_text("Found at a distance").or_(page.get_by_text("a smiling face +2.0")).wait_for()
     set_number(page, "Alpha 1", "2")
     page.get_by_text("a smiling face +2.0").wait_for()
     keep(page, "edit-1280")

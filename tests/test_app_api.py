@@ -180,7 +180,7 @@ def test_plans_need_pictures(client, tmp_path):
         client.predict(data=str(tmp_path / "nowhere"), api_name="/plan")
 
 
-def test_commands_are_ones_that_the_command_line_takes(served):
+def test_commands_are_ones_that_the_command_line_takes(served, tmp_path):
     from app_tabs import adapt, edit, explore, generate, looks, steer, train
 
     context, _ = served
@@ -208,9 +208,30 @@ def test_commands_are_ones_that_the_command_line_takes(served):
         explore.command(context, visitor, **layers),
         train.command(context, visitor, **run),
     ]
+    photograph = tmp_path / "a photo.png"
+    Image.new("RGB", (80, 80), "white").save(photograph)
+    found = {"photo": str(photograph), "steps": 30, "tune_steps": 20, "centre": True}
+    photo_line = edit.command(context, visitor, **edits | {"source": "Photo"} | found)
+    lines += [
+        photo_line,
+        adapt.command(context, visitor, "", "", [str(photograph)], None, 10, "all"),
+    ]
+    painted = Image.new("RGBA", (64, 64))
+    painted.paste((0, 0, 0, 255), (8, 8, 40, 40))
+    steering |= {"pictures": [str(photograph)], "mask": {"layers": [painted]}}
+    lines += steer.command(context, visitor, None, **steering).split("\n")
+    context.session(visitor).results["steer_latent"] = "out/latent.safetensors"
+    lines += steer.command(context, visitor, None, **steering).split("\n")
+    assert len(lines) == 13 and "--latent" in lines[-1]
+    assert all(word in photo_line for word in ("a photo.png", "--steps 30", "--tune 20", "centre"))
     for line in " && ".join(lines).split(" && "):
         _, name, *words = shlex.split(line)
         if "--latent" in words:  # a file that the command before would write
             words[words.index("--latent") + 1] = __file__
+        if "--delta" in words and words[words.index("--delta") + 1].startswith("out/"):
+            words[words.index("--delta") + 1] = "zombie"
         command = cli.get_command(None, name)
         command.make_context(name, words)
+        for option in ("--region", "--target-images"):
+            if option in words:
+                assert Path(words[words.index(option) + 1]).exists()
