@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 import torch
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-# No sandbox: CI runs as root. The rest keeps the browser itself from calling home.
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+from chromium import chromium
 
 app = pytest.importorskip("app", reason="gradio is not installed")
-
 
 from app_tabs.context import Context  # noqa: E402
 
@@ -36,15 +27,9 @@ def address(served):
 
 @pytest.fixture(scope="module")  # no two of Playwright's loops in one process
 def browser():
-    if CHROMIUM is None:
-        missing = "no Chromium on this machine (apt-get install chromium)"
-        (pytest.fail if os.environ.get("SG3_NEEDS_CHROMIUM") else pytest.skip)(missing)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield browser
-        browser.close()
+    """A window of Chromium: its pages share what they have loaded, but no session."""
+    with chromium() as browser:
+        yield browser.new_context()
 
 
 @pytest.fixture
@@ -52,26 +37,25 @@ def visit(browser, address):
     """Open the page at a width; afterwards there were no errors and no outside requests."""
     opened, complaints = [], []
 
-    def note_request(route):
-        url = route.request.url
-        if not url.startswith((address, "data:", "blob:")):
-            complaints.append(f"outside request: {url}")
-            return route.abort()
-        return route.continue_()
+    def note_request(request):
+        if not request.url.startswith((address, "data:", "blob:")):
+            complaints.append(f"outside request: {request.url}")
 
-    def open_at(width: int, height: int = 860):
-        page = browser.new_page(viewport={"width": width, "height": height})
+    def note_line(message):
+        if message.type == "error":
+            complaints.append(f"console: {message.text}")
+
+    def open_at(width: int, height: int = 860, query: str = ""):
+        page = browser.new_page()
+        opened.append(page)
+        page.set_viewport_size({"width": width, "height": height})
         # The page's process may have to compile its loops first, beside busy test workers.
         page.set_default_timeout(120_000)
-        page.route("**/*", note_request)
+        page.on("request", note_request)  # Chromium itself finds no other host
         page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
-        page.on(
-            "console",
-            lambda m: complaints.append(f"console: {m.text}") if m.type == "error" else None,
-        )
-        page.goto(address)
+        page.on("console", note_line)
+        page.goto(address + query)
         page.get_by_alt_text("The generated image").wait_for()
-        opened.append(page)
         return page
 
     yield open_at

@@ -1,13 +1,13 @@
 """The page of a run: what the files say, whatever state a crash left them in; and in a browser."""
 
 import json
-import os
 import re
 import shutil
 import time
 
 import numpy as np
 import pytest
+from chromium import chromium
 from PIL import Image
 
 from sg3.training.progress_page import MAX_FAKES, MAX_POINTS, write_progress_page
@@ -193,13 +193,8 @@ def test_a_new_grid_leaves_the_choice_of_old_ones(folder):
 @pytest.fixture
 def opened(folder):
     """Open the page of `folder` in Chromium; afterwards there were no errors, no requests."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        (pytest.fail if os.environ.get("SG3_NEEDS_CHROMIUM") else pytest.skip)("no Chromium here")
-    sync_api = pytest.importorskip("playwright.sync_api")
     errors = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with chromium() as browser:
 
         def open_at(width, clock=False):
             page = browser.new_page(viewport={"width": width, "height": 700})
@@ -215,7 +210,6 @@ def opened(folder):
             return page
 
         yield open_at
-        browser.close()
     assert errors == []
 
 
@@ -261,12 +255,13 @@ def test_a_running_page_reads_itself_again_and_stays_where_it_was(opened, folder
     with open(folder / "stats.jsonl", "a") as file:
         file.write(json.dumps(tick(20)) + "\n")
     write_progress_page(folder)
+    # Real time passes as well, slowly or not: both moments are far from the minute.
     page.clock.run_for(30_000)
     assert "20.0" not in page.locator("#facts").inner_text()
     with page.expect_navigation():
         page.clock.run_for(32_000)
     page.get_by_text("20.0").wait_for()
-    assert page.evaluate("scrollY") == 900
+    page.wait_for_function("scrollY === 900")
     assert page.locator("details").first.get_attribute("open") is not None
     pressed = page.locator(".chart[data-title='Loss'] button").get_attribute("aria-pressed")
     assert pressed == "true"
