@@ -74,8 +74,8 @@ def build(context: Context) -> gr.Blocks:
         with gr.Tab("Adapt") as tab, gr.Tabs():
             with gr.Tab("Mix looks"):
                 deltas = looks.build(context, network, demo, tab)
-            with gr.Tab("Teach a new look"):
-                adapt.build(context, network, demo, deltas)
+            with gr.Tab("Teach a new look") as teaching:
+                adapt.build(context, network, demo, teaching, deltas)
         with gr.Tab("Edit") as tab:
             edit.build(context, network, demo, tab)
         with gr.Tab("Explore") as tab:

@@ -9,20 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import torch
 
 import nada
 from app_tabs import look, looks, uploads
-from app_tabs.context import Context, unknown_words
+from app_tabs.context import Context, callback, unknown_words
 from app_tabs.look import picture, shown, status
-from app_tabs.wiring import Desk, command_box, command_line, jobs
+from app_tabs.wiring import LIVE, Desk, command_box, command_line, jobs
 from guidance.cli import slug
+from guidance.latents import map_latents, seed_latents
 from nada.config import usual_config
 from nada.layers import PHASES
 from nada.pictures import load_pictures
 from nada.record import RecordConfig, Recording
 from nada.state import arguments_of
 from sg3.checkpoints.delta import weights_hash
+from sg3.generate import generate_from_latents
 from sg3.media import image_grid
 
 HINT = "Say what the network shows now, and what it should show."
@@ -130,6 +133,17 @@ def _note(context: Context, *texts) -> str:
     return f" (unknown words: {', '.join(strangers)})" if strangers else ""
 
 
+def begin(context: Context, request: gr.Request, network):
+    """The eight pictures that a run starts from; those of a run stay."""
+    if "adapt" in context.session(request).results:
+        return gr.skip(), gr.skip()
+    G, usual = context.generator(network).G, usual_config(text_model(context))
+    z = seed_latents(usual.seed, usual.check_batch, G.z_dim)[:SHOWN]
+    ws = map_latents(G, z, 0 if G.c_dim else None, usual.truncation)
+    made = np.stack([each.image for each in generate_from_latents(G, ws)])
+    return [shown(image_grid(made, COLUMNS))] * 2
+
+
 def command(context: Context, request, source, target, pictures, network, steps, layers) -> str:
     """The same as a command."""
     texts = {"source": source, "target": target}
@@ -148,8 +162,11 @@ def _folder(context: Context, pictures: list[str]) -> str:
     return "FOLDER" if context.public else folders.pop()
 
 
-def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, deltas: list) -> None:
-    """The widgets and what they do; `deltas` are the fields that offer what was learned."""
+def build(
+    context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab, deltas: list
+) -> None:
+    """The widgets and what they do; drawn when `tab` opens. `deltas` are the fields that offer
+    what was learned."""
     with gr.Row():
         with gr.Column(min_width=300, scale=5, elem_classes="stick"):
             before = picture("Before", "Eight pictures of the network as it was")
@@ -194,6 +211,9 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, deltas: list)
     inputs = {"source": source, "target": target, "pictures": files, "network": network}
     inputs |= {"steps": steps, "layers": layers}
     command_box(context, demo, command, inputs)
+    first = {"fn": callback(context, begin, ["network"], "live"), "inputs": network, **LIVE}
+    first |= {"outputs": [before, now], "api_visibility": "private"}
+    tab.select(**first)
     outputs = [before, now, line, again, *save]
     starts = [run.click, source.submit, target.submit]
     actions = {"adapt": (starts, adapt), "adapt_go_on": ([again.click], go_on)}

@@ -172,7 +172,7 @@ def command(context: Context, request, network, source, seed, latent_file, **val
         first, found = photo.command(context, name, **values)
         return f"{first} && {command_line('edit', network=name, **found, **beside)}"
     if source == "Latent file":
-        (latent,) = uploads.keep(context, latent_file) if latent_file else ["LATENT.safetensors"]
+        (latent,) = uploads.keep(context, str(uploads.tensors(latent_file, "latent")))
         return command_line("edit", network=name, latent=latent, **beside)
     return command_line("edit", network=name, seed=int(seed or 0), trunc=TRUNCATION, **beside)
 

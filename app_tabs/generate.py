@@ -12,7 +12,7 @@ import torch
 
 from app_tabs.context import Context, callback
 from app_tabs.look import FIRST_SEED, picture, seed_field, shown
-from app_tabs.pad import CENTRE, as_address, pad, parse
+from app_tabs.pad import BLANK, CENTRE, as_address, pad, parse
 from app_tabs.wiring import LIVE, QUIET, command_box, command_line
 from guidance.directions import apply_directions, mix_styles, pca_direction, truncate
 from guidance.latents import map_latents, seed_latents
@@ -124,7 +124,7 @@ def draw_map(context: Context, request: gr.Request, **values) -> dict:
     wish = Wish.of(**values)
     G = context.generator(wish.network).G
     if context.device.type == "cpu" and max(G.img_height, G.img_width) > MAP_MOST_PX:
-        return gr.update(sheet="data:,")
+        return gr.update(sheet=BLANK)
     ticks = np.linspace(-1, 1, MAP_SIDE + 1)
     middles = (ticks[1:] + ticks[:-1]) / 2
     ws = latents(G, wish, [(x, y) for y in middles[::-1] for x in middles])
@@ -179,8 +179,8 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
         with gr.Column(min_width=300, scale=1):
             with gr.Row(elem_classes="level"):
                 hint = "Every number is another picture"
-                seed = seed_field("Seed", FIRST_SEED, info=hint, min_width=140, scale=2)
-                dice = gr.Button("Random seed", variant="primary", min_width=120, scale=1)
+                seed = seed_field("Seed", FIRST_SEED, info=hint, min_width=140)
+                dice = gr.Button("Random seed", variant="primary", min_width=140)
             with gr.Row():
                 with gr.Column(min_width=200):
                     point = pad("Map of pictures around this seed.")

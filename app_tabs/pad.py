@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 CENTRE = "0,0"
+#: A picture of nothing: browsers mark an empty address as broken.
+BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 TEMPLATE = """
 <div class="field">
   <img src="${sheet}" alt="" draggable="false">
@@ -56,7 +58,7 @@ def pad(about: str) -> gr.HTML:
         CENTRE,
         html_template=TEMPLATE,
         js_on_load=SCRIPT,
-        sheet="data:,",
+        sheet=BLANK,
         about=f"{about} Drag, or use the arrow keys; Home puts the point back.",
         elem_classes="pad",
         apply_default_css=False,

@@ -111,7 +111,9 @@ def command(
     context: Context, network: str, photo=None, steps=0, tune_steps=0, centre=False, **_
 ) -> tuple[str, dict[str, str]]:
     """Finding the photo as a command, and the options by which `sg3 edit` takes what it found."""
-    (path,) = uploads.keep(context, photo) if photo else ["PHOTO"]
+    if not photo:
+        raise ValueError("photo: got none; choose a file first")
+    (path,) = uploads.keep(context, photo)
     outdir = f"out/{Path(path).stem}"
     options = {"network": network, "steps": int(steps), "tune": int(tune_steps) or None}
     options |= {"crop": "centre" if centre else None, "outdir": outdir}

@@ -139,7 +139,12 @@ def command(context: Context, request: gr.Request, network, **values) -> str:
     pulling = uploads.keep(context, *(values["pictures"] or ()))
     size = (context.generator(network).G.img_width, context.generator(network).G.img_height)
     painted = region_of(values["mask"], size)
-    given = uploads.keep(context, values["latent_file"]) if values["latent_file"] else ["LATENT"]
+    given = None
+    if start == "latent":
+        (given,) = uploads.keep(context, str(uploads.tensors(values["latent_file"], "latent")))
+    prompt = (values["prompt"] or "").strip() or None
+    if prompt is None and not pulling:
+        raise ValueError("prompt: got none; type a text")
     common = {
         "image": [f"{name}:{values['picture_weight']:g}" for name in pulling],
         "network": context.name_of(network),
@@ -153,14 +158,14 @@ def command(context: Context, request: gr.Request, network, **values) -> str:
     }
     first = {
         "start": start if start == "seed" else None,
-        "latent": given[0] if start == "latent" else None,
+        "latent": given,
         "candidates": config.candidates if start == "best" else None,
     }
-    line = command_line("steer", values["prompt"], **first, **common)
+    line = command_line("steer", prompt, **first, **common)
     reached = context.session(request).results.get("steer_latent")
     if reached is None or context.public:
         return line
-    return f"{line}\n{command_line('steer', values['prompt'], latent=reached, **common)}"
+    return f"{line}\n{command_line('steer', prompt, latent=reached, **common)}"
 
 
 def note_words(context: Context, request: gr.Request, prompt: str) -> str:
@@ -231,7 +236,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
         with gr.Column(min_width=300, scale=4):
             hint = "Several: one | another:1.5 | not this:-0.5"
             prompt = gr.Textbox(EXAMPLES[0], label="Text", info=hint, max_lines=4)
-            strangers = gr.HTML()
+            strangers = gr.HTML(padding=False, elem_classes="words")
             with gr.Row(elem_classes="tight"):
                 run = gr.Button("Steer", variant="primary", min_width=90)
                 stop = gr.Button("Stop", variant="stop", interactive=False, min_width=90)

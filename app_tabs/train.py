@@ -55,7 +55,9 @@ def options_of(context: Context, data, cfg, size, batch, gamma, kimg, mirror, re
 
 
 def command(context: Context, request: gr.Request, **values) -> str:
-    """The same as a command."""
+    """The same as a command. Raises ValueError without pictures."""
+    if not (values["data"] or "").strip():
+        raise ValueError("data: got none; name a folder or zip of pictures")
     return _line(options_of(context, **values), outdir="out/train")
 
 

@@ -132,7 +132,8 @@ def command_box(
         label="The same as a command",
         info=info,
         lines=1,
-        max_lines=5,
+        max_lines=9,
+        placeholder="Something is still missing for a command",
         interactive=False,
         buttons=["copy"],
         elem_classes="command",
@@ -141,7 +142,7 @@ def command_box(
     def command(context: Context, request: gr.Request, **values) -> str:
         try:
             return say(context, request, **values)
-        except (TypeError, ValueError):  # a field is empty while somebody types
+        except (TypeError, ValueError):  # a field is empty, as while somebody types
             return ""
 
     made = callback(context, command, inputs)
