@@ -1,6 +1,6 @@
 """Steps of steering per second, and what they leave in memory.
 
-    python -m benchmarks steering                 # mini-faces, 16 cutouts, 2 threads
+    python -m benchmarks steering                 # mini-faces, 16 cutouts, 2 threads, 150 steps
     python benchmarks/steering.py --steps 500
 
 On a machine with a GPU also a 1024×1024 StyleGAN3-T and a ViT-B/32 with random weights at 32
@@ -98,7 +98,7 @@ def on_gpu(steps: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--threads", type=int, default=THREADS)
     # Also called by `python -m benchmarks`, whose arguments are names of benchmarks.
     args, _ = parser.parse_known_args()
