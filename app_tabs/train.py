@@ -37,11 +37,13 @@ GRID = (8, 6)
 
 
 def options_of(context: Context, data, cfg, size, batch, gamma, kimg, mirror, resume) -> dict:
-    """What `sg3 train` is told."""
+    """What `sg3 train` is told. Raises ValueError without pictures."""
+    if not (data or "").strip():
+        raise ValueError("data: got none; name a folder or zip of pictures")
     cbase, cmax = SIZES[size]
     return {
         "cfg": cfg,
-        "data": (data or "").strip(),
+        "data": data.strip(),
         "batch": int(batch),
         "gamma": gamma or None,
         "kimg": kimg,
@@ -55,9 +57,7 @@ def options_of(context: Context, data, cfg, size, batch, gamma, kimg, mirror, re
 
 
 def command(context: Context, request: gr.Request, **values) -> str:
-    """The same as a command. Raises ValueError without pictures."""
-    if not (values["data"] or "").strip():
-        raise ValueError("data: got none; name a folder or zip of pictures")
+    """The same as a command."""
     return _line(options_of(context, **values), outdir="out/train")
 
 
@@ -257,8 +257,8 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
     gr.Markdown("### Runs")
     with gr.Row(elem_classes="level"):
         hint = "They go on when the page is closed"
-        chosen = gr.Dropdown(runs(context), label="Run", info=hint, scale=3)
-        ending = gr.Button("Save and end it", variant="stop", interactive=False, scale=1)
+        chosen = gr.Dropdown(runs(context), label="Run", info=hint, scale=3, min_width=160)
+        ending = gr.Button("Save and end it", variant="stop", interactive=False, min_width=160)
     state = gr.HTML(status("No run yet."), label="State", elem_classes="line")
     progress = gr.HTML(elem_classes="progress")
     timer = gr.Timer(REFRESH_S, active=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from chromium import chromium
@@ -9,6 +12,9 @@ from chromium import chromium
 app = pytest.importorskip("app", reason="gradio is not installed")
 
 from app_tabs.context import Context  # noqa: E402
+
+#: Where pictures of the tabs go, to be looked at; nowhere if it is not set.
+SHOTS = os.environ.get("SG3_SCREENSHOTS")
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +80,39 @@ def source_after(page, alt: str, before: str | None) -> str:
         arg=[alt, before],
     )
     return image.get_attribute("src")
+
+
+def keep(page, name: str) -> None:
+    """A picture of the page as an artefact."""
+    if SHOTS:
+        Path(SHOTS).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
+
+
+def open_tab(page, name: str) -> None:
+    """By its name; on a phone some are behind a menu."""
+    tab = page.get_by_role("tab", name=name, exact=True).locator("visible=true")
+    if not tab.count():
+        page.locator(".overflow-menu > button").first.click()
+        page.locator(".overflow-dropdown button", has_text=name).click()
+        return
+    tab.first.click()
+
+
+def button(page, name: str):
+    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
+
+
+def enabled(page, name: str) -> None:
+    """Wait until a button can be pressed."""
+    page.locator("button:enabled, a", has_text=name).locator("visible=true").first.wait_for()
+
+
+def set_number(page, label: str, value: str) -> None:
+    field = page.get_by_label(f"number input for {label}").locator("visible=true")
+    field.fill(value)
+    field.press("Enter")
+
+
+def status_of(page):
+    return page.locator("div.status").locator("visible=true").first

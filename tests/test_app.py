@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -13,52 +12,21 @@ from PIL import Image
 pytest.importorskip("app", reason="gradio is not installed")
 pytest.register_assert_rewrite("app_page")
 
-from app_page import source_after  # noqa: E402
+from app_page import (  # noqa: E402
+    button,
+    enabled,
+    keep,
+    open_tab,
+    set_number,
+    source_after,
+    status_of,
+)
 
 pytest_plugins = ["app_page"]  # its fixtures: address, browser, served, visit
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-
-#: Where pictures of the tabs go, to be looked at; nowhere if it is not set.
-SHOTS = os.environ.get("SG3_SCREENSHOTS")
-
-
-def keep(page, name: str) -> None:
-    """A picture of the page as an artefact."""
-    if SHOTS:
-        Path(SHOTS).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
-
-
-def open_tab(page, name: str) -> None:
-    """By its name; on a phone some are behind a menu."""
-    tab = page.get_by_role("tab", name=name, exact=True).locator("visible=true")
-    if not tab.count():
-        page.locator(".overflow-menu > button").first.click()
-        page.locator(".overflow-dropdown button", has_text=name).click()
-        return
-    tab.first.click()
-
-
-def button(page, name: str):
-    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
-
-
-def enabled(page, name: str) -> None:
-    """Wait until a button can be pressed."""
-    page.locator("button:enabled, a", has_text=name).locator("visible=true").first.wait_for()
-
-
-def set_number(page, label: str, value: str) -> None:
-    field = page.get_by_label(f"number input for {label}").locator("visible=true")
-    field.fill(value)
-    field.press("Enter")
-
-
-def status_of(page):
-    return page.locator("div.status").locator("visible=true").first
 
 
 def test_the_seed_the_sliders_and_the_map_change_the_image(visit):
@@ -198,16 +166,3 @@ def test_a_run_is_planned_started_watched_and_ended(visit, tmp_path):
     keep(page, "train-1280")
     button(page, "Save and end it").click()
     page.get_by_text("not running").wait_for()
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_every_tab_fits_and_its_pictures_have_words(visit, width):
-    page = visit(width)
-    for name in ("Generate", "Steer", "Adapt", "Edit", "Explore", "Train"):
-        open_tab(page, name)
-        page.wait_for_timeout(300)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-        images = page.locator("img").locator("visible=true")
-        mute = [i for i in images.all() if i.get_attribute("alt") is None]
-        assert not mute, name
-        keep(page, f"{name.lower()}-{width}-first")

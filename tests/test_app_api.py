@@ -13,6 +13,7 @@ from PIL import Image
 
 pytest.importorskip("app", reason="gradio is not installed")
 
+from click.testing import CliRunner
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
@@ -235,3 +236,33 @@ def test_commands_are_ones_that_the_command_line_takes(served, tmp_path):
         for option in ("--region", "--target-images"):
             if option in words:
                 assert Path(words[words.index(option) + 1]).exists()
+
+
+def test_commands_draw_what_the_page_drew(client, served, tmp_path):
+    """Of a seed, of a steered text, and of the way on from there."""
+    from app_tabs import generate, steer
+
+    context, _ = served
+    visitor = type("Request", (), {"session_hash": client.session_hash})
+
+    def same(line: str, folder: str, name: str, drawn) -> None:
+        _, command, *words = shlex.split(line)
+        done = CliRunner().invoke(cli, [command, *words, "--outdir", str(tmp_path / folder)])
+        assert done.exit_code == 0, done.output
+        made = pixels(tmp_path / folder / name)
+        assert np.abs(made - pixels(drawn)).mean() < 0.5, line
+
+    wanted = {"seed": 5, "deg": 20.0, "x": 0.1}
+    _, drawn = client.predict(**wanted, api_name="/generate")
+    line = generate.command(context, visitor, **generate.FIRST | wanted)
+    same(line, "generate", "seed0005.png", drawn)
+    values = {**STEER, "prompt": "a man with a green hat", "start": next(iter(steer.STARTS))}
+    values |= {"seed": 0, "space": next(iter(steer.SPACES)), "layers": "", "cutouts": 0}
+    values |= {"picture_weight": 1}
+    *_, drawn, _, latent = client.predict(**values, api_name="/steer")
+    on = client.predict(**values, api_name="/steer_go_on")
+    line, _ = steer.command(context, visitor, None, **values).split("\n")
+    same(line, "steer", "end.png", drawn)
+    context.session(visitor).results["steer_latent"] = latent
+    _, line = steer.command(context, visitor, None, **values).split("\n")
+    same(line, "on", "end.png", on[3])
