@@ -39,7 +39,8 @@ FAINT = """() => {
   };
   const found = [];
   for (const e of document.querySelectorAll(".gradio-container *")) {
-    const own = [...e.childNodes].some(n => n.nodeType === 3 && /[\\p{L}\\p{N}]/u.test(n.textContent));
+    const said = n => n.nodeType === 3 && /[\\p{L}\\p{N}]/u.test(n.textContent);
+    const own = [...e.childNodes].some(said);
     if (!own && !(e.value && e.matches("input[role], input[type=number], textarea"))) continue;
     if (e.matches("style, script, :disabled, :disabled *, option")) continue;
     if (!e.checkVisibility({visibilityProperty: true, opacityProperty: true})) continue;
