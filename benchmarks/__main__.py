@@ -25,6 +25,9 @@ def names() -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmarks that ``arguments`` name; returns the exit status."""
     known = names()
+    if {"-h", "--help"} & set(arguments):
+        print(f"{__doc__}\nBenchmarks: {', '.join(known)}\nBy name only: {', '.join(ON_DEMAND)}")
+        return 0
     unknown = [name for name in arguments if name not in known]
     if unknown:
         print(f"Error: no benchmark called {unknown[0]}; there are: {', '.join(known) or 'none'}")
