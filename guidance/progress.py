@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from guidance.directions.base import EditedLatent
 from sg3.errors import UserError
-from sg3.files import write_tensors
+from sg3.files import aligned, write_tensors
 
 if TYPE_CHECKING:
     from guidance.spaces import Coordinates
@@ -59,7 +59,7 @@ class Progress:
         """The progress in a file. Raises UserError for a damaged file or another run's."""
         try:
             with safe_open(os.fspath(path), framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
         except (OSError, SafetensorError) as error:
             raise UserError(f"progress: {path} cannot be read ({error})") from None

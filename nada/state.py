@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from nada.adapt import Adaptation
 from nada.config import AdaptConfig
 from sg3.errors import UserError
-from sg3.files import write_tensors
+from sg3.files import aligned, write_tensors
 
 FORMAT, VERSION = "sg3-adaptation", "1"
 #: Settings that may change when an adaptation goes on: how far it goes, and when it ends.
@@ -137,5 +137,5 @@ def _unpack(value, file):
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
-        return file.get_tensor(value["tensor"])
+        return aligned(file.get_tensor(value["tensor"]))
     return {k: _unpack(v, file) for k, v in value["items"]}

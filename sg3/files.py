@@ -16,6 +16,8 @@ from sg3.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+ALIGNMENT_BYTES = 64  # of what torch allocates
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
@@ -68,6 +70,15 @@ def write_tensors(
         except SafetensorError as error:
             reason = str(error).split("I/O error: ")[-1].split(" (os error")[0]
             raise OSError(errno.EIO, reason, str(path)) from error
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor where torch would put it; a copy if it lies where a file or numpy put it.
+
+    Matrix products round by where their factors lie (MKL on AMD processors): without this, a run
+    that goes on would differ in its last bits from the run that did not stop.
+    """
+    return tensor if tensor.data_ptr() % ALIGNMENT_BYTES == 0 else tensor.clone()
 
 
 def prepare_folder(path: str | os.PathLike) -> Path:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from sg3.errors import UserError
+from sg3.files import aligned
 from sg3.media import to_uint8
 from sg3.networks.style_space import added_styles
 
@@ -110,7 +111,7 @@ def load_styled_latents(
     """
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or no safetensors file: {error}") from None

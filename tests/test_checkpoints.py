@@ -15,6 +15,7 @@ import sg3
 from sg3.checkpoints.networks import assemble
 from sg3.checkpoints.safetensors_io import KEEP_FP32
 from sg3.errors import UserError
+from sg3.files import ALIGNMENT_BYTES, aligned
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -39,6 +40,7 @@ def test_round_trip(nets, z, tmp_path):
         assert other.kind == network.kind and other.init_kwargs == network.init_kwargs
         for name, tensor in network.state_dict().items():
             assert torch.equal(other.state_dict()[name], tensor), f"{part}.{name}"
+            assert other.state_dict()[name].data_ptr() % ALIGNMENT_BYTES == 0, f"{part}.{name}"
     assert again.meta["training_set_kwargs"] == nets.meta["training_set_kwargs"]
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
@@ -172,3 +174,10 @@ def test_assembling_checks_types():
         assemble("G_ema", "transformer", {}, {})
     with pytest.raises(UserError, match="arguments of stylegan3"):
         assemble("G_ema", "stylegan3", {"z_dim": 4}, {})
+
+
+def test_what_lies_anywhere_else_is_copied_to_where_torch_puts_it():
+    there = torch.arange(40.0)
+    assert aligned(there) is there
+    moved = aligned(there[1:])
+    assert torch.equal(moved, there[1:]) and moved.data_ptr() % ALIGNMENT_BYTES == 0

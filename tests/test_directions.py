@@ -45,6 +45,7 @@ from guidance.latents import latent_statistics, map_latents, seed_latents
 from guidance.style_space import layer_outputs, replaced_styles, resumed, style_layers, styles_of
 from sg3.checkpoints.delta import weights_hash
 from sg3.errors import UserError
+from sg3.files import ALIGNMENT_BYTES
 from sg3.networks import stylegan2, stylegan3
 
 
@@ -403,6 +404,7 @@ def test_files_come_back_and_name_their_network(G, tmp_path):
     write_latent(tmp_path / "l.safetensors", latent, {"network": "a", "network_sha256": "12"})
     again = read_latent(tmp_path / "l.safetensors", G, "12")
     assert torch.equal(again.render(G), latent.render(G))
+    assert all(t.data_ptr() % ALIGNMENT_BYTES == 0 for t in (again.ws, again.styles[name]))
     with pytest.raises(UserError, match="made with 'a'"):
         read_latent(tmp_path / "l.safetensors", G, "34")
     assert read_latent(tmp_path / "l.safetensors", G, "34", force=True).ws.shape == latent.ws.shape

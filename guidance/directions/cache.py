@@ -18,7 +18,7 @@ from guidance.encoders import Encoder, EnsembleEncoder
 from guidance.encoders.open_clip import OpenClipEncoder
 from ops_cuda.cache import cache_dir
 from sg3.checkpoints.delta import weights_hash
-from sg3.files import prepare_folder, write_tensors
+from sg3.files import aligned, prepare_folder, write_tensors
 
 FORMAT, VERSION = "sg3-relevance", "1"
 TENSORS = ("mean", "std", "sums")
@@ -109,7 +109,7 @@ def read_relevance(
                 whose = {**whose, "images": images}
             if theirs != json.loads(json.dumps(whose)):
                 return None
-            tensors = {name: file.get_tensor(name).float() for name in TENSORS}
+            tensors = {name: aligned(file.get_tensor(name).float()) for name in TENSORS}
     except (SafetensorError, KeyError, json.JSONDecodeError):
         return None
     return Relevance(content["layers"], **tensors, images=images, total=content["total"])

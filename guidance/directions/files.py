@@ -15,7 +15,7 @@ from guidance.directions.linear import labelled_direction
 from guidance.latents import LATENT_FORMAT
 from guidance.style_space import style_layers
 from sg3.errors import UserError
-from sg3.files import write_tensors
+from sg3.files import aligned, write_tensors
 from sg3.generate import STYLE, UNEDITED
 
 DIRECTION_FORMAT = "sg3-direction"
@@ -108,7 +108,7 @@ def read_direction(
 def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

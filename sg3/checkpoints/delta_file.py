@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from sg3.checkpoints.low_rank import Change, LowRank, stored_parts
 from sg3.checkpoints.safetensors_io import json_object
 from sg3.errors import UserError
-from sg3.files import write_tensors
+from sg3.files import aligned, write_tensors
 
 FORMAT, VERSION = "sg3-delta", "1"
 DTYPES = (torch.float16, torch.float32)
@@ -70,7 +70,9 @@ def load_delta(path: str | os.PathLike) -> Delta:
             metadata = file.metadata() or {}
             _check_kind(metadata)
             shapes, meta = json_object(metadata, "shapes"), json_object(metadata, "meta")
-            tensors = {key: _checked(key, file.get_tensor(key)) for key in list(file.keys())}
+            tensors = {
+                key: _checked(key, aligned(file.get_tensor(key))) for key in list(file.keys())
+            }
         delta = Delta(_changes(tensors, shapes), metadata["source_hash"], meta)
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or no safetensors file: {error}") from None

@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sg3.errors import UserError
+from sg3.files import aligned
 from sg3.networks.build import KINDS, build_network
 
 PARTS = ("G_ema", "G", "D", "augment_pipe")
@@ -142,4 +143,4 @@ def _fit(name: str, expected: torch.Tensor, given: torch.Tensor) -> torch.Tensor
         )
     if expected.is_floating_point() != given.is_floating_point():
         raise UserError(f"{name}: type {given.dtype} in the file, expected {expected.dtype}")
-    return given.to(expected.dtype)
+    return aligned(given.to(expected.dtype))
