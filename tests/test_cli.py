@@ -9,12 +9,12 @@ import click
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
+from program import fails, run, works
 from safetensors.torch import save_file
 
 import sg3
-from sg3.cli.main import COMMANDS, cli
+from sg3.cli.main import COMMANDS
 from sg3.cli.options import parse_seeds, parse_vec2, resolve_device
 from sg3.generate import generate_images, inverse_transform
 from sg3.media import save_png, to_uint8
@@ -23,24 +23,6 @@ GOLDEN = Path(__file__).parent / "golden"
 T32 = str(GOLDEN / "official-sg3t-32.pkl")
 COND = str(GOLDEN / "official-sg3t-32-cond.pkl")
 SG2 = str(GOLDEN / "official-sg2-32.pkl")
-
-
-def run(*arguments):
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
-
-
-def works(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def fails(expected, *arguments):
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.output.startswith("Error: ") and result.output.count("\n") == 1, result.output
-    assert expected in result.output
-    return result.output
 
 
 def test_generate_equals_the_direct_computation(tmp_path):

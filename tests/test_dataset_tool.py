@@ -18,8 +18,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import program
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from sg3.cli.main import cli
@@ -72,14 +72,11 @@ def index_of(path):
 
 
 def run(*arguments):
-    return CliRunner().invoke(cli, ["dataset", *map(str, arguments)])
+    return program.run("dataset", *arguments)
 
 
 def fails(expected, *arguments):
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.output.startswith("Error: ") and result.output.count("\n") == 1, result.output
-    assert expected in result.output, result.output
+    program.fails(expected, "dataset", *arguments)
 
 
 # Transforms ----------------------------------------------------------------------------------

@@ -10,14 +10,13 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
+from program import fails, works
 from safetensors import safe_open
 
 import sg3
 from sg3.blend import blend, listed_shares, split_shares
 from sg3.checkpoints.delta import apply_deltas, load_delta, weights_hash
-from sg3.cli.main import cli
 from sg3.cli.options import parse_delta
 from sg3.files import sha256_of
 from sg3.media import to_uint8
@@ -52,24 +51,6 @@ def folder(G, tmp_path_factory):
         networks = ["--source", T32, "--adapted", folder / f"{name}-net.safetensors"]
         works("delta", "make", *networks, "--out", folder / f"{name}.safetensors")
     return folder
-
-
-def run(*arguments):
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
-
-
-def works(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def fails(expected, *arguments):
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.output.startswith("Error: ") and result.output.count("\n") == 1, result.output
-    assert expected in result.output
-    return result.output
 
 
 def picture(path):
