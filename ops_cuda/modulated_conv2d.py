@@ -22,6 +22,31 @@ class _ScaleChannels(torch.autograd.Function):
         return dx, ds
 
 
+class _ScaledWeights(torch.autograd.Function):
+    """Convolution of one sample with `w·s`: no scaled copy of `x`, which is larger than `w`.
+
+    The gradient of `s` comes from the one of `x`, so frozen weights cost nothing here either.
+    """
+
+    @staticmethod
+    def forward(ctx, x, w, s, padding):
+        ctx.save_for_backward(x, w, s)
+        ctx.padding = padding
+        return F.conv2d(x, w * s[:, :, None, None], padding=padding)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w, s = ctx.saved_tensors
+        around = ([1, 1], [ctx.padding] * 2, [1, 1], False, [0, 0], 1)
+        only_input = [True, False, False]
+        dx, _, _ = torch.ops.aten.convolution_backward(dy, x, w, None, *around, only_input)
+        ds = torch.einsum("nchw,nchw->nc", dx, x) if ctx.needs_input_grad[2] else None
+        factors = s[:, :, None, None]
+        # Nobody else has seen this gradient: scale it where it is, unless autograd looks on.
+        dx = dx * factors if torch.is_grad_enabled() else dx.mul_(factors)
+        return dx, None, ds, None
+
+
 def modulated_conv2d(
     x: torch.Tensor,
     w: torch.Tensor,
@@ -64,7 +89,7 @@ def conv2d_before_scaling(
     scale = None
     if demodulate:
         s = s * s.square().mean().rsqrt()
-        energy = w.square().sum([2, 3])  # [O, I]
+        energy = torch.einsum("oikl,oikl->oi", w, w)
         normalize = (energy.sum(1) / w[0].numel()).rsqrt()  # [O]: weights of unit variance
         scale = (s.square() @ (energy * normalize[:, None].square()).t() + 1e-8).rsqrt()
         if x.dtype == torch.float32:
@@ -75,5 +100,8 @@ def conv2d_before_scaling(
     if input_gain is not None:
         s = s * input_gain
     dtype, conv_dtype = x.dtype, conv_dtype or x.dtype
-    x = _ScaleChannels.apply(x, s.to(dtype)).to(conv_dtype)
+    s, frozen = s.to(dtype), not (w.requires_grad and torch.is_grad_enabled())
+    if len(x) == 1 and frozen and dtype == conv_dtype == w.dtype and x.numel() > w.numel():
+        return _ScaledWeights.apply(x, w, s, padding), scale
+    x = _ScaleChannels.apply(x, s).to(conv_dtype)
     return F.conv2d(x, w.to(conv_dtype), padding=padding).to(dtype), scale

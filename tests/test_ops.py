@@ -222,6 +222,26 @@ def test_modulated_conv_equals_per_sample_weights():
     assert (got - torch.cat(expected)).abs().max() < 1e-12
 
 
+def test_one_sample_and_frozen_weights_give_the_same_gradients():
+    torch.manual_seed(0)
+    w = torch.randn(5, 4, 3, 3).double()
+    x = torch.randn(1, 4, 9, 9).double().requires_grad_()
+    s = torch.randn(1, 4).double().requires_grad_()
+
+    def conv(x, s):
+        return ops_cuda.modulated_conv2d(x, w, s, padding=1)
+
+    fast = conv(x, s)
+    dy = torch.randn_like(fast)
+    trained = ops_cuda.modulated_conv2d(x, w.clone().requires_grad_(), s, padding=1)
+    assert (fast - trained).abs().max() < 1e-12
+    for a, b in zip(
+        torch.autograd.grad(fast, (x, s), dy), torch.autograd.grad(trained, (x, s), dy), strict=True
+    ):
+        assert (a - b).abs().max() < 1e-11
+    assert torch.autograd.gradcheck(conv, (x, s)) and torch.autograd.gradgradcheck(conv, (x, s))
+
+
 @pytest.mark.parametrize(
     "call, name",
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ops_cuda import recycled
 from ops_cuda.filtered_lrelu import numba_plan as plan
 from ops_cuda.filtered_lrelu.definition import Geometry
 from ops_cuda.filtered_lrelu.numba_kernel import run_groups
@@ -56,8 +57,8 @@ def _run(x, fu, fd, b, geometry: Geometry, mode: int, states, scale=None):
     shape = states_shape(x.shape, fu, fd, geometry) if states is None else states.shape
     num_groups, group, stride = shape[0], shape[3], 4 * shape[4]
     if mode != USE_STATES:
-        states = torch.empty(shape if mode == STORE_STATES else [1] * 5, dtype=torch.uint8)
-    y = torch.empty([n, c, out_h, out_w], dtype=torch.float32)
+        states = recycled.empty(shape if mode == STORE_STATES else [1] * 5, torch.uint8)
+    y = recycled.empty([n, c, out_h, out_w], torch.float32)
     affine = np.zeros([n, c, 2], np.float32)
     affine[:, :, 0] = 1 if scale is None else scale.detach().numpy()
     affine[:, :, 1] = 0 if b is None else b.detach().numpy()

@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from ops_cuda import recycled
 from ops_cuda.numba_support import missing
 from ops_cuda.planes import in_parallel, separable_terms
 from ops_cuda.upfirdn2d import definition
@@ -45,7 +46,7 @@ def run(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tens
     x_taps, y_taps = separable_terms(f, spec.flip_filter, spec.gain)
     if len(x_taps) > MOST_TERMS:
         return definition.run(x, f, spec)
-    y = torch.empty([n, c, out_h, out_w])
+    y = recycled.empty([n, c, out_h, out_w], torch.float32)
     (up_x, up_y), (down_x, down_y) = spec.up, spec.down
     left, _, top, _ = spec.padding
     arguments = (

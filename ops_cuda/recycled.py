@@ -1,0 +1,60 @@
+"""Memory of large results, used again: a fresh page costs more than the numbers written to it.
+
+The C library returns large blocks to the system, and the next one costs a page fault per 4 KiB.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Sequence
+
+import torch
+
+#: Smaller results the C library reuses by itself.
+LARGE_BYTES = 8 << 20
+#: How much may lie idle; what came back first goes first.
+IDLE_BYTES = 1 << 30
+#: A block is not taken for less than this share of it.
+LEAST_SHARE = 0.5
+
+
+class Recycler:
+    """Hands out memory that comes back when the last tensor on it is gone."""
+
+    def __init__(self, idle_bytes: int = IDLE_BYTES) -> None:
+        self.idle_bytes = idle_bytes
+        self._idle: tuple[torch.Tensor, ...] = ()  # bytes, oldest first
+        self._lock = threading.RLock()  # a collection of garbage may come back in while we hold it
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """As `torch.empty` on the CPU: the numbers are whatever was there."""
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if num_bytes < LARGE_BYTES:
+            return torch.empty(shape, dtype=dtype)
+        block = self._take(num_bytes)
+        lease = block[:num_bytes].view(dtype).view(shape).numpy()
+        # torch holds `lease`, and that alone, until nothing uses the storage any more.
+        weakref.finalize(lease, self._give_back, block).atexit = False
+        return torch.from_numpy(lease)
+
+    def _take(self, num_bytes: int) -> torch.Tensor:
+        """The smallest idle block that fits, or a new one."""
+        with self._lock:
+            fits = [b for b in self._idle if LEAST_SHARE * len(b) <= num_bytes <= len(b)]
+            if not fits:
+                return torch.empty([num_bytes], dtype=torch.uint8)
+            block = min(reversed(fits), key=len)
+            self._idle = tuple(b for b in self._idle if b is not block)
+            return block
+
+    def _give_back(self, block: torch.Tensor) -> None:
+        with self._lock:
+            idle = [*self._idle, block]
+            while sum(map(len, idle)) > self.idle_bytes:
+                idle.pop(0)
+            self._idle = tuple(idle)
+
+
+empty = Recycler().empty
