@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from ops_cuda.filtered_lrelu import definition, numba_cpu, torch_cpu
+from ops_cuda.filtered_lrelu import definition, numba_cpu, numba_plan, torch_cpu
 from ops_cuda.filtered_lrelu.definition import Geometry
+from sg3.networks import build_network
 from sg3.networks.filters import design_lowpass_filter
 
 PATHS = {"cpu-torch": torch_cpu} | ({} if numba_cpu.missing() else {"cpu": numba_cpu})
@@ -73,3 +74,50 @@ def test_layouts_and_repetition_give_the_same_bits(path):
     layouts = (x, x.to(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().mT)
     for same in layouts:
         assert torch.equal(PATHS[path].forward(same, f, f, None, geometry), y)
+
+
+def several_terms(count, symmetric):
+    """`[12, 12]`, a sum of separable filters."""
+    random = torch.Generator().manual_seed(0)
+    f = torch.zeros(12, 12)
+    for strength in (1, 0.1, 0.01, 0.002, 0.001)[:count]:
+        y, x = torch.rand(2, 12, generator=random)
+        if symmetric:
+            y, x = y + y.flip(0), x + x.flip(0)
+        f += strength * torch.outer(y, x)
+    return f / f.sum()
+
+
+@pytest.mark.skipif("cpu" not in PATHS, reason="needs Numba")
+@pytest.mark.parametrize("up", [2, 4])
+@pytest.mark.parametrize("terms", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_filters_of_several_terms(up, terms, symmetric):
+    """Symmetric ones go down the columns first; others, and tall pictures, come out the same."""
+    torch.manual_seed(0)
+    x, fu, fd = torch.randn(1, 5, 60, 14), lowpass(6 * up), several_terms(terms, symmetric)
+    geometry = Geometry(up, 2, (9, 8, 11, 7), 2**0.5, 0.2, None, False)
+    first = numba_plan.downsampling(fd, geometry).kind == numba_plan.COLUMNS_FIRST
+    assert first == (symmetric and terms > 1)
+    expected = definition.forward(x.double(), fu.double(), fd.double(), None, geometry)
+    plain = relative_error(definition.forward(x, fu, fd, None, geometry), expected)
+    y = numba_cpu.forward(x, fu, fd, None, geometry)
+    assert relative_error(y, expected) <= 2 * plain + FLOOR
+
+    x[0, 2, 5, 3] = float("nan")
+    reached = definition.forward(x, fu, fd, None, geometry).isnan()
+    assert torch.equal(numba_cpu.forward(x, fu, fd, None, geometry).isnan(), reached)
+
+
+def test_the_radial_filters_of_r_go_down_the_columns_first():
+    G = build_network("stylegan3", dict(
+        z_dim=8, c_dim=0, w_dim=8, img_resolution=64, img_channels=3, channel_base=512,
+        channel_max=8, conv_kernel=1, use_radial_filters=True,
+    ))  # fmt: skip
+    layers = [getattr(G.synthesis, name) for name in G.synthesis.layer_names]
+    halving = [m for m in layers if m.down_factor == 2 and m.down_filter.ndim == 2]
+    assert len(halving) > 8
+    for layer in halving:
+        geometry = Geometry(layer.up_factor, 2, (0, 0, 0, 0), 1, 0.2, None, False)
+        kind = numba_plan.downsampling(layer.down_filter, geometry).kind
+        assert kind == numba_plan.COLUMNS_FIRST

@@ -5,13 +5,17 @@ Names without Numba stay importable, but nobody calls them.
 
 from __future__ import annotations
 
+from ops_cuda.filtered_lrelu.numba_plan import COLUMNS_FIRST
 from ops_cuda.filtered_lrelu.numba_rows import (
     down2_of2,
-    down2_of2_three,
     down2_of4,
     down4_of4,
     fir_column,
     fir_row,
+    fold2_of2,
+    fold2_of4,
+    fold_column_three,
+    fold_column_two,
     inline,
     lrelu_row,
     lrelu_row_storing,
@@ -120,10 +124,6 @@ def _downsample_row(ring, slot, fine, plan, columns, lead):
     num_phases, taps = len(fine), plan.taps
     s0 = fine[lead % num_phases, lead // num_phases :]
     s1 = fine[(lead + 1) % num_phases, (lead + 1) // num_phases :]
-    if plan.kind == 1 and len(taps) == 3:
-        first, second = ring[0, slot, :columns], ring[1, slot, :columns]
-        down2_of2_three(first, second, ring[2, slot, :columns], s0, s1, taps)
-        return
     s2 = fine[(lead + 2) % num_phases, (lead + 2) // num_phases :]
     s3 = fine[(lead + 3) % num_phases, (lead + 3) // num_phases :]
     for term in range(len(taps)):
@@ -138,6 +138,40 @@ def _downsample_row(ring, slot, fine, plan, columns, lead):
             for r in range(len(plan.starts)):
                 line = ring[term, slot, r * columns : (r + 1) * columns]
                 fir_row(line, plan.padded_taps[term], fine, plan.starts[r], False)
+
+
+@inline
+def _downsample_folded(finished, folded, window, plan, columns, lead):
+    """All of a radial filter at once: fine rows `window` `[12, L·width]` to a finished row."""
+    num_terms, num_phases, width = folded.shape
+    flat = folded.reshape(num_terms, num_phases * width)
+    for term in range(num_terms % 2 * 3, num_terms, 2):
+        fold_column_two(flat[term], flat[term + 1], window, plan.column_taps[term:])
+    if num_terms % 2:
+        fold_column_three(flat[0], flat[1], flat[2], window, plan.column_taps)
+    for term in range(num_terms):
+        lines, taps, add = folded[term], plan.taps[term], term > 0
+        s0 = lines[lead % num_phases, lead // num_phases :]
+        s1 = lines[(lead + 1) % num_phases, (lead + 1) // num_phases :]
+        if num_phases == 2:
+            fold2_of2(finished[:columns], s0, s1, taps, add)
+        else:
+            s2 = lines[(lead + 2) % num_phases, (lead + 2) // num_phases :]
+            s3 = lines[(lead + 3) % num_phases, (lead + 3) // num_phases :]
+            fold2_of4(finished[:columns], finished[columns:], s0, s1, s2, s3, taps, add)
+
+
+@inline
+def _next_row(fine, at, num_kept):
+    """Where the next fine row goes; when all are taken, the last `num_kept` move to the front."""
+    at += 1
+    if at < len(fine):
+        return at
+    for k in range(num_kept):
+        source, target = fine[at - num_kept + k], fine[k]
+        for j in range(len(target)):
+            target[j] = source[j]
+    return num_kept
 
 
 @inline
@@ -183,16 +217,19 @@ def run_groups(first, last, x, affine, y, states, up_plan, down_plan, work, grid
     """
     up, down, pad_top, lead, first_input, group, stride, middle_h, offset_x, offset_y, mode = grid
     gain, slope, clamp = activation
-    num_phases, columns = len(work.fine), len(work.codes)
+    num_rows, num_phases, width = work.fine.shape
+    columns = len(work.codes)
     num_outputs = num_phases // down
     num_slots = len(down_plan.slot_taps)
     flat_rows = work.rows.reshape(len(work.rows), work.rows.shape[1] * work.rows.shape[2])
+    flat_fine = work.fine.reshape(num_rows, num_phases * width)
     flat_inputs = work.inputs.reshape(len(work.inputs), flat_rows.shape[1])
     for index in range(first, last):
         planes = x[index * group : (index + 1) * group]
         results = y[index * group : (index + 1) * group]
         work.row_of[:] = -1
         work.rows[:] = 0
+        at = 0  # the row of `work.fine` that is being made
         for m in range(middle_h):
             _load_sources(
                 work, up, up_plan.column_taps, m - pad_top, planes, affine[index * group :],
@@ -200,11 +237,12 @@ def run_groups(first, last, x, affine, y, states, up_plan, down_plan, work, grid
             )  # fmt: skip
             for term in range(len(flat_inputs)):
                 fir_column(flat_inputs[term], work.row_taps[term], flat_rows, False)
-            _upsample_row(work.fine, work.inputs, up_plan, columns)
+            fine = work.fine[at]
+            _upsample_row(fine, work.inputs, up_plan, columns)
             stored_y = m + offset_y
             known = mode != 0 and 0 <= stored_y < states.shape[1]
             for p in range(num_phases):
-                row = work.fine[p, :columns]
+                row = fine[p, :columns]
                 if mode == 0:
                     lrelu_row(row, gain, slope, clamp)
                 elif known:
@@ -212,11 +250,18 @@ def run_groups(first, last, x, affine, y, states, up_plan, down_plan, work, grid
                     stored = states[index, stored_y, stored_x % num_phases]
                     shift = stored_x // num_phases
                     _activate(row, stored, work.codes, shift, mode, gain, slope, clamp)
-            _downsample_row(work.ring, m % num_slots, work.fine, down_plan, columns, lead)
+            if down_plan.kind != COLUMNS_FIRST:
+                _downsample_row(work.ring, m % num_slots, fine, down_plan, columns, lead)
             # Vertical downsampling as soon as the last row that an output needs is there.
             done = m - num_slots + 1
             if done >= 0 and done % down == 0 and done // down < y.shape[1]:
-                for term in range(len(work.ring)):
-                    taps = down_plan.slot_taps[done % num_slots, term]
-                    fir_column(work.finished, taps, work.ring[term], term > 0)
+                if down_plan.kind == COLUMNS_FIRST:
+                    window = flat_fine[at - num_slots + 1 : at + 1]
+                    _downsample_folded(work.finished, work.folded, window, down_plan, columns, lead)
+                else:
+                    for term in range(len(work.ring)):
+                        taps = down_plan.slot_taps[done % num_slots, term]
+                        fir_column(work.finished, taps, work.ring[term], term > 0)
                 _store_row(results, done // down, work.finished, columns, stride, num_outputs)
+            if num_rows > 1:
+                at = _next_row(flat_fine, at, num_slots - down)

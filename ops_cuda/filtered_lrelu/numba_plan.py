@@ -21,6 +21,11 @@ from ops_cuda.planes import separable_terms
 SMALLEST_TERM = 5e-6
 #: Planes lie side by side in rows of at most this many floats: long loops that stay in L1.
 ROW_LENGTH = 800
+#: A kind of downsampling: a radial filter that halves, down the columns first.
+COLUMNS_FIRST = 4
+#: Fine rows kept where filters go down the columns first; the later part moves to the front when
+#: they are full. Twelve at least, and even.
+FINE_ROWS = 32
 #: Multiples that the loops of `numba_rows` ask for: taps of a row, taps of a column, columns.
 ROW_TAPS, COLUMN_TAPS, COLUMNS = 6, 12, 32
 
@@ -39,6 +44,7 @@ class Downsampling(NamedTuple):
     """Taps of the downsampling filter."""
 
     taps: np.ndarray  # [terms, taps_x]
+    column_taps: np.ndarray  # [terms, taps_y]
     padded_taps: np.ndarray  # [terms, taps]
     starts: np.ndarray  # [R, taps, 2]: fine phase and column that each tap reads
     slot_taps: np.ndarray  # [taps_y, terms, slots]: by first slot of the ring, tap of each slot
@@ -52,7 +58,8 @@ class Workspace(NamedTuple):
     row_taps: np.ndarray  # [terms, slots]
     row_of: np.ndarray  # [slots]: which row of the input is there
     inputs: np.ndarray  # [terms, E, width]
-    fine: np.ndarray  # [L, width]
+    fine: np.ndarray  # [rows kept, L, width]
+    folded: np.ndarray  # [terms, L, width]
     ring: np.ndarray  # [terms, slots, R·columns]
     finished: np.ndarray  # [R·columns]
     codes: np.ndarray  # [columns]
@@ -107,7 +114,7 @@ def _terms(f: torch.Tensor | None, flip_filter: bool, gain: float = 1):
 
 
 def _kind(factor: int, num_phases: int, num_taps: int) -> int:
-    """Which loops of `numba_rows` fit: 0 none, 1 for 2 of 2 phases, 2 for 2 of 4, 3 for 4 of 4."""
+    """Which loops of `numba_rows` fit: 0 any, 1 for 2 of 2 phases, 2 for 2 of 4, 3 for 4 of 4."""
     fits = num_taps == 6 * factor
     return {(2, 2): 1, (2, 4): 2, (4, 4): 3}.get((factor, num_phases), 0) if fits else 0
 
@@ -150,7 +157,15 @@ def downsampling(fd: torch.Tensor | None, geometry: Geometry) -> Downsampling:
     slot_taps = np.zeros([num_rows, num_terms, round_up(num_rows, COLUMN_TAPS)], np.float32)
     for first in range(num_rows):
         slot_taps[first, :, (first + np.arange(num_rows)) % num_rows] = column_taps.T
-    return Downsampling(taps, padded, starts, slot_taps, _kind(down, num_phases, num_taps))
+    kind = _kind(down, num_phases, num_taps)
+    if kind in (1, 2) and num_terms > 1 and num_rows == 12 and _symmetric(taps, column_taps):
+        kind = COLUMNS_FIRST
+    return Downsampling(taps, column_taps, padded, starts, slot_taps, kind)
+
+
+def _symmetric(*filters: np.ndarray) -> bool:
+    """Whether taps `[terms, n]` read the same from both ends, as far as float32 goes."""
+    return all(abs(f - f[:, ::-1]).max() <= 1e-6 * abs(f).max() for f in filters)
 
 
 def workspace(up: Upsampling, down: Downsampling, columns: int, geometry: Geometry) -> Workspace:
@@ -165,10 +180,14 @@ def workspace(up: Upsampling, down: Downsampling, columns: int, geometry: Geomet
         "rows": [num_rows, num_inputs, width],
         "row_taps": [len(up.taps), num_rows],
         "inputs": [len(up.taps), num_inputs, width],
-        "fine": [num_phases, width],
+        "fine": [1, num_phases, width],
+        "folded": [1, 1, 1],
         "ring": [num_terms, num_slots, num_outputs * columns],
         "finished": [num_outputs * columns],
     }
+    if down.kind == COLUMNS_FIRST:
+        shapes |= {"fine": [FINE_ROWS, num_phases, width], "folded": [num_terms, num_phases, width]}
+        shapes["ring"] = [1, 1, 1]
     return Workspace(
         **{name: np.zeros(shape, np.float32) for name, shape in shapes.items()},
         row_of=np.zeros(num_rows, np.int64),

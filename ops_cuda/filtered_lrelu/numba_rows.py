@@ -169,18 +169,56 @@ def down2_of2(out, p, q, t):
 
 
 @inline
-def down2_of2_three(out0, out1, out2, p, q, t):
-    """`down2_of2` for the three terms of a radial filter, `t` `[3, 12]`."""
+def fold_column_two(out0, out1, s, t):
+    """Two symmetric filters of 12 taps down the columns of `s` `[12, n]`, `t` `[2, 12]`."""
+    for j in range(len(out0)):
+        a, b = ZERO, ZERO
+        for k in range(6):
+            v = s[k, j] + s[11 - k, j]
+            a += t[0, k] * v
+            b += t[1, k] * v
+        out0[j] = a
+        out1[j] = b
+
+
+@inline
+def fold_column_three(out0, out1, out2, s, t):
     for j in range(len(out0)):
         a, b, c = ZERO, ZERO, ZERO
         for k in range(6):
-            u, v = p[j + k], q[j + k]
-            a += t[0, 2 * k] * u + t[0, 2 * k + 1] * v
-            b += t[1, 2 * k] * u + t[1, 2 * k + 1] * v
-            c += t[2, 2 * k] * u + t[2, 2 * k + 1] * v
+            v = s[k, j] + s[11 - k, j]
+            a += t[0, k] * v
+            b += t[1, k] * v
+            c += t[2, k] * v
         out0[j] = a
         out1[j] = b
         out2[j] = c
+
+
+@inline
+def fold2_of2(out, p, q, t, add):
+    """`down2_of2` of symmetric taps, or added to `out`."""
+    for j in range(len(out)):
+        total = out[j] if add else ZERO
+        for k in range(6):
+            total += t[2 * k] * (p[j + k] + q[j + 5 - k])
+        out[j] = total
+
+
+@inline
+def fold2_of4(out0, out1, s0, s1, s2, s3, t, add):
+    """`down2_of4` of symmetric taps, or added to what is there."""
+    for j in range(len(out0)):
+        a = out0[j] if add else ZERO
+        b = out1[j] if add else ZERO
+        a += t[0] * (s0[j] + s3[j + 2]) + t[1] * (s1[j] + s2[j + 2])
+        a += t[2] * (s2[j] + s1[j + 2]) + t[3] * (s3[j] + s0[j + 2])
+        a += t[4] * (s0[j + 1] + s3[j + 1]) + t[5] * (s1[j + 1] + s2[j + 1])
+        b += t[0] * (s2[j] + s1[j + 3]) + t[1] * (s3[j] + s0[j + 3])
+        b += t[2] * (s0[j + 1] + s3[j + 2]) + t[3] * (s1[j + 1] + s2[j + 2])
+        b += t[4] * (s2[j + 1] + s1[j + 2]) + t[5] * (s3[j + 1] + s0[j + 2])
+        out0[j] = a
+        out1[j] = b
 
 
 @inline
