@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,19 @@ def set_number(page, label: str, value: str) -> None:
     field = page.get_by_label(f"number input for {label}").locator("visible=true")
     field.fill(value)
     field.press("Enter")
+
+
+def upload(page, path: Path) -> None:
+    """Choose a file; again if the field was drawn anew meanwhile and lost it, as a person would."""
+    from playwright.sync_api import TimeoutError
+
+    for _ in range(4):
+        with page.expect_file_chooser() as chooser:
+            page.get_by_text("Drop File Here").locator("visible=true").click()
+        chooser.value.set_files(path)
+        with suppress(TimeoutError):
+            return page.get_by_text(path.name).first.wait_for(timeout=20_000)
+    raise AssertionError(f"{path.name} never arrived")
 
 
 def status_of(page):

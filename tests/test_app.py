@@ -20,6 +20,7 @@ from app_page import (  # noqa: E402
     set_number,
     source_after,
     status_of,
+    upload,
 )
 
 pytest_plugins = ["app_page"]  # its fixtures: address, browser, served, visit
@@ -129,10 +130,7 @@ def test_a_photo_is_found_and_edited_and_a_bad_one_refused(visit, tmp_path):
     bad.write_text("no picture")
     Image.fromarray(np.full([64, 64, 3], 200, np.uint8)).save(good)
     for path in (bad, good):
-        with page.expect_file_chooser() as chooser:
-            page.get_by_text("Drop File Here").locator("visible=true").click()
-        chooser.value.set_files(path)
-        page.get_by_text(path.name).first.wait_for()
+        upload(page, path)
         if path is bad:
             button(page, "Find it").click()
             page.get_by_text("bad.png is no picture").wait_for()
