@@ -127,7 +127,7 @@ def shares(run: Callable[[], None]) -> dict[str, float]:
         run()
     found = {"convolutions": 0.0, "filtered_lrelu": 0.0, "the rest": 0.0}
     for event in profile.key_averages():
-        if "conv" in event.key:
+        if "conv" in event.key or event.key == "aten::mm":  # 1x1: products of matrices
             kind = "convolutions"
         elif "filtered_lrelu" in event.key:
             kind = "filtered_lrelu"

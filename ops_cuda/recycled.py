@@ -9,8 +9,14 @@ import math
 import threading
 import weakref
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 #: Smaller results the C library reuses by itself.
 LARGE_BYTES = 8 << 20
@@ -28,10 +34,15 @@ class Recycler:
         self._idle: tuple[torch.Tensor, ...] = ()  # bytes, oldest first
         self._lock = threading.RLock()  # a collection of garbage may come back in while we hold it
 
+    @cached_property
+    def needed(self) -> bool:
+        """Whether a freed block costs page faults again: not where the C library keeps it."""
+        return resource is None or _faults_of_old_memory() > 0.5
+
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """As `torch.empty` on the CPU: the numbers are whatever was there."""
         num_bytes = math.prod(shape) * dtype.itemsize
-        if num_bytes < LARGE_BYTES:
+        if num_bytes < LARGE_BYTES or not self.needed:
             return torch.empty(shape, dtype=dtype)
         block = self._take(num_bytes)
         lease = block[:num_bytes].view(dtype).view(shape).numpy()
@@ -57,4 +68,15 @@ class Recycler:
             self._idle = tuple(idle)
 
 
-empty = Recycler().empty
+def _faults_of_old_memory() -> float:
+    """Share of the pages of a block that cost a fault, if one of its size was freed just before."""
+    num_bytes = 40 << 20  # glibc's own limit for what it keeps moves up to 32 MiB
+    torch.empty(num_bytes, dtype=torch.uint8).fill_(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(num_bytes, dtype=torch.uint8).fill_(1)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return faults * resource.getpagesize() / num_bytes
+
+
+RECYCLER = Recycler()
+empty = RECYCLER.empty

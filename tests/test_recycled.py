@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -10,9 +12,16 @@ import torch
 
 import ops_cuda
 from ops_cuda.filtered_lrelu.numba_cpu import missing
-from ops_cuda.recycled import LARGE_BYTES, Recycler
+from ops_cuda.recycled import LARGE_BYTES, RECYCLER, Recycler
 
 LARGE = [LARGE_BYTES // 4]
+
+
+@pytest.fixture(autouse=True)
+def needed(monkeypatch):
+    """Also in a process that a test of the program told to keep what is freed."""
+    monkeypatch.setattr(Recycler, "needed", True)
+    monkeypatch.setattr(RECYCLER, "needed", True)
 
 
 def place(tensor):
@@ -60,6 +69,15 @@ def test_small_ones_are_fresh_and_idle_memory_is_bounded():
         del many[0]
     again = [recycler.empty(LARGE, torch.float32) for _ in range(3)]
     assert {place(t) for t in again} == set(places[2:])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="knows glibc")
+@pytest.mark.parametrize("keep", [False, True])
+def test_it_rests_where_the_c_library_keeps_what_is_freed(keep):
+    code = "from sg3.allocator import keep_large_blocks\n" + "keep_large_blocks()\n" * keep
+    code += "from ops_cuda.recycled import RECYCLER; print(RECYCLER.needed)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(not keep)
 
 
 def test_a_block_is_not_taken_for_much_less_and_the_smallest_fits_best():
