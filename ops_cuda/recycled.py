@@ -5,6 +5,7 @@ The C library returns large blocks to the system, and the next one costs a page 
 
 from __future__ import annotations
 
+import ctypes
 import math
 import threading
 import weakref
@@ -12,11 +13,6 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 #: Smaller results the C library reuses by itself.
 LARGE_BYTES = 8 << 20
@@ -37,7 +33,7 @@ class Recycler:
     @cached_property
     def needed(self) -> bool:
         """Whether a freed block costs page faults again: not where the C library keeps it."""
-        return resource is None or _faults_of_old_memory() > 0.5
+        return _is_mapped(64 << 20)  # the limit of what it keeps moves up to 32 MiB
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """As `torch.empty` on the CPU: the numbers are whatever was there."""
@@ -68,14 +64,26 @@ class Recycler:
             self._idle = tuple(idle)
 
 
-def _faults_of_old_memory() -> float:
-    """Share of the pages of a block that cost a fault, if one of its size was freed just before."""
-    num_bytes = 40 << 20  # glibc's own limit for what it keeps moves up to 32 MiB
-    torch.empty(num_bytes, dtype=torch.uint8).fill_(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.empty(num_bytes, dtype=torch.uint8).fill_(1)
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    return faults * resource.getpagesize() / num_bytes
+class _MallInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = (
+        ("of_the_heap", ctypes.c_size_t * 3),
+        ("num_mapped", ctypes.c_size_t),
+        ("more", ctypes.c_size_t * 6),
+    )
+
+
+def _is_mapped(num_bytes: int) -> bool:
+    """Whether glibc maps such a block for itself, to unmap it when it is freed; true elsewhere."""
+    try:
+        info = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError, TypeError):
+        return True
+    info.restype = _MallInfo
+    before = info().num_mapped
+    block = torch.empty(num_bytes, dtype=torch.uint8)
+    return info().num_mapped > before and len(block) > 0
 
 
 RECYCLER = Recycler()
