@@ -1,10 +1,14 @@
 """Batches: the order does not depend on workers, and goes on exactly after a restart."""
 
+import contextlib
 import io
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import torch
 from PIL import Image
 
 from sg3.data import ImageDataset, ShuffleSampler, open_dataset, open_loader
+from sg3.data.source import ImageSource
 
 
 @pytest.fixture
@@ -164,3 +169,34 @@ def test_other_size_found_while_training(folder, monkeypatch):
         with pytest.raises(ValueError, match=r"1/04\.png is 8x9 RGB, but 0/00\.png is 8x6 RGB"):
             loader.next()
         loader.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_process_forked_off_while_a_thread_reads_can_read(folder, kind, tmp_path):
+    path = folder
+    if kind == "zip":
+        path = shutil.make_archive(str(tmp_path / "images"), "zip", folder)
+    source = ImageSource(path)
+    name = source.image_names[0]
+    locks = [source._lock] + ([source._zip._lock] if kind == "zip" else [])
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    process = multiprocessing.get_context("fork").Process(
+        target=source.read, args=[name], daemon=True
+    )
+    process.start()
+    process.join(30)
+    done.set()
+    thread.join()
+    assert process.exitcode == 0

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -73,14 +74,30 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         raise ValueError(f"data: {path} is not a readable zip file ({error})") from None
 
 
+_SOURCES: weakref.WeakSet[ImageSource] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked process: who held a lock when it was forked off is not there to give it back."""
+    for source in _SOURCES:
+        source._lock = threading.Lock()
+        if source._zip is not None:
+            source._zip._lock = threading.RLock()  # its own, which it takes for every read
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
 class ImageSource:
     """Files of a folder or zip, by relative name. Safe to read from several threads, and from
-    processes forked off while no thread is reading."""
+    processes that are forked off."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._lock = threading.Lock()
         self._zip: zipfile.ZipFile | None = None
+        _SOURCES.add(self)
         if self.path.is_dir():
             files = (p for p in self.path.rglob("*") if p.is_file())
             names = [p.relative_to(self.path).as_posix() for p in files]
