@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import sg3
 from recipes import compare_sg2_sg3 as compare
-from recipes.minifaces import pretrain_stylegan2
+from recipes.minifaces import comparison, pretrain_stylegan2
 from recipes.minifaces.dataset import write_dataset
 from recipes.minifaces.movable import MovableConstant, MovableStyleGAN2
 from recipes.minifaces.pretrain import PretrainConfig
@@ -39,31 +39,31 @@ def test_a_movable_stylegan2_at_rest_is_itself(stylegan2):
     ws = stylegan2.mapping(torch.randn([1, 64]))
     before = stylegan2.synthesis(ws, noise_mode="const")
     assert torch.allclose(movable(ws, noise_mode="const"), before, atol=1e-5)
-    assert compare.input_equivariance(movable, "eqt_int", 4) < 30
-    assert compare.inner_equivariance(movable, 4) < 40
+    assert comparison.input_equivariance(movable, "eqt_int", 4) < 30
+    assert comparison.inner_equivariance(movable, 4) < 40
     assert torch.equal(movable.input.transform, torch.eye(3))
 
 
 def test_the_renderer_moves_as_it_should_and_hardly_sticks():
-    assert compare.pose_equivariance(compare.rendered, 8) > 40
-    sticks, energy = compare.stickiness(compare.rendered, 3, 12)
+    assert comparison.pose_equivariance(comparison.rendered, 8) > 40
+    sticks, energy = comparison.stickiness(comparison.rendered, 3, 12)
     assert 0 < sticks < 0.25
-    more, less = compare.stickiness(compare.blurred(0.8), 3, 12)  # out of focus
+    more, less = comparison.stickiness(comparison.blurred(0.8), 3, 12)  # out of focus
     assert more > 1.5 * sticks and less < 0.6 * energy
 
     def stuck(seed: int, poses: np.ndarray) -> torch.Tensor:
-        return compare.rendered(seed, np.zeros_like(poses))
+        return comparison.rendered(seed, np.zeros_like(poses))
 
-    assert compare.pose_equivariance(stuck, 4) < 20
-    assert compare.stickiness(stuck, 2, 4)[0] == pytest.approx(1)
+    assert comparison.pose_equivariance(stuck, 4) < 20
+    assert comparison.stickiness(stuck, 2, 4)[0] == pytest.approx(1)
 
 
 def test_generated_faces_are_the_rendered_ones():
     G = sg3.load("mini-faces").G_ema
     poses = np.array([[-0.9, 0.5, 0, 0], [0.9, 0, 0, 0]])
     face = compare.FACE
-    drawn, true = compare.generated(G)(face, poses), compare.rendered(face, poses)
-    other = compare.rendered(face + 1, poses)
+    drawn, true = comparison.generated(G)(face, poses), comparison.rendered(face, poses)
+    other = comparison.rendered(face + 1, poses)
     assert (drawn - true).abs().mean() < 0.5 * (drawn - other).abs().mean()
     assert (drawn - true).abs().mean() < (drawn - true.flip(0)).abs().mean()
 

@@ -53,6 +53,17 @@ def test_the_bundled_network_is_equivariant():
     assert found["eqt0.05k_int"] > 52
 
 
+def test_only_configuration_r_follows_rotations():
+    """As in StyleGAN3's table 1; both follow translations."""
+    found = {
+        name: evaluate("eqr0.02k", sg3.load(name).G_ema, None)["results"]["eqr0.02k"]
+        for name in ("mini-faces", "mini-faces-r")
+    }
+    assert found["mini-faces"] < 15 and found["mini-faces-r"] > 26, found
+    moved = evaluate("eqt0.02k_int", sg3.load("mini-faces-r").G_ema, None)["results"]
+    assert moved["eqt0.02k_int"] > 50
+
+
 def test_other_networks_are_refused():
     with pytest.raises(ValueError, match="only it has margins"):
         with_margin(sg3.load("mini-faces-stylegan2").G_ema, 7)

@@ -71,6 +71,7 @@ def test_typing_markers_and_assets_are_package_data(root, project):
     "name",
     [
         "sg3/assets/mini-faces.safetensors",
+        "sg3/assets/mini-faces-r.safetensors",
         "sg3/assets/mini-faces-stylegan2.safetensors",
         "guidance/assets/mini-a.safetensors",
         "guidance/assets/mini-b.safetensors",

@@ -6,9 +6,11 @@ import json
 
 import imageio_ffmpeg
 import numpy as np
+import program
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from scipy.interpolate import CubicSpline
 
 import sg3
@@ -152,6 +154,20 @@ def test_the_command_writes_a_film_and_how_it_was_made(tmp_path):
     assert manifest["finished"] and manifest["outputs"] == ["film.mp4"]
     assert len(manifest["inputs"]) == 2
     assert sorted(path.name for path in out.parent.iterdir()) == ["film.json", "film.mp4"]
+
+
+def test_three_kinds_of_network_side_by_side(tmp_path):
+    out, names = tmp_path / "slices.mp4", ("mini-faces", "mini-faces-r", "mini-faces-stylegan2")
+    arguments = ["video", "--kind", "slices", "--seeds", "0-1", "--w-frames", "4"]
+    networks = [part for name in names for part in ("--network", name)]
+    shown = program.works(*arguments, *networks, "--output", out, "--device", "cpu")
+    told = json.loads(out.with_suffix(".json").read_text())["results"]["stickiness"]
+    assert list(told) == list(names) and all(0 < value < 1 for value in told.values())
+    assert all(f"stickiness of {name}: {told[name]:.4f}" in shown for name in names)
+    alone = tmp_path / "alone.mp4"
+    program.works(*arguments, "--network", "mini-faces-r", "--output", alone, "--device", "cpu")
+    (width, height), part = (Image.open(p.with_suffix(".png")).size for p in (out, alone))
+    assert (width, height) == (3 * part[0], part[1]) or (width, height) == (part[0], 3 * part[1])
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ from sg3.data import ImageDataset
 from sg3.networks import build_network
 from sg3.training.ema import ema_beta, update_ema
 
+CONFIGURATIONS = ("stylegan3-t", "stylegan3-r")
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -41,6 +43,7 @@ class PretrainConfig:
 
     data: str
     data_seed: int = 0
+    cfg: str = CONFIGURATIONS[0]  # R has twice the channels, as `sg3 train` has it
     kimg: float = 24
     batch: int = 4  # per process
     processes: int = 1
@@ -69,18 +72,21 @@ class PretrainConfig:
 
 def generator_kwargs(config: PretrainConfig) -> dict:
     """Constructor arguments, as `sg3 train` would choose them but for the mapping's rate."""
+    rotates = config.cfg == "stylegan3-r"
+    wider = 2 if rotates else 1
     return dict(
         z_dim=CODE_DIM,
         c_dim=0,
         w_dim=config.w_dim,
         img_resolution=64,
         img_channels=3,
-        channel_base=config.cbase,
-        channel_max=config.cmax,
+        channel_base=config.cbase * wider,
+        channel_max=config.cmax * wider,
         mapping_kwargs={"num_layers": config.map_depth, "lr_multiplier": 0.1},
         magnitude_ema_beta=0.5 ** (config.batch * config.processes / 20e3),
         num_layers=config.num_layers,
         margin_size=config.margin_size,
+        **(dict(conv_kernel=1, use_radial_filters=True) if rotates else {}),
     )
 
 
@@ -263,6 +269,7 @@ def main() -> None:
     )
     parser.add_argument("--data", required=True, help="written by recipes.minifaces.dataset")
     parser.add_argument("--out", required=True, help="network file to write (.safetensors)")
+    parser.add_argument("--cfg", default=PretrainConfig.cfg, choices=CONFIGURATIONS)
     parser.add_argument("--kimg", type=float, default=PretrainConfig.kimg)
     parser.add_argument("--batch", type=int, default=PretrainConfig.batch, help="per process")
     parser.add_argument("--processes", type=int, default=1, help="of one thread each")

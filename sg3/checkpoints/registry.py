@@ -90,7 +90,7 @@ ADA_SOURCE_DATA = {
 def _entries() -> list[Entry]:
     entries = [
         Entry(name, f"{name}.safetensors", 64, BUNDLED_LICENCE)
-        for name in ("mini-faces", "mini-faces-stylegan2")
+        for name in ("mini-faces", "mini-faces-r", "mini-faces-stylegan2")
     ]
 
     def add(name: str, url: str, size: int) -> None:
