@@ -1,30 +1,23 @@
-"""Style space, directions and their statistics: against definitions, and read by the judge."""
+"""Directions, mixing, truncation and their files: against definitions."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from direction_doubles import PixelEncoder, build, latents, picture
 
-import sg3
 from guidance.directions import (
     Direction,
     EditedLatent,
     Relevance,
-    RelevanceConfig,
     apply_directions,
     centres_of,
-    described_direction,
-    find_relevance,
     labelled_direction,
     mix_styles,
     pca_direction,
     read_direction,
     read_latent,
-    relevance_with_cache,
     sefa_direction,
     sweep,
     text_direction,
@@ -32,59 +25,13 @@ from guidance.directions import (
     write_direction,
     write_latent,
 )
-from guidance.directions import cache as cache_module
-from guidance.directions.relevance import (
-    compared_layers,
-    differences,
-    plain_differences,
-    relevance_steps,
-    style_statistics,
-)
 from guidance.directions.spec import parse_direction, rows_of_layers
-from guidance.latents import latent_statistics, map_latents, seed_latents
-from guidance.style_space import layer_outputs, replaced_styles, resumed, style_layers, styles_of
+from guidance.latents import latent_statistics
+from guidance.style_space import style_layers
 from sg3.checkpoints.delta import weights_hash
 from sg3.errors import UserError
 from sg3.files import ALIGNMENT_BYTES
-from sg3.networks import stylegan2, stylegan3
-
-
-class PixelEncoder(nn.Module):
-    """A fixed random projection of small pictures; texts are fixed random vectors."""
-
-    name, input_size_px, embed_dim = "pixels", 8, 12
-    mean = std = (0.5, 0.5, 0.5)
-
-    def __init__(self, seed: int = 0):
-        super().__init__()
-        random = torch.Generator().manual_seed(seed)
-        self.matrix = nn.Parameter(torch.randn([192, 12], generator=random), requires_grad=False)
-
-    def encode_images(self, img):
-        small = F.interpolate(img, size=(8, 8), mode="area").flatten(1)
-        return F.normalize(torch.tanh(small) @ self.matrix, dim=1)
-
-    def encode_texts(self, texts):
-        seeds = [sum(ord(ch) * (i + 1) for i, ch in enumerate(text)) for text in texts]
-        rows = [torch.randn(12, generator=torch.Generator().manual_seed(s)) for s in seeds]
-        return F.normalize(torch.stack(rows), dim=1)
-
-
-def build(kind: str):
-    torch.manual_seed(3)
-    shape = {"z_dim": 16, "c_dim": 0, "w_dim": 16, "img_resolution": 16, "img_channels": 3}
-    if kind == "sg3":
-        G = stylegan3.Generator(
-            **shape, channel_base=128, channel_max=6, num_layers=5, margin_size=3
-        )
-    else:
-        architecture = kind.removeprefix("sg2-")
-        G = stylegan2.Generator(**shape, channel_base=128, channel_max=6, architecture=architecture)
-        for name, parameter in G.named_parameters():
-            if name.endswith("noise_strength"):
-                parameter.data.fill_(0.3)
-    G.mapping.w_avg.normal_(std=0.1)
-    return G.eval().requires_grad_(False)
+from sg3.networks import stylegan3
 
 
 @pytest.fixture(scope="module", params=["sg3", "sg2-skip", "sg2-resnet"])
@@ -95,155 +42,6 @@ def G(request):
 @pytest.fixture(scope="module")
 def G3():
     return build("sg3")
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_module, "cache_dir", lambda: tmp_path / "cache")
-    return tmp_path / "cache" / "directions"
-
-
-def latents(G, count: int = 2, seed: int = 1) -> torch.Tensor:
-    return map_latents(G, seed_latents(seed, count, G.z_dim))
-
-
-def picture(G, ws):
-    return G.synthesis(ws, noise_mode="const")
-
-
-# --- style space ---
-
-
-def test_styles_are_what_the_layers_use(G):
-    ws = latents(G)
-    plain, other = picture(G, ws), picture(G, latents(G, seed=9))
-    with replaced_styles(G, styles_of(G, ws)):
-        assert torch.equal(picture(G, latents(G, seed=9)), plain)
-    assert torch.equal(picture(G, latents(G, seed=9)), other), "hooks stayed behind"
-
-
-def test_rows_are_those_that_the_layers_read(G):
-    ws = latents(G)
-    readers = {row: {x.name for x in style_layers(G) if x.ws_row == row} for row in range(G.num_ws)}
-    for row, names in readers.items():
-        moved = ws.clone()
-        moved[:, row] += 1
-        before, after = styles_of(G, ws), styles_of(G, moved)
-        changed = {name for name in before if not torch.equal(before[name], after[name])}
-        assert changed == names - {"input"}, "a new input of a StyleGAN3 does not read w yet"
-        with replaced_styles(G, {name: after[name] for name in names}):
-            assert torch.equal(picture(G, ws), picture(G, moved))
-
-
-def test_gradients_reach_styles(G):
-    ws, layer = latents(G), style_layers(G)[-2]
-    style = styles_of(G, ws)[layer.name].requires_grad_(True)
-    with replaced_styles(G, {layer.name: style}):
-        picture(G, ws).square().sum().backward()
-    assert style.grad.abs().sum() > 0
-
-
-def test_layers_before_a_change_need_not_run_again(G):
-    layers, one = style_layers(G), latents(G, 1)
-    images, outputs = layer_outputs(G, layers, one)
-    assert torch.equal(images, picture(G, one))
-    for index, layer in enumerate(layers):
-        style = styles_of(G, one)[layer.name] + torch.randn([3, layer.channels])
-        ws = one.expand(3, -1, -1)
-        with replaced_styles(G, {layer.name: style}):
-            expected = picture(G, ws)
-            with resumed(layers, index, outputs):
-                found = picture(G, ws)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(picture(G, one), images), "a layer still hands out what it was told"
-
-
-def test_bad_styles_are_named(G3):
-    with pytest.raises(UserError, match="no style space"):
-        style_layers(nn.Linear(2, 2))
-    for styles, message in (
-        ({"nothing": torch.zeros(1, 2)}, "layer 'nothing'"),
-        ({"L0": torch.zeros(1, 2)}, "shape"),
-    ):
-        with pytest.raises(UserError, match=message), replaced_styles(G3, styles):
-            pass
-
-
-# --- statistics ---
-
-
-def test_statistics_of_styles_are_those_of_samples(G):
-    config, layers = RelevanceConfig(samples=3000, truncation=0.7, cutoff=4), style_layers(G)
-    mean, std = style_statistics(G, layers, config)
-    ws = latents(G, 3000, seed=5)
-    ws[:, :4] = G.mapping.w_avg.lerp(ws[:, :4], 0.7)
-    sampled = torch.cat(list(styles_of(G, ws).values()), dim=1)
-    torch.testing.assert_close(mean, sampled.mean(dim=0), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(std, sampled.std(dim=0), rtol=1e-3, atol=1e-4)
-
-
-def test_the_fast_way_is_the_plain_one(G, monkeypatch):
-    monkeypatch.setattr("guidance.directions.relevance.CPU_BUDGET_PX", 32 * 32 * 10)
-    encoder, config = PixelEncoder(), RelevanceConfig(images=2, samples=500)
-    first, second = relevance_steps(G, encoder, config)
-    names = [layer.name for layer in compared_layers(G, 128)]
-    assert list(second.layers) == names and not any("torgb" in n or n == "input" for n in names)
-    ws = latents(G, 2, seed=5)
-    rows = slice(0, 8)
-    ws[:, rows] = G.mapping.w_avg.lerp(ws[:, rows], 0.7)
-    plain = torch.stack(list(plain_differences(G, encoder, ws, second, 5.0)))  # [C, 2, D]
-    assert plain.abs().max() > 0.1
-    torch.testing.assert_close(
-        differences(G, encoder, ws[:1], first, 5.0), plain[:, 0], rtol=1e-4, atol=1e-5
-    )
-    expected = F.normalize(plain, dim=2).sum(dim=1)
-    torch.testing.assert_close(second.sums, expected, rtol=1e-2, atol=1e-3)
-
-
-def test_agreement_of_known_vectors():
-    def of(unit):  # [n, C, D]
-        n = len(unit)
-        return Relevance({"a": unit.shape[1]}, None, None, unit.sum(dim=0), n, n).agreement()
-
-    same = F.normalize(torch.randn(1, 40, 64), dim=2).expand(20, -1, -1)
-    noise = F.normalize(torch.randn([20, 400, 64]), dim=2)
-    assert of(same) == pytest.approx(1, abs=1e-3)
-    assert of(noise) < 0.6
-    # Half signal: the estimate has to be what the mean's cosine with the signal is.
-    unit = F.normalize(same[:, :1] + noise, dim=2)
-    truth = (F.normalize(unit.sum(dim=0), dim=1) * same[0, 0]).sum(dim=1).median()
-    assert of(unit) == pytest.approx(float(truth), abs=0.02)
-
-
-def test_interrupted_statistics_go_on_and_are_found_again(G3, cache, monkeypatch):
-    config = RelevanceConfig(images=3, samples=500)
-    *_, whole = relevance_steps(G3, PixelEncoder(), config)
-    for state in relevance_with_cache(G3, PixelEncoder(), config):
-        if state.images == 2:
-            break
-    steps = [state.images for state in relevance_with_cache(G3, PixelEncoder(), config)]
-    assert steps == [2, 3]
-    monkeypatch.setattr(cache_module, "write_relevance", None)  # would fail if it were called
-    again = find_relevance(G3, PixelEncoder(), config)
-    assert torch.equal(again.sums, whole.sums) and again.layers == whole.layers
-
-
-def test_other_weights_settings_or_damage_are_not_found(G3, cache):
-    config = RelevanceConfig(images=1, samples=500)
-    find_relevance(G3, PixelEncoder(), config)
-    (file,) = cache.iterdir()
-    find_relevance(G3, PixelEncoder(seed=1), config)
-    find_relevance(G3, PixelEncoder(), replace(config, sigmas=4.0))
-    changed = build("sg3")
-    changed.mapping.fc0.bias.data += 0.1
-    find_relevance(changed, PixelEncoder(), config)
-    assert len(list(cache.iterdir())) == 4
-    file.write_bytes(file.read_bytes()[:1000])
-    assert find_relevance(G3, PixelEncoder(), config).images == 1
-    assert len(file.read_bytes()) > 1000
-
-
-# --- directions ---
 
 
 @pytest.fixture
@@ -445,58 +243,3 @@ def test_what_users_type(tmp_path):
     for text in ("", "label:", "missing.safetensors"):
         with pytest.raises(UserError, match="direction"):
             parse_direction(text)
-
-
-# --- the proof: mini-faces, read by a judge that nothing is optimised against ---
-
-
-@pytest.fixture(scope="module")
-def faces():
-    from guidance.encoders import load_encoder
-
-    G, encoder = sg3.load("mini-faces").G_ema, load_encoder("mini")
-    whose = cache_module.whose_relevance(G, encoder, RelevanceConfig())
-    relevance = cache_module.read_relevance(cache_module.BUNDLED, whose, more=True)
-    assert relevance is not None, (
-        "mini-faces or mini have other weights than the bundled statistics; make them anew: "
-        "python -m recipes.minifaces.evaluate_directions --bundle 48"
-    )
-    return G, encoder, relevance
-
-
-def test_bundled_statistics_are_found_and_are_what_they_say(faces, cache):
-    G, encoder, relevance = faces
-    found = find_relevance(G, encoder)
-    assert torch.equal(found.sums, relevance.sums) and not cache.exists()
-    assert found.images >= RelevanceConfig().images and found.agreement() > 0.95
-    assert cache_module.BUNDLED.stat().st_size < 250_000
-    more = RelevanceConfig(images=found.images + 1)
-    whose = cache_module.whose_relevance(G, encoder, more)
-    assert cache_module.read_relevance(cache_module.BUNDLED, whose, more=True) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "attribute", "value"),
-    [
-        ("a face with red hair", "hair_colour", "red"),
-        ("a face wearing glasses", "glasses", "glasses"),
-        ("a smiling face", "mouth", "smile"),
-    ],
-)
-def test_the_judge_sees_more_as_alpha_grows(faces, text, attribute, value):
-    from recipes.minifaces.evaluate_directions import respond
-    from recipes.minifaces.judge import load_judge
-
-    G, encoder, relevance = faces
-    direction = text_direction(relevance, encoder, text)
-    ws = latents(G, 12, seed=4000)
-    response, _ = respond(G, load_judge(), direction, attribute, value, ws, largest=4, count=5)
-    assert response.largest_fall < 0.03, response  # of twelve pictures; of 48: docs/EDITING.md
-    assert response.probability[-1] - response.probability[0] > 0.35, response
-    assert max(response.others_changed) < 0.25, response
-
-
-def test_described_direction_of_mini_faces(faces):
-    G, encoder, _ = faces
-    found = described_direction(G, encoder, "a smiling face", samples=60)
-    assert found.info["latents"] == 60 and found.ws.shape == (G.num_ws, G.w_dim)

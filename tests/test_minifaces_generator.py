@@ -1,11 +1,16 @@
 """How the bundled generator is made: latents that name faces, pretraining, distillation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from recipes.minifaces import distil, latents, pretrain
-from recipes.minifaces.attributes import HAIR_ODDS, HAT_ODDS, VALUES
+from recipes.minifaces.attributes import HAIR_ODDS, HAT_ODDS, VALUES, sample_attributes, sample_pose
+from recipes.minifaces.muon import ADAM_RMS, Muon
+from recipes.minifaces.pretrain_losses import EncoderDistance, picture_distance
+from recipes.minifaces.world import render
 from sg3.networks import build_network
 
 
@@ -61,16 +66,67 @@ def small(**changes) -> pretrain.PretrainConfig:
     return pretrain.PretrainConfig(data="", **sizes, **changes)
 
 
-def test_pretraining_lowers_the_distance(pictures):
+@pytest.mark.parametrize("changes", [{"lr": 0.02}, {"lr": 0.02, "muon": True}])
+def test_pretraining_lowers_the_distance(pictures, changes):
     images, codes = pictures
-    config = small(kimg=0.32, lr=0.02)
+    config = small(kimg=0.32, **changes)
     *_, last = pretrain.pretrain(config, images, codes)
     real = images / 127.5 - 1
     with torch.no_grad():
-        before = pretrain.picture_distance(pretrain.Pretrainer(config).G(codes), real)
-        after = pretrain.picture_distance(last.networks.G(codes), real)
+        before = picture_distance(pretrain.Pretrainer(config).G(codes), real)
+        after = picture_distance(last.networks.G(codes), real)
     assert last.nimg == 320
     assert after < 0.93 * before
+
+
+def test_pretraining_by_features_lowers_their_distance(pictures):
+    images, codes = pictures
+    config = small(kimg=0.32, lr=0.02, picture_weight=0, encoder="mini-a")
+    *_, last = pretrain.pretrain(config, images, codes)
+    distance, real = EncoderDistance("mini-a"), images / 127.5 - 1
+    with torch.no_grad():
+        before = distance(pretrain.Pretrainer(config).G(codes), real)
+        after = distance(last.networks.G(codes), real)
+    assert after < 0.96 * before
+
+
+def to_pictures(*renders: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.stack(renders)).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def test_a_mouth_counts_for_more_in_features_than_in_pixels():
+    face, pose = replace(sample_attributes(3), beard="none", mouth="smile"), sample_pose(3)
+    versions = (face, replace(face, mouth="frown"))
+    plain, frown = to_pictures(*(render(f, "human", "flat", 64, pose) for f in versions)).split(1)
+    paler = plain + picture_distance(plain, frown) / 3  # as far away in pixels, everywhere
+    torch.testing.assert_close(picture_distance(plain, paler), picture_distance(plain, frown))
+    distance = EncoderDistance("mini-a")
+    assert distance(plain, plain) == pytest.approx(0, abs=1e-5)
+    assert distance(frown, plain) > 1.5 * distance(paler, plain)
+
+
+def test_steps_of_muon_are_nearly_orthogonal():
+    torch.manual_seed(0)
+    kernels = [torch.zeros(shape, requires_grad=True) for shape in ([8, 6, 3, 3], [40, 12])]
+    optimizer = Muon(kernels, lr=0.01)
+    for kernel in kernels:
+        kernel.grad = torch.randn_like(kernel)
+    optimizer.step()
+    for kernel in kernels:
+        step = kernel.detach().flatten(1)
+        size = torch.linalg.svdvals(step) / (0.01 * ADAM_RMS * max(step.shape) ** 0.5)
+        assert size.min() > 0.5 and size.max() < 1.3
+        assert (step * kernel.grad.flatten(1)).sum() < 0  # downhill
+
+
+def test_muon_gets_the_matrices_of_the_synthesis_network_only():
+    learner = pretrain.Pretrainer(small(muon=True))
+    adam, muon = learner.g_optimizers
+    matrices = muon.param_groups[0]["params"]
+    names = {id(p): name for name, p in learner.G.named_parameters()}
+    assert all(names[id(p)].startswith("synthesis.") and p.ndim >= 2 for p in matrices)
+    both = [*matrices, *adam.param_groups[0]["params"]]
+    assert sorted(map(id, both)) == sorted(names)
 
 
 def test_adversarial_pretraining_moves_both_networks(pictures):

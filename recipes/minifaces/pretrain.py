@@ -7,14 +7,17 @@
 Which face a picture shows is known here, so a generator of attribute codes (`latents.code_of`)
 can be told what to draw: first by the distance of pictures alone, then, with a discriminator that
 makes them sharp, also by the distance of that discriminator's features. `distil` replaces the
-codes by normal latents afterwards. Several
-processes of one thread each share a batch: on a CPU that beats threads by half.
+codes by normal latents afterwards; from there, --normal-latents goes on. With --encoder the
+features of a bundled encoder count beside the pixels. Several processes of one thread each share a
+batch: on a CPU that beats threads by half.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,6 +31,8 @@ from torch import nn
 
 import sg3
 from recipes.minifaces.latents import CODE_DIM, code_of_seeds, z_of
+from recipes.minifaces.muon import Muon
+from recipes.minifaces.pretrain_losses import EncoderDistance, look, picture_distance
 from sg3.allocator import keep_large_blocks
 from sg3.checkpoints import Networks
 from sg3.data import ImageDataset
@@ -68,6 +73,9 @@ class PretrainConfig:
     seed: int = 0
     init: str | None = None  # result of an earlier call, or of `distil`, to go on from
     normal_latents: bool = False  # the network draws from normal latents already
+    encoder: str | None = None  # bundled encoder whose features count beside the pictures
+    encoder_weight: float = 4
+    muon: bool = False  # instead of Adam, for the matrices of G's synthesis network
 
 
 def generator_kwargs(config: PretrainConfig) -> dict:
@@ -102,24 +110,6 @@ def build_discriminator(config: PretrainConfig) -> nn.Module:
     return build_network("discriminator", kwargs)
 
 
-def picture_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference at three scales, so that edges and areas both count."""
-    total = torch.zeros([])
-    for _ in range(3):
-        total = total + (a - b).abs().mean()
-        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
-    return total
-
-
-def look(D: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits of the discriminator and the features after each of its blocks."""
-    x, features = None, []
-    for resolution in D.block_resolutions:
-        x, images = getattr(D, f"b{resolution}")(x, images)
-        features.append(x)
-    return D.b4(x, images, None), features
-
-
 @dataclass(frozen=True)
 class PretrainStep:
     """One batch: images so far, its losses, the networks."""
@@ -151,8 +141,15 @@ class Pretrainer:
         self.D.train().requires_grad_(False)
         # Momentum speeds the regression up; with a discriminator it makes the two circle.
         adam = {"betas": (0.5 if config.adversarial else 0.9, 0.99), "fused": True}
-        self.g_adam = torch.optim.Adam(self.G.parameters(), lr=config.lr, **adam)
+        matrices = synthesis_matrices(self.G) if config.muon else []
+        rest = [p for p in self.G.parameters() if all(p is not matrix for matrix in matrices)]
+        self.g_optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(rest, lr=config.lr, **adam)
+        ]
+        if matrices:
+            self.g_optimizers.append(Muon(matrices, config.lr, momentum=adam["betas"][0]))
         self.d_adam = torch.optim.Adam(self.D.parameters(), lr=config.dlr, **adam)
+        self.encoder = EncoderDistance(config.encoder) if config.encoder else None
 
     def step(
         self, z: torch.Tensor, real: torch.Tensor, with_r1: bool, progress: float = 1
@@ -161,6 +158,9 @@ class Pretrainer:
         fake = self.G(z, update_emas=True)
         losses = {"picture": picture_distance(fake, real)}
         total = losses["picture"] * self.config.picture_weight
+        if self.encoder is not None:
+            losses["encoder"] = self.encoder(fake, real)
+            total = total + losses["encoder"] * self.config.encoder_weight
         if self.config.adversarial:
             seen, real_loss = self._teach_discriminator(fake.detach(), real, with_r1)
             logits, features = look(self.D, fake)
@@ -172,10 +172,12 @@ class Pretrainer:
             # A fresh discriminator would spoil what the generator knows: its word counts later.
             trust = self.config.adversarial_weight * min(progress / self.config.adversarial_ramp, 1)
             total = total + losses["feature"] * self.config.feature_weight + losses["G"] * trust
-        self.g_adam.zero_grad(set_to_none=True)
+        for optimizer in self.g_optimizers:
+            optimizer.zero_grad(set_to_none=True)
         total.backward()
         share_gradients(self.G, self.D)
-        self.g_adam.step()
+        for optimizer in self.g_optimizers:
+            optimizer.step()
         if self.config.adversarial:
             self.d_adam.step()
         return {name: float(value.detach()) for name, value in losses.items()}
@@ -195,6 +197,13 @@ class Pretrainer:
         (loss + penalty).backward()
         self.D.requires_grad_(False)
         return [x.detach() for x in seen], loss
+
+
+def synthesis_matrices(G: nn.Module) -> list[nn.Parameter]:
+    """Parameters of two or more dimensions of the synthesis network, but for its last layer."""
+    last = G.synthesis.layer_names[-1]
+    named = G.synthesis.named_parameters()
+    return [p for name, p in named if p.ndim >= 2 and not name.startswith(last)]
 
 
 def share_gradients(*networks: nn.Module) -> None:
@@ -222,8 +231,9 @@ def pretrain(
         real = images[items].to(torch.float32) / 127.5 - 1
         progress = nimg / total
         rate = min(progress / 0.02, 1, (1 - progress) / 0.3 + 0.05)
-        for group in learner.g_adam.param_groups:
-            group["lr"] = config.lr * rate
+        for optimizer in learner.g_optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * rate
         with_r1 = index % config.r1_interval == 0
         z = codes[items]
         if config.normal_latents:
@@ -278,6 +288,8 @@ def main() -> None:
     parser.add_argument(
         "--normal-latents", action="store_true", help="--init comes from recipes.minifaces.distil"
     )
+    parser.add_argument("--encoder", help="bundled encoder whose features count, as mini-a")
+    parser.add_argument("--muon", action="store_true", help="instead of Adam, for G's matrices")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init", help="earlier result to go on from")
     args = vars(parser.parse_args())
@@ -287,9 +299,10 @@ def main() -> None:
     items = np.arange(len(dataset))
     images = dataset.images(items).share_memory_()
     codes = torch.from_numpy(code_of_seeds(config.data_seed * 10**7 + items)).share_memory_()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes the other processes along
     with tempfile.TemporaryDirectory() as folder:
         rest = (config, images, codes, out, f"file://{folder}/meeting")
-        torch.multiprocessing.spawn(_work, rest, nprocs=config.processes)
+        torch.multiprocessing.spawn(_work, rest, nprocs=config.processes, daemon=True)
 
 
 if __name__ == "__main__":
