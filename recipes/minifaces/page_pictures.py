@@ -23,7 +23,8 @@ from pathlib import Path
 from PIL import Image
 
 GAP, GREY = 8, "#dddddd"
-SIZE, PHONE = (1000, 900), (332, 900)
+DESK, PHONE = (1280, 900), (390, 844)
+FIRST, OTHERS = 0.735, 0.5  # how large the two sheets show them
 SEED = "6"
 
 
@@ -48,11 +49,12 @@ def served() -> Iterator[str]:
             process.wait()
 
 
-def photograph(page) -> Image.Image:
+def photograph(page, scale: float) -> Image.Image:
     """The whole page, however long."""
     page.mouse.move(0, 0)
     page.wait_for_timeout(1500)  # until nothing is fading any more
-    return Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)))
 
 
 def side_by_side(pictures: list[Image.Image], columns: int) -> Image.Image:
@@ -84,20 +86,21 @@ def visit(browser, address: str, size: tuple[int, int]):
 
 def first_tab(browser, address: str) -> Image.Image:
     """Generate, on a desk and on a phone."""
-    desk = visit(browser, address, SIZE)
+    desk = visit(browser, address, DESK)
     field = desk.get_by_label("number input for Translate x").locator("visible=true")
     field.fill("0.12")
     field.press("Enter")
     command = desk.locator(".command textarea").locator("visible=true")
     desk.wait_for_function("e => e.value.includes('0.12')", arg=command.element_handle())
-    wide = photograph(desk)
-    narrow = photograph(visit(browser, address, PHONE)).crop((0, 0, PHONE[0], wide.height))
+    wide = photograph(desk, FIRST)
+    narrow = photograph(visit(browser, address, PHONE), FIRST)
+    narrow = narrow.crop((0, 0, narrow.width, wide.height))
     return side_by_side([wide, narrow], 2)
 
 
 def other_tabs(browser, address: str) -> Image.Image:
     """Steer, Adapt, Edit and Explore after use."""
-    page, pictures = visit(browser, address, SIZE), []
+    page, pictures = visit(browser, address, DESK), []
 
     def open_tab(name: str) -> None:
         page.get_by_role("tab", name=name, exact=True).locator("visible=true").first.click()
@@ -105,18 +108,18 @@ def other_tabs(browser, address: str) -> Image.Image:
     open_tab("Steer")
     page.get_by_text("a man with a green hat").click()
     page.get_by_text(re.compile("Done after|Stopped after")).wait_for()
-    pictures.append(photograph(page))
+    pictures.append(photograph(page, OTHERS))
     open_tab("Adapt")
     page.get_by_alt_text("Looks").or_(page.get_by_text("Look 1")).first.wait_for()
     page.wait_for_timeout(6000)
-    pictures.append(photograph(page))
+    pictures.append(photograph(page, OTHERS))
     open_tab("Edit")
     page.get_by_text("a smiling face +2.0").wait_for()
-    pictures.append(photograph(page))
+    pictures.append(photograph(page, OTHERS))
     open_tab("Explore")
     page.get_by_text("Move the sliders").wait_for()
     page.wait_for_timeout(3000)
-    pictures.append(photograph(page))
+    pictures.append(photograph(page, OTHERS))
     return side_by_side(pictures, 2)
 
 
