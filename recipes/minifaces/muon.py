@@ -41,7 +41,10 @@ class Muon(torch.optim.Optimizer):
                 self._move(parameter, group["lr"], group["momentum"])
 
     def _move(self, parameter: Tensor, lr: float, momentum: float) -> None:
-        mean = self.state[parameter].setdefault("mean", torch.zeros_like(parameter))
+        state = self.state[parameter]
+        if "mean" not in state:
+            state["mean"] = torch.zeros_like(parameter)
+        mean = state["mean"]
         mean.lerp_(parameter.grad, 1 - momentum)
         ahead = parameter.grad.lerp(mean, momentum).flatten(1)  # Nesterov
         scale = ADAM_RMS * max(ahead.shape) ** 0.5
