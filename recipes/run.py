@@ -12,8 +12,10 @@ import click
 
 from sg3.cli.main import errors_in_one_line
 from sg3.cli.options import debug_option, outdir_option
+from sg3.cli.train import run_training
 from sg3.cli.train import train as train_command
 from sg3.training import TrainConfig
+from sg3.training.loss import GANLoss
 
 #: (data, outdir, **changes) → the complete settings of a run.
 Builder = Callable[..., TrainConfig]
@@ -80,20 +82,24 @@ class RecipeCommand(click.Command):
             return super().invoke(ctx)
 
 
-def run(config: TrainConfig, dry_run: bool = False) -> None:
-    """What `sg3 train` does with `config`, interruptions included.
+def run(config: TrainConfig, dry_run: bool = False, loss: type[GANLoss] = GANLoss) -> None:
+    """What `sg3 train` does with `config`, interruptions included, by `loss`.
 
     With `dry_run` only print, as JSON, what would be done: the networks too if the data exist.
     """
     if dry_run and not Path(config.data).exists():
         click.echo(json.dumps(dataclasses.asdict(config), indent=2))
         return
-    options = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    train_command.callback(gpus=None, fp32=False, dry_run=dry_run, **options)
+    run_training(config, dry_run=dry_run, loss=loss)
 
 
-def recipe_command(doc: str, variants: Mapping[str, Builder]) -> click.Command:
-    """The command of a recipe whose module docstring is `doc`; the first variant is its default."""
+def recipe_command(
+    doc: str, variants: Mapping[str, Builder], losses: Mapping[str, type[GANLoss]] | None = None
+) -> click.Command:
+    """The command of a recipe whose module docstring is `doc`; the first variant is its default.
+
+    `losses` are those of the variants that have one of their own.
+    """
 
     @click.command(cls=RecipeCommand, help="\b\n" + doc.replace("\n\n", "\n\n\b\n"))
     @click.option("--data", required=True, metavar="ZIP|DIR", help="Training images.")
@@ -124,11 +130,12 @@ def recipe_command(doc: str, variants: Mapping[str, Builder]) -> click.Command:
         if resume not in (None, "latest"):
             settings["resume"] = resume
         config = variants[variant](data, outdir, **settings)
-        run(continued(config) if resume == "latest" else config, dry_run)
+        loss = (losses or {}).get(variant, GANLoss)
+        run(continued(config) if resume == "latest" else config, dry_run, loss)
 
     return command
 
 
-def main(name: str, doc: str, variants: Mapping[str, Builder]) -> None:
-    """The program `python -m NAME`."""
-    recipe_command(doc, variants)(prog_name=f"python -m {name}")
+def main(name: str, doc: str, variants: Mapping[str, Builder], losses=None) -> None:
+    """The program `python -m NAME`; `losses` as in `recipe_command`."""
+    recipe_command(doc, variants, losses)(prog_name=f"python -m {name}")

@@ -162,6 +162,7 @@ TINY = [
 def test_a_recipe_trains_and_goes_on(pictures, tmp_path):
     changes = [word for text in TINY for word in ("--set", text)]
     args = ["--data", pictures, "--outdir", str(tmp_path), *changes, "--resume", "latest"]
+    args += ["--variant", "stylegan2"]
     first = call("minifaces.train", *args)
     assert first.exit_code == 0, first.output
     assert "starting from scratch" in first.output

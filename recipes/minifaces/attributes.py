@@ -159,7 +159,11 @@ def sample_pose_numbers(seed: int) -> tuple[float, ...]:
 def sample_pose(seed: int, amount: float = 1.0) -> Pose:
     """Small pose: at `amount` 1, shift up to 2 of 64 units, rotation up to 4 degrees, scale within
     4 %."""
-    u = np.array(sample_pose_numbers(seed)) * amount
+    return pose_of(np.array(sample_pose_numbers(seed)) * amount)
+
+
+def pose_of(u: np.ndarray) -> Pose:
+    """The pose that four numbers in (-1, 1) stand for."""
     return Pose(float(2 * u[0]), float(2 * u[1]), float(4 * u[2]), float(1 + 0.04 * u[3]))
 
 

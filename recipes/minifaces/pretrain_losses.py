@@ -33,10 +33,10 @@ class EncoderDistance:
     for as much as the hair.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, device: str | torch.device = "cpu"):
         from guidance.encoders import load_encoder
 
-        self.tower = load_encoder(name).image_tower.folded()
+        self.tower = load_encoder(name, device).image_tower.folded()
 
     def features(self, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Maps of `images` `[N, 3, 64, 64]`, the largest first, and embeddings `[N, E]`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -17,7 +18,8 @@ from sg3.cli.train_options import train_options
 from sg3.errors import UserError
 
 if TYPE_CHECKING:
-    from sg3.training import Step
+    from sg3.training import Step, TrainConfig
+    from sg3.training.loss import GANLoss
 
 
 @click.command()
@@ -33,24 +35,37 @@ def train(device: str, gpus: int | None, dry_run: bool, fp32: bool, **options) -
       torchrun --nproc-per-node=2 -m sg3 train --cfg stylegan3-t --data faces.zip --batch 32 \\
         --outdir runs
     """
-    from sg3.cli.options import resolve_device
-    from sg3.files import check_folder
-    from sg3.training import TrainConfig, describe
-    from sg3.training import train as run
+    from sg3.training import TrainConfig
 
     if fp32:
         options["precision"] = "fp32"
-    config = TrainConfig(device=str(resolve_device(device)), **options)
+    run_training(TrainConfig(device=device, **options), gpus, dry_run)
+
+
+def run_training(
+    config: TrainConfig,
+    gpus: int | None = None,
+    dry_run: bool = False,
+    loss: type[GANLoss] | None = None,
+) -> None:
+    """Describe or train `config`, by `loss` if given, with what a terminal expects of it."""
+    from sg3.cli.options import resolve_device
+    from sg3.files import check_folder
+    from sg3.training import describe
+    from sg3.training import train as run
+
+    config = dataclasses.replace(config, device=str(resolve_device(config.device)))
     if dry_run:
         click.echo(json.dumps(describe(config, gpus or world_size()), indent=2))
         return
     _check_gpus(gpus, config.device)
     if gpus not in (None, world_size()):
         run_processes(gpus)
-    check_folder(options["outdir"])
+    check_folder(config.outdir)
+    own_loss = {} if loss is None else {"loss": loss}
     with stop_requests("finishing this step, then saving …\n", _StopRequest) as stop:
         try:
-            _drain(run(config, stop=stop), stop)
+            _drain(run(config, stop=stop, **own_loss), stop)
         except (ValueError, RuntimeError, MemoryError) as error:
             _explain(error, os.environ.get("RANK", "0"))
 

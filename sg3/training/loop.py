@@ -14,6 +14,7 @@ from sg3.metrics import check_names
 from sg3.training import run_folder
 from sg3.training.config import TrainConfig
 from sg3.training.describe import make_dataset, plain
+from sg3.training.loss import GANLoss
 from sg3.training.output import RunOutput
 from sg3.training.state import capture, newest_state, restore, write_state, writing
 from sg3.training.team import Team, restarted_by_torchrun
@@ -65,7 +66,8 @@ def prepare_device(config: TrainConfig) -> torch.device:
 class Run:
     """A trainer with its folder: opening or continuing, ticks, snapshots, states."""
 
-    def __init__(self, config: TrainConfig):
+    def __init__(self, config: TrainConfig, loss: type[GANLoss] = GANLoss):
+        self.loss = loss
         self.team, self._claim = Team.join(prepare_device(config)), None
         try:
             self._open(config)
@@ -84,7 +86,7 @@ class Run:
         kwargs = None if state is None else state["kwargs"]
         self.notes: list[str] = []
         self._damage_told = 0
-        self.trainer = Trainer(self.config, dataset, self.team, start, kwargs, self.note)
+        self.trainer = Trainer(self.config, dataset, self.team, start, kwargs, self.note, self.loss)
         self.folder = folder or self._new_folder(description)
         try:
             self.output = RunOutput(self.folder, self.config, self.trainer)
@@ -107,6 +109,7 @@ class Run:
             if self.team.leads:
                 self._claim = run_folder.claim(folder)
             state, notes = newest_state(folder)
+            self._check_loss(state.get("loss", GANLoss.__name__), folder)
             self.config = self._continued(self.config, state["config"], folder)
             return state, notes, None
         if self.config.start_network is None:
@@ -116,6 +119,15 @@ class Run:
         start = sg3.load(self.config.start_network)
         self.config = self.config.begun_with_network()
         return None, [], start
+
+    def _check_loss(self, saved: str, folder: Path) -> None:
+        """A run goes on with the loss that it began with."""
+        own = self.loss.__name__
+        if saved != own:
+            raise ValueError(
+                f"--resume: the run in {folder} learns by {saved}, this program by {own}; "
+                "go on with the command that began it"
+            )
 
     def _new_folder(self, description: str) -> Path:
         """A folder of its own for this run, made by rank 0."""
@@ -227,7 +239,12 @@ class Run:
 
     def save_state(self) -> None:
         """Write the training state atomically. Every process must call it."""
-        state = capture(self.trainer, config=plain(self.config), output=self.output.state())
+        state = capture(
+            self.trainer,
+            config=plain(self.config),
+            output=self.output.state(),
+            loss=self.loss.__name__,
+        )
         self.team.agree(lambda: state and write_state(self.folder, state, self.config.keep_states))
         self.output.state_was_written()
 
@@ -258,14 +275,20 @@ class Run:
             self._claim.close()
 
 
-def train(config: TrainConfig, stop: Callable[[], bool] | None = None) -> Iterator[Step]:
+def train(
+    config: TrainConfig,
+    stop: Callable[[], bool] | None = None,
+    loss: type[GANLoss] = GANLoss,
+) -> Iterator[Step]:
     """Train as `config` says, yielding a `Step` after every batch.
 
     In a program that torchrun started, every process calls this alike. `stop` is asked after
     every batch; when it answers true in any process the state is written and the last step has
-    `stopped`. Raises ValueError for options or data that do not fit, before anything is written.
+    `stopped`. `loss` may be a class of one's own, called as `GANLoss` is; a run remembers its name
+    and goes on with no other. Raises ValueError for options or data that do not fit, before
+    anything is written.
     """
-    run = Run(config)
+    run = Run(config, loss)
     try:
         while not run.done:
             run.trainer.step()

@@ -116,7 +116,7 @@ class GANLoss:
         reals, fakes = (real, real_c), (gen_z, gen_c)
         if phase[0] == "G":
             if main:
-                self._generator(reals, fakes, gain, sigma)
+                self.generator_main(reals, fakes, gain, sigma)
             if regularise and self.config.pl_weight > 0:
                 self._path_length(*fakes, gain)
             return
@@ -127,7 +127,8 @@ class GANLoss:
             else:
                 self._discriminator(reals, fakes, gain, sigma, main, penalise)
 
-    def _generator(self, reals, fakes, gain, sigma) -> None:
+    def generator_main(self, reals, fakes, gain, sigma) -> None:
+        """What D says of G's images; `reals` are images and labels, `fakes` latents and labels."""
         images, _ = self.run_G(*fakes)
         logits = self.run_D(images, fakes[1], sigma)
         self._report_scores("fake", logits)

@@ -82,6 +82,7 @@ def snapshot_networks(path: Path, trainer, config: TrainConfig) -> None:
 
     meta = {
         "source": "sg3 train",
+        "loss": type(trainer.loss).__name__,
         "cfg": config.cfg,
         "data": Path(config.data).name,
         "started_from": config.start_network if config.from_network else None,

@@ -1,0 +1,91 @@
+"""A GAN's loss whose generator is also shown what its latents stand for.
+
+Every latent of the bundled world names a face (`latents`), and the renderer draws a thousand of
+them per second. So beside the discriminator's word on G(z) there is the picture that z should
+have become: the distance to it in pixels, in an encoder's feature maps and in those of the
+discriminator keeps a small generator from forgetting while the discriminator makes it sharp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import softplus
+
+from recipes.minifaces.attributes import VALUES, Attributes, pose_of
+from recipes.minifaces.batches import to_float
+from recipes.minifaces.latents import BLOCKS, POSE_DIM, Z_DIM, code_of, values_of
+from recipes.minifaces.pretrain_losses import EncoderDistance, look, picture_distance
+from recipes.minifaces.world import render
+from sg3.training.loss import GANLoss
+
+SIZE_PX = 64  # of the bundled generators and encoders
+
+
+@dataclass(frozen=True)
+class TaughtConfig:
+    """Weights of the distances, and of the discriminator, whose word counts from 0 upwards."""
+
+    picture_weight: float = 10
+    encoder: str = "mini-a"
+    encoder_weight: float = 4
+    feature_weight: float = 10
+    adversarial_weight: float = 0.5
+    adversarial_ramp_kimg: float = 3
+
+
+def render_latents(z: np.ndarray) -> np.ndarray:
+    """The faces that `z` `[N, Z_DIM]` stands for, uint8 `[N, 64, 64, 3]`."""
+    values, poses = values_of(z), code_of(z)[:, -POSE_DIM:].astype(np.float64)
+    faces = []
+    for i, pose in enumerate(poses):
+        named = {name: int(values[name][i]) for name in BLOCKS}
+        named |= {name: words[named[name]] for name, words in VALUES.items()}
+        faces.append(render(Attributes(**named), size_px=SIZE_PX, pose=pose_of(pose)))
+    return np.stack(faces)
+
+
+class TaughtLoss(GANLoss):
+    """`GANLoss`, with the distances of `TaughtConfig` in the generator's phase."""
+
+    taught = TaughtConfig()
+
+    def __init__(self, G, *args, **kwargs):
+        super().__init__(G, *args, **kwargs)
+        if (G.z_dim, G.img_width, G.img_height, self.augment) != (Z_DIM, SIZE_PX, SIZE_PX, None):
+            raise ValueError(
+                f"variant taught: got z_dim {G.z_dim} and {G.img_width}x{G.img_height} pixels, "
+                f"expected {Z_DIM}, {SIZE_PX}x{SIZE_PX} and --aug noaug: its latents name faces"
+            )
+        self.encoder = EncoderDistance(self.taught.encoder, self.pl_mean.device)
+        self._trust = 0.0
+
+    def accumulate_gradients(self, phase, *items, gain: float, cur_nimg: int) -> None:
+        """As `GANLoss`; a fresh discriminator would spoil what G knows, so it counts later."""
+        risen = min(cur_nimg / (self.taught.adversarial_ramp_kimg * 1000), 1)
+        self._trust = self.taught.adversarial_weight * risen
+        super().accumulate_gradients(phase, *items, gain=gain, cur_nimg=cur_nimg)
+
+    def generator_main(self, reals, fakes, gain, sigma) -> None:
+        """Also how far G's images are from the faces that their latents name."""
+        z, c = fakes
+        images, _ = self.run_G(z, c)
+        asked = to_float(render_latents(z.cpu().numpy())).to(images.device)
+        logits, features = look(self.D, images)
+        with torch.no_grad():
+            _, seen = look(self.D, asked)
+        distances = {
+            "picture": picture_distance(images, asked),
+            "encoder": self.encoder(images, asked),
+            "feature": sum((a - b).abs().mean() for a, b in zip(features, seen, strict=True)),
+        }
+        self._report_scores("fake", logits)
+        loss = softplus(-logits)
+        self.report("Loss/G/loss", loss)
+        total = loss.mean() * self._trust
+        for name, distance in distances.items():
+            self.report(f"Loss/G/{name}", distance)
+            total = total + distance * getattr(self.taught, f"{name}_weight")
+        total.mul(gain).backward()
