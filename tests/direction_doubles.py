@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -54,3 +55,15 @@ def latents(G, count: int = 2, seed: int = 1) -> torch.Tensor:
 
 def picture(G, ws):
     return G.synthesis(ws, noise_mode="const")
+
+
+@pytest.fixture(scope="module", params=["sg3", "sg2-skip", "sg2-resnet"])
+def G(request):
+    """One small network of each kind."""
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def G3():
+    """A small StyleGAN3."""
+    return build("sg3")

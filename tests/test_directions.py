@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from direction_doubles import PixelEncoder, build, latents, picture
+from direction_doubles import PixelEncoder, latents, picture
 
 from guidance.directions import (
     Direction,
@@ -33,15 +33,7 @@ from sg3.errors import UserError
 from sg3.files import ALIGNMENT_BYTES
 from sg3.networks import stylegan3
 
-
-@pytest.fixture(scope="module", params=["sg3", "sg2-skip", "sg2-resnet"])
-def G(request):
-    return build(request.param)
-
-
-@pytest.fixture(scope="module")
-def G3():
-    return build("sg3")
+pytest_plugins = ["direction_doubles"]  # its fixtures: G, G3
 
 
 @pytest.fixture

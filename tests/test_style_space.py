@@ -27,15 +27,7 @@ from guidance.directions.relevance import (
 from guidance.style_space import layer_outputs, replaced_styles, resumed, style_layers, styles_of
 from sg3.errors import UserError
 
-
-@pytest.fixture(scope="module", params=["sg3", "sg2-skip", "sg2-resnet"])
-def G(request):
-    return build(request.param)
-
-
-@pytest.fixture(scope="module")
-def G3():
-    return build("sg3")
+pytest_plugins = ["direction_doubles"]  # its fixtures: G, G3
 
 
 @pytest.fixture
