@@ -19,7 +19,7 @@ def bundle(network: str, out: str, note: str = "") -> dict:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     meta = {
-        **{k: v for k, v in nets.meta.items() if k not in ("sha256", "path", "name")},
+        **{k: v for k, v in nets.meta.items() if k not in ("sha256", "path", "name", "source")},
         "name": Path(out).stem,
         "licence": "Apache-2.0",
         "commit": commit.stdout.strip(),

@@ -81,7 +81,7 @@ def snapshot_networks(path: Path, trainer, config: TrainConfig) -> None:
     import sg3
 
     meta = {
-        "source": "sg3 train",
+        "command": "sg3 train",
         "loss": type(trainer.loss).__name__,
         "cfg": config.cfg,
         "data": Path(config.data).name,
