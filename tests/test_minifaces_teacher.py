@@ -96,7 +96,8 @@ def test_the_recipe_teaches_unless_told_otherwise(data, tmp_path):
     (folder,) = tmp_path.iterdir()
     assert folder.name.endswith("-taught")
     assert newest_state(folder)[0]["loss"] == "TaughtLoss"
-    wrong = call(*args, "--set", "z_dim=8")
-    assert wrong.exit_code == 2 and "its latents name faces" in wrong.output
-    assert len(wrong.output.strip().splitlines()) == 1
+    for change, named in (("z_dim=8", "z_dim 8"), ("loss=rpgan", "loss rpgan")):
+        wrong = call(*args, "--set", change)
+        assert wrong.exit_code == 2 and f"got {named}, expected z_dim 64" in wrong.output
+        assert len(wrong.output.strip().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]

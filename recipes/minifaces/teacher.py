@@ -22,6 +22,10 @@ from recipes.minifaces.world import render
 from sg3.training.loss import GANLoss
 
 SIZE_PX = 64  # of the bundled generators and encoders
+#: What a latent that names a face is for.
+FITTING = {
+    "z_dim": Z_DIM, "size": f"{SIZE_PX}x{SIZE_PX}", "loss": "stylegan2", "augmented": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,17 @@ class TaughtLoss(GANLoss):
 
     def __init__(self, G, *args, **kwargs):
         super().__init__(G, *args, **kwargs)
-        if (G.z_dim, G.img_width, G.img_height, self.augment) != (Z_DIM, SIZE_PX, SIZE_PX, None):
+        got = {
+            "z_dim": G.z_dim,
+            "size": f"{G.img_width}x{G.img_height}",
+            "loss": self.config.kind,
+            "augmented": self.augment is not None,
+        }
+        if got != FITTING:
+            wrong = ", ".join(f"{k} {v}" for k, v in got.items() if v != FITTING[k])
+            right = ", ".join(f"{k} {v}" for k, v in FITTING.items())
             raise ValueError(
-                f"variant taught: got z_dim {G.z_dim} and {G.img_width}x{G.img_height} pixels, "
-                f"expected {Z_DIM}, {SIZE_PX}x{SIZE_PX} and --aug noaug: its latents name faces"
+                f"variant taught: got {wrong}, expected {right}: its latents name faces"
             )
         self.encoder = EncoderDistance(self.taught.encoder, self.pl_mean.device)
         self._trust = 0.0
