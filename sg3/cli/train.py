@@ -53,6 +53,7 @@ def run_training(
     from sg3.files import check_folder
     from sg3.training import describe
     from sg3.training import train as run
+    from sg3.training.loss import GANLoss
 
     config = dataclasses.replace(config, device=str(resolve_device(config.device)))
     if dry_run:
@@ -62,10 +63,9 @@ def run_training(
     if gpus not in (None, world_size()):
         run_processes(gpus)
     check_folder(config.outdir)
-    own_loss = {} if loss is None else {"loss": loss}
     with stop_requests("finishing this step, then saving …\n", _StopRequest) as stop:
         try:
-            _drain(run(config, stop=stop, **own_loss), stop)
+            _drain(run(config, stop, loss or GANLoss), stop)
         except (ValueError, RuntimeError, MemoryError) as error:
             _explain(error, os.environ.get("RANK", "0"))
 

@@ -99,7 +99,7 @@ class Trainer:
         start: networks (`sg3.Networks`) whose weights the run begins with, or None.
         kwargs: constructor arguments of G and D, where a saved state prescribes them.
         say: receives lines for the log.
-        loss: makes what gives every phase its gradients, as `GANLoss` does.
+        loss: `GANLoss`, or a class that gives every phase its gradients as it does.
 
     Latents and labels come from generators of the trainer's own, drawn for the whole batch on
     every process, so that neither other code nor the number of processes changes what is shown.
@@ -113,7 +113,7 @@ class Trainer:
         start=None,
         kwargs: dict[str, dict] | None = None,
         say: Callable[[str], None] = lambda line: None,
-        loss: Callable[..., GANLoss] = GANLoss,
+        loss: type[GANLoss] = GANLoss,
     ):
         self.config, self.dataset, self.team = config, dataset, team or Team()
         self.device, self.say = self.team.device, say
