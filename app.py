@@ -19,6 +19,7 @@ import click
 import gradio as gr
 
 from app_tabs import adapt, edit, explore, generate, look, looks, steer, train
+from app_tabs.cache import write_pictures_once
 from app_tabs.context import Context, readable
 from sg3.checkpoints.registry import REGISTRY
 from sg3.cli.main import cli
@@ -98,6 +99,7 @@ def launch(
     context: Context, host: str, port: int | None, share: bool, auth: tuple[str, str] | None = None
 ) -> tuple[gr.Blocks, str]:
     """Serve the page in threads of this process -> (demo, address). Raises OSError, port taken."""
+    write_pictures_once()
     demo = build(context)
     _, address, shared = demo.launch(
         server_name=host,

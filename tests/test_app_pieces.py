@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import click
@@ -10,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 app = pytest.importorskip("app", reason="gradio is not installed")
 
 from app_tabs import look, pad  # noqa: E402
+from app_tabs.cache import write_pictures_once  # noqa: E402
 from app_tabs.context import Context, readable  # noqa: E402
 from app_tabs.wiring import command_line  # noqa: E402
 
@@ -132,3 +136,22 @@ def test_errors_are_one_escaped_line(capsys):
     with pytest.raises(app.gr.Error), readable():
         raise KeyError("surprise")
     assert "surprise" in capsys.readouterr().err
+
+
+def test_a_picture_that_is_being_fetched_is_not_written_again(tmp_path, monkeypatch):
+    from gradio import processing_utils
+    from gradio.image_utils import save_image
+
+    monkeypatch.setattr(processing_utils, "save_pil_to_cache", None)  # put back afterwards
+    write_pictures_once()
+    picture = look.shown(np.full([64, 64, 3], 7, np.uint8))
+    path = save_image(picture, str(tmp_path), "png")
+    expected = Image.open(path).convert("RGB").tobytes()
+    inode = os.stat(path).st_ino
+    monkeypatch.setattr(Path, "write_bytes", None)  # as Gradio writes: would fail if it were called
+    assert save_image(picture, str(tmp_path), "png") == path
+    assert os.stat(path).st_ino == inode
+    assert Image.open(path).convert("RGB").tobytes() == expected == picture.tobytes()
+    assert [p.name for p in Path(path).parent.iterdir()] == [Path(path).name]
+    other = look.shown(np.full([64, 64, 3], 8, np.uint8))
+    assert save_image(other, str(tmp_path), "png") != path
