@@ -47,7 +47,7 @@ test: $(VENV)/.installed-dev ## all tests
 lint: $(VENV)/.installed-dev ## style, formatting, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q tests/test_imports.py
+	$(BIN)/python -m pytest -q tests/house/test_imports.py
 
 format: $(VENV)/.installed-dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import click
 import gradio as gr
 
-from app_tabs import adapt, edit, explore, generate, look, looks, steer, train
+from app_tabs import adapt, delta_sliders, edit, explore, generate, steer, theme, train
 from app_tabs.cache import write_pictures_once
 from app_tabs.context import Context, readable
 from sg3.checkpoints.registry import REGISTRY
@@ -64,7 +64,7 @@ def build(context: Context) -> gr.Blocks:
     demo = gr.Blocks(title="sg3", analytics_enabled=False, delete_cache=(600, 3600))
     with demo:
         with gr.Row(elem_classes="top"):
-            gr.HTML(look.header(text), min_width=300)
+            gr.HTML(theme.header(text), min_width=300)
             network = network_field(context)
         with readable():
             first, _ = generate.generate(context, None, **generate.FIRST)
@@ -74,7 +74,7 @@ def build(context: Context) -> gr.Blocks:
             steer.build(context, network, demo, first)
         with gr.Tab("Adapt") as tab, gr.Tabs():
             with gr.Tab("Mix looks"):
-                deltas = looks.build(context, network, demo, tab)
+                deltas = delta_sliders.build(context, network, demo, tab)
             with gr.Tab("Teach a new look") as teaching:
                 adapt.build(context, network, demo, teaching, deltas)
         with gr.Tab("Edit") as tab:
@@ -114,8 +114,8 @@ def launch(
         ssr_mode=False,
         allowed_paths=[str(context.outdir.resolve())],
         max_file_size=MOST_UPLOAD,
-        theme=look.theme(),
-        css_paths=look.STYLE_SHEET,
+        theme=theme.theme(),
+        css_paths=theme.STYLE_SHEET,
     )
     return demo, shared or address
 

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 
 import nada
-from app_tabs import look, looks, uploads
+from app_tabs import delta_sliders, theme, uploads
 from app_tabs.context import Context, callback, unknown_words
-from app_tabs.look import picture, shown, status
+from app_tabs.theme import picture, shown, status
 from app_tabs.wiring import LIVE, Desk, command_box, command_line, jobs
-from guidance.cli import slug
+from guidance.commands.steer import slug
 from guidance.latents import map_latents, seed_latents
+from nada.adaptation_record import RecordConfig, Recording
 from nada.config import usual_config
 from nada.layers import PHASES
-from nada.pictures import load_pictures
-from nada.record import RecordConfig, Recording
 from nada.state import arguments_of
+from nada.target_images import load_pictures
 from sg3.checkpoints.delta import weights_hash
 from sg3.generate import generate_from_latents
 from sg3.media import image_grid
@@ -95,7 +95,7 @@ def go_on(context: Context, request: gr.Request, source=None, target=None, **_) 
         view = grid(step.images)
         last, cost = time.monotonic(), time.monotonic() - now
         share = (step.index - first) / max(total - first, 1)
-        line = f"Step {step.index} of {total}{look.to_go(share, began, last)}{note}"
+        line = f"Step {step.index} of {total}{theme.to_go(share, began, last)}{note}"
         drawn = status(line, curves(recording.records), step.index / max(total, 1))
         yield gr.skip(), view, drawn, idle, *[gr.skip()] * 3
     yield gr.skip(), gr.skip(), status("Writing ..."), idle, *[gr.skip()] * 3
@@ -108,7 +108,7 @@ def _finished(session, recording, source, target, note):
     line = f"After {outcome.index} steps: {ended}; agreement {outcome.check.agreement:.2f}, "
     line += f"diversity {outcome.check.diversity:.2f}{note}"
     name = f"{target or 'pictures'}, {outcome.index} steps"
-    looks.remember(session, name, folder / "delta.safetensors")
+    delta_sliders.remember(session, name, folder / "delta.safetensors")
     names = ("delta.safetensors", "sheet.png", "adapted.safetensors")
     files = [str(folder / name) for name in names]
     view = grid(recording.adaptation.pictures())
@@ -173,7 +173,7 @@ def build(
             now = picture("Now", "The same eight while the text pulls the network")
             line = gr.HTML(status(HINT), label="Status", elem_classes="line")
             labels = ("Save delta", "Save PNG", "Save network")
-            save = look.downloads(*labels)
+            save = theme.downloads(*labels)
         with gr.Column(min_width=300, scale=4):
             with gr.Row():
                 hint = "What it shows now"
@@ -219,4 +219,4 @@ def build(
     actions = {"adapt": (starts, adapt), "adapt_go_on": ([again.click], go_on)}
     desk = Desk(line, [run], stop, HINT, save)
     for ran in jobs(context, "adapt", actions, inputs, outputs, desk):
-        looks.offer_after(context, ran, deltas)
+        delta_sliders.offer_after(context, ran, deltas)

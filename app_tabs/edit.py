@@ -7,9 +7,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from app_tabs import look, photo, uploads
+from app_tabs import photo, theme, uploads
 from app_tabs.context import Context, Session, callback, unknown_words
-from app_tabs.look import seed_field, shown, status
+from app_tabs.theme import seed_field, shown, status
 from app_tabs.wiring import LIVE, QUIET, Desk, command_box, command_line, jobs
 from guidance.directions import (
     EditedLatent,
@@ -20,8 +20,8 @@ from guidance.directions import (
     write_latent,
 )
 from guidance.directions.cache import BUNDLED, cache_file, read_relevance, whose_relevance
-from guidance.directions.pictures import write_video
 from guidance.directions.spec import make_directions, parse_direction
+from guidance.directions.sweeps import write_video
 from guidance.encoders import is_mini
 from guidance.latents import map_latents, seed_latents
 from sg3.media import save_png, to_uint8
@@ -149,12 +149,12 @@ def film(context: Context, request: gr.Request, network, source, seed, latent_fi
     """Write the way from before to after as a video; yields its line and download."""
     session = context.session(request)
     session.begin("edit")
-    yield status("Filming ..."), *look.not_ready(1)
+    yield status("Filming ..."), *theme.not_ready(1)
     latent, G = start_of(context, session, network, source, seed, latent_file)
     edits, _ = directions(context, network, wanted(values), values["neutral"])
     path = context.new_folder(session, "film") / "edit.mp4"
     write_video(path, G, latent, [(direction, 0.0, alpha) for direction, alpha in edits], 48)
-    yield status("Filmed: from before to after and back."), look.ready(path)
+    yield status("Filmed: from before to after and back."), theme.ready(path)
 
 
 def command(context: Context, request, network, source, seed, latent_file, **values) -> str:
@@ -204,10 +204,10 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab) 
                 elem_classes="slider",
             )
             line = gr.HTML(status(HINT), label="Status", elem_classes="line")
-            save = look.downloads("Save PNG", "Save latent", "Save MP4", ready=2)
+            save = theme.downloads("Save PNG", "Save latent", "Save MP4", ready=2)
         with gr.Column(min_width=300, scale=4):
             source = gr.Radio(list(SOURCES), value="Seed", label="Edit what")
-            seed = seed_field("Seed", look.FIRST_SEED, info="Every number is another picture")
+            seed = seed_field("Seed", theme.FIRST_SEED, info="Every number is another picture")
             with gr.Column(visible=False) as photos:
                 found, (run, halt), found_files = photo.build(context, network)
             latent = gr.File(label="Latent", file_types=[".safetensors"], height=120, visible=False)

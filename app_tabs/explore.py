@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from app_tabs.context import Context, callback
-from app_tabs.look import FIRST_SEED, picture, seed_field, status
+from app_tabs.theme import FIRST_SEED, picture, seed_field, status
 from app_tabs.wiring import LIVE, QUIET, Desk, command_box, command_line, jobs
 from guidance.latents import map_latents, seed_latents
 from sg3.analysis.inspect import Look, layer_pictures, sheet, sheet_frames

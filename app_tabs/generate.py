@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from app_tabs.context import Context, callback
-from app_tabs.look import FIRST_SEED, picture, seed_field, shown
 from app_tabs.pad import BLANK, CENTRE, as_address, pad, parse
+from app_tabs.theme import FIRST_SEED, picture, seed_field, shown
 from app_tabs.wiring import LIVE, QUIET, command_box, command_line
 from guidance.directions import apply_directions, mix_styles, pca_direction, truncate
 from guidance.latents import map_latents, seed_latents

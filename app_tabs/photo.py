@@ -10,15 +10,15 @@ from pathlib import Path
 import gradio as gr
 from torch import nn
 
-from app_tabs import look, uploads
+from app_tabs import theme, uploads
 from app_tabs.context import Context, Session
-from app_tabs.look import shown, status
+from app_tabs.theme import shown, status
 from app_tabs.wiring import command_line
 from guidance.directions import EditedLatent
 from guidance.inversion import load_distance, project, tune
 from guidance.inversion.locate import choose_crop
-from guidance.inversion.photo import central_crop, cut, to_target
-from guidance.inversion.record import Recording
+from guidance.inversion.projection_record import Recording
+from sg3.data.photos import central_crop, cut, to_target
 from sg3.media import to_uint8
 from sg3.networks import stylegan3
 
@@ -88,7 +88,7 @@ def _drain(recording, steps, name: str, most: int, before, stop) -> Iterator[tup
             continue
         last, share = now, step.index / max(most, 1)
         line = f"{name}: step {step.index} of {most}, distance {step.distance:.4f}"
-        line += look.to_go(share, began, now)
+        line += theme.to_go(share, began, now)
         view = shown(to_uint8(step.images)[0])
         drawn = status(line, {"Distance": distances}, share)
         yield (before, view), drawn, *[gr.skip()] * 3
@@ -135,6 +135,6 @@ def build(context: Context, network: gr.Dropdown) -> tuple[dict, list, list]:
     with gr.Row(elem_classes="tight"):
         run = gr.Button("Find it", variant="primary", min_width=90)
         stop = gr.Button("Stop", variant="stop", interactive=False, min_width=90)
-    files = look.downloads("Comparison", "Photo's latent", "Photo's delta")
+    files = theme.downloads("Comparison", "Photo's latent", "Photo's delta")
     inputs = {"photo": file, "network": network, "steps": steps, "tune_steps": more}
     return inputs | {"centre": centre}, [run, stop], files

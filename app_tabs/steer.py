@@ -10,15 +10,15 @@ import gradio as gr
 from PIL import Image
 
 import guidance
-from app_tabs import look, uploads
+from app_tabs import theme, uploads
 from app_tabs.context import Context, Loaded, Session, callback, unknown_words
-from app_tabs.look import picture, seed_field, shown, status
+from app_tabs.theme import picture, seed_field, shown, status
 from app_tabs.wiring import QUIET, Desk, command_box, command_line, jobs
 from guidance.directions import read_latent
 from guidance.encoders import is_mini
 from guidance.prompts import image_prompt, parse_prompts
-from guidance.record import Recording
-from guidance.settings import SteerConfig
+from guidance.steering.config import SteerConfig
+from guidance.steering.record import Recording
 from sg3.media import to_uint8
 
 PREVIEW_INTERVAL_S = 0.15
@@ -118,7 +118,7 @@ def _run(context: Context, session: Session, network, values: dict, latent) -> I
                 continue
             last, share = now, step.index / max(step.num_steps, 1)
             line = f"Step {step.index} of {step.num_steps}, loss {step.loss:.3f}"
-            line += look.to_go(share, began, now) + note
+            line += theme.to_go(share, began, now) + note
             view = shown(to_uint8(step.image)[0])
             first = first or view
             start = gr.skip() if step.index else view
@@ -170,7 +170,7 @@ def command(context: Context, request: gr.Request, network, **values) -> str:
 
 def note_words(context: Context, request: gr.Request, prompt: str) -> str:
     """Which words of a text the text model does not know."""
-    return look.unknown(unknown_words(context.encoder(), prompt or ""))
+    return theme.unknown(unknown_words(context.encoder(), prompt or ""))
 
 
 def _start_fields() -> dict[str, gr.components.Component]:
@@ -216,7 +216,7 @@ def _more_fields(now: gr.Image) -> dict[str, gr.components.Component]:
             transforms=(),
             layers=False,
             brush=gr.Brush(default_size=40, colors=["#0f766ecc"], color_mode="fixed"),
-            canvas_size=(look.SHOWN_PX, look.SHOWN_PX),
+            canvas_size=(theme.SHOWN_PX, theme.SHOWN_PX),
             height=420,
         )
     take.click(lambda image: image, now, mask, **QUIET)
@@ -232,7 +232,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
                 alt = "The image while the text pulls it"
                 now = picture("Now", alt, value=first, min_width=120)
             line = gr.HTML(status(HINT), label="Status", elem_classes="line")
-            save = look.downloads("Save PNG", "Save MP4", "Save latent")
+            save = theme.downloads("Save PNG", "Save MP4", "Save latent")
         with gr.Column(min_width=300, scale=4):
             hint = "Several: one | another:1.5 | not this:-0.5"
             prompt = gr.Textbox(EXAMPLES[0], label="Text", info=hint, max_lines=4)
@@ -247,7 +247,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
             inputs = fields | _start_fields() | _more_fields(now)
             if is_mini(context.clip):
                 with gr.Accordion("Words the small text model knows", open=False):
-                    gr.Markdown(look.words())
+                    gr.Markdown(theme.words())
     say = command_box(context, demo, command, inputs, "After a run, the second line goes on")
     noting = callback(context, note_words, ["prompt"])
     prompt.change(noting, prompt, strangers, trigger_mode="always_last", **QUIET)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from app_tabs import look
+from app_tabs import theme
 from app_tabs.context import Context, callback
-from app_tabs.look import status
+from app_tabs.theme import status
 from app_tabs.wiring import QUIET, Desk, command_box, command_line, jobs
 from sg3.files import prepare_folder, write_text
 from sg3.training import TrainConfig, describe
@@ -97,7 +97,7 @@ def table(rows: list, kimg: float) -> str:
         figures = [
             str(row.images_per_pass),
             "–" if row.memory_gib is None else f"{row.memory_gib:.1f} GiB",
-            "–" if row.seconds_per_kimg is None else look.seconds(row.seconds_per_kimg),
+            "–" if row.seconds_per_kimg is None else theme.seconds(row.seconds_per_kimg),
             "–" if row.days is None else duration(row.days * 86400),
             html.escape(row.note),
         ]
@@ -108,7 +108,7 @@ def table(rows: list, kimg: float) -> str:
 def duration(value: float) -> str:
     """Like '12 min', '5.2 hours' or '3.1 days'."""
     if value < 5400:
-        return look.seconds(value)
+        return theme.seconds(value)
     return f"{value / 3600:.1f} hours" if value < 129600 else f"{value / 86400:.1f} days"
 
 

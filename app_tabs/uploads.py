@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from app_tabs.context import Context
-from guidance.inversion.photo import read_photo
+from sg3.data.photos import read_photo
 from sg3.files import prepare_folder
 
 MOST_BYTES, MOST_PIXELS = 20_000_000, 40_000_000

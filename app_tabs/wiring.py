@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from app_tabs import look
+from app_tabs import theme
 from app_tabs.context import Context, callback
-from app_tabs.look import status
+from app_tabs.theme import status
 
 #: One job at a time per device; the page shows the place in the queue. Pictures that follow a
 #: slider have a queue of their own, so that they do not wait for jobs.
@@ -58,7 +58,7 @@ def jobs(
         context.session(request).begin(tab)
         busy = [gr.update(interactive=False)] * len(desk.run)
         line = status("Waiting for the device ...")
-        return line, gr.update(interactive=True), *busy, *look.not_ready(len(desk.files))
+        return line, gr.update(interactive=True), *busy, *theme.not_ready(len(desk.files))
 
     def end(request: gr.Request):
         context.session(request).end(tab)

@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 
 from ops_cuda.bias_act import triton_path as bias_act_path
-from ops_cuda.filtered_lrelu import definition
+from ops_cuda.filtered_lrelu import reference
 from ops_cuda.filtered_lrelu import triton_path as path
-from ops_cuda.filtered_lrelu.definition import Geometry
+from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.filtered_lrelu.triton_tables import tiles
 from ops_cuda.upfirdn2d import triton_path as upfirdn2d_path
-from ops_cuda.upfirdn2d.definition import Resampling
-from sg3.networks.schedule import plan_layers
+from ops_cuda.upfirdn2d.reference import Resampling
+from sg3.networks.layer_schedule import plan_layers
 from sg3.networks.stylegan3 import SynthesisLayer
 
 DEVICE = "cuda"
@@ -114,10 +114,10 @@ def check(layer: Layer) -> dict[str, float]:
     slopes = path.unpacked(states)[..., : geometry.middle_size(x.shape[3], x.shape[2], fu)[0]]
 
     def carried(dy, fu, fd):
-        return definition.linear(dy, fd, fu, slopes, back)
+        return reference.linear(dy, fd, fu, slopes, back)
 
     triples = {
-        "forward": (y, definition.forward(*half, geometry), definition.forward(*wide, geometry)),
+        "forward": (y, reference.forward(*half, geometry), reference.forward(*wide, geometry)),
         "gradient": (
             path.linear(dy, fd, fu, states, back),
             carried(dy, *half[1:3]),

@@ -25,8 +25,8 @@ import torch
 from PIL import Image
 
 from sg3.data import open_dataset
+from sg3.distributed.team import Team
 from sg3.training import TrainConfig
-from sg3.training.team import Team
 from sg3.training.trainer import Trainer
 
 CYCLE = 16  # D's regularisation interval

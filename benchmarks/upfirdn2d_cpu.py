@@ -5,7 +5,7 @@
 Two floors: copying as many bytes as a call reads and writes between buffers that exist (`copy`),
 and reading the input and filling a new result (`new`), which also pays for the pages that the
 system has to hand out and clear for a large result. Before anything is timed the path in use has
-to agree with the definition. Writes out/bench/upfirdn2d_cpu.json.
+to agree with the reference. Writes out/bench/upfirdn2d_cpu.json.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.generator_cpu import timed
 from ops_cuda import setup_filter
-from ops_cuda.upfirdn2d import Resampling, definition, operator
+from ops_cuda.upfirdn2d import Resampling, operator, reference
 
 ROUNDS = 5
 TOLERANCE = 1e-5
@@ -66,7 +66,7 @@ def cases() -> list[Case]:
 def disagreement(case: Case, run: Callable[[torch.Tensor], torch.Tensor]) -> float:
     """Largest relative difference from the definition for one image."""
     x = _input(case, 1)
-    expected = definition.definition(x, case.f, case.spec)
+    expected = reference.definition(x, case.f, case.spec)
     return float((run(x) - expected).abs().max() / expected.abs().max())
 
 

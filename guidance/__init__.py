@@ -1,6 +1,6 @@
 """A text (or an image) pulls a latent."""
 
 from guidance.encoders import Encoder, load_encoder
-from guidance.steer import SteerConfig, Step, steer, steer_batch
+from guidance.steering.steer import SteerConfig, Step, steer, steer_batch
 
 __all__ = ["Encoder", "SteerConfig", "Step", "load_encoder", "steer", "steer_batch"]

@@ -60,7 +60,7 @@ def random_views(
     """`count` random views of each image, for an encoder that reads `size_px` pixels.
 
     `images` `[B, 3, H, W]` → `[B, count, 3, h, w]`. Images larger than `size_px` are cut out at
-    random places and sizes and pooled to `size_px` (FACTS 8.1); smaller ones are shown whole at
+    random places and sizes and pooled to `size_px` (REFERENCE.md §8.1); smaller ones are shown whole at
     their own size under a small random affine map. `generators`: one per image, on the CPU, so
     that an image's views do not depend on what else is in the batch.
     """

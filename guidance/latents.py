@@ -46,7 +46,7 @@ class LatentStatistics:
 def latent_statistics(
     G: nn.Module, components: int = 48, class_index: int | None = None
 ) -> LatentStatistics:
-    """Statistics of W from 10 000 latents, psi 1 (FACTS 8.1), with at most `components` axes.
+    """Statistics of W from 10 000 latents, psi 1 (REFERENCE.md §8.1), with at most `components` axes.
 
     Computed once per network and label and kept as long as the network lives; computed anew
     when the weights of its mapping change. Raises ValueError for `components` < 1.
@@ -102,7 +102,7 @@ class LatentSpace:
     """Coordinates around a start: `ws = base + coordinates @ directions`.
 
     `basis="pca"` moves along the principal components of W only, each scaled to unit variance;
-    `basis="std"` moves every number of w, each scaled by its standard deviation (FACTS 8.1).
+    `basis="std"` moves every number of w, each scaled by its standard deviation (REFERENCE.md §8.1).
     `per_layer` gives each of the `num_ws` rows coordinates of its own (W+). Whatever of the start
     lies outside the span stays in `base`, so the start itself is met exactly. With `rows` the
     others stay where they start.

@@ -58,7 +58,7 @@ def image_prompt(picture: str | os.PathLike | Image.Image, weight: float = 1.0) 
         raise UserError("image: the weight is 0, expected another number")
     if isinstance(picture, Image.Image):
         return Prompt("a picture", weight, to_mode(picture, "RGB"))
-    from guidance.inversion.photo import read_photo  # reads what cameras write, orientation too
+    from sg3.data.photos import read_photo  # reads what cameras write, orientation too
 
     return Prompt(Path(picture).name, weight, to_mode(read_photo(picture), "RGB"))
 

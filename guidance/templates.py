@@ -29,7 +29,7 @@ def _imagenet() -> tuple[str, ...]:
     return (*sentences, "a photo of my {}.", "a photo of one {}.", "itap of my {}.")
 
 
-#: "imagenet": the 79 that StyleGAN-NADA averages, from CLIP's ImageNet prompts (FACTS 8.6).
+#: "imagenet": the 79 that StyleGAN-NADA averages, from CLIP's ImageNet prompts (REFERENCE.md §8.6).
 TEMPLATES = {
     "imagenet": _imagenet(),
     "mini": ("{}", "a {}", "the {}", "a picture of a {}", "a face of a {}"),

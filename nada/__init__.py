@@ -3,6 +3,6 @@
 from nada.adapt import Adaptation, Step, adapt
 from nada.config import AdaptConfig
 from nada.objective import ViewConfig, Weights
-from nada.watch import StopRule
+from nada.stop_rule import StopRule
 
 __all__ = ["AdaptConfig", "Adaptation", "Step", "StopRule", "ViewConfig", "Weights", "adapt"]

@@ -16,12 +16,12 @@ from guidance.encoders import Encoder, is_mini, load_encoder
 from guidance.latents import map_latents, seed_latents
 from guidance.render import renderer
 from guidance.templates import templates_of
-from nada.choice import LayerChoice
+from nada.clip_directions import Target, image_target, members_of, text_target
 from nada.config import LR_SCALE, AdaptConfig, usual_config
-from nada.directions import Target, image_target, members_of, text_target
+from nada.layer_choice import LayerChoice
 from nada.layers import Unit, free_of_nyquist, units_of
 from nada.objective import Objective
-from nada.watch import Check, StopRule, Watch
+from nada.stop_rule import Check, StopRule, Watch
 from sg3.checkpoints import Networks
 
 #: Pictures of the source generator that stand for it where the target is pictures.
@@ -71,7 +71,7 @@ def adapt(
     is the result. The same seed gives the same result. Raises ValueError for bad input, before the
     first step.
 
-    Source: StyleGAN-NADA (arXiv 2108.00946), FACTS 8.6.
+    Source: StyleGAN-NADA (arXiv 2108.00946), REFERENCE.md §8.6.
     """
     G = network.G_ema if isinstance(network, Networks) else network
     config = dataclasses.replace(config or usual_config(clip), **settings)

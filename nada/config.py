@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from guidance.encoders import Encoder, is_mini
 from guidance.templates import templates_of
 from nada.objective import ViewConfig, Weights
-from nada.watch import StopRule
+from nada.stop_rule import StopRule
 
-#: The published code scales Adam as lazy regularisation once asked for (FACTS 8.6).
+#: The published code scales Adam as lazy regularisation once asked for (REFERENCE.md §8.6).
 LR_SCALE, PUBLISHED_BETAS = 4 / 5, (0.0, 0.99 ** (4 / 5))
 
 

@@ -1,4 +1,4 @@
-"""Which tensors of a generator may change (NADA Sec. 4.2; FACTS 8.6)."""
+"""Which tensors of a generator may change (NADA Sec. 4.2; REFERENCE.md §8.6)."""
 
 from __future__ import annotations
 

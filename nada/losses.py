@@ -1,11 +1,11 @@
-"""Terms of the adaptation's loss; every one takes features of the same encoder (FACTS 8.6)."""
+"""Terms of the adaptation's loss; every one takes features of the same encoder (REFERENCE.md §8.6)."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from nada.directions import Target
+from nada.clip_directions import Target
 
 PATCH_SCALES, PATCH_PROJECTIONS, PATCH_SIDE_PX = 2, 32, 7
 

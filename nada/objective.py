@@ -12,7 +12,7 @@ from guidance.cutouts import AUGMENTS, random_views
 from guidance.encoders import Encoder
 from guidance.render import as_rgb
 from nada import losses
-from nada.directions import Target, members_of
+from nada.clip_directions import Target, members_of
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class SpectralChange:
 def power_spectrum(images: torch.Tensor) -> torch.Tensor:
     """Mean power `[H, W]` of `images` `[N, C, H, W]` in [−1, 1], in the order of `fftfreq`.
 
-    Kaiser windows whose squares add up to 1, as in SG3 App. A (FACTS 6.4): white noise of variance
+    Kaiser windows whose squares add up to 1, as in SG3 App. A (REFERENCE.md §6.4): white noise of variance
     v has power v everywhere. Means are taken away, and what no picture shows is clamped.
     """
     windows = []

@@ -27,9 +27,9 @@ from triton.compiler import ASTSource
 from ops_cuda.bias_act import ACTIVATIONS
 from ops_cuda.bias_act import triton_path as bias_act_path
 from ops_cuda.filtered_lrelu import triton_path as filtered_lrelu_path
-from ops_cuda.filtered_lrelu.definition import Geometry
+from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.upfirdn2d import triton_path as upfirdn2d_path
-from ops_cuda.upfirdn2d.definition import Resampling
+from ops_cuda.upfirdn2d.reference import Resampling
 
 ARCHITECTURES = (80, 90, 100)
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "KERNELS.md"

@@ -1,4 +1,4 @@
-"""`conv2d_resample`: a 2-D convolution with up- or downsampling in between (FACTS 1.6)."""
+"""`conv2d_resample`: a 2-D convolution with up- or downsampling in between (REFERENCE.md §1.6)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def conv2d_resample(
 
     `f` is the low-pass filter of both resamplings. `padding` refers to the upsampled image.
     `flip_weight=True` correlates (as `torch.conv2d`), False convolves. Returns `[N, O, H', W']`.
-    Source: FACTS 1.6; the order of the steps is chosen for speed, the value is the same.
+    Source: REFERENCE.md §1.6; the order of the steps is chosen for speed, the value is the same.
     """
     if x.ndim != 4 or w.ndim != 4:
         raise ValueError(

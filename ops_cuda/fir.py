@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-#: 1-D filters with at least this many taps stay separable in `setup_filter` (FACTS 1.2).
+#: 1-D filters with at least this many taps stay separable in `setup_filter` (REFERENCE.md §1.2).
 SEPARABLE_MIN_TAPS = 8
 
 
@@ -18,7 +18,7 @@ def setup_filter(
     gain: float = 1,
     separable: bool | None = None,
 ) -> torch.Tensor:
-    """Prepare a FIR filter for `upfirdn2d` and `filtered_lrelu` (FACTS 1.2).
+    """Prepare a FIR filter for `upfirdn2d` and `filtered_lrelu` (REFERENCE.md §1.2).
 
     Takes a scalar, a 1-D or 2-D list/tensor, or None (the identity). Returns float32, `[taps]`
     when separable and `[taps_y, taps_x]` otherwise, with sum `gain` as a 2-D filter.

@@ -87,7 +87,7 @@ def modulated_conv2d(
 ) -> torch.Tensor:
     """Convolve `x` `[N, I, H, W]` with weights `w` `[O, I, k, k]` scaled by styles `s` `[N, I]`.
 
-    The per-sample weights `w·s·d` (FACTS 2.8) factor into scales of the inputs (styles and
+    The per-sample weights `w·s·d` (REFERENCE.md §2.8) factor into scales of the inputs (styles and
     `input_gain`, broadcastable to `[N, I]`) and of the outputs (demodulation `d` `[N, O]`), so
     the convolution itself is dense and shared by the batch: no grouped convolution.
     Returns `[N, O, H + 2·padding − k + 1, …]` in the dtype of `x`. Raises ValueError on shapes

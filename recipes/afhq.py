@@ -8,7 +8,7 @@ Commands:
     --variant by-class
 Going on after an interruption: the same command with --resume latest.
 
-The reference values of gamma (FACTS 4.8) are those of `cfg`: T 8.2, R 16.4, StyleGAN2 5. The labels
+The reference values of gamma (REFERENCE.md §4.8) are those of `cfg`: T 8.2, R 16.4, StyleGAN2 5. The labels
 (cat, dog, wild) are there for the variant by-class, which is ours; the reference runs ignore them.
 
 Hardware: 8 GPUs for 4 images each, 6.3 GiB for T by the estimate of `sg3 plan`; fewer GPUs

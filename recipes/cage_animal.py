@@ -24,7 +24,7 @@ import json
 
 import click
 
-from nada.cli import adapt
+from nada.commands.adapt import adapt
 from recipes.run import RecipeCommand
 from sg3.cli.options import debug_option, device_option
 

@@ -1,14 +1,14 @@
 """StyleGAN3-T, R and StyleGAN2 on the same world: equivariance and texture sticking, on a CPU.
 
 Commands:
-  python -m recipes.minifaces.dataset --dest data/minifaces.zip --num 50000 --seed 0
+  python -m recipes.minifaces.world.dataset --dest data/minifaces.zip --num 50000 --seed 0
   python -m recipes.compare_sg2_sg3 train --data data/minifaces.zip --outdir runs/compare
-  python -m recipes.minifaces.bundle --network runs/compare/stylegan2.safetensors \\
+  python -m recipes.minifaces.generator.bundle --network runs/compare/stylegan2.safetensors \\
     --out sg3/assets/mini-faces-stylegan2.safetensors
   python -m recipes.compare_sg2_sg3 measure --outdir docs
 
 `train` takes a StyleGAN2 through the steps that made `mini-faces` (recipes/minifaces/
-pretrain_stylegan2.py); `recipes.minifaces.pretrain --cfg stylegan3-r` does so with an R
+pretrain_stylegan2.py); `recipes.minifaces.generator.pretrain --cfg stylegan3-r` does so with an R
 (recipes/minifaces/README.md). `measure` writes compare-sg2-sg3.json and compare-sg2-sg3.png:
 
 - EQ-T of the input: as `sg3 metrics` has it. The constant of StyleGAN2 is read as samples of a
@@ -38,11 +38,11 @@ import torch
 from torch import nn
 
 import sg3
-from recipes.minifaces.comparison import generated, measure, rendered
-from recipes.minifaces.evaluate_generator import HELDOUT_BASE
-from recipes.minifaces.latents import POSE_DIM, code_of_seeds, z_of
-from recipes.minifaces.movable import MovableStyleGAN2
-from recipes.minifaces.pretrain_stylegan2 import train
+from recipes.minifaces.evaluation.comparison import generated, measure, rendered
+from recipes.minifaces.evaluation.generator import HELDOUT_BASE
+from recipes.minifaces.generator.latents import POSE_DIM, code_of_seeds, z_of
+from recipes.minifaces.generator.movable import MovableStyleGAN2
+from recipes.minifaces.generator.pretrain_stylegan2 import train
 from sg3.allocator import keep_large_blocks
 from sg3.analysis.drawing import Drawing
 from sg3.cli.main import errors_in_one_line
@@ -158,7 +158,7 @@ def main() -> None:
 
 
 @main.command("train")
-@click.option("--data", required=True, metavar="ZIP", help="Of recipes.minifaces.dataset, seed 0.")
+@click.option("--data", required=True, metavar="ZIP", help="From recipes.minifaces.world.dataset.")
 @outdir_option
 @debug_option
 def train_command(data: str, outdir: str) -> None:

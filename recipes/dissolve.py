@@ -41,8 +41,8 @@ PROMPTS = (
 @debug_option
 def main(outdir, prompts, network, clip, steps, fade, motion, amount, seed, device) -> None:
     import sg3
-    from guidance.dissolve import dissolve
-    from guidance.record import Recording
+    from guidance.steering.dissolve import dissolve
+    from guidance.steering.record import Recording
 
     check_folder(outdir)
     G = sg3.load(network, device=resolve_device(device)).G_ema

@@ -12,7 +12,7 @@ Going on after an interruption: the same command with --resume latest. For the s
 ffhqu-256.zip with --resolution 256x256 and train with --variant 256.
 
 `ffhq` is the folder of the in-the-wild photographs; `recipes.ffhq_unaligned_crops` says what is cut
-from them, and what of it could not be verified. Settings are the reference ones (FACTS 4.8): no
+from them, and what of it could not be verified. Settings are the reference ones (REFERENCE.md §4.8): no
 augmentation, as 70 000 pictures and their mirrored copies suffice; gamma 32.8 for T and R, 10 for
 StyleGAN2; at 256 gamma 1 for all, half the channels, a faster discriminator.
 

@@ -11,7 +11,7 @@ Going on after an interruption: the same command with --resume latest.
 
 Few pictures: mirrored copies, adaptive augmentation, a fifth of the usual length, and a network
 saved every 40 kimg, because the best one may come early. `cfg` chooses the network to start
-from and gamma; the reference values (FACTS 4.8):
+from and gamma; the reference values (REFERENCE.md §4.8):
 
   cfg           aligned, from FFHQ   unaligned, from FFHQ-U
   stylegan3-t   6.6                  16.4

@@ -25,7 +25,7 @@ What it needs and does:
 - Another number of GPUs may go on with the run; the batch must be divisible by it.
 
 The batch grows with the machines, 4 images on each GPU, as minibatch statistics need groups of 4;
-gamma shrinks as the batch grows (gamma ∝ resolution²/batch, FACTS 4.8): 32.8 at 32, 16.4 at 64.
+gamma shrinks as the batch grows (gamma ∝ resolution²/batch, REFERENCE.md §4.8): 32.8 at 32, 16.4 at 64.
 Learning rates stay. `slurm_script(recipe="recipes.wikiart", …)` does the same for another recipe.
 
 Hardware: 2 machines of 8 GPUs (10.6 GiB each by the estimate of `sg3 plan`) and 32 CPU cores;

@@ -1,4 +1,4 @@
-"""Images from seeds or saved latents, as the official tool makes them (FACTS 9.1)."""
+"""Images from seeds or saved latents, as the official tool makes them (REFERENCE.md §9.1)."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def class_label(G: nn.Module, class_index: int | None) -> torch.Tensor | None:
 def inverse_transform(translate: tuple[float, float], rotate_deg: float) -> torch.Tensor:
     """The matrix [3, 3] for `synthesis.input.transform`: inverse of rotation, then translation.
 
-    m = [[cos, sin, x], [-sin, cos, y], [0, 0, 1]] in larger sides (FACTS 9.1).
+    m = [[cos, sin, x], [-sin, cos, y], [0, 0, 1]] in larger sides (REFERENCE.md §9.1).
     """
     angle = rotate_deg * math.pi / 180
     matrix = np.eye(3)

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import repository
 
 # Read by the libraries when they are imported, so set before any test module is.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -15,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Plain modules of fixtures that tests also import from.
 pytest.register_assert_rewrite("direction_doubles")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = repository.ROOT
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
 

@@ -1,5 +1,5 @@
 """What every channel of style space means to an encoder (StyleCLIP, arXiv 2103.17249, Sec. 6;
-FACTS 8.4).
+REFERENCE.md §8.4).
 
 A channel is set to its mean ± 5 standard deviations in a number of pictures; the mean change of
 their embedding, at unit length, is the channel's relevance vector. That is two pictures per channel

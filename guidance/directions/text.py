@@ -1,4 +1,4 @@
-"""A text as a direction in style space (StyleCLIP's global method, FACTS 8.4)."""
+"""A text as a direction in style space (StyleCLIP's global method, REFERENCE.md §8.4)."""
 
 from __future__ import annotations
 

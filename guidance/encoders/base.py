@@ -36,7 +36,7 @@ def prepare_images(
     """`img` `[N, 3, H, W]` in [−1, 1] → `[N, 3, size_px, size_px]`, normalised for a tower.
 
     Bicubic with antialiasing to the shorter side, then the centre. No clamp: a gradient must
-    also flow where the generator left [−1, 1] (FACTS 8.1).
+    also flow where the generator left [−1, 1] (REFERENCE.md §8.1).
     """
     if img.ndim != 4 or img.shape[1] != 3:
         raise ValueError(f"img: got shape {tuple(img.shape)}, expected [N, 3, H, W]")

@@ -1,7 +1,7 @@
 """The mini encoder: a small contrastive image-text model, one word one token, about two million
 parameters.
 
-It is trained by `recipes/minifaces/train_encoder.py` and stored as one safetensors file whose
+It is trained by `recipes/minifaces/encoder/train.py` and stored as one safetensors file whose
 metadata holds the configuration, the vocabulary and the provenance as JSON. Architecture: a plain
 convolutional tower that keeps a 4 x 4 map to the end (small features survive), and a two-layer text
 transformer.

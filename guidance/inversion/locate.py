@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from guidance.inversion.photo import Crop, central_crop
 from guidance.latents import map_latents, seed_latents
 from guidance.render import as_rgb, pictures_at_once, renderer
+from sg3.data.photos import Crop, central_crop
 from sg3.data.transforms import to_mode
 
 #: Larger side of what is compared, in pixels.

@@ -1,4 +1,4 @@
-"""Projection: the latent whose picture looks most like a given one (FACTS 8.5)."""
+"""Projection: the latent whose picture looks most like a given one (REFERENCE.md §8.5)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from guidance.inversion.beside import Beside, transform_of
-from guidance.inversion.distance import Distance, load_distance
+from guidance.distance import Distance, load_distance
+from guidance.inversion.nuisance import Beside, transform_of
 from guidance.latents import LatentSpace, latent_statistics, map_latents, seed_latents
 from guidance.render import renderer
 

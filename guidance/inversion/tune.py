@@ -1,5 +1,5 @@
 """Pivotal tuning: the generator itself is bent until the latent's picture is the photo
-(PTI, arXiv 2106.05744; FACTS 8.5)."""
+(PTI, arXiv 2106.05744; REFERENCE.md §8.5)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from guidance.inversion.distance import Distance, load_distance
+from guidance.distance import Distance, load_distance
 from guidance.inversion.project import Goal, check_targets
 from guidance.latents import latent_statistics, map_latents
 from guidance.render import renderer

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ops_cuda.bias_act.definition import negative_slope
+from ops_cuda.bias_act.reference import negative_slope
 
 DEVICE_TYPE = "cpu"
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

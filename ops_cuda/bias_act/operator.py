@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ops_cuda import choose
-from ops_cuda.bias_act import definition, in_place, triton_path
-from ops_cuda.bias_act.definition import ACTIVATIONS
+from ops_cuda.bias_act import in_place, reference, triton_path
+from ops_cuda.bias_act.reference import ACTIVATIONS
 
 PATHS: dict[str, ModuleType] = {
-    "reference": definition,
+    "reference": reference,
     "cpu": in_place,
     "triton": triton_path,
 }
@@ -30,7 +30,7 @@ def check(path: ModuleType, device: torch.device) -> float:
         settings = (1, act, 0.2, 1.5, 1.0)
         leaf = x.clone().requires_grad_()
         with torch.enable_grad():
-            y = definition.forward(leaf, b, *settings)
+            y = reference.forward(leaf, b, *settings)
             expected += [y.detach(), torch.autograd.grad(y, leaf, dy)[0]]
         own.append(path.forward(x, b, *settings))
         source, bias = (own[-1], None) if _from_output(act, 0.2, 1.5) else (x, b)
@@ -48,7 +48,7 @@ def _path_name(device_type: str, dtype: torch.dtype) -> str:
 
 def _from_output(act: str, alpha: float, gain: float) -> bool:
     """True if the slope follows from the output, so that the input need not be kept."""
-    return definition.negative_slope(act, alpha) is not None and gain > 0
+    return reference.negative_slope(act, alpha) is not None and gain > 0
 
 
 @torch.library.custom_op("ops_cuda::bias_act", mutates_args=())
@@ -152,7 +152,7 @@ def bias_act(
     `act` is one of linear relu lrelu tanh sigmoid elu selu softplus swish; None for `alpha` and
     `gain` takes that activation's customary values; None for `clamp` leaves it out.
     Differentiable twice in `x` and `b`; the gradient is zero where the clamp is active.
-    Raises ValueError for an unknown activation or a bias that does not fit. Source: FACTS 1.4.
+    Raises ValueError for an unknown activation or a bias that does not fit. Source: REFERENCE.md §1.4.
     """
     if act not in ACTIVATIONS:
         raise ValueError(f"act: got {act!r}, expected one of {', '.join(ACTIVATIONS)}")
@@ -170,5 +170,5 @@ def bias_act(
         return x
     path = _path_name(x.device.type, x.dtype)
     if path == "reference" or not PATHS[path].supports(act, alpha, gain):
-        return definition.forward(x, b, dim, act, alpha, gain, clamp)
+        return reference.forward(x, b, dim, act, alpha, gain, clamp)
     return _forward(x, b, dim, act, alpha, gain, clamp, path)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ops_cuda.bias_act.definition import ACTIVATIONS, negative_slope
+from ops_cuda.bias_act.reference import ACTIVATIONS, negative_slope
 from ops_cuda.triton_support import knobs
 from ops_cuda.triton_support import missing as missing
 

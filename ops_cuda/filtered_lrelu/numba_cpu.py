@@ -7,8 +7,8 @@ import torch
 
 from ops_cuda import recycled
 from ops_cuda.filtered_lrelu import numba_plan as plan
-from ops_cuda.filtered_lrelu.definition import Geometry
 from ops_cuda.filtered_lrelu.numba_kernel import run_groups
+from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.fir import filter_size
 from ops_cuda.numba_support import missing
 from ops_cuda.planes import in_parallel

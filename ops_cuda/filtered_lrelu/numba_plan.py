@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ops_cuda.filtered_lrelu.definition import Geometry
+from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.planes import separable_terms
 
 #: Singular values of a 2-D filter below this share of the largest are left out.

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ops_cuda import choose
 from ops_cuda.bias_act import SQRT2, bias_act
-from ops_cuda.filtered_lrelu import definition, numba_cpu, torch_cpu, triton_path
-from ops_cuda.filtered_lrelu.definition import Geometry
+from ops_cuda.filtered_lrelu import numba_cpu, reference, torch_cpu, triton_path
+from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.fir import as_padding, filter_size, memory_format_of
 
 PATHS: dict[str, ModuleType] = {
-    "reference": definition,
+    "reference": reference,
     "cpu": numba_cpu,
     "cpu-torch": torch_cpu,
     "triton": triton_path,
@@ -32,14 +32,14 @@ def check(path: ModuleType, device: torch.device) -> float:
     x, b, fu, fd = (t.to(device) for t in (x, b, fu, fd))
     geometry = Geometry(2, 2, (9, 8, 9, 8), 2.0, 0.25, 16.0, False)
     back = geometry.transposed(x.shape, fu, fd)
-    y, states = definition.forward_with_states(x, fu, fd, b, geometry)
+    y, states = reference.forward_with_states(x, fu, fd, b, geometry)
     own_y, own_states = path.forward_with_states(x, fu, fd, b, geometry)
     own = [
         own_y,
         path.forward(x, fu, fd, b, geometry),
         path.linear(y, fd, fu, own_states, back),
     ]
-    return choose.relative_error(own, [y, y, definition.linear(y, fd, fu, states, back)])
+    return choose.relative_error(own, [y, y, reference.linear(y, fd, fu, states, back)])
 
 
 OPERATOR = choose.Operator("filtered_lrelu", PATHS, check)
@@ -178,7 +178,7 @@ def filtered_lrelu(
     flip_filter: bool = False,
     scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Bias, upsample, leaky ReLU, downsample: a nonlinearity that does not alias (FACTS 1.5).
+    """Bias, upsample, leaky ReLU, downsample: a nonlinearity that does not alias (REFERENCE.md §1.5).
 
     Args:
         x: `[N, C, H, W]`, any floating dtype.

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ops_cuda.filtered_lrelu.definition import CLAMPED, Geometry, states_shape
+from ops_cuda.filtered_lrelu.reference import CLAMPED, Geometry, states_shape
 from ops_cuda.planes import separable_terms
 
 DEVICE_TYPE = "cpu"

@@ -12,8 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ops_cuda.filtered_lrelu import definition
-from ops_cuda.filtered_lrelu.definition import Geometry
+from ops_cuda.filtered_lrelu import reference
+from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.filtered_lrelu.triton_tables import (
     MOST_TERMS,
     STATES_PER_BYTE,
@@ -58,7 +58,7 @@ def forward(x, fu, fd, b, geometry: Geometry, scale: Tensor | None = None) -> Te
     """`[N, C, H, W]` → `[N, C, H', W']`; `scale` `[N, C]` multiplies `x` before the bias."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        return definition.forward(x, fu, fd, b, geometry, scale)
+        return reference.forward(x, fu, fd, b, geometry, scale)
     return run(x, fu, fd, b, geometry, tile, triton_kernel.APPLY, None, scale)
 
 
@@ -68,7 +68,7 @@ def forward_with_states(
     """The same, and the packed slope states for the gradient."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        y, states = definition.forward_with_states(x, fu, fd, b, geometry, scale)
+        y, states = reference.forward_with_states(x, fu, fd, b, geometry, scale)
         return y, packed(states)
     states = x.new_empty(states_shape(x.shape, fu, fd, geometry), dtype=torch.uint8)
     return run(x, fu, fd, b, geometry, tile, triton_kernel.STORE, states, scale), states
@@ -78,7 +78,7 @@ def linear(x, fu, fd, states, geometry: Geometry) -> Tensor:
     """Upsample, multiply by the slope of each stored state, downsample."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        return definition.linear(x, fu, fd, unpacked(states), geometry)
+        return reference.linear(x, fu, fd, unpacked(states), geometry)
     return run(x, fu, fd, None, geometry, tile, triton_kernel.USE, states)
 
 

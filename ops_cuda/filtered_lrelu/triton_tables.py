@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ops_cuda.filtered_lrelu.definition import Geometry
+from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.planes import decomposed
 
 #: Singular values of a 2-D filter below this share of the largest are left out.

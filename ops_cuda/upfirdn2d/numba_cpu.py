@@ -17,15 +17,15 @@ import torch
 from ops_cuda import recycled
 from ops_cuda.numba_support import missing
 from ops_cuda.planes import in_parallel, separable_terms
-from ops_cuda.upfirdn2d import definition
-from ops_cuda.upfirdn2d.definition import Resampling
+from ops_cuda.upfirdn2d import reference
 from ops_cuda.upfirdn2d.numba_kernel import run_rows
+from ops_cuda.upfirdn2d.reference import Resampling
 
 __all__ = ["missing", "run"]
 
 DEVICE_TYPE = "cpu"
 DTYPES = (torch.float32,)
-#: Filters that need more separable terms than this go to the definition.
+#: Filters that need more separable terms than this go to the reference.
 MOST_TERMS = 3
 #: From this many channels on, depthwise convolutions of channels-last images are as fast as memory.
 MANY_CHANNELS = 8
@@ -42,10 +42,10 @@ def run(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tens
     channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     short_rows = out_w < NARROW and n * c * out_h > MANY_ROWS
     if x.numel() == 0 or short_rows or (channels_last and c >= MANY_CHANNELS):
-        return definition.run(x, f, spec)
+        return reference.run(x, f, spec)
     x_taps, y_taps = separable_terms(f, spec.flip_filter, spec.gain)
     if len(x_taps) > MOST_TERMS:
-        return definition.run(x, f, spec)
+        return reference.run(x, f, spec)
     y = recycled.empty([n, c, out_h, out_w], torch.float32)
     (up_x, up_y), (down_x, down_y) = spec.up, spec.down
     left, _, top, _ = spec.padding

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ops_cuda import choose
 from ops_cuda.fir import as_padding, as_pair, filter_size, memory_format_of
-from ops_cuda.upfirdn2d import definition, numba_cpu, triton_path
-from ops_cuda.upfirdn2d.definition import Resampling
+from ops_cuda.upfirdn2d import numba_cpu, reference, triton_path
+from ops_cuda.upfirdn2d.reference import Resampling
 
 PATHS: dict[str, ModuleType] = {
-    "reference": definition,
+    "reference": reference,
     "cpu": numba_cpu,
     "triton": triton_path,
 }
@@ -36,7 +36,7 @@ def check(path: ModuleType, device: torch.device) -> float:
         )
     ]
     own = [path.run(*call) for call in calls]
-    return choose.relative_error(own, [definition.run(*call) for call in calls])
+    return choose.relative_error(own, [reference.run(*call) for call in calls])
 
 
 OPERATOR = choose.Operator("upfirdn2d", PATHS, check)
@@ -98,7 +98,7 @@ def upfirdn2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> torch.Tensor:
-    """Upsample by zero insertion, pad, filter and decimate each channel of `x` (FACTS 1.3).
+    """Upsample by zero insertion, pad, filter and decimate each channel of `x` (REFERENCE.md §1.3).
 
     Args:
         x: `[N, C, H, W]`, any floating dtype.

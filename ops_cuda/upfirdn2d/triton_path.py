@@ -11,7 +11,7 @@ from torch import Tensor
 from ops_cuda.fir import filter_size
 from ops_cuda.triton_support import knobs
 from ops_cuda.triton_support import missing as missing
-from ops_cuda.upfirdn2d.definition import Resampling
+from ops_cuda.upfirdn2d.reference import Resampling
 
 if knobs is not None:
     import triton

@@ -15,7 +15,7 @@ from torch import nn
 from sg3.errors import UserError
 from sg3.generate import user_transform
 from sg3.networks import stylegan3
-from sg3.networks.schedule import LayerSpec
+from sg3.networks.layer_schedule import LayerSpec
 from sg3.networks.sizes import ImageSize
 
 Kept = TypeVar("Kept")

@@ -1,4 +1,4 @@
-"""Average power spectra of pictures (SG3 App. A; FACTS 6.4), and charts of them.
+"""Average power spectra of pictures (SG3 App. A; REFERENCE.md §6.4), and charts of them.
 
 Pictures in bytes are normalised by one mean and one standard deviation for all sources of a chart,
 those of all pixels of the first source, so that levels can be compared. Each is multiplied by a

@@ -24,10 +24,10 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from sg3.animation import VideoConfig, cell_keyframes, render, seed_latents, spline_path
 from sg3.errors import UserError
 from sg3.media import to_uint8
 from sg3.media.images import enlarge
-from sg3.video import VideoConfig, cell_keyframes, render, seed_latents, spline_path
 
 SIGMA_PX = 1.5  # of the blur
 TITLE_PX = 22

@@ -5,7 +5,7 @@
     G = apply_deltas(source, [(delta, 0.7), (load_delta("sketch.safetensors"), 0.4)])
 
 Strengths multiply and sums add in weight space, as between StyleGAN-NADA's checkpoints
-(FACTS 8.6).
+(REFERENCE.md §8.6).
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def cached_path(url: str) -> Path:
 def official_copy(url: str) -> Path | None:
     """What the official tools have already downloaded from `url` on this machine, if anything.
 
-    They keep `md5(url)_name` in `$DNNLIB_CACHE_DIR` or `~/.cache/dnnlib/downloads` (FACTS 7.7).
+    They keep `md5(url)_name` in `$DNNLIB_CACHE_DIR` or `~/.cache/dnnlib/downloads` (REFERENCE.md §7.7).
     """
     folder = os.environ.get("DNNLIB_CACHE_DIR")
     folder = Path(folder) if folder else Path.home() / ".cache" / "dnnlib"

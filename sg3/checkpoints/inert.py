@@ -40,7 +40,7 @@ class Record:
 
 
 def _record(meta: Any) -> Record:
-    """`_reconstruct_persistent_obj(meta)` without its source text (FACTS 7.2)."""
+    """`_reconstruct_persistent_obj(meta)` without its source text (REFERENCE.md §7.2)."""
     if not isinstance(meta, dict):
         raise Refused("a module record in it is not a dictionary")
     if meta.get("type") != "class" or meta.get("version") != 6:
@@ -148,7 +148,7 @@ def _set(items: Any) -> set:
 
 
 def find_official(module: str, name: str) -> Builder:
-    """The builder for a global of an official network file (FACTS 7.3); all else is refused."""
+    """The builder for a global of an official network file (REFERENCE.md §7.3); all else is refused."""
     if module == "dnnlib.tflib.network":
         return _tensorflow(module, name)
     if (module, name) not in _TABLE:

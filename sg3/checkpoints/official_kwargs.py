@@ -1,4 +1,4 @@
-"""Which network an official record is, and with which arguments to build ours (FACTS 7.5)."""
+"""Which network an official record is, and with which arguments to build ours (REFERENCE.md §7.5)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Official network pickles (StyleGAN3, StyleGAN2 and StyleGAN2-ADA for PyTorch), read safely.
 
 The file's source text is skipped, its names are looked up among our own builders, its tensors
-are views into the file until a network asks for them (FACTS 7).
+are views into the file until a network asks for them (REFERENCE.md §7).
 """
 
 from __future__ import annotations

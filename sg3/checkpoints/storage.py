@@ -1,4 +1,4 @@
-"""Tensors in official pickles: legacy torch.save streams, read without torch.load (FACTS 7.4)."""
+"""Tensors in official pickles: legacy torch.save streams, read without torch.load (REFERENCE.md §7.4)."""
 
 from __future__ import annotations
 

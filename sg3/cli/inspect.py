@@ -170,8 +170,8 @@ def _check_output(output: str | None) -> None:
 
 def _latent(G, seed: int, latent: str | None, sha256: str | None, trunc: float, class_index):
     """ws `[1, num_ws, w_dim]`."""
+    from sg3.animation import VideoConfig, seed_latents
     from sg3.generate import load_latents
-    from sg3.video import VideoConfig, seed_latents
 
     if latent is None:
         config = VideoConfig(seeds=(seed,), truncation_psi=trunc, class_index=class_index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,10 +19,13 @@ from sg3.threads import wait_politely
 COMMANDS = {
     "generate": ("sg3.cli.generate:generate", "Images from seeds."),
     "video": ("sg3.cli.video:video", "Interpolations, loops, moving inputs, texture sticking."),
-    "steer": ("guidance.cli:steer", "A text prompt pulls an image towards what it says."),
-    "edit": ("guidance.cli_edit:edit", "Move a latent along texts and other directions."),
-    "project": ("guidance.cli_project:project", "Find the latent of a photo; tune to it."),
-    "adapt": ("nada.cli:adapt", "A text pulls a network into another domain."),
+    "steer": (
+        "guidance.commands.steer:steer",
+        "A text prompt pulls an image towards what it says.",
+    ),
+    "edit": ("guidance.commands.edit:edit", "Move a latent along texts and other directions."),
+    "project": ("guidance.commands.project:project", "Find the latent of a photo; tune to it."),
+    "adapt": ("nada.commands.adapt:adapt", "A text pulls a network into another domain."),
     "train": ("sg3.cli.train:train", "Train a network on a folder or zip of images."),
     "plan": ("sg3.cli.plan:plan", "Memory, time and files of a training run before it starts."),
     "dataset": ("sg3.cli.dataset:dataset", "Prepare a data set from images."),
@@ -68,12 +72,32 @@ def errors_in_one_line(ctx: click.Context | None) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError) or (ctx is not None and ctx.meta.get("sg3.debug")):
             raise
-        raise OneLineError(one_line(error)) from None
+        command = None if ctx is None else ctx.meta.get("sg3.command")
+        raise OneLineError(with_option_names(one_line(error), command)) from None
     except RuntimeError as error:
         out_of_memory = type(error).__name__ == "OutOfMemoryError"
         if not out_of_memory or (ctx is not None and ctx.meta.get("sg3.debug")):
             raise
         raise OneLineError("out of GPU memory; try a smaller batch or --device cpu") from None
+
+
+def with_option_names(message: str, command: click.Command | None) -> str:
+    """A library message with the options of `command` in place of Python's argument names.
+
+    Arguments stand at the start, `batch: got 0, …`, or in backticks: `batch` becomes --batch.
+    """
+    names: dict[str, str] = {}
+    commands = [command] if command else []
+    for current in commands:  # grows while it is read: commands below a group follow it
+        commands += getattr(current, "commands", {}).values()
+        for param in current.params:
+            if isinstance(param, click.Option) and param.name:
+                names.setdefault(param.name, max(param.opts, key=len))
+    start = re.match(r"(\w+(?:, \w+)*): ", message)
+    if start and all(name in names for name in start[1].split(", ")):
+        options = ", ".join(names[name] for name in start[1].split(", "))
+        message = f"{options}: {message[start.end() :]}"
+    return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
 
 
 def one_line_usage(error: click.UsageError) -> str:
@@ -103,7 +127,9 @@ class LazyGroup(click.Group):
             near = difflib.get_close_matches(args[0], COMMANDS, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}" if near else f"one of {', '.join(COMMANDS)}"
             raise OneLineError(f"no command {args[0]!r}; {hint}?")
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        ctx.meta["sg3.command"] = command
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -99,8 +99,8 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
     import sg3
     from sg3.checkpoints.load import locate
     from sg3.data import open_dataset
+    from sg3.distributed.team import Team
     from sg3.metrics import evaluate
-    from sg3.training.team import Team
 
     path, entry = locate(network)
     of_run = run_data(path.parent) if entry is None else None

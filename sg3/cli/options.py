@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,7 +22,7 @@ DELTAS = Path(__file__).resolve().parent.parent / "assets" / "deltas"
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`"1,2,5-10"` → `[1, 2, 5, 6, 7, 8, 9, 10]`: numbers and inclusive ranges (FACTS 9.1).
+    """`"1,2,5-10"` → `[1, 2, 5, 6, 7, 8, 9, 10]`: numbers and inclusive ranges (REFERENCE.md §9.1).
 
     Seeds are 0 … 2³²−1, what NumPy's generator takes. Raises UserError otherwise.
     """
@@ -123,6 +124,52 @@ class ParsedType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class DocumentedOption(click.Option):
+    """An option whose help shows its default, or what happens where it is left out (`unset`),
+    and the allowed values that the configuration behind it enforces."""
+
+    def __init__(self, *args, unset: str | None = None, expected: str = "", **kwargs):
+        kwargs.setdefault("show_default", True)
+        super().__init__(*args, **kwargs)
+        self.unset, self.expected = unset, expected
+
+    def get_help_extra(self, ctx: click.Context):
+        extra = super().get_help_extra(ctx)
+        if self.unset is not None:
+            extra["default"] = self.unset
+        if self.expected:
+            extra["range"] = self.expected
+        return extra
+
+
+def option(*declarations: str, **kwargs):
+    """`click.option` that shows its default; `unset="..."` says what leaving it out does."""
+    return click.option(*declarations, cls=DocumentedOption, **kwargs)
+
+
+def config_option(config: type, name: str, *declarations: str, **kwargs):
+    """The option for field `name` of a configuration dataclass (`sg3.settings`).
+
+    Default, help text and choices are those of the field. Ranges are shown here and enforced by
+    the configuration. `declarations` default to `--name-with-dashes`; `kwargs` override.
+    """
+    from sg3.settings import about
+
+    field = next(field for field in dataclasses.fields(config) if field.name == name)
+    known = about(field)
+    kind = str(field.type).partition(" |")[0]
+    settings: dict[str, Any] = {"help": known.doc, "unset": known.unset}
+    if known.choices is not None:
+        settings["type"] = click.Choice([str(choice) for choice in known.choices])
+    elif kind in PLAIN_TYPES:
+        settings |= {"type": PLAIN_TYPES[kind], "expected": known.expected}
+    if field.default is not dataclasses.MISSING:
+        settings["default"] = field.default
+    settings |= kwargs
+    return option(*(declarations or ("--" + name.replace("_", "-"),)), name, **settings)
+
+
+PLAIN_TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 SEEDS = ParsedType("seeds", parse_seeds)
 VEC2 = ParsedType("x,y", parse_vec2)
 DELTA = ParsedType("file[:strength]", parse_delta)

@@ -83,7 +83,7 @@ def _check_gpus(gpus: int | None, device: str) -> None:
 
 def _explain(error: Exception, rank: str) -> NoReturn:
     """Raise `error` as a line for the user, or end quietly where rank 0 says it."""
-    from sg3.training.team import ToldError
+    from sg3.distributed.team import ToldError
     from sg3.training.trainer import is_out_of_memory
 
     if isinstance(error, ToldError) and rank != "0":

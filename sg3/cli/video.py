@@ -144,9 +144,9 @@ def video(networks, deltas, kind, latent, force, column, fps, bitrate, output, d
         --output slices.mp4
     """
     import sg3
+    from sg3.animation import plan_film
     from sg3.generate import load_latents
     from sg3.media import save_png
-    from sg3.video import plan_film
 
     if kind != "slices" and len(networks) != 1:
         raise UserError(f"--network: got {len(networks)}, expected one; several take --kind slices")
@@ -182,7 +182,7 @@ def video(networks, deltas, kind, latent, force, column, fps, bitrate, output, d
 
 
 def _config(kind: str, options: dict):
-    from sg3.video import VideoConfig
+    from sg3.animation import VideoConfig
 
     return VideoConfig(
         kind="lerp" if kind == "slices" else kind,

@@ -62,7 +62,7 @@ class TrainingImages:
         return [f"{name}: {reason}" for name, reason in list(self._skipped.items())]
 
     def random_labels(self, random: np.random.RandomState, count: int) -> torch.Tensor:
-        """Labels float32 `[count, label_dim]` of uniformly drawn items (FACTS 4.2)."""
+        """Labels float32 `[count, label_dim]` of uniformly drawn items (REFERENCE.md §4.2)."""
         if not self.has_labels:
             return torch.zeros([count, 0])
         return self.labels(random.randint(len(self), size=count))

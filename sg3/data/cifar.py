@@ -1,4 +1,4 @@
-"""`cifar-10-python.tar.gz` without running what its pickles say (FACTS 4.12)."""
+"""`cifar-10-python.tar.gz` without running what its pickles say (REFERENCE.md §4.12)."""
 
 from __future__ import annotations
 

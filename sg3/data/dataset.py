@@ -1,4 +1,4 @@
-"""A set of equally sized training images with optional labels (FACTS 4.11)."""
+"""A set of equally sized training images with optional labels (REFERENCE.md §4.11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a data set can be made from: folders, zips, CIFAR-10, MNIST, Hugging Face (FACTS 4.12).
+"""What a data set can be made from: folders, zips, CIFAR-10, MNIST, Hugging Face (REFERENCE.md §4.12).
 
 One process lists the pictures of a source; `PictureReader` opens them, in others too.
 """

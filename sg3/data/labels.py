@@ -1,4 +1,4 @@
-"""Labels of images: classes or vectors, from `dataset.json` or from sub-folders (FACTS 4.11)."""
+"""Labels of images: classes or vectors, from `dataset.json` or from sub-folders (REFERENCE.md §4.11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn pictures of any kind into a data set of equal ones, in the official layout (FACTS 4.12)."""
+"""Turn pictures of any kind into a data set of equal ones, in the official layout (REFERENCE.md §4.12)."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def _check_shape(item: Prepared, first: Prepared) -> None:
 
 
 def _index_file(entries: list[tuple[str, Label | None]], classes: list[str] | None) -> bytes:
-    """`dataset.json`: labels only if every picture has one (FACTS 4.12)."""
+    """`dataset.json`: labels only if every picture has one (REFERENCE.md §4.12)."""
     if any(label is None for _, label in entries):
         return json.dumps({"labels": None}).encode()
     index = {"labels": entries} if classes is None else {"labels": entries, "classes": classes}

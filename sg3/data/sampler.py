@@ -1,4 +1,4 @@
-"""The endless, locally reshuffling order in which images are shown (FACTS 4.10)."""
+"""The endless, locally reshuffling order in which images are shown (REFERENCE.md §4.10)."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class ImageSource:
         return image
 
     def read_index(self) -> dict | None:
-        """Content of `dataset.json`, or None if there is none (FACTS 4.11)."""
+        """Content of `dataset.json`, or None if there is none (REFERENCE.md §4.11)."""
         if "dataset.json" not in self.names:
             return None
         try:
@@ -191,7 +191,7 @@ class ImageSource:
             raise ValueError(f"data: dataset.json in {self.path} is malformed: {reason}") from None
 
     def read_labels(self) -> dict[str, int | list[float]] | None:
-        """Labels of `dataset.json` by file name, or None if it has none (FACTS 4.11)."""
+        """Labels of `dataset.json` by file name, or None if it has none (REFERENCE.md §4.11)."""
         index = self.read_index()
         if index is None:
             return None

@@ -1,4 +1,4 @@
-"""Pictures of any kind and shape become pictures of one kind and one shape (FACTS 4.12)."""
+"""Pictures of any kind and shape become pictures of one kind and one shape (REFERENCE.md §4.12)."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _central_box(image: Size, shape: Size) -> tuple[int, int, int, int]:
 def _check_reach(image: Size, size: Size, transform: str) -> None:
     """The side that is kept in full must not be enlarged, the other one must fill `size`.
 
-    The rule is that of FACTS 4.12, whose crop would then distort the picture; ours does not.
+    The rule is that of REFERENCE.md §4.12, whose crop would then distort the picture; ours does not.
     """
     kept, cut = (0, 1) if transform == "center-crop-wide" else (1, 0)
     found, wanted = "x".join(map(str, image)), "x".join(map(str, size))

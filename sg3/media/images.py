@@ -18,7 +18,7 @@ CAPTION_SIZE_PX = 12
 def to_uint8(img: torch.Tensor) -> np.ndarray:
     """`img` float [N, C, H, W] or [C, H, W], nominal range [-1, 1] → uint8 [N, H, W, C].
 
-    v·127.5 + 128, clamped and truncated: the official rounding (FACTS 1.1).
+    v·127.5 + 128, clamped and truncated: the official rounding (REFERENCE.md §1.1).
     """
     if img.ndim == 3:
         img = img[None]

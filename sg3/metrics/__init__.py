@@ -1,4 +1,4 @@
-"""How good generated images are: distances to real ones, and equivariance (FACTS 6).
+"""How good generated images are: distances to real ones, and equivariance (REFERENCE.md §6).
 
 `evaluate` measures one generator by a metric's name; `registry` tells which names there are.
 """

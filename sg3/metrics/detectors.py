@@ -1,6 +1,6 @@
 """The networks of published numbers: Inception for FID, KID and IS, VGG16 for precision/recall.
 
-Their weights are downloaded once (FACTS 6.1), or read from a file.
+Their weights are downloaded once (REFERENCE.md §6.1), or read from a file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TorchScriptFeatures:
         return self._network(as_rgb(images.to(self._device)), return_features=True)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """`[N, 3, H, W]` in [−1, 1] → vectors whose squared distance is LPIPS (FACTS 6.1)."""
+        """`[N, 3, H, W]` in [−1, 1] → vectors whose squared distance is LPIPS (REFERENCE.md §6.1)."""
         pixels = (images.to(self._device) + 1) * 127.5
         return self._network(pixels, resize_images=False, return_lpips=True)
 

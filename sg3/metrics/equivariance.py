@@ -1,4 +1,4 @@
-"""Equivariance: image operators and the PSNR of moved pictures (SG3 App. E; FACTS 6.3).
+"""Equivariance: image operators and the PSNR of moved pictures (SG3 App. E; REFERENCE.md §6.3).
 
 The operators take images `[N, C, H, W]` and return `(moved, mask)` of that shape; the mask is 1
 where the result depends on pixels of the image alone. Shifts are in pixels, to the right and down;

@@ -62,7 +62,7 @@ def evaluate(
     """
     started = time.time()
     if team is None:
-        from sg3.training.team import Team  # late: training itself calls this module
+        from sg3.distributed.team import Team  # late: training itself calls this module
 
         team = Team()
     by_name = features is None or isinstance(features, str)

@@ -27,7 +27,7 @@ PREFIXES = {
     "clip": ENCODER,
 }
 #: What path lengths are seen through; DISTANCE is called with the name and the device.
-DISTANCE = "guidance.inversion.distance:load_distance"
+DISTANCE = "guidance.distance:load_distance"
 PERCEPTIONS = {"vgg16": "sg3.metrics.detectors:load_lpips", "lpips": DISTANCE, "scales": DISTANCE}
 
 

@@ -1,4 +1,4 @@
-"""Fréchet distance between two sets of features, as Gaussians (FACTS 6.2)."""
+"""Fréchet distance between two sets of features, as Gaussians (REFERENCE.md §6.2)."""
 
 from __future__ import annotations
 

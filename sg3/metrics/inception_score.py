@@ -1,4 +1,4 @@
-"""Inception score: clear classes in each picture, many over all (FACTS 6.2)."""
+"""Inception score: clear classes in each picture, many over all (REFERENCE.md §6.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernel Inception distance: an unbiased squared MMD with a cubic kernel (FACTS 6.2)."""
+"""Kernel Inception distance: an unbiased squared MMD with a cubic kernel (REFERENCE.md §6.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Perceptual path length: how much pictures change along a small step of the latent (FACTS 6.2).
+"""Perceptual path length: how much pictures change along a small step of the latent (REFERENCE.md §6.2).
 
 StyleGAN (arXiv 1812.04948), section 4.1; as published for StyleGAN2 and 3: in W, at the ends of
 paths (`wend`).

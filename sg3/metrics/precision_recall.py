@@ -1,4 +1,4 @@
-"""Improved precision and recall: is a picture within the other set's manifold? (FACTS 6.2)"""
+"""Improved precision and recall: is a picture within the other set's manifold? (REFERENCE.md §6.2)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of metrics: parsed, not listed (FACTS 6.1).
+"""Names of metrics: parsed, not listed (REFERENCE.md §6.1).
 
 fid50k_full, kid50k_full, pr50k3_full    against all real images, unmirrored
 fid50k, kid50k, pr50k3                   against as many images of the data set as it is

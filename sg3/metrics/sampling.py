@@ -18,7 +18,9 @@ from sg3.data.dataset import TrainingImages
 
 Batches = Iterator[tuple[np.ndarray, torch.Tensor]]
 
-PASS_PIXELS = 1 << 20  # that a generator draws at a time: 4 pictures at 512² and above (FACTS 6.1)
+PASS_PIXELS = (
+    1 << 20
+)  # that a generator draws at a time: 4 pictures at 512² and above (REFERENCE.md §6.1)
 FEWEST, MOST = 4, 64
 READERS = min(4, os.cpu_count() or 1)
 
@@ -29,7 +31,7 @@ def pictures_per_pass(height: int, width: int) -> int:
 
 
 def to_bytes(images: torch.Tensor) -> torch.Tensor:
-    """float `[N, C, H, W]` in [−1, 1] → uint8 with the official rounding (FACTS 1.1)."""
+    """float `[N, C, H, W]` in [−1, 1] → uint8 with the official rounding (REFERENCE.md §1.1)."""
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 

@@ -18,7 +18,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class TeamLike(Protocol):
-    """The processes that measure together (`sg3.training.team.Team`)."""
+    """The processes that measure together (`sg3.distributed.team.Team`)."""
 
     rank: int
     size: int

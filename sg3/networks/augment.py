@@ -1,4 +1,4 @@
-"""The adaptive augmentation of what the discriminator sees (ADA, arXiv 2006.06676; FACTS 5)."""
+"""The adaptive augmentation of what the discriminator sees (ADA, arXiv 2006.06676; REFERENCE.md §5)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _GROUPS = {
     "bgcfn": (*_BLIT, *_GEOM, *_COLOR, "imgfilter", "noise"),
     "bgcfnc": (*_BLIT, *_GEOM, *_COLOR, "imgfilter", "noise", "cutout"),
 }
-#: Arguments of `AugmentPipe` by name (FACTS 5.1).
+#: Arguments of `AugmentPipe` by name (REFERENCE.md §5.1).
 PRESETS: dict[str, dict[str, float]] = {
     name: dict.fromkeys(operations, 1.0) for name, operations in _GROUPS.items()
 }
@@ -159,7 +159,7 @@ class AugmentPipe(nn.Module):
         return images
 
     def _filter_bands(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Amplify or damp octave bands, keeping the expected power (FACTS 5.5)."""
+        """Amplify or damp octave bands, keeping the expected power (REFERENCE.md §5.5)."""
         n, channels, height, width = images.shape
         power = images.new_full([NUM_BANDS], HIGH_POWER)
         power[0] = LOW_POWER
@@ -182,7 +182,7 @@ class AugmentPipe(nn.Module):
         return images.reshape(n, channels, height, width)
 
     def _cut_out(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Blacken (to 0) a rectangle around a random point (FACTS 5.6)."""
+        """Blacken (to 0) a rectangle around a random point (REFERENCE.md §5.6)."""
         height, width = images.shape[2:]
         size = torch.full(
             [draws.num, 2, 1, 1], self.cutout_size, device=images.device, dtype=images.dtype

@@ -1,4 +1,4 @@
-"""Colour transforms as 4×4 matrices on red, green, blue and one (ADA App. B; FACTS 5.4)."""
+"""Colour transforms as 4×4 matrices on red, green, blue and one (ADA App. B; REFERENCE.md §5.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random numbers of the augmentations, or fixed percentiles of them (FACTS 5.3, 5.7)."""
+"""Random numbers of the augmentations, or fixed percentiles of them (REFERENCE.md §5.3, §5.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moving, turning and stretching of images without new aliasing (ADA App. B; FACTS 5.3)."""
+"""Moving, turning and stretching of images without new aliasing (ADA App. B; REFERENCE.md §5.3)."""
 
 from __future__ import annotations
 

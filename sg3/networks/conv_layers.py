@@ -1,4 +1,4 @@
-"""Convolutions with an equalised learning rate and built-in resampling (FACTS 3.1).
+"""Convolutions with an equalised learning rate and built-in resampling (REFERENCE.md §3.1).
 
 Shared by the StyleGAN2 generator and by the discriminator of all configurations.
 """

@@ -1,4 +1,4 @@
-"""The discriminator of StyleGAN2 and StyleGAN3, all configurations (FACTS 3.6)."""
+"""The discriminator of StyleGAN2 and StyleGAN3, all configurations (REFERENCE.md §3.6)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def minibatch_std(
 
     `x` `[N, C, H, W]` → `[N, C + num_channels, H, W]`. Sample `i` belongs to group
     `i mod (N/G)` with `G = min(group_size, N)` (None: the whole batch). Raises ValueError when
-    groups do not fill the batch or channels do not divide. Source: FACTS 3.7.
+    groups do not fill the batch or channels do not divide. Source: REFERENCE.md §3.7.
     """
     n, c, h, w = x.shape
     group = n if group_size is None else min(group_size, n)
@@ -189,7 +189,7 @@ class DiscriminatorEpilogue(nn.Module):
 class Discriminator(nn.Module):
     """Images `[N, img_channels, H, W]` in [−1, 1] and labels to logits: positive means real.
 
-    Constructor arguments as in FACTS 3.6: `architecture` is resnet, skip or orig; the last
+    Constructor arguments as in REFERENCE.md §3.6: `architecture` is resnet, skip or orig; the last
     `num_fp16_res` resolutions may use half precision on CUDA; `block_kwargs` knows activation,
     resample_filter, freeze_layers, fp16_channels_last; `epilogue_kwargs` mbstd_group_size,
     mbstd_num_channels, activation; `mapping_kwargs` those of the mapping network.

@@ -1,4 +1,4 @@
-"""Low-pass filters with Kaiser windows, separable and radially symmetric (FACTS 2.3)."""
+"""Low-pass filters with Kaiser windows, separable and radially symmetric (REFERENCE.md §2.3)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from sg3.networks.sizes import ImageSize
 
 
 class MappedGenerator(nn.Module):
-    """`z` `[N, z_dim]` (and labels `c` `[N, c_dim]`) to images (FACTS 2.1).
+    """`z` `[N, z_dim]` (and labels `c` `[N, c_dim]`) to images (REFERENCE.md §2.1).
 
     `img_resolution` is the side of a square in pixels, or (height, width). `mapping_kwargs` go to
     the mapping network, the remaining ones to the synthesis network of the subclass. Raises

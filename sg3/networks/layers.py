@@ -9,7 +9,7 @@ from ops_cuda import bias_act
 
 
 class FullyConnectedLayer(nn.Module):
-    """`x` `[N, in]` → `act(x·(weight·g)ᵀ + bias·lr_multiplier)` `[N, out]` (FACTS 2.6).
+    """`x` `[N, in]` → `act(x·(weight·g)ᵀ + bias·lr_multiplier)` `[N, out]` (REFERENCE.md §2.6).
 
     Weights are stored with variance 1 (divided by `lr_multiplier`) and scaled at run time by
     `g = lr_multiplier/√in`, so that one learning rate suits every layer. StyleGAN3 divides the
@@ -57,7 +57,7 @@ def normalize_2nd_moment(x: torch.Tensor) -> torch.Tensor:
 
 
 class MappingNetwork(nn.Module):
-    """Latents and labels to intermediate latents (FACTS 2.10 for StyleGAN3, 3.4 for StyleGAN2).
+    """Latents and labels to intermediate latents (REFERENCE.md §2.10 for StyleGAN3, 3.4 for StyleGAN2).
 
     `z_dim` 0 maps labels only (the discriminator's). `num_ws` None returns `[N, w_dim]` without
     broadcasting; `w_avg_beta` None keeps no average.

@@ -1,4 +1,4 @@
-"""Layers of the StyleGAN2 generator: modulated convolution, noise, ToRGB (FACTS 3.2, 3.3)."""
+"""Layers of the StyleGAN2 generator: modulated convolution, noise, ToRGB (REFERENCE.md §3.2, §3.3)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def modulated_conv2d(
     StyleGAN2's flavour: upsampling by `up` first, no weight normalisation (demodulation makes it
     redundant), `noise` `[H', W']` or `[N, 1, H', W']` added to the result. Scaling the inputs by
     `s` and the outputs by the demodulation leaves one dense convolution for the whole batch.
-    Returns `[N, O, H', W']` in the dtype of `x`. Source: SG2 Sec. 2.2; FACTS 3.2.
+    Returns `[N, O, H', W']` in the dtype of `x`. Source: SG2 Sec. 2.2; REFERENCE.md §3.2.
     """
     if x.ndim != 4 or w.ndim != 4 or s.shape != x.shape[:2] or w.shape[1] != x.shape[1]:
         raise ValueError(
@@ -54,7 +54,7 @@ def modulated_conv2d(
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated convolution, noise, bias, activation (SG2 Fig. 2; FACTS 3.3)."""
+    """Modulated convolution, noise, bias, activation (SG2 Fig. 2; REFERENCE.md §3.3)."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGBLayer(nn.Module):
-    """Features to colours: a modulated convolution without demodulation (FACTS 3.3)."""
+    """Features to colours: a modulated convolution without demodulation (REFERENCE.md §3.3)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The StyleGAN2 generator (arXiv 1912.04958; FACTS 3.3 to 3.5)."""
+"""The StyleGAN2 generator (arXiv 1912.04958; REFERENCE.md §3.3 to §3.5)."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ class SynthesisNetwork(nn.Module):
 
 
 class Generator(MappedGenerator):
-    """StyleGAN2 (FACTS 3): channel_base, channel_max, num_fp16_res, architecture (skip, resnet,
+    """StyleGAN2 (REFERENCE.md §3): channel_base, channel_max, num_fp16_res, architecture (skip, resnet,
     orig), resample_filter, conv_clamp, fp16_channels_last, fused_modconv_default, use_noise and
     activation go to `SynthesisNetwork`."""
 

@@ -1,4 +1,4 @@
-"""The StyleGAN3 generator, configurations T and R (arXiv 2106.12423; FACTS 2)."""
+"""The StyleGAN3 generator, configurations T and R (arXiv 2106.12423; REFERENCE.md §2)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import nn
 from ops_cuda import conv2d_before_scaling, filtered_lrelu
 from sg3.networks.filters import design_lowpass_filter
 from sg3.networks.generator import MappedGenerator
+from sg3.networks.layer_schedule import LayerPlan, LayerSpec, plan_layers
 from sg3.networks.layers import FullyConnectedLayer
-from sg3.networks.schedule import LayerPlan, LayerSpec, plan_layers
 from sg3.networks.sizes import ImageSize
 
 NOISE_MODES = ("random", "const", "none")
 
 
 class SynthesisInput(nn.Module):
-    """Fourier features, translated and rotated by the latent (SG3 App. F; FACTS 2.5)."""
+    """Fourier features, translated and rotated by the latent (SG3 App. F; REFERENCE.md §2.5)."""
 
     def __init__(self, w_dim: int, spec: LayerSpec):
         super().__init__()
@@ -71,7 +71,7 @@ class SynthesisInput(nn.Module):
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated convolution, then a leaky ReLU on a finer grid (SG3 Fig. 4b; FACTS 2.7)."""
+    """Modulated convolution, then a leaky ReLU on a finer grid (SG3 Fig. 4b; REFERENCE.md §2.7)."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class SynthesisLayer(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """`ws` to images (FACTS 2.9)."""
+    """`ws` to images (REFERENCE.md §2.9)."""
 
     def __init__(
         self,
@@ -240,7 +240,7 @@ class SynthesisNetwork(nn.Module):
 
 
 class Generator(MappedGenerator):
-    """StyleGAN3 (FACTS 2); keyword arguments as for `SynthesisNetwork`.
+    """StyleGAN3 (REFERENCE.md §2); keyword arguments as for `SynthesisNetwork`.
 
     `img_resolution` is the side of a square or (height, width), of any size; discriminators take
     fewer (`sg3.networks.sizes`). Frequencies are cycles per larger side, and the translation of

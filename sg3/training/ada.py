@@ -1,4 +1,4 @@
-"""How strongly to augment: the controller of adaptive augmentation (ADA Sec. 3.1; FACTS 4.6)."""
+"""How strongly to augment: the controller of adaptive augmentation (ADA Sec. 3.1; REFERENCE.md §4.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run is told: one frozen record of the official options and ours (FACTS 4.8)."""
+"""What a training run is told: one frozen record of the official options and ours (REFERENCE.md §4.8)."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class TrainConfig:
                 raise ValueError(f"{_option(name)}: got {value}, expected {least} {upto}")
 
     def resolved(self, resolution: int, world_size: int = 1) -> TrainConfig:
-        """A copy without None where a rule of FACTS 4.8 gives the value.
+        """A copy without None where a rule of REFERENCE.md §4.8 gives the value.
 
         `resolution` is the larger side in pixels. Raises ValueError if `batch` cannot be shared
         among `world_size` processes.
@@ -189,7 +189,7 @@ class TrainConfig:
         return self.resume
 
     def begun_with_network(self) -> TrainConfig:
-        """A copy with what a start from trained weights changes: no EMA ramp-up (FACTS 4.8)."""
+        """A copy with what a start from trained weights changes: no EMA ramp-up (REFERENCE.md §4.8)."""
         return dataclasses.replace(self, from_network=True, ema_rampup=None)
 
 

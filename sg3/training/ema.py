@@ -1,4 +1,4 @@
-"""The averaged generator that pictures are taken from (FACTS 4.7)."""
+"""The averaged generator that pictures are taken from (REFERENCE.md §4.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grids of real and generated pictures that show how a run is doing (FACTS 4.9)."""
+"""Grids of real and generated pictures that show how a run is doing (REFERENCE.md §4.9)."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from sg3 import allocator
+from sg3.distributed.team import Team, restarted_by_torchrun
 from sg3.metrics import check_names
 from sg3.training import run_folder
 from sg3.training.config import TrainConfig
@@ -17,7 +18,6 @@ from sg3.training.describe import make_dataset, plain
 from sg3.training.loss import GANLoss
 from sg3.training.output import RunOutput
 from sg3.training.state import capture, newest_state, restore, write_state, writing
-from sg3.training.team import Team, restarted_by_torchrun
 from sg3.training.trainer import Trainer
 
 #: Options that only say where, how long and how fast; a run may go on with others.

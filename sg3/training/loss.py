@@ -1,4 +1,4 @@
-"""The losses of StyleGAN2 and StyleGAN3: adversarial, R1, path length (FACTS 4.1, 4.3, 4.5)."""
+"""The losses of StyleGAN2 and StyleGAN3: adversarial, R1, path length (REFERENCE.md §4.1, §4.3, §4.5)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Report = Callable[[str, torch.Tensor], object]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Settings of `GANLoss` (FACTS 4.1); blur fades over kimg.
+    """Settings of `GANLoss` (REFERENCE.md §4.1); blur fades over kimg.
 
     `kind` 'stylegan2' is the non-saturating loss with R1. 'rpgan' compares every generated image
     with a real one instead, and adds R2, the same penalty on generated images ("The GAN is dead;

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: pictures, networks, statistics, a page (FACTS 4.8, 4.9)."""
+"""What a run leaves in its folder: pictures, networks, statistics, a page (REFERENCE.md §4.8, §4.9)."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 from sg3.data.dataset import TrainingImages
+from sg3.distributed.team import Team
 from sg3.training.config import TrainConfig
 from sg3.training.loop import prepare_device
-from sg3.training.team import Team
 from sg3.training.trainer import Trainer, is_out_of_memory
 
 NUM_IMAGES = 64

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 import ops_cuda  # noqa: F401  (its import defines the operators below)
 from ops_cuda import choose
 from ops_cuda.filtered_lrelu import operator as filtered_lrelu
-from ops_cuda.filtered_lrelu.definition import Geometry
+from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.fir import filter_size
 from ops_cuda.upfirdn2d import operator as upfirdn2d
 from sg3.training.plan_rates import Rates

@@ -1,4 +1,4 @@
-"""From a run's options to its networks, loss and augmentation (FACTS 4.8)."""
+"""From a run's options to its networks, loss and augmentation (REFERENCE.md §4.8)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _check_same_family(start: nn.Module, kwargs: dict) -> None:
 
 
 def augment_kwargs(config: TrainConfig) -> dict[str, float]:
-    """Arguments of the augmentation pipe (FACTS 5.1). Raises ValueError for an unknown preset."""
+    """Arguments of the augmentation pipe (REFERENCE.md §5.1). Raises ValueError for an unknown preset."""
     if config.augpipe not in PRESETS:
         raise ValueError(f"--augpipe: got {config.augpipe!r}, expected one of {', '.join(PRESETS)}")
     return PRESETS[config.augpipe]

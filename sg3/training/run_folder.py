@@ -1,4 +1,4 @@
-"""Names of run folders (FACTS 4.8), and finding the one to go on with."""
+"""Names of run folders (REFERENCE.md §4.8), and finding the one to go on with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks, optimisers and counters of a run, and one training step (FACTS 4.2, 4.4)."""
+"""Networks, optimisers and counters of a run, and one training step (REFERENCE.md §4.2, §4.4)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sg3.data import open_loader
+from sg3.distributed.team import Team
 from sg3.networks import build_network
 from sg3.networks.compiled import compile_synthesis
 from sg3.networks.precision import HALF_DTYPES, set_half_precision
@@ -26,7 +27,6 @@ from sg3.training.presets import (
     loss_config,
 )
 from sg3.training.stats import Statistics
-from sg3.training.team import Team
 from sg3.training.transfer import TransferReport, start_from
 
 GRADIENT_LIMIT = 1e5  # what an infinite gradient becomes

@@ -1,0 +1,213 @@
+"""How the page looks: theme, style sheet, and the pieces of HTML that several tabs show."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from recipes.minifaces.world import captions
+
+SHOWN_PX = 640
+MAX_SEED = 2**32 - 1
+#: Of the picture that stands there when the page opens.
+FIRST_SEED = 6
+STYLE_SHEET = Path(__file__).with_name("style.css")
+#: Colours of curves, in light and dark.
+STROKES = ("var(--primary-500)", "var(--curve-2)", "var(--curve-3)")
+
+
+def theme() -> gr.themes.Base:
+    """Warm greys and one green; only fonts that the machine has."""
+    base = gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        secondary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.stone,
+        radius_size=gr.themes.sizes.radius_lg,
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+    return base.set(
+        body_background_fill="*neutral_100",
+        body_background_fill_dark="*neutral_950",
+        block_background_fill="white",
+        block_background_fill_dark="*neutral_900",
+        block_border_color="*neutral_200",
+        block_border_color_dark="*neutral_800",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        block_label_background_fill="*neutral_50",
+        block_label_background_fill_dark="*neutral_800",
+        block_label_text_color="*neutral_600",
+        block_label_text_color_dark="*neutral_300",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_100",
+        block_title_text_weight="600",
+        input_background_fill="*neutral_50",
+        input_background_fill_dark="*neutral_950",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        # As in light: white on anything brighter is hard to read.
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white",
+        button_secondary_background_fill="white",
+        button_secondary_background_fill_hover="*neutral_100",
+        button_secondary_background_fill_dark="*neutral_800",
+        button_secondary_background_fill_hover_dark="*neutral_700",
+        button_secondary_border_color="*neutral_300",
+        button_secondary_border_color_dark="*neutral_700",
+        button_border_width="1px",
+        checkbox_border_color="*neutral_400",
+        checkbox_border_color_dark="*neutral_500",
+        checkbox_border_radius="4px",
+        slider_color="*primary_600",
+        slider_color_dark="*primary_500",
+        shadow_drop="0 1px 2px rgb(0 0 0 / 0.05)",
+    )
+
+
+def header(text: str) -> str:
+    """The page's head."""
+    return (
+        '<div class="head"><span class="mark" aria-hidden="true"></span>'
+        f"<div><h1>sg3</h1><p>{html.escape(text)}</p></div></div>"
+    )
+
+
+def shown(pixels: np.ndarray, least_px: int = SHOWN_PX) -> Image.Image:
+    """uint8 [H, W, C] -> a picture large enough for the page; small networks look blocky else."""
+    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    if picture.width >= least_px:
+        return picture
+    size = (least_px, round(picture.height * least_px / picture.width))
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _points(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return " ".join(
+        f"{300 * i / (len(values) - 1):.1f},{4 + 72 * (high - value) / span:.1f}"
+        for i, value in enumerate(values)
+    )
+
+
+def curves(series: Mapping[str, Sequence[float]]) -> str:
+    """Named series as an inline drawing, each over its own range, with a legend if several."""
+    drawn = {name: values for name, values in series.items() if len(values) >= 2}
+    if not drawn:
+        return ""
+    texts = [f"{name} from {v[0]:.3f} to {v[-1]:.3f}" for name, v in drawn.items()]
+    label = html.escape("; ".join(texts))
+    lines = "".join(
+        f'<polyline points="{_points(values)}" fill="none" stroke="{stroke}" stroke-width="2" '
+        'vector-effect="non-scaling-stroke"/>'
+        for values, stroke in zip(drawn.values(), STROKES, strict=False)
+    )
+    picture = (
+        f'<svg class="curve" viewBox="0 0 300 80" preserveAspectRatio="none" role="img" '
+        f'aria-label="{label}"><title>{label}</title>{lines}</svg>'
+    )
+    if len(drawn) == 1:
+        return picture
+    legend = "".join(
+        f'<span><i style="background:{stroke}"></i>{html.escape(text)}</span>'
+        for text, stroke in zip(texts, STROKES, strict=False)
+    )
+    return f'{picture}<div class="legend">{legend}</div>'
+
+
+def status(
+    text: str,
+    losses: Sequence[float] | Mapping[str, Sequence[float]] = (),
+    share: float | None = None,
+) -> str:
+    """One line about the run, its progress (`share` of it is done) and its curves.
+
+    Read out by screen readers unless a bar is moving.
+    """
+    series = losses if isinstance(losses, Mapping) else {"Loss": losses}
+    live = "polite" if share is None else "off"
+    bar = ""
+    if share is not None:
+        width = f"{100 * min(max(share, 0), 1):.0f}"
+        bar = (
+            f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuenow="{width}" '
+            f'aria-valuemin="0" aria-valuemax="100"><i style="width:{width}%"></i></div>'
+        )
+    line = f'<div class="status" role="status" aria-live="{live}">{html.escape(text)}</div>'
+    return f"{line}{bar}{curves(series)}"
+
+
+def seconds(value: float) -> str:
+    """Like '40 s' or '3 min'."""
+    return f"{value:.0f} s" if value < 90 else f"{value / 60:.0f} min"
+
+
+def to_go(done: float, began: float, now: float) -> str:
+    """How much longer it takes, of which the share `done` is behind us."""
+    if done <= 0 or now - began < 1:
+        return ""
+    return f", about {seconds((now - began) * (1 - done) / done)} to go"
+
+
+def words() -> str:
+    """What the small text model has learned, one line per topic, as Markdown."""
+    lines = ["It knows these attributes of a face and common other words for them:", ""]
+    for name, values in captions.CLASSES.items():
+        topic = name.replace("_", " ").replace("domain", "creature")
+        lines.append(f"- **{topic}**: {', '.join(value for value in values if value != 'none')}")
+    lines += ["", "The bundled generator draws people in flat style only; words it cannot draw "]
+    lines[-1] += "(creatures, other styles) pull it towards the nearest person it knows."
+    return "\n".join(lines)
+
+
+def unknown(words_: Sequence[str]) -> str:
+    """A line about words that the text model has never met; nothing if there are none."""
+    if not words_:
+        return ""
+    listed = ", ".join(dict.fromkeys(map(html.escape, words_)))
+    return f'<div class="hint" role="status">The text model does not know: {listed}</div>'
+
+
+def picture(label: str, alt: str, classes: str = "picture", **kwargs) -> gr.Image:
+    """A picture that the page shows."""
+    return gr.Image(
+        label=label,
+        alt_text=alt,
+        type="pil",
+        format="png",
+        interactive=False,
+        buttons=["fullscreen"],
+        elem_classes=classes,
+        **kwargs,
+    )
+
+
+def seed_field(label: str, value: int = 0, **kwargs) -> gr.Number:
+    """A whole number that `--seed` takes."""
+    return gr.Number(value, label=label, precision=0, minimum=0, maximum=MAX_SEED, **kwargs)
+
+
+def downloads(*labels: str, ready: int = 0) -> list[gr.DownloadButton]:
+    """Buttons in a row, off until there is something, but for the first `ready`."""
+    with gr.Row(elem_classes="tight"):
+        return [
+            gr.DownloadButton(label, interactive=i < ready, size="md", min_width=90)
+            for i, label in enumerate(labels)
+        ]
+
+
+def ready(path) -> dict:
+    """The update of a download button whose file is there."""
+    return gr.update(value=str(path), interactive=True)
+
+
+def not_ready(count: int) -> list[dict]:
+    """Updates of download buttons whose files are not there yet."""
+    return [gr.update(value=None, interactive=False)] * count

@@ -1,0 +1,1 @@
+"""Text-guided optimisation of a latent."""

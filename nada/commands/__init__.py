@@ -1,0 +1,1 @@
+"""Commands of the `sg3` program that adapt networks."""

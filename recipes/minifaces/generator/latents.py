@@ -1,0 +1,150 @@
+"""Which face a latent stands for: the bundled generator's z, read as attributes and a pose.
+
+Every attribute owns a block of coordinates of z, and the largest of them (plus an offset that
+gives the world's odds) names its value; four more coordinates hold the pose. So z stays normal
+and yet says exactly which face it is, which is what lets a picture be learned from it directly.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from recipes.minifaces.world.attributes import (
+    BEARD_ODDS,
+    CLOTHES,
+    GENDER,
+    GLASSES_ODDS,
+    HAIR_ODDS,
+    HAT_ODDS,
+    MOUTH_ODDS,
+    VALUES,
+    sample_attributes,
+    sample_pose_numbers,
+)
+
+#: Attributes in the order of their coordinates, in z as in a code; the pose comes after them.
+BLOCKS = {name: len(values) for name, values in VALUES.items()} | {"clothes": len(CLOTHES)}
+POSE_DIM = 4
+CODE_DIM = sum(BLOCKS.values()) + POSE_DIM
+Z_DIM = 64
+SHORT, MOHAWK = VALUES["hair_style"].index("short"), VALUES["hair_style"].index("mohawk")
+
+
+def start_of(name: str) -> int:
+    """First coordinate of attribute `name`, or of "pose"."""
+    names = [*BLOCKS, "pose"]
+    return sum(BLOCKS[other] for other in names[: names.index(name)])
+
+
+def odds_of(name: str, gender: str) -> tuple[float, ...]:
+    """How often the world draws each value of attribute `name`."""
+    table = {
+        "hair_style": HAIR_ODDS[gender],
+        "beard": BEARD_ODDS[gender],
+        "mouth": MOUTH_ODDS,
+        "glasses": GLASSES_ODDS,
+        "hat": HAT_ODDS,
+    }
+    return table.get(name, (1 / BLOCKS[name],) * BLOCKS[name])
+
+
+@cache
+def offsets_of(odds: tuple[float, ...]) -> np.ndarray:
+    """What to add to normal numbers so that value v is the largest with probability `odds[v]`."""
+    if len(set(odds)) == 1:
+        return np.zeros(len(odds), np.float32)
+    vectors = np.random.RandomState(0).randn(200_000, len(odds))
+    wanted = np.asarray(odds)
+    offsets = np.where(wanted > 0, 0.0, -1e9)
+    for _ in range(60):  # move each offset until the shares agree with the odds
+        shares = np.bincount((vectors + offsets).argmax(1), minlength=len(odds)) / len(vectors)
+        offsets = np.where(wanted > 0, offsets + (wanted - shares), offsets)
+    return offsets.astype(np.float32)
+
+
+def values_of(z: np.ndarray) -> dict[str, np.ndarray]:
+    """Index `[N]` of every attribute's value in the faces that `z` `[N, Z_DIM]` stands for."""
+    values, start = {}, 0
+    woman = None
+    for name, size in BLOCKS.items():
+        block = z[:, start : start + size]
+        start += size
+        by_gender = np.stack([offsets_of(odds_of(name, g)) for g in GENDER])
+        offsets = by_gender[0] if woman is None else by_gender[woman]
+        values[name] = (block + offsets).argmax(1)
+        if name == "gender":
+            woman = values[name]
+    hidden = (values["hat"] > 0) & (values["hair_style"] == MOHAWK)
+    values["hair_style"] = np.where(hidden, SHORT, values["hair_style"])
+    return values
+
+
+def _encode(values: dict[str, np.ndarray], pose: np.ndarray) -> np.ndarray:
+    parts = [np.eye(size, dtype=np.float32)[values[name]] for name, size in BLOCKS.items()]
+    return np.concatenate([*parts, pose.astype(np.float32)], axis=1)
+
+
+def code_of(z: np.ndarray) -> np.ndarray:
+    """Codes `[N, CODE_DIM]` of `z` `[N, Z_DIM]`: a one in every block, and the pose in (−1, 1)."""
+    start = sum(BLOCKS.values())
+    return _encode(values_of(z), ndtr(z[:, start : start + POSE_DIM]) * 2 - 1)
+
+
+def _code_of_seeds(seeds: np.ndarray) -> np.ndarray:
+    faces = [vars(sample_attributes(int(seed))) for seed in seeds]
+    values = {
+        name: np.array(
+            [f[name] if name == "clothes" else VALUES[name].index(f[name]) for f in faces]
+        )
+        for name in BLOCKS
+    }
+    return _encode(values, np.array([sample_pose_numbers(int(seed)) for seed in seeds]))
+
+
+def code_of_seeds(seeds: np.ndarray) -> np.ndarray:
+    """Codes `[N, CODE_DIM]` of the world's identities `seeds`, each in the pose of its seed."""
+    chunks = np.array_split(seeds, max(len(seeds) // 1000, 1))
+    with ProcessPoolExecutor() as pool:
+        return np.concatenate(list(pool.map(_code_of_seeds, chunks)))
+
+
+@cache
+def _pools(odds: tuple[float, ...]) -> tuple[np.ndarray, ...]:
+    """Normal vectors sorted by the value that they stand for."""
+    vectors = np.random.RandomState(1).randn(200_000, len(odds)).astype(np.float32)
+    values = (vectors + offsets_of(odds)).argmax(1)
+    return tuple(vectors[values == v] for v in range(len(odds)))
+
+
+def z_of(codes: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """Normal latents `[N, Z_DIM]`, drawn anew at each call, with `code_of(z) == codes`.
+
+    Over codes of the world's identities they are distributed as independent normal numbers.
+    """
+    num = len(codes)
+    z, start, is_man = random.randn(num, Z_DIM).astype(np.float32), 0, codes[:, 0] == 1
+    hatted = codes[:, start_of("hat")] == 0
+    for name, size in BLOCKS.items():
+        values = codes[:, start : start + size].argmax(1)
+        for gender, chosen in (("man", is_man), ("woman", ~is_man)):
+            odds = odds_of(name, gender)
+            if max(odds) == 1:
+                continue  # any vector means the same
+            wanted = values.copy()
+            if name == "hair_style":
+                share = odds[MOHAWK] / (odds[MOHAWK] + odds[SHORT])
+                swap = hatted & (wanted == SHORT) & (random.rand(num) < share)
+                wanted[swap] = MOHAWK
+            for value in np.unique(wanted[chosen]):
+                rows = np.flatnonzero(chosen & (wanted == value))
+                pool = _pools(odds)[value]
+                z[rows, start : start + size] = pool[random.randint(len(pool), size=len(rows))]
+        start += size
+    z[:, start : start + POSE_DIM] = ndtri(
+        np.clip((codes[:, start : start + POSE_DIM] + 1) / 2, 1e-5, 1 - 1e-5)
+    )
+    return z

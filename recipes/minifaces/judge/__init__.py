@@ -1,0 +1,1 @@
+"""The attribute classifier that nothing is optimised against."""

@@ -1,0 +1,1 @@
+"""Images of the documentation, each with the command that makes it."""

@@ -1,0 +1,1 @@
+"""The procedural world: attributes, captions, renderer, data sets."""

@@ -1,0 +1,159 @@
+"""Fields of configuration dataclasses: default, range and documentation in one place.
+
+A configuration lists each of its fields once::
+
+    @documented
+    @dataclass(frozen=True)
+    class Config:
+        \"\"\"Settings of a run.\"\"\"
+
+        batch: int = setting(32, "Images per step.", min=1)
+
+        def __post_init__(self):
+            check_settings(self)
+
+`documented` writes the fields into the docstring, so that `help(Config)` shows them;
+`check_settings` enforces the ranges; `sg3.cli.options.config_option` makes the command-line option
+with the same default and text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from sg3.errors import UserError
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+_MISSING = dataclasses.MISSING
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is known about a field besides its type and default.
+
+    Attributes:
+        doc: one or two sentences, used in `help()` and `--help`.
+        min: smallest allowed value.
+        max: largest allowed value.
+        above: values must be greater than this.
+        below: values must be less than this.
+        choices: allowed values.
+        unset: what happens while the value is None, for `--help`.
+    """
+
+    doc: str = ""
+    min: float | None = None
+    max: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] | None = None
+    unset: str | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether only numbers within a range are allowed."""
+        return any(limit is not None for limit in (self.min, self.max, self.above, self.below))
+
+    @property
+    def expected(self) -> str:
+        """The allowed values in words: `"at least 1"`, `"0 to 1"`, `"a or b"`."""
+        if self.choices is not None:
+            return " or ".join(map(str, self.choices))
+        if self.min is not None and self.max is not None:
+            return f"{self.min:.10g} to {self.max:.10g}"
+        words = {"at least": self.min, "above": self.above, "at most": self.max}
+        words["below"] = self.below
+        found = [f"{word} {limit:.10g}" for word, limit in words.items() if limit is not None]
+        return " and ".join(found)
+
+
+def setting(
+    default: Any = _MISSING,
+    doc: str = "",
+    *,
+    factory: Callable[[], Any] | None = None,
+    min: float | None = None,
+    max: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Iterable[Any] | None = None,
+    unset: str | None = None,
+) -> Any:
+    """A dataclass field with documentation and allowed values; see `Setting`.
+
+    `factory` makes the default where it is mutable or another configuration.
+    """
+    allowed = None if choices is None else tuple(choices)
+    about = Setting(doc, min, max, above, below, allowed, unset)
+    metadata = {"setting": about}
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def about(field: dataclasses.Field) -> Setting:
+    """The `Setting` of a field; an empty one where it was declared without."""
+    return field.metadata.get("setting", Setting())
+
+
+def documented(cls: C) -> C:
+    """Class decorator: append all fields with their documentation to the class's docstring."""
+    lines = [(cls.__doc__ or "").rstrip(), "", "    Attributes:"]
+    for field in dataclasses.fields(cls):
+        known = about(field)
+        notes = [known.expected] if known.bounded or known.choices else []
+        if field.default is None and known.unset:
+            notes.append(f"None: {known.unset}")
+        elif field.default is not _MISSING:
+            notes.append(f"default {field.default!r}")
+        remark = f" ({'; '.join(notes)})" if notes else ""
+        lines.append(f"        {field.name}: {known.doc}{remark}")
+    cls.__doc__ = "\n".join(lines) + "\n"
+    return cls
+
+
+def check_settings(config: Any) -> None:
+    """Raise ValueError for the first field of a dataclass that is outside its allowed values.
+
+    None passes where it is the default. Numbers must be finite.
+    """
+    for field in dataclasses.fields(config):
+        value, known = getattr(config, field.name), about(field)
+        if value is None and field.default is None:
+            continue
+        if known.choices is not None and value not in known.choices:
+            raise UserError(f"{field.name}: got {value!r}, expected {known.expected}")
+        if isinstance(value, bool) or not (known.bounded or isinstance(value, (int, float))):
+            continue
+        if not isinstance(value, (int, float)):
+            raise UserError(f"{field.name}: got {value!r}, expected a number")
+        if not math.isfinite(value):
+            raise UserError(f"{field.name}: got {value}, expected a finite number")
+        if not _within(value, known):
+            raise UserError(f"{field.name}: got {value}, expected {known.expected}")
+
+
+def _within(value: float, known: Setting) -> bool:
+    return (
+        (known.min is None or value >= known.min)
+        and (known.max is None or value <= known.max)
+        and (known.above is None or value > known.above)
+        and (known.below is None or value < known.below)
+    )
+
+
+def replace_settings(config: T, changes: Mapping[str, Any]) -> T:
+    """A copy of a configuration with `changes`. Raises ValueError that names the nearest setting
+    for a name that does not exist."""
+    names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    for name in changes:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}" if near else f"expected one of {', '.join(names)}"
+            raise UserError(f"{name}: unknown setting of {type(config).__name__}; {hint}?")
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]

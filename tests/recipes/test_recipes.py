@@ -1,0 +1,395 @@
+"""The recipes: their settings fit their networks, their command lines, the crops of FFHQ-U."""
+
+import importlib
+import json
+import math
+import shlex
+import subprocess
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from recipes import cage_animal, multi_node, run, scale_up, wikiart
+from recipes import ffhq_unaligned_crops as crops
+from sg3.checkpoints.registry import REGISTRY
+from sg3.cli.dataset import dataset
+from sg3.networks import build_network
+from sg3.training.presets import discriminator_kwargs, generator_kwargs
+
+#: module → resolution of its data, processes that its commands start
+RECIPES = {
+    "wikiart": (1024, 8),
+    "metfaces_transfer": (1024, 8),
+    "afhq": (512, 8),
+    "ffhq_unaligned": (1024, 8),
+    "scale_up": (1024, 8),
+    "multi_node": (1024, 16),
+    "minifaces.generator.train": (64, 2),
+}
+COMMANDS = {
+    "wikiart": ("wikiart", "wikiart-1024.zip"),
+    "metfaces_transfer": ("metfaces/images", "metfaces-1024.zip"),
+    "afhq": ("afhqv2/train", "afhqv2-512.zip"),
+    "ffhq_unaligned": ("ffhqu-crops", "ffhqu-1024.zip"),
+}
+
+
+def module_of(name):
+    return importlib.import_module(f"recipes.{name}")
+
+
+def settings():
+    for name, (resolution, processes) in RECIPES.items():
+        for variant, build in module_of(name).VARIANTS.items():
+            size = 256 if variant == "256" else resolution
+            yield pytest.param(build, size, processes, id=f"{name}-{variant}")
+
+
+def call(name, *args):
+    module = module_of(name)
+    return CliRunner().invoke(run.recipe_command(module.__doc__, module.VARIANTS), args)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(4):
+        Image.new("RGB", (64, 64), (60 * i, 9, 9)).save(folder / f"{i}.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize("build, resolution, processes", list(settings()))
+def test_settings_are_complete_and_the_networks_build(build, resolution, processes):
+    config = build("data.zip", "runs").resolved(resolution, processes)
+    assert config.gamma is not None
+    assert config.resume is None or config.resume in REGISTRY
+    shape = (3, resolution, resolution)
+    with FakeTensorMode():  # shapes only: these networks are large
+        G = build_network(*generator_kwargs(config, shape, 0))
+        D = build_network("discriminator", discriminator_kwargs(config, shape, 0))
+    assert G.img_resolution == D.img_resolution == resolution
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_changes_by_name(name):
+    config = module_of(name).config
+    assert config("d", "o", gamma=3, seed=7).seed == 7
+    assert config("d", "o", gamma=3).gamma == 3
+    with pytest.raises(ValueError, match=r"got 'gama'.*did you mean gamma"):
+        config("d", "o", gama=3)
+    with pytest.raises(ValueError, match="--kimg"):
+        config("d", "o", kimg=-1)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_docstring_says_what_a_user_must_know(name):
+    module = module_of(name)
+    for part in ("Commands", "Hardware", "Duration", "Result"):
+        assert f"\n{part}:" in module.__doc__ or f"\n{part}, " in module.__doc__, part
+    assert f"-m recipes.{name}" in module.__doc__ and "torchrun" in module.__doc__
+    assert max(map(len, module.__doc__.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_data_set_command_is_documented_and_understood(name):
+    module = module_of(name)
+    command = module.dataset_command(*COMMANDS[name])
+    documented = " ".join(module.__doc__.replace("\\\n", " ").split())
+    assert shlex.join(command) in documented
+    known = {option for parameter in dataset.params for option in parameter.opts}
+    wanted = {word for word in command if word.startswith("--")}
+    assert wanted <= known
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_dry_run_prints_json_without_data(name):
+    result = call(name, "--data", "missing.zip", "--outdir", "runs", "--dry-run")
+    assert result.exit_code == 0, result.output
+    options = json.loads(result.output)
+    assert options["data"] == "missing.zip" and options["batch"] >= 16
+
+
+def test_dry_run_with_data_describes_the_run(pictures, tmp_path):
+    where = ["--data", pictures, "--outdir", str(tmp_path / "runs")]
+    result = call(
+        "minifaces.generator.train", *where, "-n", "--set", "resume=", "--set", "cbase=512"
+    )
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.output)
+    assert record["G"]["channel_base"] == 512 and record["options"]["resume"] is None
+    assert record["data"]["images"] == 4 and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("gama=1", "did you mean gamma"),
+        ("data=x.zip", "got 'data'"),
+        ("gamma", "expected NAME=VALUE"),
+        ("gamma=-1", "gamma"),
+        ("gamma=much", "gamma"),
+        ("batch=", "batch needs a value"),
+        ("cfg=stylegan4", "cfg"),
+    ],
+)
+def test_bad_settings_are_one_line(text, message):
+    result = call("wikiart", "--data", "no.zip", "--outdir", "runs", "-n", "--set", text)
+    assert result.exit_code == 2
+    assert message in result.output and len(result.output.strip().splitlines()) == 1
+
+
+def test_settings_are_written_as_for_sg3_train():
+    texts = ["gamma=16", "mirror=no", "grid=4x2", "batch-gpu=auto", "metrics=none", "resume="]
+    assert run.parse_changes(texts) == {
+        "gamma": 16, "mirror": False, "grid": (4, 2), "batch_gpu": "auto", "metrics": (),
+        "resume": None,
+    }  # fmt: skip
+
+
+def test_missing_data_are_one_line(tmp_path):
+    result = call("afhq", "--data", str(tmp_path / "no.zip"), "--outdir", str(tmp_path))
+    assert result.exit_code == 2 and len(result.output.strip().splitlines()) == 1
+
+
+TINY = [
+    "cbase=64", "cmax=8", "dcbase=64", "dcmax=8", "z_dim=8", "w_dim=8", "num_layers=4",
+    "margin_size=4", "map_depth=1", "batch=4", "mbstd_group=2", "grid=2x2", "kimg=0.004",
+    "workers=0", "threads=1", "resume=", "freeze_mapping=no",
+]  # fmt: skip
+
+
+def test_a_recipe_trains_and_goes_on(pictures, tmp_path):
+    changes = [word for text in TINY for word in ("--set", text)]
+    args = ["--data", pictures, "--outdir", str(tmp_path), *changes, "--resume", "latest"]
+    args += ["--variant", "stylegan2"]
+    first = call("minifaces.generator.train", *args)
+    assert first.exit_code == 0, first.output
+    assert "starting from scratch" in first.output
+    again = call("minifaces.generator.train", *args, "--set", "kimg=0.008")
+    assert "going on at 0.0 kimg" in again.output and again.exit_code == 0
+    assert [path.name[:5] for path in tmp_path.iterdir()] == ["00000"]
+
+
+def test_a_run_that_does_not_exist_starts_from_the_recipes_network(pictures, tmp_path):
+    config = module_of("minifaces.generator.train").config(pictures, str(tmp_path))
+    assert run.continued(config).resume == "latest,mini-faces"
+
+
+def test_gamma_sweep_differs_in_gamma_alone():
+    sweep = wikiart.gamma_sweep("d", "o", seed=3)
+    assert list(sweep) == [8, 16, 32, 64] == [c.gamma for c in sweep.values()]
+    full = wikiart.config("d", "o")
+    assert len({(c.kimg, c.seed, c.resume, c.batch) for c in sweep.values()}) == 1
+    assert sweep[8].kimg < full.kimg / 10 and full.gamma == 32
+    assert full.resume == "stylegan3-t-ffhq-1024" and full.mirror and full.aug == "ada"
+
+
+def test_gamma_of_metfaces_and_afhq_follows_the_configuration():
+    metfaces, afhq = module_of("metfaces_transfer"), module_of("afhq")
+    unaligned = metfaces.VARIANTS["unaligned"]("d", "o", cfg="stylegan3-r")
+    assert (unaligned.gamma, unaligned.resume) == (6.6, "stylegan3-r-ffhqu-1024")
+    assert metfaces.config("d", "o", cfg="stylegan2").resume in REGISTRY
+    assert metfaces.config("d", "o", cfg="stylegan2").gamma == 5
+    assert afhq.config("d", "o", cfg="stylegan3-r").gamma == 16.4
+    with pytest.raises(ValueError, match="--cfg"):
+        afhq.config("d", "o", cfg="stylegan4")
+
+
+def test_scale_up_memory_grows_with_the_batch():
+    pytest.importorskip("sg3.training.plan")
+    config = scale_up.config("d", "o", cbase=256, cmax=16, num_layers=4, batch=8)
+    found = scale_up.memory(config, num_gpus=1, resolution=64)
+    assert list(found) == [4, 8] and 0 < found[4] < found[8] < 1
+    with pytest.raises(ValueError, match="H200"):
+        scale_up.memory(config, card="Voodoo 2")
+
+
+def test_slurm_script(tmp_path):
+    text = multi_node.slurm_script("/shared/my faces.zip", "/shared/runs", nodes=3, partition="gpu")
+    for part in [
+        "#SBATCH --nodes=3", "#SBATCH --ntasks-per-node=1", "#SBATCH --gpus-per-node=8",
+        "#SBATCH --partition=gpu", "--rdzv-backend=c10d", "--rdzv-endpoint=", "--max-restarts=3",
+        "--nproc-per-node=8", "-m recipes.multi_node", "--data '/shared/my faces.zip'",
+        "--resume latest", "SLURM_JOB_NODELIST",
+    ]:  # fmt: skip
+        assert part in text
+    header = text.splitlines()
+    assert all(line.startswith("#") for line in header[: header.index("set -euo pipefail")])
+    script = tmp_path / "train.slurm"
+    script.write_text(text)
+    subprocess.run(["bash", "-n", script], check=True)
+    for wrong in ({"nodes": 0}, {"recipe": "x; rm"}, {"partition": "a b"}, {"max_restarts": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            multi_node.slurm_script("d", "o", **wrong)
+
+
+def test_multi_node_keeps_gamma_times_batch():
+    for nodes in (1, 2, 4):
+        config = multi_node.config("d", "o", nodes=nodes)
+        assert config.batch == 32 * nodes and math.isclose(config.gamma * config.batch, 32.8 * 32)
+
+
+def face(angle=0.0, scale=40.0, centre=(300.0, 200.0)):
+    """68 landmarks: eyes at (∓1, 0), corners of the mouth at (∓0.7, 2), turned clockwise."""
+    points = np.zeros([68, 2])
+    around = np.array([(math.cos(t), math.sin(t)) for t in np.arange(6) * math.pi / 3]) * 0.2
+    eye = np.array([1.0, 0])
+    points[36:42], points[42:48] = around - eye, around + eye
+    points[48], points[54] = (-0.7, 2), (0.7, 2)
+    cos, sin = math.cos(angle), math.sin(angle)
+    return points @ np.array([[cos, sin], [-sin, cos]]) * scale + centre
+
+
+@pytest.mark.parametrize("angle", [0, 0.3, -0.7])
+def test_aligned_square_follows_the_face(angle):
+    square = crops.aligned_square(face(angle))
+    assert square.side == pytest.approx(8 * 40)  # 4·|a| = 8 scales, 3.6·|b| = 7.2
+    assert square.axis == pytest.approx((math.cos(angle), math.sin(angle)))
+    below = 0.1 * 2 * 40
+    expected = (300 - below * math.sin(angle), 200 + below * math.cos(angle))
+    assert square.centre == pytest.approx(expected)
+    # In the square's own coordinates every face looks the same.
+    upright = crops.aligned_square(face(0))
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    own = (square.corners() - [300, 200]) @ turn
+    np.testing.assert_allclose(own, upright.corners() - [300, 200], atol=1e-9)
+
+
+def test_corners_are_in_the_published_order():
+    corners = crops.FaceSquare((50, 60), 20).corners()
+    np.testing.assert_allclose(corners, [[40, 50], [40, 70], [60, 70], [60, 50]])
+
+
+def test_long_face_is_measured_from_eyes_to_mouth():
+    points = face()
+    points[[48, 54], 1] += 40  # |b| = 3 scales
+    assert crops.aligned_square(points).side == pytest.approx(3.6 * 3 * 40)
+
+
+def test_unaligned_square_is_upright_and_inside():
+    square = crops.aligned_square(face(0.5))
+    still = crops.unaligned_square(square, (900, 700), np.random.default_rng(0), shift=0)
+    assert still.centre == square.centre and still.side == square.side and still.axis == (1, 0)
+    random = np.random.default_rng(1)
+    moved = [crops.unaligned_square(square, (900, 700), random) for _ in range(99)]
+    boxes = np.array([m.box() for m in moved])
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= [900, 700]).all()
+    assert 0.05 < np.std(boxes[:, 0]) / square.side < 0.3
+    far = crops.aligned_square(face(scale=100))  # larger than the photograph
+    assert crops.unaligned_square(far, (500, 400), np.random.default_rng(0)).centre == far.centre
+
+
+@pytest.mark.parametrize("angle, centre", [(0.0, (300.0, 200.0)), (0.4, (260.4, 190.0))])
+def test_crop_shows_the_eyes_where_the_head_tilts_them(angle, centre):
+    photograph = np.zeros([400, 600, 3], np.uint8)
+    points = face(angle, centre=centre)
+    eyes = [points[36:42].mean(axis=0), points[42:48].mean(axis=0)]
+    rows, columns = np.mgrid[:400, :600] + 0.5
+    for channel, (x, y) in enumerate(eyes):
+        photograph[..., channel] = 255 * (np.hypot(columns - x, rows - y) < 9)
+    square = crops.aligned_square(points)
+    square = crops.unaligned_square(square, (600, 400), np.random.default_rng(0), shift=0)
+    crop = np.asarray(crops.cut(Image.fromarray(photograph), square, 256), np.float64)
+    rows, columns = np.mgrid[:256, :256] + 0.5
+    tilt = np.array([math.cos(angle), math.sin(angle)])
+    middle = 128 - 0.1 * 2 / 8 * 256 * np.array([-tilt[1], tilt[0]])
+    for channel, sign in enumerate((-1, 1)):
+        weight = crop[..., channel] / crop[..., channel].sum()
+        found = np.array([(weight * columns).sum(), (weight * rows).sum()])
+        np.testing.assert_allclose(found, middle + sign * tilt * 256 / 8, atol=0.5)
+
+
+def test_outside_of_the_photograph_is_mirrored():
+    pixels = np.arange(40, dtype=np.uint8).repeat(40).reshape(40, 40).T[..., None].repeat(3, 2)
+    crop = np.asarray(crops.cut(Image.fromarray(pixels), crops.FaceSquare((5, 20), 20), 20))
+    np.testing.assert_array_equal(crop[0, :, 0], [4, 3, 2, 1, 0, *range(15)])
+    with pytest.raises(ValueError, match="too far outside"):
+        crops.cut(Image.fromarray(pixels), crops.FaceSquare((-50, 20), 20), 20)
+
+
+@pytest.fixture
+def ffhq(tmp_path):
+    """Three entries like those of the published metadata; the third has lost its photograph."""
+    entries = {}
+    for i in range(3):
+        landmarks = face(0.2 * i)
+        wild = {
+            "file_path": f"in-the-wild-images/00000/{i:05d}.png",
+            "pixel_size": [600, 400],
+            "face_landmarks": landmarks.tolist(),
+            "face_quad": crops.aligned_square(landmarks).corners().tolist(),
+        }
+        entries[str(i)] = {"image": {"file_path": f"{i}.png"}, "in_the_wild": wild, "metadata": {}}
+        path = tmp_path / wild["file_path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if i < 2:
+            Image.new("RGB", (600, 400), (90, 120, 40 * i)).save(path)
+    metadata = tmp_path / "ffhq-dataset-v2.json"
+    metadata.write_text(json.dumps(entries))
+    return metadata
+
+
+def test_crops_from_metadata(ffhq, tmp_path):
+    args = ["--metadata", str(ffhq), "--source", str(tmp_path), "--dest", str(tmp_path / "out")]
+    result = CliRunner().invoke(crops.main, [*args, "--size", "32"])
+    assert result.exit_code == 0, result.output
+    assert "2 crops, 1 dropped" in result.output and "dropped 2" in result.output
+    files = sorted((tmp_path / "out").rglob("*.png"))
+    assert [str(f.relative_to(tmp_path / "out")) for f in files] == [
+        "00000/00000.png",
+        "00000/00001.png",
+    ]
+    assert Image.open(files[1]).size == (32, 32) and Image.open(files[1]).getpixel((9, 9))[2] == 40
+    times = [f.stat().st_mtime_ns for f in files]
+    again = list(crops.write_crops(crops.read_faces(ffhq), tmp_path, tmp_path / "out", 32))
+    assert [c.reason is None for c in again] == [True, True, False]
+    assert [f.stat().st_mtime_ns for f in files] == times
+
+
+def test_check_compares_with_the_published_squares(ffhq):
+    faces = crops.read_faces(ffhq)
+    assert crops.quad_errors(faces).max() < 1e-9
+    result = CliRunner().invoke(crops.main, ["--metadata", str(ffhq), "--check"])
+    assert "3 of 3 faces" in result.output
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[]", "not like ffhq-dataset-v2"),
+        ('{"0": {"image": {}}}', "in_the_wild"),
+        ('{"0": {"in_the_wild": {"file_path": "../x", "face_landmarks": []}}}', "below --source"),
+        ("{", "not like ffhq-dataset-v2"),
+    ],
+)
+def test_bad_metadata_are_one_line(tmp_path, text, message):
+    path = tmp_path / "m.json"
+    path.write_text(text)
+    result = CliRunner().invoke(crops.main, ["--metadata", str(path), "--check"])
+    assert result.exit_code == 2
+    assert message in result.output and len(result.output.strip().splitlines()) == 1
+
+
+def test_cage_animal_names_a_network_and_encoders_that_exist():
+    chosen = cage_animal.settings()
+    assert (chosen["source"], chosen["target"]) == ("animal", "Nicolas Cage")
+    assert chosen["network"] in REGISTRY
+    known = {param.name for param in cage_animal.adapt.params}
+    assert chosen.keys() <= known and cage_animal.settings("images", "photos").keys() <= known
+
+
+def test_cage_animal_runs_as_it_stands_on_another_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        cage_animal,
+        "COMMON",
+        cage_animal.COMMON | {"network": "mini-faces", "clip": ("mini-a", "mini-b"), "batch": 1},
+    )
+    arguments = ["--steps", "1", "--outdir", str(tmp_path / "cage")]
+    result = CliRunner().invoke(cage_animal.command, arguments)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "cage" / "delta.safetensors").exists()
+    result = CliRunner().invoke(cage_animal.command, ["--variant", "images"])
+    assert result.exit_code == 2 and "give a folder of photos" in result.output

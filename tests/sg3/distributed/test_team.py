@@ -1,0 +1,244 @@
+"""Training in several processes: the same gradients as in one, and what happens when one dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import repository
+import torch
+from PIL import Image
+from team_script import everything, make_trainer
+
+from sg3.cli.train import _explain, _StopRequest
+from sg3.distributed.team import Team, ToldError
+from sg3.training.trainer import split_in_strides
+
+SCRIPT = repository.ROOT / "tests" / "support" / "team_script.py"
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+
+
+def environment(**extra):
+    root = str(repository.ROOT)
+    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", **extra}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.RandomState(0)
+    for i in range(20):
+        Image.fromarray(random.randint(0, 255, [16, 16, 3], np.uint8)).save(folder / f"{i:02}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(data):
+    return everything(data, Team())
+
+
+def assert_close(expected, got, tolerance):
+    assert expected.keys() == got.keys() and len(expected) > 20
+    for name, tensor in expected.items():
+        scale = tensor.abs().max().clamp(min=1e-6)
+        error = float((tensor - got[name]).abs().max() / scale)
+        assert error < tolerance, (name, error)
+
+
+def test_two_processes_equal_one(data, alone, tmp_path):
+    """Half the batch each: minibatch statistics in groups of 4, so 2 groups in all."""
+    out = tmp_path / "out.pt"
+    command = [*LAUNCH, "--nproc-per-node=2", str(SCRIPT), data, str(out)]
+    subprocess.run(command, env=environment(), check=True, timeout=300, capture_output=True)
+    together = torch.load(out, weights_only=True)
+    assert_close(alone["gradients"], together["gradients"], 1e-4)
+    assert_close(alone["weights"], together["weights"], 5e-3)
+    moved = make_trainer(data, Team())
+    start = moved.G.state_dict()
+    moved.close()
+    difference = max(float((alone["weights"][f"G.{n}"] - t).abs().max()) for n, t in start.items())
+    assert difference > 5e-3  # the five steps did something
+
+
+def test_passes_equal_the_whole_batch(data, alone):
+    """Accumulated passes of one group each: the gradients of a whole batch."""
+    split = everything(data, Team(), batch_gpu=4)
+    # Moving averages inside G are updated once per pass, which these gradients do not see.
+    assert_close(alone["gradients"], split["gradients"], 2e-3)
+
+
+def test_strides_keep_statistics_groups():
+    whole = torch.arange(8)
+    assert [part.tolist() for part in split_in_strides(whole, 2)] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert Team(1, 2).share(whole).tolist() == [1, 3, 5, 7]
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_out_of_memory_halves_the_passes(data, alone, auto):
+    said = []
+    trainer = make_trainer(data, Team(), batch_gpu="auto" if auto else 8)
+    trainer.say = said.append
+    accumulate = trainer.loss.accumulate_gradients
+
+    def limited(phase, real, *rest, **options):
+        if len(real) > 4:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        accumulate(phase, real, *rest, **options)
+
+    trainer.loss.accumulate_gradients = limited
+    if not auto:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            trainer.step()
+        trainer.close()
+        return
+    trainer.step()
+    assert trainer.pass_size == 4 and trainer.cur_nimg == 8
+    assert said == ["out of memory: going on with 4 images per pass"]
+    trainer.close()
+
+
+def test_memory_that_cannot_be_halved_is_one_line(data):
+    trainer = make_trainer(data, Team(), batch_gpu="auto")
+
+    def never(*args, **options):
+        raise MemoryError
+
+    trainer.loss.accumulate_gradients = never
+    with pytest.raises(ValueError, match="--batch-gpu: out of memory with 4 images per pass"):
+        trainer.step()
+    trainer.close()
+
+
+class Pair(Team):
+    """Rank 0 of two, whose mate found `other` (a line, or None)."""
+
+    def __init__(self, other):
+        super().__init__(0, 2)
+        self.other = other
+
+    def gather(self, value):
+        return [value, self.other]
+
+    def tell(self, value):
+        return value
+
+
+def test_what_one_process_finds_wrong_ends_all():
+    assert Pair(None).agree(lambda: 7) == 7
+    with pytest.raises(ToldError, match="its disk is full"):
+        Pair("its disk is full").agree(lambda: 7)
+
+    def full():
+        raise OSError(28, "No space left on device", "log.txt")
+
+    with pytest.raises(ToldError, match=r"^log\.txt: No space left on device$"):
+        Pair("another line").agree(full)
+
+
+def test_what_rank_0_says_is_not_repeated():
+    with pytest.raises(SystemExit) as ended:
+        _explain(ToldError("no room"), "1")
+    assert ended.value.code == 2
+    with pytest.raises(ToldError, match="no room"):
+        _explain(ToldError("no room"), "0")
+    with pytest.raises(ValueError, match="process 1: of my own"):
+        _explain(ValueError("of my own"), "1")
+
+
+@pytest.mark.parametrize("size, stops", [("2", True), ("1", False)])
+def test_without_torchrun_its_processes_stop(monkeypatch, size, stops):
+    """One that was started alone may outlive the shell, as with nohup."""
+    monkeypatch.setenv("WORLD_SIZE", size)
+    request = _StopRequest("")
+    assert not request()
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert request() == stops
+
+
+def sg3_train(data, outdir, *more):
+    options = (
+        f"--cfg stylegan3-t --data {data} --outdir {outdir} --batch 4 --aug noaug --z-dim 8 "
+        "--w-dim 8 --num-layers 4 --margin-size 4 --cbase 64 --cmax 8 --mbstd-group 2 --grid 3x2 "
+        "--tick 0.008 --snap 1 --workers 0 --device cpu"
+    )
+    return ["-m", "sg3", "train", *options.split(), *more]
+
+
+def wait_for(condition, output=None, seconds=240):
+    for _ in range(seconds * 10):
+        if condition():
+            return
+        time.sleep(0.1)
+    said = output.read_text() if output else ""
+    raise AssertionError(f"nothing happened in {seconds} seconds; said until then:\n{said}")
+
+
+def test_a_dead_process_stops_the_others_and_the_run_goes_on(data, tmp_path):
+    """kill -9 of rank 1: rank 0 says so and ends; torchrun's restart goes on from the state."""
+    command = [*LAUNCH, "--nproc-per-node=2", "--max-restarts=3", *sg3_train(data, tmp_path)]
+    output = tmp_path / "out.txt"
+    with open(output, "w") as log:
+        process = subprocess.Popen(
+            [*command, "--kimg", "100"],
+            env=environment(SG3_DIST_TIMEOUT_MINUTES="3"),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("*/training-state-*.pt"))) >= 2, output)
+        os.kill(_rank(process.pid, 1), signal.SIGKILL)
+        wait_for(lambda: "going on at" in output.read_text(), output)
+        text = output.read_text()
+        assert "another process of this run stopped answering" in text
+        assert len(list(tmp_path.glob("0*"))) == 1  # the same run
+        os.killpg(process.pid, signal.SIGTERM)
+        wait_for(lambda: process.poll() is not None, output)
+        assert "state saved in" in output.read_text()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _rank(launcher: int, rank: int) -> int:
+    """The process that torchrun started as `rank`."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            variables = (path / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if parent == launcher and f"RANK={rank}".encode() in variables:
+            return int(path.name)
+    raise AssertionError(f"no rank {rank}")
+
+
+def test_gpus_starts_processes_and_a_signal_saves(data, tmp_path):
+    command = [sys.executable, *sg3_train(data, tmp_path / "runs"), "--gpus", "2", "--kimg", "100"]
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        wait_for(lambda: list(tmp_path.glob("runs/*/training-state-*.pt")))
+        process.send_signal(signal.SIGTERM)
+        text, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, text
+    assert "To go on, repeat the command with --resume latest" in text
+    assert "Traceback" not in text
+
+
+def test_gpus_and_bad_data_is_exit_2(tmp_path):
+    command = [sys.executable, *sg3_train(tmp_path / "none", tmp_path / "runs"), "--gpus", "2"]
+    result = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 2
+    # Both processes find it, one says it.
+    assert "does not exist" in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,195 @@
+"""The training doctor: every finding once, none for a healthy run."""
+
+import json
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+
+from recipes.minifaces.world.renderer import render, sample_attributes, sample_pose
+from sg3.training import tensorboard
+from sg3.training.advice import COLLAPSED_SHARE, TrainingDoctor, grid_diversity
+
+
+def stats(real=0.4, fake=-0.4, signs_real=0.5, signs_fake=-0.5, g_loss=0.9):
+    means = {
+        "Loss/scores/real": real,
+        "Loss/scores/fake": fake,
+        "Loss/signs/real": signs_real,
+        "Loss/signs/fake": signs_fake,
+        "Loss/G/loss": g_loss,
+    }
+    return {name: {"num": 100, "mean": mean, "std": 1.0} for name, mean in means.items()}
+
+
+def progress(**changes):
+    return {"sec_per_kimg": 30.0, "nonfinite_gradients": 0, "augment_p": 0.3, **changes}
+
+
+def all_advice(doctor, ticks):
+    return [text for tick in ticks for text in doctor.check(*tick)]
+
+
+def test_a_healthy_run_hears_nothing():
+    random = np.random.RandomState(0)
+    ticks = [
+        (
+            progress(sec_per_kimg=30 + random.rand() * 5, augment_p=min(i / 100, 0.7)),
+            stats(g_loss=1 + random.rand(), signs_real=0.6),
+            0.2 + 0.05 * random.rand(),
+        )
+        for i in range(100)
+    ]
+    assert all_advice(TrainingDoctor(), ticks) == []
+
+
+CASES = {
+    "nonfinite": ([(progress(nonfinite_gradients=i), stats(), None) for i in (0, 3, 9)], "3 grad"),
+    "nan": ([(progress(), stats(real=float("nan")), None)] * 3, "not numbers any more"),
+    "winning": (
+        [(progress(), stats(signs_real=0.97, signs_fake=-0.99, g_loss=i), None) for i in range(9)],
+        "--gamma",
+    ),
+    "high_p": ([(progress(augment_p=p), stats(), None) for p in (0.7, 0.85, 0.9)], "p = 0.85"),
+    "collapse": (
+        [(progress(), stats(), d) for d in (0.2, 0.25, 0.1, 0.2, 0.1, 0.09, 0.05)],
+        "modes are being lost",
+    ),
+    "slow": (
+        [(progress(sec_per_kimg=s), stats(), None) for s in [30.0] * 10 + [80.0, 75.0, 80.0]],
+        "2.5 times as long",
+    ),
+    "winning without signs": (
+        [(progress(), stats(real=2.5, fake=-2.0, g_loss=2 + i), None) for i in range(9)],
+        "--dlr",
+    ),
+    "null scores": ([(progress(), stats(fake=None), None)] * 3, "not numbers any more"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_finding_comes_once(case):
+    ticks, words = CASES[case]
+    advice = all_advice(TrainingDoctor(), ticks)
+    assert len(advice) == 1 and words in advice[0]
+
+
+def steadily(g_losses):
+    return [
+        (progress(), stats(signs_real=0.97, signs_fake=-0.99, g_loss=g), None) for g in g_losses
+    ]
+
+
+NO_CASES = {
+    "strong D, G improves": steadily([9.0 - i / 10 for i in range(40)]),
+    **{
+        f"strong D, flat G, seed {seed}": steadily(4 + 0.2 * np.random.RandomState(seed).randn(100))
+        for seed in range(5)
+    },
+    "strong D for a short while": steadily([1, 2, 3, 4, 5]),
+    "one slow tick": [
+        (progress(sec_per_kimg=200.0 if i in (0, 15) else 30.0), stats(), None) for i in range(30)
+    ],
+    "one odd grid": [(progress(), stats(), d) for d in (0.2, 0.2, 0.05, 0.2, 0.05, 0.2)],
+    "variety grows from nothing": [(progress(), stats(), d) for d in (0.01, 0.03, 0.1, 0.2)],
+    "no fakes yet": [(progress(), {}, None)] * 20,
+}
+
+
+@pytest.mark.parametrize("case", NO_CASES)
+def test_what_only_looks_like_trouble_is_no_finding(case):
+    assert all_advice(TrainingDoctor(), NO_CASES[case]) == []
+
+
+def test_advice_is_one_sentence_that_names_something_to_try():
+    for case, (ticks, _) in CASES.items():
+        (text,) = all_advice(TrainingDoctor(), ticks)
+        assert "\n" not in text and ". " not in text, case
+        assert "--" in text or "look for" in text, case
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_continued_run_goes_on_where_it_stopped(case):
+    ticks, _ = CASES[case]
+    expected = all_advice(TrainingDoctor(), ticks)
+    for cut in range(len(ticks)):
+        first, second = TrainingDoctor(), TrainingDoctor()
+        heard = all_advice(first, ticks[:cut])
+        state = first.state()
+        second.load_state(json.loads(json.dumps(state)))
+        assert second.state() == state
+        assert heard + all_advice(second, ticks[cut:]) == expected
+
+
+def faces(identity):
+    """64 renders, face `i` with the features of `identity(i)` in a pose of its own."""
+    images = [render(sample_attributes(identity(i)), pose=sample_pose(i)) for i in range(64)]
+    return np.stack(images).transpose(0, 3, 1, 2)
+
+
+def test_variety_falls_when_modes_are_lost():
+    healthy = grid_diversity(faces(lambda i: i))
+    assert grid_diversity(faces(lambda i: i + 64)) == pytest.approx(healthy, rel=0.1)
+    few, one = grid_diversity(faces(lambda i: i % 8)), grid_diversity(faces(lambda i: 0))
+    assert one < few < COLLAPSED_SHARE * healthy
+
+
+def test_variety_does_not_count_noise():
+    healthy = faces(lambda i: i)
+    noise = np.random.RandomState(0).randint(-20, 20, healthy.shape)
+    copies = np.clip(healthy[np.arange(64) % 4] + noise, 0, 255).astype(np.uint8)
+    assert grid_diversity(copies) < 0.2 * grid_diversity(healthy)
+
+
+def test_variety_of_copies_and_of_odd_shapes():
+    assert grid_diversity(faces(lambda i: i)[[5] * 8]) == pytest.approx(0, abs=1e-6)
+    assert grid_diversity(np.zeros([3, 1, 5, 7], np.uint8)) == 0
+    assert grid_diversity(np.full([1, 3, 16, 16], 9, np.uint8)) == 0
+
+
+def test_tensorboard_gets_every_number():
+    class Writer:
+        def __init__(self):
+            self.seen = {}
+
+        def add_scalar(self, name, value, global_step):
+            self.seen[name] = (value, global_step)
+
+        def flush(self):
+            pass
+
+    writer = Writer()
+    tensorboard.write_tick(writer, progress(note="text"), stats(), 4000)
+    assert writer.seen["Progress/sec_per_kimg"] == (30.0, 4000)
+    assert writer.seen["Loss/scores/real"] == (0.4, 4000)
+    assert "Progress/note" not in writer.seen
+
+
+@pytest.mark.parametrize("error", [ImportError("missing"), TypeError("protobuf of another day")])
+def test_without_a_working_tensorboard_there_is_no_writer(monkeypatch, tmp_path, error):
+    class Broken(types.ModuleType):
+        def __getattr__(self, name):
+            raise error
+
+    name = "torch.utils.tensorboard"
+    monkeypatch.setitem(sys.modules, name, Broken(name))
+    assert tensorboard.open_writer(tmp_path) is None
+
+
+def test_real_events(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps in ((None, (1000, 2000, 3000)), (1000, (2000,))):
+        writer = tensorboard.open_writer(tmp_path, start)
+        for nimg in steps:
+            tensorboard.write_tick(writer, progress(sec_per_kimg=nimg / 100), stats(), nimg)
+        writer.close()
+        time.sleep(1.1)  # names of event files count seconds
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    seen = [(e.step, e.value) for e in events.Scalars("Progress/sec_per_kimg")]
+    assert seen == [(1000, 10.0), (2000, 20.0)]
+    assert events.Scalars("Loss/scores/fake")[0].value == pytest.approx(-0.4)

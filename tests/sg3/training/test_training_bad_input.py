@@ -1,0 +1,171 @@
+"""`sg3 train` with input that cannot work: one line, exit 2, and no run's folder."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from sg3.cli.main import cli
+from sg3.distributed.team import Team
+from sg3.networks import build_network
+from sg3.training import grids
+from sg3.training.config import TrainConfig
+from sg3.training.transfer import start_from
+
+SMALL = (
+    "--cfg stylegan3-t --batch 4 --mbstd-group 2 --kimg 0.004 --z-dim 8 --w-dim 8 --num-layers 4 "
+    "--margin-size 4 --cbase 64 --cmax 8 --grid 3x2 --device cpu --workers 0"
+)
+
+
+def save_images(folder, size=(16, 16), count=6):
+    folder.mkdir()
+    random = np.random.RandomState(0)
+    for i in range(count):
+        pixels = random.randint(0, 255, [size[1], size[0], 3], np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Folders of images, by what is wrong with them."""
+    world = tmp_path_factory.mktemp("world")
+    save_images(world / "good")
+    save_images(world / "odd", (20, 20))
+    save_images(world / "wide", (100, 60))
+    save_images(world / "tiny", (2, 2))
+    save_images(world / "mixed")
+    Image.new("RGB", (32, 32)).save(world / "mixed" / "9.png")
+    for name, labels in {
+        "null": None,
+        "flat": [1, 2, 3],
+        "others": [["x.png", 1]],
+        "words": [[f"{i}.png", "cat"] for i in range(6)],
+    }.items():
+        save_images(world / name)
+        (world / name / "dataset.json").write_text(json.dumps({"labels": labels}))
+    (world / "none.zip").write_bytes(b"PK\5\6" + bytes(18))  # an archive of nothing
+    (world / "text").write_text("hello")
+    return world
+
+
+def refused(world, outdir, options):
+    """The one line that `sg3 train` says to `options`; `DATA/` is the folder of folders."""
+    words = options.replace("DATA/", f"{world}/").split()
+    result = CliRunner().invoke(cli, ["train", *SMALL.split(), "--outdir", str(outdir), *words])
+    assert result.exit_code == 2, result.output
+    assert result.output.startswith("Error: ") and result.output.count("\n") == 1
+    assert not outdir.exists()
+    return result.output
+
+
+def test_a_dry_run_refuses_it_too(world, tmp_path):
+    for options in ("--augpipe bgd", "--metrics fid5k_ful", "--cond", "--batch-gpu 3", "--glr nan"):
+        said = refused(world, tmp_path / "runs", f"--dry-run --data DATA/good {options}")
+        assert options.split()[-1] in said or options == "--cond"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--data DATA/nowhere", "does not exist"),
+        ("--data DATA/none.zip", "no image files found"),
+        ("--data DATA/text", "neither a folder nor a .zip"),
+        ("--data DATA/mixed", "9.png is 32x32 RGB, but 0.png is 16x16 RGB"),
+        ("--data DATA/odd", "are 20x20, a size that no network takes; prepare them with: sg3 data"),
+        ("--data DATA/wide", "are 100x60, a size that no network takes"),
+        ("--data DATA/tiny", "are 2x2, a size that no network takes"),
+        ("--data DATA/good --cond", "labels were asked for"),
+        ("--data DATA/null --cond", "leave out --cond, or add them"),
+        ("--data DATA/flat --cond", "expected pairs of a file's name and its label"),
+        ("--data DATA/others --cond", "6 images lack a label"),
+        ("--data DATA/words --cond", "expected whole numbers"),
+        ("--data DATA/good --batch-gpu 3", "--batch-gpu: got 3"),
+        ("--data DATA/good --resume nope", "neither a known name nor a file"),
+        ("--data DATA/good --resume DATA/nope.pkl", "no such file"),
+        ("--data DATA/good --resume DATA/text", "expected safetensors or"),
+        ("--data DATA/good --resume DATA/good", "a folder without network-KIMG"),
+        ("--data DATA/good --resume mini-faces", "--resume: the network does not fit"),
+        ("--data DATA/good --metrics fid5k_ful", "unknown name 'fid5k_ful'"),
+        ("--data DATA/good --augpipe bgd", "--augpipe: got 'bgd', expected one of blit"),
+        ("--data DATA/good --mirorr", "Did you mean one of: '--mirror', '--mirror-y'"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(world, tmp_path, options, message):
+    assert message in refused(world, tmp_path / "runs", options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("--gamma nan", "--gamma inf", "--gamma -1", "--kimg 0", "--kimg inf", "--tick nan"),
+        *("--glr nan", "--dlr inf", "--ema-kimg nan", "--glr-warmup-kimg nan", "--p nan"),
+        *("--blur-percent nan", "--state-minutes nan", "--seed 4294967296", "--num-layers 2"),
+        *("--grid 3000x3000", "--desc a/b", "--batch 0", "--freezed -1"),
+    ],
+)
+def test_bad_numbers_are_refused_by_name(world, tmp_path, options):
+    said = refused(world, tmp_path / "runs", f"--data DATA/good {options}")
+    assert options.split()[0] in said
+
+
+@pytest.mark.parametrize("name, value", [("dlr", -1.0), ("seed", -1), ("blur_percent", 101.0)])
+def test_python_refuses_what_the_command_line_refuses(name, value):
+    with pytest.raises(ValueError, match=name.replace("_", "-")):
+        TrainConfig("out", "data", **{name: value})
+
+
+def test_more_processes_than_gpus(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    said = refused(world, tmp_path / "runs", "--data DATA/good --device auto --gpus 3")
+    assert "--gpus: got 3, but this machine has 2" in said
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="process 3 of a machine with 2 GPUs"):
+        Team.join(torch.device("cuda"))
+
+
+def test_a_start_that_fails_leaves_no_folder(world, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device", "reals.png")
+
+    monkeypatch.setattr(grids.Image.Image, "save", full)
+    result = CliRunner().invoke(
+        cli, ["train", *SMALL.split(), "--data", f"{world}/good", "--outdir", str(tmp_path)]
+    )
+    assert result.exit_code == 2 and result.output.count("\n") == 1
+    assert "(No space left on device): no state was written before" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_out_of_memory_is_one_line(world, tmp_path, monkeypatch):
+    def never(*args, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …")
+
+    monkeypatch.setattr("sg3.training.trainer.GANLoss.accumulate_gradients", never)
+    result = CliRunner().invoke(
+        cli, ["train", *SMALL.split(), "--data", f"{world}/good", "--outdir", str(tmp_path)]
+    )
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1].startswith("Error: out of memory; try --batch-gpu auto")
+
+
+def test_a_mapping_network_alone_is_no_fit():
+    """Layers of 512 fit any mapping network; nothing of the synthesis may."""
+    common = dict(z_dim=8, w_dim=8, num_layers=4, margin_size=4, channel_base=64)
+    small = dict(common, channel_max=8, img_resolution=16, img_channels=3, c_dim=0)
+    G = build_network("stylegan3", small)
+    other = build_network("stylegan3", {**small, "channel_base": 256, "channel_max": 32})
+    D = build_network(
+        "discriminator",
+        dict(c_dim=0, img_resolution=16, img_channels=3, channel_base=64, channel_max=8),
+    )
+
+    class Networks:
+        G, G_ema, D = other, other, None
+
+    with pytest.raises(ValueError, match="does not fit"):
+        start_from(Networks, G, D, G)

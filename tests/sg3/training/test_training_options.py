@@ -1,0 +1,85 @@
+"""Official command lines, word for word, and what their options come to (REFERENCE.md §4.8)."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from sg3.cli.main import cli
+from sg3.cli.train import train
+from sg3.networks import build_network
+
+OFFICIAL = (
+    "outdir cfg data gpus batch gamma cond mirror aug resume freezed p target batch-gpu cbase cmax "
+    "glr dlr map-depth mbstd-group desc metrics kimg tick snap seed fp32 nobench workers dry-run"
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world") / "faces"
+    for kind in ("cat", "dog"):
+        (folder / kind).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.random.RandomState(i).randint(0, 255, [16, 16, 3], np.uint8)
+            Image.fromarray(pixels).save(folder / kind / f"{i}.png")
+    return folder
+
+
+def plan_of(data, tmp_path, command):
+    """What `--dry-run` prints, and that it writes nothing."""
+    words = ["train", f"--outdir={tmp_path}/runs", f"--data={data}", *command.split(), "--dry-run"]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    assert not list(tmp_path.iterdir())
+    return json.loads(result.output)
+
+
+def test_help_lists_the_official_options():
+    known = {word for option in train.params for word in option.opts}
+    assert {f"--{name}" for name in OFFICIAL.split()} <= known
+
+
+def test_an_official_command_is_understood(data, tmp_path):
+    plan = plan_of(
+        data,
+        tmp_path,
+        "--cfg=stylegan3-r --gpus=1 --batch=8 --gamma=6.6 --mirror=1 --cond=True --aug=fixed "
+        "--p=0.3 --target=0.7 --batch-gpu=4 --cbase=256 --cmax=16 --glr=0.003 --dlr=0.001 "
+        "--map-depth=3 --mbstd-group=2 --desc=try --metrics=none --kimg=5000 --tick=1 --snap=10 "
+        "--seed=4 --fp32=1 --nobench=true --workers=2 --freezed=5",
+    )
+    assert plan["folder"] == "stylegan3-r-faces-gpus1-batch8-gamma6.6-try"
+    assert plan["data"] == {"images": 12, "shape": [3, 16, 16], "label_dim": 2}
+    G, D = plan["G"], plan["D"]
+    # R has 1×1 kernels, and twice the channels in G alone.
+    assert (G["channel_base"], G["channel_max"], G["conv_kernel"]) == (512, 32, 1)
+    assert (D["channel_base"], D["channel_max"]) == (256, 16) and G["use_radial_filters"]
+    assert G["mapping_kwargs"]["num_layers"] == 3 and G["c_dim"] == D["c_dim"] == 2
+    assert D["epilogue_kwargs"]["mbstd_group_size"] == 2
+    assert D["block_kwargs"]["freeze_layers"] == 5
+    for kwargs in (G, D):
+        assert kwargs["num_fp16_res"] == 0 and kwargs["conv_clamp"] is None
+    assert plan["loss"]["blur_init_sigma"] == 10
+    assert plan["loss"]["blur_fade_kimg"] == pytest.approx(8 * 200 / 32)
+    assert plan["options"]["ema_kimg"] == pytest.approx(8 * 10 / 32)
+    network = build_network("discriminator", {k: v for k, v in D.items() if k != "kind"})
+    frozen = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
+    frozen = {name.rsplit(".", 1)[0] for name in frozen if name.endswith("weight")}
+    assert frozen == {"b16.fromrgb", "b16.conv0", "b16.conv1", "b16.skip", "b8.conv0"}
+
+
+def test_defaults_of_stylegan2(data, tmp_path):
+    plan = plan_of(data, tmp_path, "--cfg=stylegan2 --batch=4 --gamma=1 --mirror=0 --cond 0")
+    assert plan["folder"] == "stylegan2-faces-gpus1-batch4-gamma1" and plan["data"]["images"] == 6
+    assert plan["G"]["mapping_kwargs"]["num_layers"] == 8 and plan["data"]["label_dim"] == 0
+    assert plan["options"]["glr"] == plan["options"]["dlr"] == 0.002
+    assert plan["loss"]["style_mixing_prob"] == 0.9 and plan["loss"]["pl_weight"] == 2
+    assert plan["loss"]["blur_init_sigma"] == 0
+
+
+@pytest.mark.parametrize("words", ["--mirror --gamma 2", "--gamma 2 --mirror", "--mirror yes"])
+def test_a_switch_needs_no_value(data, tmp_path, words):
+    assert plan_of(data, tmp_path, f"--cfg stylegan3-t --batch 4 {words}")["options"]["mirror"]
