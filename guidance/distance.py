@@ -16,8 +16,8 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from guidance.render import as_rgb
 from sg3.errors import UserError
+from sg3.media.images import as_rgb
 
 CHOICES = ("auto", "lpips", "scales")
 #: What the package torch-fidelity builds its LPIPS from, in torch's cache of checkpoints.

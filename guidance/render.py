@@ -38,8 +38,3 @@ def synthesised(G: nn.Module, latent: EditedLatent, force_fp32: bool = False) ->
     """Pictures `[N, C, H, W]` of `latent`, styles and all; gradients flow to both."""
     with added_styles(G, latent.styles):
         return G.synthesis(latent.ws, noise_mode="const", force_fp32=force_fp32)
-
-
-def as_rgb(images: torch.Tensor) -> torch.Tensor:
-    """`[N, C, H, W]` → `[N, 3, H, W]`: grey pictures as encoders want them, alpha left out."""
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from guidance.render import as_rgb, renderer
+from guidance.render import renderer
 from nada.adapt import Adaptation, Step
 from nada.curves import draw_curves
 from nada.spectrum import SpectralChange, spectral_change
@@ -25,6 +25,7 @@ from sg3.checkpoints.delta import apply_deltas, difference, kept_share, save_del
 from sg3.errors import UserError
 from sg3.files import prepare_folder, write_text
 from sg3.media import VideoWriter, contact_sheet, image_grid, save_png, to_uint8
+from sg3.media.images import as_rgb
 from sg3.training.progress_page import read_jsonl
 
 STATE, STATS = "state.safetensors", "stats.jsonl"

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from guidance.cutouts import AUGMENTS, random_views
 from guidance.encoders import Encoder
-from guidance.render import as_rgb
 from nada import losses
 from nada.clip_directions import Target, members_of
+from sg3.media.images import as_rgb
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from guidance.encoders import Encoder
-from guidance.render import as_rgb
 from nada.clip_directions import Target, members_of
+from sg3.media.images import as_rgb
 
 
 @dataclass(frozen=True)

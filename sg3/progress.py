@@ -1,9 +1,12 @@
-"""A tqdm bar around the iterators that this toolkit returns."""
+"""Progress bars."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TypeVar
+
+from tqdm import tqdm
 
 T = TypeVar("T")
 
@@ -12,6 +15,35 @@ def with_bar(steps: Iterator[T], total: int, desc: str, show: bool) -> Iterator[
     """`steps`, with a progress bar if `show`: text in a terminal, a widget in a notebook."""
     if not show:
         return steps
-    from tqdm.auto import tqdm
+    from tqdm.auto import tqdm as auto_bar
 
-    return iter(tqdm(steps, total=total, desc=desc, unit="step"))
+    return iter(auto_bar(steps, total=total, desc=desc, unit="step"))
+
+
+class ImageBar:
+    """A progress bar over images, in stages; shown only if stderr is a terminal."""
+
+    def __init__(self, name: str, show: bool = True):
+        self._name, self._show = name, show and sys.stderr.isatty()
+        self._bar: tqdm | None = None
+        self._stage = ""
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` images of `stage`; a new stage starts a new bar."""
+        if self._bar is None or stage != self._stage:
+            self.close()
+            text = f"{self._name}, {stage}" if stage else self._name
+            self._bar = tqdm(desc=text, total=total, unit="img", disable=not self._show)
+            self._stage = stage
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """End the current bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> ImageBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

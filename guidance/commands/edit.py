@@ -11,12 +11,10 @@ import click
 
 from guidance.commands.edit_options import edit_options
 from sg3.cli.options import resolve_device, with_deltas
-from sg3.cli.stopping import stop_requests
+from sg3.cli.stopping import INTERRUPTED, stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder, prepare_folder
 from sg3.manifest import RunManifest
-
-INTERRUPTED = 130
 
 
 @click.command()

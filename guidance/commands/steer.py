@@ -14,13 +14,12 @@ import click
 
 from guidance.commands.steer_options import steer_options
 from sg3.cli.options import apply_precision, resolve_device, with_deltas
-from sg3.cli.stopping import stop_requests
+from sg3.cli.stopping import INTERRUPTED, stop_requests
 from sg3.errors import UserError
 from sg3.files import prepare_folder
 from sg3.manifest import RunManifest
 from sg3.threads import use_free_cores
 
-INTERRUPTED = 130
 #: What a stopped run leaves in its folder, for --resume; written so often, in steps.
 PROGRESS, SAVE_EVERY = "progress.safetensors", 20
 #: Up to this size threads that wait for a busy core cost more than they bring.

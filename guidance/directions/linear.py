@@ -14,9 +14,10 @@ from guidance.directions.base import Direction
 from guidance.directions.text import text_difference
 from guidance.encoders import Encoder
 from guidance.latents import latent_statistics, map_latents, seed_latents
-from guidance.render import as_rgb, pictures_at_once, renderer
+from guidance.render import pictures_at_once, renderer
 from guidance.style_space import style_layers
 from sg3.errors import UserError
+from sg3.media.images import as_rgb
 
 #: Of W, for a step of one standard deviation in any direction.
 ALL_COMPONENTS = 1 << 20

@@ -18,7 +18,7 @@ from torch import nn
 
 from guidance.encoders import Encoder
 from guidance.latents import map_latents
-from guidance.render import RENDER_BUDGET_PX, as_rgb
+from guidance.render import RENDER_BUDGET_PX
 from guidance.style_space import (
     StyleLayer,
     layer_outputs,
@@ -27,6 +27,7 @@ from guidance.style_space import (
     style_layers,
     styles_of,
 )
+from sg3.media.images import as_rgb
 
 #: A processor's caches hold few pictures; a GPU wants many.
 CPU_BUDGET_PX = 2**16

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import nn
 
 from guidance.latents import map_latents, seed_latents
-from guidance.render import as_rgb, pictures_at_once, renderer
+from guidance.render import pictures_at_once, renderer
 from sg3.data.photos import Crop, central_crop
 from sg3.data.transforms import to_mode
+from sg3.media.images import as_rgb
 
 #: Larger side of what is compared, in pixels.
 SIDE_PX = 16

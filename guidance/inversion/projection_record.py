@@ -17,11 +17,11 @@ from guidance.directions.base import EditedLatent
 from guidance.directions.files import write_latent
 from guidance.inversion.project import Step
 from guidance.inversion.tune import TuneStep
-from guidance.render import as_rgb
 from sg3.checkpoints.delta import apply_deltas, difference, save_delta
 from sg3.data.photos import Crop, put_back
 from sg3.files import atomic_path
 from sg3.media import VideoWriter, contact_sheet, save_png, to_uint8
+from sg3.media.images import as_rgb
 
 VIDEO_SIZE_PX, VIDEO_LENGTH_S, VIDEO_HOLD_S = 256, 5.0, 1.0
 #: Frames per second, at least and at most; of more steps than fit, every so manieth is shown.

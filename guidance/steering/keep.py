@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from guidance.distance import load_distance
 from guidance.encoders import load_encoder
 from guidance.inversion.project import Goal
-from guidance.render import as_rgb
 from sg3.errors import UserError
+from sg3.media.images import as_rgb
 
 Describe = Callable[[torch.Tensor], torch.Tensor]
 #: Of a face aligned as in FFHQ, what face encoders were trained to read, as shares of its sides

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from guidance.cutouts import random_views
 from guidance.encoders import Encoder, EnsembleEncoder
 from guidance.prompts import Prompt
-from guidance.render import as_rgb
 from guidance.steering.losses import DISTANCES, directional_distance
 from guidance.templates import filled, templates_of
 from sg3.data.photos import to_target
 from sg3.errors import UserError
+from sg3.media.images import as_rgb
 
 #: Texts of an encoder that were encoded before: (sentence, ...) → `[embed_dim]`.
 _texts: weakref.WeakKeyDictionary[Encoder, dict[tuple[str, ...], torch.Tensor]]

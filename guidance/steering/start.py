@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from guidance.latents import map_latents, seed_latents
-from guidance.render import as_rgb, pictures_at_once, renderer
+from guidance.render import pictures_at_once, renderer
+from sg3.media.images import as_rgb
 
 #: Pictures up to this size are cheap enough for many candidates.
 SMALL_PX = 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 from collections import Counter
@@ -12,23 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sg3.cli.options import ParsedType, debug_option
-from sg3.errors import UserError
+from sg3.cli.options import SIZE, debug_option
 
 if TYPE_CHECKING:
     from sg3.data.prepare import Prepared
 
 SHOWN = 20  # dropped files that get a line
 COUNT = click.IntRange(min=1)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`"256x192"` or `"256"` → (256, 192) or (256, 256): width and height in pixels."""
-    match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", text.lower())
-    size = match and (int(match[1]), int(match[2] or match[1]))
-    if not size or not all(size):
-        raise UserError(f"resolution: got {text!r}, expected width and height like 256x256")
-    return size
 
 
 @click.command()
@@ -40,7 +29,7 @@ def parse_size(text: str) -> tuple[int, int]:
     "train-images-idx3-ubyte.gz; a folder saved by the package datasets.",
 )
 @click.option("--dest", required=True, metavar="ZIP|DIR", help="A .zip, or a new folder.")
-@click.option("--resolution", type=ParsedType("WxH", parse_size), help="Size, like 256x256.")
+@click.option("--resolution", type=SIZE, help="Size, like 256x256.")
 @click.option(
     "--transform",
     type=click.Choice(["none", "center-crop", "center-crop-wide", "center-crop-tall"]),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import click
 
 from sg3.cli.options import ParsedType, debug_option, device_option, network_option, seed_option
 from sg3.errors import UserError
+from sg3.progress import ImageBar
 
 NAMES = ParsedType("NAMES", lambda text: tuple(name.strip() for name in text.split(",")))
 
@@ -111,9 +110,10 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
         dataset = open_dataset(**data, use_labels=nets.G_ema.c_dim > 0) if data else None
         with _Results(path, nets.meta["sha256"], run, outdir, team.leads) as results:
             for name in names:
-                bar = _Bar(name, team.leads and sys.stderr.isatty())
-                with contextlib.closing(bar):
-                    found = evaluate(name, nets.G_ema, dataset, team=team, progress=bar, **options)
+                with ImageBar(name, team.leads) as bar:
+                    found = evaluate(
+                        name, nets.G_ema, dataset, team=team, progress=bar.update, **options
+                    )
                 results.add(found)
     finally:
         team.leave()
@@ -172,25 +172,3 @@ class _Results:
 
     def __exit__(self, *error) -> None:
         self._manifest.__exit__(*error)
-
-
-class _Bar:
-    """A progress bar for each stage of a metric, where someone is looking."""
-
-    def __init__(self, name: str, enabled: bool):
-        self._name, self._enabled = name, enabled
-        self._bar, self._what = None, ""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if what != self._what:
-            self.close()
-            text = f"{self._name}, {what}"
-            self._bar = tqdm(desc=text, total=total, unit="img", disable=not self._enabled)
-            self._what = what
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()

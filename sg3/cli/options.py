@@ -50,6 +50,24 @@ def parse_vec2(text: str) -> tuple[float, float]:
     return x, y
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """`"256x192"` → `(256, 192)`, `"256"` → `(256, 256)`: width and height in pixels."""
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text.lower())
+    size = match and (int(match[1]), int(match[2] or match[1]))
+    if not size or not all(size):
+        raise UserError(f"resolution: got {text!r}, expected width and height like 256x256")
+    return size
+
+
+def parse_grid(text: str) -> tuple[int, int]:
+    """`"4x2"` → `(4, 2)`: columns and rows. Raises UserError otherwise."""
+    match = re.fullmatch(r"\s*(\d{1,3})\s*[xX]\s*(\d{1,3})\s*", text)
+    grid = match and (int(match[1]), int(match[2]))
+    if not grid or not all(grid):
+        raise UserError(f"got {text!r}, expected columns x rows like 4x2")
+    return grid
+
+
 def parse_delta(text: str) -> tuple[str, float]:
     """`"zombie.safetensors:0.7"` → `("zombie.safetensors", 0.7)`; without a number 1.
 
@@ -171,6 +189,8 @@ def config_option(config: type, name: str, *declarations: str, **kwargs):
 
 PLAIN_TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 SEEDS = ParsedType("seeds", parse_seeds)
+SIZE = ParsedType("WxH", parse_size)
+GRID = ParsedType("WxH", parse_grid)
 VEC2 = ParsedType("x,y", parse_vec2)
 DELTA = ParsedType("file[:strength]", parse_delta)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from sg3.cli.options import ParsedType, debug_option, resolve_device
+from sg3.cli.options import ParsedType, debug_option, parse_size, resolve_device
 from sg3.cli.train_options import POSITIVE, RATE, SIZES
 from sg3.errors import UserError
 
@@ -21,15 +20,7 @@ CARD_NAMES = ("H200", "H100", "A100-80", "A100-40", "RTX4090", "RTX3090", "V100"
 ASSUMED_CARD = "A100-80"  # where there is no GPU and none is named
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """`"1024"` or `"1280x768"` (width, height) → (height, width)."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.lower())
-    if not match or int(match[1]) < 1 or match[2] == "0":
-        raise UserError(f"resolution: got {text!r}, expected pixels like 1024 or 1280x768")
-    return int(match[2] or match[1]), int(match[1])
-
-
-SIZE = ParsedType("N|WxH", parse_size)
+SIZE = ParsedType("N|WxH", lambda text: parse_size(text)[::-1])  # height, width
 RUN = [
     click.option(
         "--cfg",

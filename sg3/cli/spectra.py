@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
 from sg3.cli.options import debug_option, device_option, resolve_device, seed_option
 from sg3.errors import UserError
+from sg3.progress import ImageBar
 
 
 @click.command()
@@ -73,8 +74,12 @@ def spectra(data, networks, num, trunc, mean, std, output, seed, device) -> None
     with manifest:
         found = []
         for name, batches in sources:
-            with _Bar(name, num) as bar, manifest.time(name):
-                found.append(analysis.average_spectrum(name, batches(), norm, bar.to))
+            with ImageBar(name) as bar, manifest.time(name):
+                found.append(
+                    analysis.average_spectrum(
+                        name, batches(), norm, partial(bar.update, "", total=num)
+                    )
+                )
             manifest.results[name] = {"pictures": found[-1].num}
         drawing = analysis.chart(found, norm)
         prepare_folder(out.parent)
@@ -115,21 +120,3 @@ def _sources(data, loaded, num, trunc, seed) -> list[tuple]:
 def _numbers_of(out: Path, spectrum) -> Path:
     name = re.sub(r"[^\w.-]+", "-", spectrum.name)[:60]
     return out.with_name(f"{out.stem}-{name}.npz")
-
-
-class _Bar:
-    """Progress over pictures, where someone is looking."""
-
-    def __init__(self, name: str, total: int):
-        from tqdm import tqdm
-
-        self._tqdm = tqdm(desc=name, total=total, unit="img", disable=not sys.stderr.isatty())
-
-    def to(self, done: int) -> None:
-        self._tqdm.update(done - self._tqdm.n)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._tqdm.close()

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+#: Exit status of a command that was stopped, as shells report SIGINT.
+INTERRUPTED = 130
 #: Ctrl-C, and what systems send before they go down.
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import click
 
-from sg3.cli.options import ParsedType, debug_option, outdir_option
+from sg3.cli.options import GRID, ParsedType, debug_option, outdir_option
 from sg3.errors import UserError
 
-
-def parse_grid(text: str) -> tuple[int, int]:
-    """`"16x9"` → (16, 9): columns and rows."""
-    columns, _, rows = text.lower().partition("x")
-    if not (columns.isdigit() and rows.isdigit() and int(columns) and int(rows)):
-        raise UserError(f"grid: got {text!r}, expected columns and rows like 16x9")
-    return int(columns), int(rows)
-
-
-GRID = ParsedType("WxH", parse_grid)
 POSITIVE = click.IntRange(min=1)
 RATE = click.FloatRange(min=0, min_open=True)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from sg3.cli.options import (
+    GRID,
     SEEDS,
     ParsedType,
     apply_precision,
@@ -22,14 +23,6 @@ from sg3.cli.options import (
     with_deltas,
 )
 from sg3.errors import UserError
-
-
-def parse_grid(text: str) -> tuple[int, int]:
-    """`"4x2"` → `(4, 2)`, columns and rows. Raises UserError otherwise."""
-    match = re.fullmatch(r"\s*(\d{1,3})\s*[xX]\s*(\d{1,3})\s*", text)
-    if not match or "0" in (match[1].lstrip("0") or "0", match[2].lstrip("0") or "0"):
-        raise UserError(f"got {text!r}, expected columns x rows like 4x2")
-    return int(match[1]), int(match[2])
 
 
 def check_mp4(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -74,7 +67,7 @@ def check_mp4(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--force", is_flag=True, help="Take a latent of another network of the same shape.")
 @click.option(
     "--grid",
-    type=ParsedType("WxH", parse_grid),
+    type=GRID,
     default="1x1",
     show_default=True,
     help="Columns and rows.",

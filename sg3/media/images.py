@@ -29,6 +29,13 @@ def to_uint8(img: torch.Tensor) -> np.ndarray:
     return img.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
+def as_rgb(images: torch.Tensor) -> torch.Tensor:
+    """`[N, C, H, W]` with C 1, 3 or 4 as `[N, 3, H, W]`: repeat gray, drop alpha."""
+    if images.shape[1] not in (1, 3, 4):
+        raise ValueError(f"images: got {images.shape[1]} channels, expected 1, 3 or 4")
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
+
+
 def _as_uint8(img: torch.Tensor | np.ndarray) -> np.ndarray:
     """Any single image → uint8 [H, W, C]."""
     if isinstance(img, torch.Tensor) and img.is_floating_point():

@@ -15,7 +15,7 @@ import torch
 from sg3.checkpoints.download import fetch
 from sg3.errors import UserError
 from sg3.files import sha256_of
-from sg3.metrics.features import as_rgb
+from sg3.media.images import as_rgb
 
 #: torch-fidelity's copy of the TensorFlow network of 2015; it names the start of its SHA-256.
 INCEPTION_URL = (

@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from sg3.media.images import as_rgb
+
 #: name → where its loader lives; `LOADER(name, device)` makes the network. Those of packages above
 #: `sg3` are named, never imported from here before they are asked for.
 ENCODER = "guidance.encoders:load_encoder"
@@ -57,13 +59,6 @@ class EncoderFeatures:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         pixels = as_rgb(images.to(self._device)).to(torch.float32) / 127.5 - 1
         return self._encoder.encode_images(pixels).to(torch.float32)
-
-
-def as_rgb(images: torch.Tensor) -> torch.Tensor:
-    """`[N, C, H, W]` → `[N, 3, H, W]`: gray is repeated, alpha left out."""
-    if images.shape[1] not in (1, 3, 4):
-        raise ValueError(f"images: got {images.shape[1]} channels, expected 1, 3 or 4")
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
 
 
 def is_known(spec: str, perceptions: dict[str, str] | None = None) -> bool:

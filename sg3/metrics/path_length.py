@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from sg3.metrics.features import as_rgb
+from sg3.media.images import as_rgb
 
 EPSILON = 1e-4
 PASS = 2  # paths that are drawn together: they share the noise of a StyleGAN2

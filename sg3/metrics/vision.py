@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from sg3.checkpoints.hub import ask_hub_once, root_cause
 from sg3.errors import UserError
-from sg3.metrics.features import as_rgb
+from sg3.media.images import as_rgb
 
 DINOV2 = "vit_large_patch14_dinov2.lvd142m"
 DINOV2_PX = 224

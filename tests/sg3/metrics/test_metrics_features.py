@@ -15,8 +15,8 @@ from recipes.minifaces.world.renderer import render_seed
 from sg3.cli.main import COMMANDS, cli
 from sg3.cli.metrics import run_data
 from sg3.data import open_dataset
+from sg3.media.images import as_rgb
 from sg3.metrics import check_names, detectors, evaluate, load_features, real
-from sg3.metrics.features import as_rgb
 from sg3.training.run_folder import OPTIONS
 
 

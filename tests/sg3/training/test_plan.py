@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import sg3
 from sg3.cli import main
-from sg3.cli.plan import CARD_NAMES, parse_size
+from sg3.cli.plan import CARD_NAMES, SIZE
 from sg3.networks import build_network
 from sg3.training import plan as plan_module
 from sg3.training.config import TrainConfig
@@ -206,7 +206,7 @@ def test_command_prints_a_table_and_writes_json(run, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("--resolution 17x", "expected pixels like 1024"),
+        ("--resolution 17x", "expected width and height like 256x256"),
         ("--resolution 100", "power of two"),
         ("--gpus 3", "expected a multiple of the 3 processes"),
         ("--mbstd-group 3", "--mbstd-group: got 3"),
@@ -225,4 +225,4 @@ def test_bad_input_is_one_line(run, options, message):
 
 def test_names():
     assert tuple(CARDS) == CARD_NAMES
-    assert parse_size("1280x768") == (768, 1280) and parse_size("64") == (64, 64)
+    assert SIZE.parser("1280x768") == (768, 1280) and SIZE.parser("64") == (64, 64)
