@@ -12,10 +12,10 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup steer app test lint format bench kernels clean
+.PHONY: help setup steer app test test-fast lint format bench kernels clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # One virtual environment; a stamp says what was installed into it last.
 $(BIN)/python:
@@ -44,9 +44,13 @@ app: $(VENV)/.installed ## the page in the browser
 test: $(VENV)/.installed-dev ## all tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist loadfile -q
 
-lint: $(VENV)/.installed-dev ## style, formatting, direction of imports
+test-fast: $(VENV)/.installed-dev ## tests that take seconds, in under 90 seconds
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist loadfile -q -m "not slow and not browser"
+
+lint: $(VENV)/.installed-dev ## style, formatting, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/house/test_imports.py
 
 format: $(VENV)/.installed-dev ## let ruff rewrite what it can

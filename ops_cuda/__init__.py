@@ -10,6 +10,7 @@ from ops_cuda.fir import setup_filter
 from ops_cuda.modulated_conv2d import conv2d_before_scaling, modulated_conv2d
 from ops_cuda.upfirdn2d import downsample2d, filter2d, upfirdn2d, upsample2d
 
+__distribution__ = "sg3"  # other projects use this package name too: see sg3.installation
 __all__ = [
     "bias_act",
     "conv2d_before_scaling",

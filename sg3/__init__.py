@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sg3.checkpoints import Networks, load, save
 
 __version__ = "0.1.0"
+__distribution__ = "sg3"  # see sg3.installation
 __all__ = ["Networks", "__version__", "load", "save"]
 
 

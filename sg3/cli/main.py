@@ -12,6 +12,7 @@ import click
 
 from sg3 import __version__
 from sg3.allocator import keep_large_blocks
+from sg3.installation import PACKAGES, check_packages
 from sg3.threads import wait_politely
 
 #: name → (where the click command lives, one line of help). Packages above `sg3` are named,
@@ -162,5 +163,10 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """Entry point of the `sg3` program."""
+    try:
+        check_packages(*PACKAGES)
+    except ImportError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
     wait_politely()
     cli(prog_name="sg3")
