@@ -103,7 +103,10 @@ def _remember_forward(ctx, inputs, output) -> None:
     x, b, *ctx.settings, ctx.path = inputs
     _dim, act, alpha, gain, _clamp = ctx.settings
     if _from_output(act, alpha, gain):
-        ctx.save_for_backward(output, None)
+        # Second derivatives in x and b are zero. As in PyTorch's own composition, they are present
+        # for a leaky ReLU but absent for "linear": Adam updates the state of a parameter whose
+        # gradient is zero and skips one that has none, so the difference changes training.
+        ctx.save_for_backward(output.detach() if act == "linear" else output, None)
     else:
         ctx.save_for_backward(x, b)
 
