@@ -14,7 +14,7 @@ import sg3
 from sg3.checkpoints import hub
 from sg3.metrics import check_names, evaluate, load_features, parse_name
 from sg3.metrics.cmmd import SCALE, SIGMA, gaussian_discrepancy
-from sg3.metrics.features import load_perception
+from sg3.metrics.features import load_perceptual_distance
 from sg3.metrics.path_length import EPSILON, path_lengths, slerp, trimmed_mean
 
 
@@ -96,7 +96,7 @@ def test_lengths_of_the_bundled_network():
     found = evaluate("ppl0.008k_wend_scales", G, None)
     assert found["features"] == "scales" and found["num_real"] == 0
     assert found["peak_memory_mb"]["cpu"] > 100
-    perception = load_perception("scales")
+    perception = load_perceptual_distance("scales")
     shares = [
         dict(zip(rows.tolist(), values.tolist(), strict=True))
         for rank in range(2)
