@@ -109,8 +109,7 @@ def metrics(names, network, data, mirror, features, batch, gpus, outdir, seed, d
 
 def _measure(names, network: str, data: dict | None, outdir, device, options: dict) -> None:
     """Compute the metrics one by one; called in every process."""
-    import sg3
-    from sg3.checkpoints.load import locate
+    from sg3.checkpoints.load import load, locate
     from sg3.data import open_dataset
     from sg3.distributed.team import Team
     from sg3.metrics import evaluate
@@ -120,7 +119,7 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
     data, run = data or of_run, path.parent if of_run else None
     team = Team.join(device)
     try:
-        nets = sg3.load(path if entry is None else network, team.device)
+        nets = load(path if entry is None else network, team.device)
         dataset = open_dataset(**data, use_labels=nets.G_ema.c_dim > 0) if data else None
         main_process = team.rank == 0
         with _Results(path, nets.meta["sha256"], run, outdir, main_process) as results:

@@ -17,7 +17,7 @@ from sg3.data import cifar
 
 
 def python2_pickle(array, labels):
-    """{'data': array, 'labels': labels} as Python 2 wrote it, byte for byte in its own opcodes."""
+    """Return {'data': array, 'labels': labels} as Python 2 pickles it, byte for byte."""
 
     def text(value):
         return b"U" + bytes([len(value)]) + value
@@ -85,7 +85,7 @@ def test_cifar(tmp_path, write):
 
 
 class Calls:
-    """Pickles as a call of `function`."""
+    """An object that unpickles as a call of `function`."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
@@ -95,7 +95,7 @@ class Calls:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_hostile_cifar_runs_nothing(tmp_path, protocol):
+def test_hostile_cifar_executes_nothing(tmp_path, protocol):
     members, _, _ = cifar_batches(python2_pickle)
     hostile = {"data": Calls(os.system, f"touch {tmp_path / 'ran'}"), "labels": [0]}
     members["data_batch_3"] = pickle.dumps(hostile, protocol)
@@ -115,14 +115,14 @@ def test_damaged_cifar_is_one_line(tmp_path, monkeypatch):
     whole = members["data_batch_1"]
     refused("exhausted before", {"data_batch_1": whole[:-3]})
     refused("has the shape", {"data_batch_1": whole.replace(b"M\x02\x00M", b"M\x03\x00M")})
-    refused("labels in it", {"data_batch_1": python2_pickle(data[:2], [1])})
+    refused("labels do not match the images", {"data_batch_1": python2_pickle(data[:2], [1])})
     refused("lacks data or labels", {"data_batch_1": pickle.dumps({"data": "x"}, 2)})
     refused("not a dictionary", {"data_batch_1": pickle.dumps([], 2)})
     refused("holds a NumPy array of type", {
         "data_batch_1": pickle.dumps({"data": np.zeros(2, "M8[s]"), "labels": labels}, 2),
     })  # fmt: skip
     del members["data_batch_2"]
-    refused("it lacks data_batch_2", {})
+    refused("data_batch_2 missing", {})
     monkeypatch.setattr(cifar, "MAX_UNPACKED", 20_000)
     refused("unpacks to more than", {})
     source.write_bytes(source.read_bytes()[:3000])
@@ -149,11 +149,11 @@ def test_mnist(tmp_path):
     assert [item.label for item in kept.values()] == [5, 0, 4]
     assert {item.shape for item in kept.values()} == {(3, 32, 32)}
     write_idx(labels, np.array([5, 0], np.uint8))
-    fails("2 labels for 3 pictures", "--source", source, "--dest", tmp_path / "o.zip")
+    fails("2 labels for 3 images", "--source", source, "--dest", tmp_path / "o.zip")
     labels.unlink()
     fails("got json, but", "--source", source, "--dest", tmp_path / "x.zip", "--labels", "json")
     source.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 1 << 30, 28, 28)))
-    fails("its header", "--source", source, "--dest", tmp_path / "o.zip")
+    fails("unknown header", "--source", source, "--dest", tmp_path / "o.zip")
     source.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 3, 28, 28) + b"short"))
     fails("not a readable MNIST", "--source", source, "--dest", tmp_path / "o.zip")
 
