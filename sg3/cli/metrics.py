@@ -82,9 +82,9 @@ def metrics(names, network, data, mirror, features, batch, gpus, outdir, seed, d
 
     \b
     Examples:
-      sg3 metrics --metrics eqt0.1k_int,ppl0.1k_wend_scales --network mini-faces
-      sg3 generate --seeds 0-99 --outdir faces
-      sg3 metrics --metrics fid0.1k_full --features mini --network mini-faces-r --data faces
+      sg3 metrics --metrics eqt0.02k_int,ppl0.02k_wend_scales --network mini-faces
+      sg3 generate --seeds 0-31 --outdir faces
+      sg3 metrics --metrics fid0.05k_full --features mini --network mini-faces-r --data faces
     """
     from sg3.cli.options import resolve_device
     from sg3.cli.processes import run_processes, world_size

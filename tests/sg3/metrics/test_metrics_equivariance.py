@@ -1,4 +1,4 @@
-"""Equivariance transforms against reference values; PSNR against direct sums and known generators."""
+"""Equivariance transforms against reference values; PSNR against direct sums."""
 
 import json
 import math
@@ -155,9 +155,7 @@ def test_translation_equals_direct_sums():
             still = render(G, draw, np.eye(3))
             image = render(G, draw, [[1, 0, -tx / size], [0, 1, -ty / size], [0, 0, 1]])
             target = lanczos_matrix(size, ty) @ still @ lanczos_matrix(size, tx).T
-            before, after = (
-                (0, 0) if whole else (3, 2)
-            )  # pixels that the kernel reads on either side
+            before, after = (0, 0) if whole else (3, 2)  # read by the kernel on either side
             inside = [
                 (np.arange(size) >= math.floor(t) + before)
                 & (np.arange(size) < size + math.floor(t) - after)
