@@ -120,14 +120,13 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
     team = Team.join(device)
     try:
         nets = load(path if entry is None else network, team.device)
-        dataset = open_dataset(**data, use_labels=nets.G_ema.c_dim > 0) if data else None
+        G: Any = nets.G_ema  # never None: `load` checks it
+        dataset = open_dataset(**data, use_labels=G.c_dim > 0) if data else None
         main_process = team.rank == 0
         with _Results(path, nets.meta["sha256"], run, outdir, main_process) as results:
             for name in names:
                 with ImageBar(name, main_process) as bar:
-                    found = evaluate(
-                        name, nets.G_ema, dataset, team=team, progress=bar.update, **options
-                    )
+                    found = evaluate(name, G, dataset, team=team, progress=bar.update, **options)
                 results.add(found)
     finally:
         team.leave()

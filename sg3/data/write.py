@@ -58,7 +58,7 @@ def dataset_writer(dest: Path) -> Iterator[Write]:
             yield write
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"dest: cannot write {dest}: {reason}; nothing was kept of it") from None
+        raise UserError(f"dest: cannot write {dest}: {reason}; nothing was written") from None
 
 
 @contextmanager

@@ -250,7 +250,7 @@ class _Run:
         for draw in equivariance.draws(self.G, self.dataset, num, self.seed, team.rank, team.size):
             sums += equivariance.squared_errors(self.G, draw, self.metric.kind)
             done += len(draw.z)
-            self.progress("moved images", min(done, total), total)
+            self.progress("transformed images", min(done, total), total)
         error, count = team.sum_(sums).tolist()
         if not error < float("inf"):
             raise ValueError("metrics: generated images contain NaN or infinity")

@@ -22,7 +22,9 @@ def inception_score(
     Raises ValueError for fewer images than splits.
     """
     if len(probabilities) < num_splits:
-        raise ValueError(f"is: got {len(probabilities)} images, expected at least {num_splits}")
+        raise ValueError(
+            f"metrics: is got {len(probabilities)} images, expected at least {num_splits}"
+        )
     scores = []
     for part in probabilities.to(torch.float64).tensor_split(num_splits):
         mean = part.mean(dim=0, keepdim=True)

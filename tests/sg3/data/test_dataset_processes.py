@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(many, tmp_path, dest):
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))  # as if the disk were full
     try:
         fails(
-            f"cannot write {new / dest}: File too large; nothing was kept of it",
+            f"cannot write {new / dest}: File too large; nothing was written",
             *("--source", many, "--dest", new / dest, "--resolution", "128", "--jobs", "1"),
         )
     finally:

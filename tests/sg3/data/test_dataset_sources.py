@@ -141,9 +141,9 @@ def test_mnist(tmp_path):
     kept, _ = prepare(source, tmp_path / "o.zip")
     assert index_of(tmp_path / "o.zip") == {"labels": None}
     for digit, item in zip(digits, kept.values(), strict=True):
-        picture = pixels_of(tmp_path / "o.zip", item.name)
-        assert picture.shape == (32, 32) and np.array_equal(picture[2:30, 2:30], digit)
-        assert picture.sum() == digit.sum()
+        image = pixels_of(tmp_path / "o.zip", item.name)
+        assert image.shape == (32, 32) and np.array_equal(image[2:30, 2:30], digit)
+        assert image.sum() == digit.sum()
     labels = write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.array([5, 0, 4], np.uint8))
     kept, _ = prepare(source, tmp_path / "o.zip", labels="json", mode="rgb")
     assert [item.label for item in kept.values()] == [5, 0, 4]
@@ -163,14 +163,14 @@ def test_hugging_face(tmp_path):
     features = datasets.Features(
         {"label": datasets.ClassLabel(names=["cat", "dog"]), "image": datasets.Image()}
     )
-    pictures = [noise(8, 8, seed=i) for i in range(3)]
-    rows = {"label": [1, 0, -1], "image": [Image.fromarray(p) for p in pictures]}
+    images = [noise(8, 8, seed=i) for i in range(3)]
+    rows = {"label": [1, 0, -1], "image": [Image.fromarray(p) for p in images]}
     table = datasets.Dataset.from_dict(rows, features=features)
     table.save_to_disk(str(tmp_path / "one"))
     kept, dropped = prepare(tmp_path / "one", tmp_path / "o.zip", labels="json")
     assert dropped == {"one[2]": "no label"}
-    for picture, item in zip(pictures[:2], kept.values(), strict=True):
-        assert np.array_equal(pixels_of(tmp_path / "o.zip", item.name), picture)
+    for image, item in zip(images[:2], kept.values(), strict=True):
+        assert np.array_equal(pixels_of(tmp_path / "o.zip", item.name), image)
     labels = [["00000/img00000000.png", 1], ["00000/img00000001.png", 0]]
     assert index_of(tmp_path / "o.zip") == {"labels": labels, "classes": ["cat", "dog"]}
     datasets.DatasetDict({"a": table, "b": table}).save_to_disk(str(tmp_path / "two"))
