@@ -21,10 +21,16 @@ def with_bar(steps: Iterator[T], total: int, desc: str, show: bool) -> Iterator[
 
 
 class ImageBar:
-    """A progress bar over images, in stages; shown only if stderr is a terminal."""
+    """A progress bar over images, in stages.
 
-    def __init__(self, name: str, show: bool = True):
-        self._name, self._show = name, show and sys.stderr.isatty()
+    Args:
+        name: text in front of the bar.
+        show: whether to show it at all.
+        terminal_only: hide it unless stderr is a terminal, for commands whose output is logged.
+    """
+
+    def __init__(self, name: str, show: bool = True, terminal_only: bool = True):
+        self._name, self._show = name, show and (sys.stderr.isatty() or not terminal_only)
         self._bar: tqdm | None = None
         self._stage = ""
 

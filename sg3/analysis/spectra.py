@@ -23,7 +23,7 @@ from sg3.analysis.colours import viridis
 from sg3.analysis.drawing import COLOURS, Axes, Drawing
 from sg3.errors import UserError
 from sg3.files import atomic_path
-from sg3.metrics.sampling import pictures_per_pass, to_bytes
+from sg3.metrics.sampling import images_per_pass, to_bytes
 
 BETA = 8
 INTERPOLATION = 4
@@ -83,7 +83,7 @@ def generated_bytes(
 ) -> Iterator[torch.Tensor]:
     """uint8 `[B, C, H, W]`: picture i from the stream of random numbers of `seed` + i, which draws
     z, then the class where there are any. Constant noise."""
-    device, together = next(G.parameters()).device, pictures_per_pass(G.img_height, G.img_width)
+    device, together = next(G.parameters()).device, images_per_pass(G.img_height, G.img_width)
     for start in range(0, num, together):
         z, c = [], []
         for i in range(start, min(start + together, num)):

@@ -1,4 +1,4 @@
-"""`sg3 dataset`: a thin drain on `sg3.data.prepare`."""
+"""`sg3 dataset`: prepare a dataset from images."""
 
 from __future__ import annotations
 
@@ -11,73 +11,92 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sg3.cli.options import SIZE, debug_option
+from sg3.cli.options import SIZE, debug_option, option
 
 if TYPE_CHECKING:
     from sg3.data.prepare import Prepared
 
-SHOWN = 20  # dropped files that get a line
-COUNT = click.IntRange(min=1)
+SHOWN = 20  # dropped files that are listed
 
 
 @click.command()
-@click.option(
+@option(
     "--source",
     required=True,
     metavar="DIR|ZIP|FILE",
-    help="Pictures, searched recursively; a zip; cifar-10-python.tar.gz; MNIST's "
-    "train-images-idx3-ubyte.gz; a folder saved by the package datasets.",
+    help="Folder of images, searched recursively; zip; cifar-10-python.tar.gz; MNIST's "
+    "train-images-idx3-ubyte.gz; folder saved by the datasets package.",
 )
-@click.option("--dest", required=True, metavar="ZIP|DIR", help="A .zip, or a new folder.")
-@click.option("--resolution", type=SIZE, help="Size, like 256x256.")
-@click.option(
+@option("--dest", required=True, metavar="ZIP|DIR", help="Where to write: a .zip or a new folder.")
+@option(
+    "--resolution",
+    type=SIZE,
+    unset="that of the images",
+    help="Width and height of the output, like 256x256.",
+)
+@option(
     "--transform",
     type=click.Choice(["none", "center-crop", "center-crop-wide", "center-crop-tall"]),
     default="none",
-    show_default=True,
-    help="How pictures of another shape fit: resized; central part of the shape of --resolution; "
-    "full width (height) at that shape, on a black square.",
+    help="How to fit images to --resolution. none: resize; center-crop: crop to its aspect ratio, "
+    "then resize; center-crop-wide, center-crop-tall: crop, keeping the full width or height, "
+    "resize, then pad to a black square.",
 )
-@click.option(
+@option(
     "--min-size",
-    type=click.IntRange(min=0),
+    type=int,
     default=0,
+    expected="at least 0",
     metavar="PIXELS",
-    help="Drop pictures whose shorter side is below.",
+    help="Drop images whose shorter side is smaller.",
 )
-@click.option(
+@option(
     "--labels",
     type=click.Choice(["none", "json", "folders"]),
-    help="json: those that came with the source, in dataset.json or otherwise (default, if every "
-    "picture has one); folders: the first-level sub-folders.",
+    unset="json if every image has a label, else none",
+    help="json: labels that came with the source, in dataset.json or otherwise; folders: the "
+    "first-level sub-folders are the classes. Both drop images without a label.",
 )
-@click.option(
+@option(
     "--mode",
     type=click.Choice(["auto", "rgb", "gray", "rgba"]),
     default="auto",
-    show_default=True,
-    help="auto: gray if all pictures are, else rgb. Transparent parts become white.",
+    help="Color mode. auto: gray if all images are, else rgb. Without alpha, transparent areas "
+    "become white.",
 )
-@click.option(
+@option(
     "--format",
     "image_format",
     type=click.Choice(["png", "webp"]),
     default="png",
-    show_default=True,
-    help="png: not compressed, reads fastest; webp: lossless, RGB only, about half as large.",
+    help="Image format. png: uncompressed, fastest to read; webp: lossless, RGB only, about half "
+    "the size.",
 )
-@click.option("--max-images", type=COUNT, help="Look at that many pictures only.")
-@click.option("--jobs", type=COUNT, help="Processes; all cores by default.")
+@option(
+    "--max-images",
+    type=int,
+    unset="all",
+    expected="at least 1",
+    help="Maximum number of images to read.",
+)
+@option(
+    "--jobs",
+    type=int,
+    unset="one per CPU core",
+    expected="at least 1",
+    help="Number of processes.",
+)
 @debug_option
 def dataset(**options) -> None:
-    """Prepare a data set for training: equal pictures and dataset.json.
+    """Prepare a dataset for training: images of one size and mode, and dataset.json.
 
-    Damaged and unfit files are dropped and counted. The same command writes the same bytes;
-    nothing appears at --dest before everything is there.
+    Unusable images are dropped and counted. Running the command again writes the same bytes.
+    --dest appears once everything is written.
 
     \b
     Example:
-      sg3 dataset --source photos --dest photos.zip --resolution 256x256 --transform center-crop
+      sg3 generate --seeds 0-9 --outdir photos
+      sg3 dataset --source photos --dest photos.zip --resolution 64x64 --transform center-crop
     """
     from tqdm import tqdm
 
@@ -86,12 +105,9 @@ def dataset(**options) -> None:
     summary = _Summary()
     with (
         _terminated_as_interrupted(),
-        closing(prepare_dataset(**options)) as prepared,
-        tqdm(unit="img", disable=not sys.stderr.isatty()) as bar,
+        closing(prepare_dataset(**options, progress=sys.stderr.isatty())) as prepared,
     ):
         for item in prepared:
-            bar.total = item.total
-            bar.update()
             if (line := summary.add(item)) is not None:
                 tqdm.write(line, file=sys.stderr)
     for line in summary.notes():
@@ -100,15 +116,16 @@ def dataset(**options) -> None:
 
 
 class _Summary:
-    """Counts what was kept and what was dropped."""
+    """Counts of images kept and dropped."""
 
-    def __init__(self):
-        self.kept, self.labelled, self.dropped = 0, 0, Counter()
+    def __init__(self) -> None:
+        self.kept = self.labelled = 0
+        self.dropped: Counter[str] = Counter()
         self.source_bytes = self.bytes = 0
         self.shape: tuple[int, int, int] | None = None
 
     def add(self, item: Prepared) -> str | None:
-        """Count `item`; a line for people if it was dropped and they saw few such lines yet."""
+        """Count `item`; return a line to print if it was dropped, for the first few."""
         if item.reason is None:
             self.kept += 1
             self.labelled += item.label is not None
@@ -122,29 +139,31 @@ class _Summary:
         return _printable(f"dropped {item.source}: {item.reason} ({item.detail})")
 
     def notes(self) -> list[str]:
-        """What people should know beside the counts."""
+        """Return lines to print in addition to the counts."""
         notes = []
         if self.dropped.total() > SHOWN:
             notes.append(f"and {self.dropped.total() - SHOWN} more dropped")
         if 0 < self.labelled < self.kept:
             notes.append(
-                f"no labels were written: {self.kept - self.labelled} pictures have none; "
-                "--labels json drops these"
+                f"no labels were written: {self.kept - self.labelled} images have none; "
+                "--labels json drops those"
             )
         return notes
 
     def text(self, image_format: str) -> str:
-        """One line."""
+        """Return the summary, one line."""
         from sg3.data.source import shape_text
+
+        assert self.shape is not None  # at least one image was kept
 
         lost = "".join(f", dropped {n} ({reason})" for reason, n in sorted(self.dropped.items()))
         growth = self.bytes / max(self.source_bytes, 1)
         hint = ""
         if image_format == "png" and growth > 2 and self.shape[0] == 3:
-            hint = "; --format webp takes less"
+            hint = "; --format webp is smaller"
         return (
             f"{self.kept} images{lost}; {shape_text(self.shape)}, {_size_text(self.bytes)} as "
-            f"{image_format}, {growth:.1f} times the source's files{hint}"
+            f"{image_format}, {growth:.1f} times the source's size{hint}"
         )
 
 
@@ -157,13 +176,13 @@ def _size_text(size: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """File names may hold anything; a terminal must not obey it."""
+    """Replace control characters: file names may contain any, and a terminal would obey them."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does, so that nothing unfinished stays on the disk."""
+    """Make SIGTERM act like Ctrl-C, so that no unfinished files are left."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -1,4 +1,4 @@
-"""`sg3 metrics`."""
+"""`sg3 metrics`: image quality and equivariance metrics of a network."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from typing import Any
 
 import click
 
-from sg3.cli.options import ParsedType, debug_option, device_option, network_option, seed_option
+from sg3.cli.options import (
+    ParsedType,
+    debug_option,
+    device_option,
+    network_option,
+    option,
+    seed_option,
+)
 from sg3.errors import UserError
 from sg3.progress import ImageBar
 
 NAMES = ParsedType("NAMES", lambda text: tuple(name.strip() for name in text.split(",")))
 
-#: The images of a run by argument of `open_dataset`: in our options, and in official ones.
+#: Arguments of `open_dataset` → names in the options of a training run, ours and official.
 OURS = {
     "path": "data",
     "max_size": "max_images",
@@ -28,49 +35,56 @@ OFFICIAL = {name: name for name in ("path", "max_size", "xflip", "random_seed")}
 
 
 @click.command()
-@click.option(
+@option(
     "--metrics",
     "names",
     type=NAMES,
     required=True,
-    help="fid50k_full, kid50k_full, pr50k3_full, is50k, ppl2_wend, eqt50k_int, eqt50k_frac, "
-    "eqr50k, fd_dinov2, cmmd; with any number of thousands of pictures, like fid10k_full; without "
-    "_full, the data set as it is.",
+    help="Comma-separated names: fid50k_full, kid50k_full, pr50k3_full, is50k, ppl2_wend, "
+    "eqt50k_int, eqt50k_frac, eqr50k, fd_dinov2, cmmd. The number is that of generated images in "
+    "thousands; any works, like fid10k_full. _full compares with all real images, without flips.",
 )
 @network_option
-@click.option(
+@option(
     "--data",
     metavar="ZIP|DIR",
-    help="Real images; those of the training run if --network lies in its folder.",
+    unset="those of the training run if --network is in its folder",
+    help="Real images.",
 )
-@click.option("--mirror", is_flag=True, help="With --data: add mirrored copies (not for _full).")
-@click.option(
+@option("--mirror", is_flag=True, help="Add flipped copies to --data (ignored by _full).")
+@option(
     "--features",
     metavar="NAME",
-    help="Instead of the official feature networks: mini (bundled), dinov2, clip:ViT-B-32/openai "
-    "or another encoder, timm:MODEL, inception:FILE; of ppl: scales (no weights), lpips. Results "
-    "then carry that name, as in fd50k_full_mini.",
+    unset="the official network of each metric",
+    help="Feature network: mini (bundled), dinov2, clip:ViT-B-32/openai or any other encoder, "
+    "timm:MODEL, inception:FILE; for ppl: scales (no weights) or lpips. Results are renamed "
+    "accordingly, like fd50k_full_mini.",
 )
-@click.option(
-    "--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per pass."
+@option("--batch", type=click.IntRange(min=1), default=64, help="Images per pass.")
+@option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    unset="1, or as started by torchrun",
+    help="Number of processes, one per GPU.",
 )
-@click.option("--gpus", type=click.IntRange(min=1), help="Processes, one per GPU, under torchrun.")
-@click.option(
+@option(
     "--outdir",
     type=click.Path(file_okay=False),
     metavar="DIR",
-    help="Where metric-NAME.jsonl is appended to; the training run's folder if left out.",
+    unset="the training run's folder, if any",
+    help="Folder in which to append to metric-NAME.jsonl; created if missing.",
 )
 @seed_option
 @device_option
 @debug_option
 def metrics(names, network, data, mirror, features, batch, gpus, outdir, seed, device) -> None:
-    """Measure a network; one line of JSON for each metric.
+    """Compute metrics of a network; prints one line of JSON per metric.
 
     \b
     Examples:
-      sg3 metrics --metrics fid50k_full,eqt50k_int --network runs/00000-… --gpus 8
-      sg3 metrics --metrics fid2k_full --features mini --network mini-faces --data faces.zip
+      sg3 metrics --metrics eqt0.02k_int,ppl0.02k_wend_scales --network mini-faces
+      sg3 generate --seeds 0-31 --outdir faces
+      sg3 metrics --metrics fid0.05k_full --features mini --network mini-faces-r --data faces
     """
     from sg3.cli.options import resolve_device
     from sg3.cli.processes import run_processes, world_size
@@ -79,7 +93,7 @@ def metrics(names, network, data, mirror, features, batch, gpus, outdir, seed, d
 
     check_names(names, features)
     if mirror and data is None:
-        raise click.UsageError("--mirror belongs to --data; a run's own images are as it saw them")
+        raise click.UsageError("--mirror needs --data; a training run's images have its own flips")
     if outdir is not None:
         check_folder(outdir)
     if gpus not in (None, world_size()):
@@ -94,9 +108,8 @@ def metrics(names, network, data, mirror, features, batch, gpus, outdir, seed, d
 
 
 def _measure(names, network: str, data: dict | None, outdir, device, options: dict) -> None:
-    """Every metric in turn, in each process of the team."""
-    import sg3
-    from sg3.checkpoints.load import locate
+    """Compute the metrics one by one; called in every process."""
+    from sg3.checkpoints.load import load, locate
     from sg3.data import open_dataset
     from sg3.distributed.team import Team
     from sg3.metrics import evaluate
@@ -106,24 +119,24 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
     data, run = data or of_run, path.parent if of_run else None
     team = Team.join(device)
     try:
-        nets = sg3.load(path if entry is None else network, team.device)
-        dataset = open_dataset(**data, use_labels=nets.G_ema.c_dim > 0) if data else None
-        with _Results(path, nets.meta["sha256"], run, outdir, team.leads) as results:
+        nets = load(path if entry is None else network, team.device)
+        G: Any = nets.G_ema  # never None: `load` checks it
+        dataset = open_dataset(**data, use_labels=G.c_dim > 0) if data else None
+        main_process = team.rank == 0
+        with _Results(path, nets.meta["sha256"], run, outdir, main_process) as results:
             for name in names:
-                with ImageBar(name, team.leads) as bar:
-                    found = evaluate(
-                        name, nets.G_ema, dataset, team=team, progress=bar.update, **options
-                    )
+                with ImageBar(name, main_process) as bar:
+                    found = evaluate(name, G, dataset, team=team, progress=bar.update, **options)
                 results.add(found)
     finally:
         team.leave()
 
 
 def run_data(folder: Path) -> dict[str, Any] | None:
-    """What the options that a training run, ours or an official one, left in `folder` tell of
-    its images: keyword arguments of `open_dataset`, less `use_labels`.
+    """Return the images of the training run in `folder`, ours or an official one.
 
-    None for a folder without such options.
+    Keyword arguments of `open_dataset` except `use_labels`, from the options saved by the run;
+    None if there are none.
     """
     from sg3.training.run_folder import OPTIONS
 
@@ -131,38 +144,44 @@ def run_data(folder: Path) -> dict[str, Any] | None:
         try:
             record = json.loads((folder / name).read_text(encoding="utf-8"))
             official = record.get("training_set_kwargs")
-            told, names = (record, OURS) if official is None else (official, OFFICIAL)
-            return {ours: told[theirs] for ours, theirs in names.items() if theirs in told} | {
-                "path": told[names["path"]]
+            saved, names = (record, OURS) if official is None else (official, OFFICIAL)
+            return {key: saved[name] for key, name in names.items() if name in saved} | {
+                "path": saved[names["path"]]
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # none, or another program's
+            continue  # missing, or written by another program
     return None
 
 
 class _Results:
-    """Printed, appended to the run's folder or `outdir`, and told in the latter's `run.json`."""
+    """Prints results and appends them to files in the run's folder or `outdir`.
 
-    def __init__(self, path: Path, sha256: str, run: Path | None, outdir: str | None, leads: bool):
+    In `outdir` it also writes `run.json`. Does nothing unless `main_process`.
+    """
+
+    def __init__(
+        self, path: Path, sha256: str, run: Path | None, outdir: str | None, main_process: bool
+    ):
         from sg3.files import prepare_folder
         from sg3.manifest import RunManifest
 
-        self._path, self._leads = path, leads
+        self._path, self._enabled = path, main_process
         self._folder = run if outdir is None else Path(outdir)
-        if outdir is not None and leads:
+        if outdir is not None and main_process:
             prepare_folder(outdir)
         arguments = click.get_current_context().params
         self._manifest = RunManifest(outdir or ".", "metrics", arguments)
-        self._manifest.enabled = leads and outdir is not None
+        self._manifest.enabled = main_process and outdir is not None
         self._manifest.add_input(path, sha256)
 
     def __enter__(self) -> _Results:
         return self
 
     def add(self, result: dict) -> None:
+        """Print and write one result of `evaluate`."""
         from sg3.metrics import write_result
 
-        if not self._leads:
+        if not self._enabled:
             return
         click.echo(json.dumps({**result, "snapshot": str(self._path)}))
         self._manifest.results.update(result["results"])

@@ -1,4 +1,4 @@
-"""Training images: reading them, sampling them in order, preparing them."""
+"""Training data: datasets, samplers, loaders and dataset preparation."""
 
 from __future__ import annotations
 
@@ -30,15 +30,24 @@ def open_dataset(
     random_seed: int = 0,
     cache: str = "auto",
 ) -> ImageDataset | ShardDataset:
-    """The training images at `path`: a folder or zip, or tar shards (folder, pattern or URL).
+    """Open a folder, a zip or tar shards as a dataset.
 
-    Raises ValueError, in one line, for data that cannot be trained on.
+    Args:
+        path: folder or `.zip` of images; a folder, brace pattern or http(s) URL of tar shards.
+        use_labels: read labels; otherwise the label dimension is 0.
+        max_size: maximum number of images, chosen with `random_seed`. None: all.
+        xflip: also show horizontally flipped images.
+        yflip: also show vertically flipped images.
+        random_seed: random seed.
+        cache: 'auto', 'ram' or 'none'; see `ImageDataset`.
+
+    Raises ValueError for data that cannot be trained on.
     """
     if not is_shards(path):
         return ImageDataset(path, use_labels, max_size, xflip, None, random_seed, cache, yflip)
     if max_size is not None:
         raise ValueError(
-            f"--max-images: got {max_size}, but tar shards are read as a stream; name fewer shards"
+            f"max_size: got {max_size}, but tar shards are read as a stream; name fewer shards"
         )
     return ShardDataset(path, use_labels, xflip, yflip, random_seed)
 
@@ -52,10 +61,17 @@ def open_loader(
     workers: int = 0,
     pin: bool = False,
 ) -> BatchLoader | ShardLoader:
-    """Endless batches for one of `replicas` processes, `batch_size` for each of them.
+    """Return a loader of infinite batches for one process.
 
-    `workers` decoding processes (0: a thread, which is also what images in memory get) do not
-    change what comes; `pin` hands out pinned memory where there is a GPU.
+    Args:
+        dataset: see `open_dataset`.
+        batch_size: images per batch of this process.
+        seed: random seed of the order.
+        rank: index of this process.
+        replicas: number of processes (world size).
+        workers: decoding processes. 0 decodes in a thread, which is also what cached images get.
+            The batches do not depend on it.
+        pin: return pinned memory if there is a GPU.
     """
     if isinstance(dataset, ShardDataset):
         return ShardLoader(dataset, batch_size, seed, rank, replicas, workers, pin)

@@ -1,4 +1,4 @@
-"""`cifar-10-python.tar.gz` without running what its pickles say (REFERENCE.md §4.12)."""
+"""Reader of `cifar-10-python.tar.gz` that executes no pickle code (REFERENCE.md §4.12)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import gzip
 import pickletools
 import tarfile
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from einops import rearrange
 
 from sg3.checkpoints.inert import DtypeStub
 from sg3.checkpoints.pickle_machine import (
@@ -22,19 +23,19 @@ from sg3.checkpoints.pickle_machine import (
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 META = "batches.meta"
 SHAPE = (3, 32, 32)
-MAX_MEMBER = 64 << 20  # bytes; a batch has 30 MiB
+MAX_MEMBER = 64 << 20  # bytes per file; a real batch has 30 MiB
 MAX_UNPACKED = 512 << 20  # bytes of the whole archive; the real one has 178 MiB
 
 
 def read_cifar(path: Path) -> tuple[np.ndarray, list[int], list[str] | None]:
-    """Training images uint8 `[N, 32, 32, 3]`, their classes, and the names of the classes.
+    """Return training images uint8 `[N, 32, 32, 3]`, class indices, and class names if stored.
 
-    Raises ValueError for archives that hold anything else.
+    Raises ValueError for any other archive.
     """
     members = _read_members(path)
     missing = [name for name in BATCHES if name not in members]
     if missing:
-        raise ValueError(f"it lacks {', '.join(missing)}")
+        raise ValueError(f"{', '.join(missing)} missing")
     parts = [_batch(_load(members[name])) for name in BATCHES]
     images = np.concatenate([images for images, _ in parts])
     labels = [label for _, labels in parts for label in labels]
@@ -42,16 +43,16 @@ def read_cifar(path: Path) -> tuple[np.ndarray, list[int], list[str] | None]:
 
 
 class _Limited:
-    """A stream that refuses to give more than `left` bytes."""
+    """A stream that raises ValueError after `left` bytes."""
 
-    def __init__(self, file, left: int):
+    def __init__(self, file: gzip.GzipFile, left: int):
         self._file, self._left = file, left
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int = -1) -> bytes:
         data = self._file.read(count)
         self._left -= len(data)
         if self._left < 0:
-            raise ValueError(f"it unpacks to more than {MAX_UNPACKED >> 20} MiB")
+            raise ValueError(f"unpacks to more than {MAX_UNPACKED >> 20} MiB")
         return data
 
 
@@ -59,49 +60,54 @@ def _read_members(path: Path) -> dict[str, bytes]:
     found = {}
     with (
         gzip.open(path) as file,
-        tarfile.open(fileobj=_Limited(file, MAX_UNPACKED), mode="r|") as archive,
+        tarfile.open(fileobj=cast(Any, _Limited(file, MAX_UNPACKED)), mode="r|") as archive,
     ):
         for entry in archive:
-            archive.members = []
+            archive.members = []  # type: ignore[attr-defined]  # do not keep all headers
             name = PurePosixPath(entry.name).name
             if not entry.isreg() or name not in (*BATCHES, META):
                 continue
             if entry.size > MAX_MEMBER:
-                raise ValueError(f"{name} in it has {entry.size} bytes")
-            found[name] = archive.extractfile(entry).read()
+                raise ValueError(f"{name} has {entry.size} bytes, expected at most {MAX_MEMBER}")
+            member = archive.extractfile(entry)
+            assert member is not None  # a regular file
+            found[name] = member.read()
     return found
 
 
 class _Array(Stateful):
-    """A numpy array of bytes."""
+    """A pickled NumPy array of uint8."""
 
     def __init__(self, *_: Any):
         self.value = np.zeros([0], np.uint8)
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise Refused("a NumPy array in it has an unknown form")
+            raise Refused("a NumPy array has an unknown format")
         _, shape, dtype, fortran, data = state
         if isinstance(data, str):
             data = data.encode("latin-1")
         if not isinstance(dtype, DtypeStub) or dtype.resolve() != np.uint8 or fortran:
-            raise Refused("a NumPy array in it is not of bytes, row by row")
+            raise Refused("a NumPy array is not uint8 in C order")
         if not isinstance(data, (bytes, memoryview)) or not isinstance(shape, tuple):
-            raise Refused("a NumPy array in it has an unknown form")
+            raise Refused("a NumPy array has an unknown format")
         if len(shape) != 2 or shape != (len(data) // int(np.prod(SHAPE)), int(np.prod(SHAPE))):
-            raise Refused(f"a NumPy array in it has the shape {str(shape)[:40]}, not [N, 3072]")
+            raise Refused(f"a NumPy array has the shape {str(shape)[:40]}, expected [N, 3072]")
         self.value = np.frombuffer(data, np.uint8, int(np.prod(shape))).reshape(shape)
 
 
 def _encode(text: Any, encoding: Any) -> str:
-    """How Python 3 writes bytes in protocol 2; they stay texts here, as Python 2's do."""
+    """Stand-in for `_codecs.encode`, with which Python 3 writes bytes in protocol 2.
+
+    Returns the text itself, which is also what strings of Python 2 become here.
+    """
     if not isinstance(text, str) or encoding != "latin1":
-        raise Refused("it encodes something else than Latin-1")
+        raise Refused("uses an encoding other than Latin-1")
     return text
 
 
 def _never(*_: Any) -> Any:
-    raise Refused("it uses a type as a function")
+    raise Refused("calls a type")
 
 
 _TABLE = {
@@ -116,35 +122,37 @@ _TABLE = {
 def _find(module: str, name: str) -> Builder:
     if (module, name) not in _TABLE:
         shown = f"{module}.{name}"[:80]
-        raise Refused(f"it names {shown!r}, which no CIFAR file does")
+        raise Refused(f"names {shown!r}, which no CIFAR file does")
     return _TABLE[module, name]
 
 
 def _load(data: bytes) -> dict:
-    """A pickled dictionary with text keys, as Python 2 or 3 wrote it in protocol 2."""
+    """Return a pickled dictionary with text keys, written by Python 2 or 3 in protocol 2."""
     patched = bytearray(data)
-    # Strings of Python 2 have opcodes of their own. `PickleMachine` knows two others of the very
-    # same layout: the short ones become texts, the long ones bytes.
+    # Python 2 strings have their own opcodes, which `PickleMachine` does not implement. Two that
+    # it does have the same layout: short strings become text, long ones bytes.
     for count, (opcode, _, position) in enumerate(pickletools.genops(data)):
+        assert position is not None  # None only for pickles read from a stream
         if opcode.name == "SHORT_BINSTRING":
             patched[position] = 0x8C
         elif opcode.name == "BINSTRING":
             patched[position] = ord("B")
         if count > MAX_OPCODES:
-            raise Refused(f"it has more than {MAX_OPCODES} pickle opcodes")
+            raise Refused(f"more than {MAX_OPCODES} pickle opcodes")
     content = PickleMachine(memoryview(bytes(patched)), 0, _find).run()
     if not isinstance(content, dict):
-        raise Refused("it is not a dictionary")
+        raise Refused("not a dictionary")
     return content
 
 
 def _batch(content: dict) -> tuple[np.ndarray, list[int]]:
     data, labels = content.get("data"), content.get("labels")
     if not isinstance(data, _Array) or not isinstance(labels, list):
-        raise Refused("a batch in it lacks data or labels")
+        raise Refused("a batch lacks data or labels")
     if len(labels) != len(data.value) or any(type(n) is not int or n < 0 for n in labels):
-        raise Refused("labels in it do not fit the images")
-    images = data.value.reshape(-1, *SHAPE).transpose(0, 2, 3, 1)
+        raise Refused("labels do not match the images")
+    channels, height, width = SHAPE
+    images = rearrange(data.value, "n (c h w) -> n h w c", c=channels, h=height, w=width)
     return np.ascontiguousarray(images), labels
 
 

@@ -1,4 +1,4 @@
-"""A set of equally sized training images with optional labels (REFERENCE.md §4.11)."""
+"""Dataset of equally sized images in a folder or zip, with optional labels (REFERENCE.md §4.11)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sg3.data.base import TrainingImages
+from sg3.data.base import Indices, TrainingImages
 from sg3.data.labels import Labels, read_labels
 from sg3.data.source import DamagedImage, ImageSource, shape_text
 from sg3.data.workers import CAN_FORK, DecodePool
 
 CACHE_MODES = ("auto", "ram", "none")
-CACHE_SHARE = 0.25  # of the machine's memory that `auto` may fill
-CHECK_ALL = 50_000  # of larger sets only some headers are read before training
-CHECK_SOME = 2_000
-MAX_FAILURES = 1_000  # unreadable images in a row mean that the disk is gone
-THREADS = 8  # that read headers, which is mostly waiting
-DECODE_TOGETHER = 64  # images
-DECODE_ALONE = 512  # images that are not worth starting processes
+CACHE_FRACTION = 0.25  # largest fraction of the machine's memory that 'auto' caches
+CHECK_ALL = 50_000  # up to this size every header is checked at the start,
+CHECK_SOME = 2_000  # in larger datasets this many, evenly spaced
+MAX_FAILURES = 1_000  # consecutive unreadable images after which the disk counts as gone
+THREADS = 8  # for reading headers, which is mostly waiting for the disk
+DECODE_TOGETHER = 64  # images per task of a decoding process
+DECODE_ALONE = 512  # up to this size starting processes costs more than it saves
 
 
 def _processes_here() -> int:
@@ -30,9 +30,9 @@ def _processes_here() -> int:
 
 
 def _memory_bytes() -> int:
-    """Memory for each of the training processes on this machine."""
+    """Return this process's part of the machine's memory."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")  # of the container
+    limit = Path("/sys/fs/cgroup/memory.max")  # limit of the container
     text = limit.read_text().strip() if limit.is_file() else ""
     if text.isdigit():
         total = min(total, int(text))
@@ -40,25 +40,26 @@ def _memory_bytes() -> int:
 
 
 class ImageDataset(TrainingImages):
-    """Images uint8 `[C, H, W]` of a folder or of a zip in the official layout.
+    """Images uint8 `[C, H, W]` from a folder or zip.
 
-    All must have the size and mode (gray, RGB or RGBA) of the first. Damaged files are left out
-    and listed in `skipped`: those that are found at the start never become items; one that is
-    found later stands for the next readable one, in every process alike.
+    All images must have the size and mode (gray, RGB or RGBA) of the first. Damaged files are
+    skipped and listed in `skipped`. A file found damaged at the start is not an item; one found
+    damaged later is replaced by the next readable image, identically in all processes.
 
     Args:
         path: folder (searched recursively) or `.zip`.
-        use_labels: read labels from `dataset.json`, or without one from the first-level
-            sub-folders; otherwise the label dimension is 0. `class_names` are then the folders,
-            or "classes" of `dataset.json`.
-        max_size: keep that many images, chosen with `random_seed`.
-        xflip: append a mirrored copy of every image.
-        resolution: height and width that the images must have, if given.
-        cache: 'ram' decodes everything once, 'none' decodes on demand, 'auto' takes memory if
-            the images fill less than a quarter of it.
-        yflip: after that, append a copy of everything that is upside down.
+        use_labels: read labels from `dataset.json` or, without that file, from the first-level
+            sub-folders; otherwise the label dimension is 0. `class_names` holds the folder names
+            or the "classes" of `dataset.json`.
+        max_size: maximum number of images, chosen with `random_seed`. None: all.
+        xflip: append a horizontally flipped copy of every image.
+        resolution: height and width that the images must have. None: any.
+        random_seed: random seed for `max_size`.
+        cache: 'ram' decodes everything once, 'none' decodes on demand, 'auto' is 'ram' if the
+            images take at most a quarter of the memory.
+        yflip: append a vertically flipped copy of every image, after `xflip`.
 
-    Raises ValueError, in one line, for missing, empty or unequal data.
+    Raises ValueError for missing or empty data and for images of different shapes.
     """
 
     def __init__(
@@ -96,12 +97,12 @@ class ImageDataset(TrainingImages):
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names of the classes, where they are known."""
+        """Names of the classes, if known."""
         return None if self._labels is None else self._labels.class_names
 
     @property
     def in_memory(self) -> bool:
-        """Whether everything is decoded already."""
+        """Whether all images are decoded and cached."""
         return self._cache is not None
 
     @property
@@ -112,7 +113,7 @@ class ImageDataset(TrainingImages):
         return self._files.size
 
     def _readable_names(self) -> list[str]:
-        """Names of the images whose headers are sound; sets the shape that they share."""
+        """Return the names of images with intact headers; sets the common shape."""
         names = self._source.image_names
         checked = names
         if len(names) > CHECK_ALL:
@@ -144,31 +145,33 @@ class ImageDataset(TrainingImages):
     @staticmethod
     def _other_shape(name: str, what: str, first: str, shape: tuple[int, int, int]) -> ValueError:
         return ValueError(
-            f"data: {name} is {what}, but {first} is {shape_text(shape)}; all images must have one "
+            f"data: {name} is {what}, but {first} is {shape_text(shape)}; all images need the same "
             "size and mode; prepare them with: sg3 dataset --resolution WxH --transform center-crop"
         )
 
-    def _choose(self, max_size, xflip, yflip, random_seed) -> list[np.ndarray]:
-        """For every item: the number of its file, whether it is mirrored, and upside down."""
+    def _choose(
+        self, max_size: int | None, xflip: bool, yflip: bool, random_seed: int
+    ) -> list[np.ndarray]:
+        """Return file index, horizontal flip and vertical flip of every item, each `[items]`."""
         files = np.arange(len(self._names), dtype=np.int64)
         if max_size is not None and max_size < files.size:
             np.random.RandomState(random_seed).shuffle(files)
             files = np.sort(files[:max_size])
-        mirrored = upside_down = np.zeros(files.size, dtype=bool)
+        x_flipped = y_flipped = np.zeros(files.size, dtype=bool)
         if xflip:
-            files, upside_down = np.tile(files, 2), np.tile(upside_down, 2)
-            mirrored = np.concatenate([mirrored, ~mirrored])
+            files, y_flipped = np.tile(files, 2), np.tile(y_flipped, 2)
+            x_flipped = np.concatenate([x_flipped, ~x_flipped])
         if yflip:
-            files, mirrored = np.tile(files, 2), np.tile(mirrored, 2)
-            upside_down = np.concatenate([upside_down, ~upside_down])
-        return [files, mirrored, upside_down]
+            files, x_flipped = np.tile(files, 2), np.tile(x_flipped, 2)
+            y_flipped = np.concatenate([y_flipped, ~y_flipped])
+        return [files, x_flipped, y_flipped]
 
     def _wants_cache(self, mode: str) -> bool:
         size = self._used.size * int(np.prod(self.image_shape))
-        return mode == "ram" or (mode == "auto" and size <= CACHE_SHARE * _memory_bytes())
+        return mode == "ram" or (mode == "auto" and size <= CACHE_FRACTION * _memory_bytes())
 
     def _decode(self, file: int) -> np.ndarray:
-        """Raises DamagedImage, and ValueError for another shape."""
+        """Decode one file. Raises DamagedImage, or ValueError for a different shape."""
         name = self._names[file]
         try:
             return self._source.decode(name, self.image_shape)
@@ -179,7 +182,7 @@ class ImageDataset(TrainingImages):
             raise self._other_shape(name, what, self._first, self.image_shape) from None
 
     def _decode_all(self) -> None:
-        """Fill the cache and drop items that cannot be decoded."""
+        """Fill the cache and remove items that cannot be decoded."""
         images = np.empty([self._used.size, *self.image_shape], dtype=np.uint8)
         self._row = np.full(len(self._names), -1, dtype=np.int64)
         self._row[self._used] = np.arange(self._used.size)
@@ -198,7 +201,10 @@ class ImageDataset(TrainingImages):
         self._cache = images
 
     def _decoded_parts(self) -> Iterator[tuple[slice, np.ndarray, dict[int, str]]]:
-        """All used files in parts: rows of the cache, images, and which are damaged and why."""
+        """Yield (rows of the cache, images, damaged files with reasons) until all are decoded.
+
+        The images are valid until the next one is requested: the memory is reused.
+        """
         parts = [
             slice(start, min(start + DECODE_TOGETHER, self._used.size))
             for start in range(0, self._used.size, DECODE_TOGETHER)
@@ -212,18 +218,19 @@ class ImageDataset(TrainingImages):
             return
         pool = DecodePool(self._decode_files, self.image_shape, DECODE_TOGETHER, workers, slots=2)
         try:
-            for index, rows in enumerate([*parts, None]):
-                if rows is not None:
-                    pool.send(index % 2, self._used[rows].tolist())
+            # Two slots: the workers decode one part while the previous one is copied.
+            for index in range(len(parts) + 1):
+                if index < len(parts):
+                    pool.send(index % 2, self._used[parts[index]].tolist())
                 if index > 0:
-                    before = parts[index - 1]
+                    rows = parts[index - 1]
                     decoded, damaged = pool.collect((index - 1) % 2)
-                    yield before, decoded[: before.stop - before.start], _union(damaged)
+                    yield rows, decoded[: rows.stop - rows.start], _union(damaged)
         finally:
             pool.close()
 
     def _decode_files(self, files: list[int], out: np.ndarray) -> dict[int, str]:
-        """Write files to `out`, uint8 `[B, C, H, W]`; returns which are damaged and why."""
+        """Decode files into `out`, uint8 `[B, C, H, W]`; return damaged ones with reasons."""
         damaged = {}
         for row, file in zip(out, files, strict=True):
             try:
@@ -233,19 +240,20 @@ class ImageDataset(TrainingImages):
         return damaged
 
     def note_bad(self, reasons: dict[int, str]) -> None:
-        """Leave out these files, here and wherever they were found damaged."""
+        """Skip these files from now on; {file index: reason}, as `decode_into` returns them."""
         for file, reason in reasons.items():
             self._bad[file] = reason
             self.skip(self._names[file], reason)
 
     def _stand_in(self, file: int) -> int:
-        """`file`, or the next one that is not known to be damaged."""
+        """Return `file`, or the next file not known to be damaged."""
         row = int(np.searchsorted(self._used, file))
         while int(self._used[row]) in self._bad:
             row = (row + 1) % self._used.size
         return int(self._used[row])
 
     def _read(self, file: int) -> np.ndarray:
+        """Decode `file`, or the next readable one in its place."""
         for _ in range(min(MAX_FAILURES, self._used.size)):
             file = self._stand_in(file)
             try:
@@ -260,19 +268,19 @@ class ImageDataset(TrainingImages):
         )
 
     def decode_into(self, indices: list[int], out: np.ndarray) -> dict[int, str]:
-        """Write the items `indices` to `out`, uint8 `[B, C, H, W]`, from their files.
+        """Decode the items `indices` into `out`, uint8 `[B, C, H, W]`.
 
-        Returns damaged files by number with the reason, if new ones were met.
+        Returns {file index: reason} of files newly found damaged.
         """
-        known = set(self._bad)  # all of which were reported when they were found
+        known = set(self._bad)  # already reported when found
         for row, index in zip(out, indices, strict=True):
             image = self._read(int(self._files[index]))
             image = image[:, :, ::-1] if self._xflip[index] else image
             row[:] = image[:, ::-1] if self._yflip[index] else image
         return {file: reason for file, reason in dict(self._bad).items() if file not in known}
 
-    def images(self, indices) -> torch.Tensor:
-        """Images uint8 `[B, C, H, W]` of the items `indices`."""
+    def images(self, indices: Indices) -> torch.Tensor:
+        """Return images uint8 `[B, C, H, W]`."""
         indices = np.asarray(indices, dtype=np.int64)
         if self._cache is None:
             images = torch.empty([indices.size, *self.image_shape], dtype=torch.uint8)
@@ -285,8 +293,8 @@ class ImageDataset(TrainingImages):
             images[row] = images[row, :, ::-1].copy()
         return torch.from_numpy(images)
 
-    def labels(self, indices) -> torch.Tensor:
-        """Labels float32 `[B, label_dim]` of the items `indices`."""
+    def labels(self, indices: Indices) -> torch.Tensor:
+        """Return labels float32 `[B, label_dim]`; for a damaged image those of its replacement."""
         indices = np.asarray(indices, dtype=np.int64)
         if self._labels is None:
             return torch.zeros([indices.size, 0])

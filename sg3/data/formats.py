@@ -1,6 +1,7 @@
-"""What a data set can be made from: folders, zips, CIFAR-10, MNIST, Hugging Face (REFERENCE.md §4.12).
+"""Formats that `sg3 dataset` reads: folder, zip, CIFAR-10, MNIST, datasets (REFERENCE.md §4.12).
 
-One process lists the pictures of a source; `PictureReader` opens them, in others too.
+`open_source` lists the images of a source in one process; an `ItemReader`, which can be sent to
+worker processes, opens them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,9 +24,9 @@ from sg3.data.cifar import read_cifar
 from sg3.data.source import FORMATS, ImageSource, _reason
 from sg3.data.transforms import Dropped
 
-MAX_BYTES = 512 << 20  # of one picture's file, unpacked
-MAX_PIXELS = 178_956_970  # of one picture; where Pillow refuses by itself
-MAX_RATIO = 1000  # by which an archive may have shrunk a file of more than a MiB
+MAX_BYTES = 512 << 20  # largest file, uncompressed
+MAX_PIXELS = 178_956_970  # largest image; Pillow itself refuses more
+MAX_RATIO = 1000  # highest compression ratio of files above 1 MiB
 CIFAR = "cifar-10-python.tar.gz"
 MNIST = "-images-idx3-ubyte.gz"
 
@@ -33,40 +35,45 @@ Label = int | list[float]
 
 
 @dataclass(frozen=True)
-class PictureSource:
-    """The pictures of a source.
+class SourceImages:
+    """List of the images of a source.
 
-    `items` are what `PictureReader.open` takes, one for each of the `names`: a file name, an
-    encoded picture, or pixels. `labels` came with the source; None where one is missing.
+    Attributes:
+        path: the source.
+        names: one name per image, for messages.
+        items: what `ItemReader.open` takes, one per image: a file name, an encoded image or
+            pixels uint8 `[H, W]` or `[H, W, C]`.
+        labels: labels that came with the source, if any; None for images without one.
+        classes: class names, if known.
     """
 
     path: Path
     names: Sequence[str]
-    items: Sequence[Item]
+    items: Sequence[Item] | np.ndarray
     labels: Sequence[Label | None] | None = None
     classes: list[str] | None = None
 
     @property
     def has_files(self) -> bool:
-        """Whether the names are those of files."""
+        """Whether `names` are file names."""
         return self.items is self.names
 
 
-def open_source(path: str | Path) -> PictureSource:
-    """List the pictures of `path`. Raises ValueError, in one line, for what cannot be read."""
+def open_source(path: str | Path) -> SourceImages:
+    """List the images at `path`. Raises ValueError if it cannot be read."""
     path = Path(path)
     if path.is_dir():
         if path.name.endswith("_lmdb") or (path / "data.mdb").exists():
             raise ValueError(
-                f"data: {path} is an LMDB, which is not read here; write the value of each of its "
-                "entries to a file of its own (pip install lmdb), and give that folder"
+                f"data: {path} is an LMDB, which is not supported; export each of its values to a "
+                "file (pip install lmdb) and pass that folder"
             )
         if _is_saved_dataset(path):
             return _open_saved_dataset(path)
     elif path.is_file() and path.name.endswith(CIFAR):
         with _damage_named(path, "CIFAR-10 archive"):
             images, labels, classes = read_cifar(path)
-        return PictureSource(path, _numbered(path, len(images)), images, labels, classes)
+        return SourceImages(path, _numbered(path, len(images)), images, labels, classes)
     elif path.is_file() and path.name.endswith(MNIST):
         return _open_mnist(path)
     return _open_files(path)
@@ -74,7 +81,7 @@ def open_source(path: str | Path) -> PictureSource:
 
 @contextmanager
 def _damage_named(path: Path, what: str) -> Iterator[None]:
-    """Whatever decoders make of damaged or hostile bytes becomes one line."""
+    """Turn any exception, as decoders raise for damaged or hostile bytes, into ValueError."""
     try:
         yield
     except Exception as error:
@@ -85,63 +92,64 @@ def _numbered(path: Path, count: int) -> list[str]:
     return [f"{path.name}[{i}]" for i in range(count)]
 
 
-def _open_files(path: Path) -> PictureSource:
+def _open_files(path: Path) -> SourceImages:
     files = ImageSource(path)
     try:
-        index, table = files.read_index(), files.read_labels()
+        index, table = files.read_index() or {}, files.read_labels()
     finally:
         files.close()
     names = files.image_names
     if table is None:
-        return PictureSource(path, names, names)
+        return SourceImages(path, names, names)
     labels, classes = [table.get(name) for name in names], index.get("classes")
-    return PictureSource(path, names, names, labels, classes if isinstance(classes, list) else None)
+    return SourceImages(path, names, names, labels, classes if isinstance(classes, list) else None)
 
 
 # MNIST ---------------------------------------------------------------------------------------
 
 
-def _open_mnist(path: Path) -> PictureSource:
+def _open_mnist(path: Path) -> SourceImages:
     with _damage_named(path, "MNIST file"):
         images = _read_idx(path, 3)
         if images.shape[1:] != (28, 28):
-            raise ValueError(f"pictures of {images.shape[2]}x{images.shape[1]}, expected 28x28")
-    images = np.pad(images, ((0, 0), (2, 2), (2, 2)))  # to 32x32, which networks take
+            raise ValueError(f"images of {images.shape[2]}x{images.shape[1]}, expected 28x28")
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2)))  # 32x32: networks need a power of two
     other = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     labels = None
     if other.is_file():
         with _damage_named(other, "MNIST file"):
             labels = _read_idx(other, 1).tolist()
             if len(labels) != len(images):
-                raise ValueError(f"{len(labels)} labels for {len(images)} pictures")
-    return PictureSource(path, _numbered(path, len(images)), images, labels)
+                raise ValueError(f"{len(labels)} labels for {len(images)} images")
+    return SourceImages(path, _numbered(path, len(images)), images, labels)
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Bytes in an array of that many dimensions: a magic number, the sizes, the data."""
+    """Read an IDX file of uint8: magic number, one size per dimension, data."""
     with gzip.open(path) as file:
         header = file.read(4 * (1 + dimensions))
         magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
         size = math.prod(shape)
         if magic != 0x800 + dimensions or not 0 < size <= MAX_BYTES:
-            raise ValueError(f"its header {header.hex()} is unknown")
+            raise ValueError(f"unknown header {header.hex()}")
         return np.frombuffer(file.read(size), np.uint8).reshape(shape)
 
 
 # Hugging Face --------------------------------------------------------------------------------
 
 
-class _Encoded(Sequence):
-    """One column of encoded pictures."""
+class _Encoded(Sequence[bytes]):
+    """A column of encoded images."""
 
-    def __init__(self, table, column: str):
+    def __init__(self, table: Any, column: str):
         self._table, self._column = table, column
 
     def __len__(self) -> int:
         return len(self._table)
 
-    def __getitem__(self, index: int) -> bytes:
-        # A row may name a file instead, anywhere on this machine: such a row is damaged.
+    def __getitem__(self, index: Any) -> Any:
+        # A row may hold a path instead of bytes. It could point anywhere on this machine, so it
+        # is not followed: the row counts as damaged.
         return (self._table[index][self._column] or {}).get("bytes") or b""
 
 
@@ -150,30 +158,32 @@ def _is_saved_dataset(path: Path) -> bool:
     return whole or (path / "dataset_dict.json").exists()
 
 
-def _open_saved_dataset(path: Path) -> PictureSource:
+def _open_saved_dataset(path: Path) -> SourceImages:
     try:
         import datasets
     except ImportError:
         raise ValueError(
-            f"data: {path} was saved by the package datasets; install it with: pip install datasets"
+            f"data: {path} was saved by the datasets package; install it with: pip install datasets"
         ) from None
-    with _damage_named(path, "folder of the package datasets"):
+    with _damage_named(path, "folder of the datasets package"):
         table = datasets.load_from_disk(str(path))
     if isinstance(table, datasets.DatasetDict):
         if "train" not in table and len(table) != 1:
-            raise ValueError(f"data: {path} has the splits {', '.join(table)}; give one's folder")
+            raise ValueError(
+                f"data: {path} has the splits {', '.join(table)}; pass the folder of one"
+            )
         table = table["train"] if "train" in table else next(iter(table.values()))
     images = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
     if not images:
-        raise ValueError(f"data: {path} has no column of images, only {', '.join(table.features)}")
+        raise ValueError(f"data: {path} has no image column, only {', '.join(table.features)}")
     encoded = table.select_columns(images[:1]).cast_column(images[0], datasets.Image(decode=False))
     items = _Encoded(encoded, images[0])
     names = _numbered(path, len(items))
     for name, kind in table.features.items():
         if isinstance(kind, datasets.ClassLabel):
             labels = [None if n is None or n < 0 else n for n in table[name]]
-            return PictureSource(path, names, items, labels, kind.names)
-    return PictureSource(path, names, items)
+            return SourceImages(path, names, items, labels, kind.names)
+    return SourceImages(path, names, items)
 
 
 # Opening -------------------------------------------------------------------------------------
@@ -181,7 +191,7 @@ def _open_saved_dataset(path: Path) -> PictureSource:
 
 @contextmanager
 def damage_drops() -> Iterator[None]:
-    """Whatever a decoder makes of damaged bytes drops the picture."""
+    """Turn any exception, as decoders raise for damaged bytes, into Dropped."""
     try:
         yield
     except Dropped:
@@ -192,16 +202,17 @@ def damage_drops() -> Iterator[None]:
         raise Dropped("unreadable", _reason(error)) from None
 
 
-class PictureReader:
-    """Opens the items of a `PictureSource`. Before that it can be sent to another process."""
+class ItemReader:
+    """Opens the items of a `SourceImages`. Picklable until the first one is opened."""
 
     def __init__(self, path: Path):
-        self._path, self._archive = path, None
+        self._path = path
+        self._archive: zipfile.ZipFile | None = None
 
     def open(self, item: Item) -> tuple[Image.Image, int]:
-        """A picture whose pixels are not decoded yet, and how many bytes it took at its source.
+        """Return the image, not decoded yet, and its size in bytes at the source.
 
-        Raises Dropped if there is something wrong with it.
+        Raises Dropped if it cannot be used.
         """
         if isinstance(item, np.ndarray):
             return Image.fromarray(item), item.nbytes
@@ -222,16 +233,16 @@ class PictureReader:
             self._archive = zipfile.ZipFile(self._path)
         entry = self._archive.getinfo(name)
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            # Python unpacks the other methods in pieces whose size nothing limits.
-            raise Dropped("unreadable", "neither stored nor deflated in the zip")
+            # For other methods Python does not bound how much it decompresses at once.
+            raise Dropped("unreadable", "compressed with a method other than deflate")
         ratio = entry.file_size / max(entry.compress_size, 1)
         if entry.file_size > MAX_BYTES or (entry.file_size > 1 << 20 and ratio > MAX_RATIO):
-            raise Dropped("bomb", f"{entry.compress_size} bytes unpack to {entry.file_size}")
+            raise Dropped("bomb", f"{entry.compress_size} bytes decompress to {entry.file_size}")
         with self._archive.open(entry) as file:
             return file.read(MAX_BYTES + 1)
 
     def close(self) -> None:
-        """Release the archive."""
+        """Close the archive."""
         if self._archive is not None:
             self._archive.close()
             self._archive = None

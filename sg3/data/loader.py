@@ -1,10 +1,11 @@
-"""Batches in sampler order, read ahead by a thread or by worker processes."""
+"""Loader of batches in sampler order, prefetched by a thread or by worker processes."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -12,48 +13,48 @@ from sg3.data.dataset import ImageDataset
 from sg3.data.sampler import ShuffleSampler
 from sg3.data.workers import CAN_FORK, DecodePool
 
-AHEAD = 2  # batches that are read before they are asked for
+AHEAD = 2  # batches that are prefetched
 
 
 class ReadingThread:
-    """One thread that prepares batches; pinned ones can go to the GPU while it works."""
+    """One thread that prepares batches, in pinned memory if `pin` and there is a GPU."""
 
     def __init__(self, pin: bool):
         self._pin = pin and torch.cuda.is_available()
-        start = {}
-        if self._pin:  # a thread begins on device 0, which may belong to another process
-            start = {
-                "initializer": torch.cuda.set_device,
-                "initargs": (torch.cuda.current_device(),),
-            }
-        self._pool = ThreadPoolExecutor(max_workers=1, **start)
+        if self._pin:  # new threads start on device 0, which may belong to another process
+            index = torch.cuda.current_device()
+            self._pool = ThreadPoolExecutor(1, "", torch.cuda.set_device, (index,))
+        else:
+            self._pool = ThreadPoolExecutor(1)
 
-    def submit(self, function: Callable, *args) -> Future:
+    def submit(self, function: Callable, *args: Any) -> Future:
+        """Call `function(*args)` in the thread."""
         return self._pool.submit(function, *args)
 
     def own(self, images: torch.Tensor, shared: bool) -> torch.Tensor:
-        """`images` pinned if asked for, and copied if the memory is `shared`."""
+        """Return `images` pinned if requested, else a copy if their memory is `shared`."""
         if self._pin:
             return images.pin_memory()
         return images.clone() if shared else images
 
     def close(self) -> None:
+        """End the thread; pending calls are cancelled."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 class BatchLoader:
-    """Endless batches of images and labels whose position can be saved and restored exactly.
+    """Infinite batches of images and labels, with a state that resumes them exactly.
 
     Args:
         dataset: the images.
-        sampler: their order, and this process's share of it.
+        sampler: their order, and this process's part of it.
         batch_size: images per batch of this process.
-        workers: decoding processes; 0 decodes in a thread, and so do images in memory. The order
-            does not depend on it.
-        pin: hand out images in pinned memory.
+        workers: decoding processes. 0 decodes in a thread, which is also what cached images get.
+            The batches do not depend on it.
+        pin: return images in pinned memory.
 
-    The batches that are being read ahead are part of the state as lists of indices, so that
-    nothing is lost or shown twice when training goes on. The state is the same in all processes.
+    The state includes the indices of prefetched batches, so that a resumed run skips and repeats
+    nothing. It is the same in all processes.
     """
 
     def __init__(
@@ -81,11 +82,12 @@ class BatchLoader:
             for reasons in damaged:
                 self.dataset.note_bad(reasons)
             images = self._thread.own(torch.from_numpy(rows), shared=True)
-        return images, self.dataset.labels(indices)  # after the images: a label goes with its image
+        # Labels come after images: decoding may have replaced a damaged file by the next one.
+        return images, self.dataset.labels(indices)
 
     def _start(self, indices: list[int]) -> None:
-        """Begin to read this process's share of `indices`."""
-        mine, slot = self.sampler.mine(indices), self._slot
+        """Start reading this process's part of `indices`."""
+        mine, slot = self.sampler.of_rank(indices), self._slot
         if self._pool is not None:
             self._pool.send(slot, mine)
         self._ahead.append((indices, self._thread.submit(self._read, mine, slot)))
@@ -96,9 +98,9 @@ class BatchLoader:
             self._start(self.sampler.take_all(self.batch_size * self.sampler.replicas))
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images uint8 `[B, C, H, W]` and labels float32 `[B, label_dim]`.
+        """Return the next images uint8 `[B, C, H, W]` and labels float32 `[B, label_dim]`.
 
-        Raises ValueError for images of another size, RuntimeError if a worker died.
+        Raises ValueError for images of a different size, RuntimeError if a worker died.
         """
         self._fill()
         batch = self._ahead[0][1].result()
@@ -107,26 +109,26 @@ class BatchLoader:
         return batch
 
     def state(self) -> dict:
-        """Plain numbers, lists and tensors that `load_state` continues from."""
+        """Return the position as plain numbers, lists and tensors, for `load_state`."""
         return {
             "sampler": self.sampler.state(),
             "ahead": [indices for indices, _ in self._ahead],
         }
 
     def load_state(self, state: dict) -> None:
-        """Go on exactly where `state()` was taken, with any number of workers or processes.
+        """Resume exactly at `state`; the number of workers and processes may differ.
 
-        Raises ValueError for a data set of another size.
+        Raises ValueError if the dataset has a different size.
         """
         self.sampler.load_state(state["sampler"])
         for _, future in self._ahead:
-            future.exception()  # let it finish: its place in shared memory is needed
+            future.exception()  # wait for it: its slot in shared memory is needed
         self._ahead.clear()
         for indices in state["ahead"] or []:
             self._start(list(indices))
 
     def close(self) -> None:
-        """End the reading thread and the workers."""
+        """End the thread and the workers."""
         if self._pool is not None:
             self._pool.close()
         self._thread.close()

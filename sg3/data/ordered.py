@@ -1,4 +1,4 @@
-"""Work shared among processes whose results come in order, a bounded number of them ahead."""
+"""Parallel map over processes with results in order and bounded prefetching."""
 
 from __future__ import annotations
 
@@ -7,42 +7,46 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sg3.data.workers import CAN_FORK
 from sg3.errors import UserError
 
-AHEAD = 4  # items for each process that are worked on or wait for their turn
+AHEAD = 4  # items per process that are in progress or waiting
 START_METHOD = "fork" if CAN_FORK else "spawn"
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_work: Callable | None = None  # in a worker: what it does
+_work: Callable | None = None  # set in worker processes: the function to map
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if CAN_FORK else os.cpu_count() or 1
 
 
-def map_in_order(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[R]:
-    """`work(item)` for every item, in order, by `jobs` processes; 1: by this one.
+def map_in_order(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Generator[R, None, None]:
+    """Yield `work(item)` for every item, in order.
 
-    `work`, items and results must be picklable. At most 4 items per process are taken from
-    `items` ahead of what was handed out. Closing the iterator ends the processes; Ctrl-C is left
-    to this process. Raises what `work` raises, and UserError if a process was killed.
+    Args:
+        work: the function. It, the items and the results must be picklable.
+        items: read at most 4 per process ahead of the results.
+        jobs: number of processes. 1: call `work` in this process.
+
+    Closing the iterator ends the processes. They ignore Ctrl-C, which this process handles.
+    Raises what `work` raises, and UserError if a process was killed.
     """
     if jobs == 1:
         yield from map(work, items)
         return
     context = multiprocessing.get_context(START_METHOD)
     pool = ProcessPoolExecutor(jobs, context, _start, (work,))
-    pending = deque()
+    pending: deque[Future] = deque()
     try:
         for item in items:
             pending.append(pool.submit(_run, item))
@@ -52,7 +56,7 @@ def map_in_order(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Itera
             yield pending.popleft().result()
     except BrokenProcessPool:
         raise UserError(
-            f"--jobs: one of {jobs} worker processes was ended (is memory short?); use fewer"
+            f"jobs: one of {jobs} worker processes was killed (out of memory?); use fewer"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -67,10 +71,13 @@ def _start(work: Callable) -> None:
 
 
 def _end_with_parent() -> None:
-    """Idle workers would wait for ever for a parent that was killed."""
-    connection.wait([multiprocessing.parent_process().sentinel])
+    """Exit when the parent is gone: an idle worker would wait forever for one that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
     os._exit(1)
 
 
-def _run(item):
+def _run(item: Any) -> Any:
+    assert _work is not None
     return _work(item)

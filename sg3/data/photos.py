@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from sg3.data.formats import PictureReader
+from sg3.data.formats import ItemReader
 from sg3.data.transforms import Dropped, to_mode
 from sg3.errors import UserError
 
@@ -57,7 +57,7 @@ def read_photo(path: str | os.PathLike) -> Image.Image:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"photo: {path} is not a file; expected a picture such as photo.jpg")
-    reader = PictureReader(path.parent)
+    reader = ItemReader(path.parent)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what decoders find odd in a picture

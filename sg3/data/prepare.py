@@ -1,11 +1,11 @@
-"""Turn pictures of any kind into a data set of equal ones, in the official layout (REFERENCE.md §4.12)."""
+"""Prepare a dataset of equally shaped images in the official layout (REFERENCE.md §4.12)."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 
 from sg3.data.formats import (
     Item,
+    ItemReader,
     Label,
-    PictureReader,
-    PictureSource,
+    SourceImages,
     damage_drops,
     open_source,
 )
@@ -24,18 +24,29 @@ from sg3.data.ordered import cores, map_in_order
 from sg3.data.source import array_shape, shape_text, standard_mode
 from sg3.data.transforms import Dropped, Size, check_size, output_size, to_mode, transform_image
 from sg3.data.write import IMAGE_FORMATS, check_dest, dataset_writer, encode
+from sg3.progress import ImageBar
 
-MODES = {"rgb": "RGB", "gray": "L", "rgba": "RGBA"}  # beside "auto"
+MODES = {"rgb": "RGB", "gray": "L", "rgba": "RGBA"}  # in addition to "auto"
 LABELS = ("none", "json", "folders")
-FEW = 16  # pictures that are not worth a process
+FEW = 16  # images per process below which another process is not worth its start
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One source picture: its number, and its new name, shape and label, or why it was dropped.
+    """Result for one source image: where it was written, or why it was dropped.
 
-    `reason` is one of 'unreadable', 'too small', 'wrong shape', 'no label', 'bomb'; `detail`
-    says more. `shape` is (C, H, W). `source_bytes` and `bytes` are the sizes of the files.
+    Attributes:
+        index: number of the image in the source, from 0.
+        total: number of images in the source.
+        source: name of the image in the source.
+        name: file name in the dataset; None if dropped.
+        shape: (C, H, W).
+        label: class or vector, if any.
+        reason: why it was dropped: 'unreadable', 'too small', 'wrong shape', 'no label' or
+            'bomb' (decompression bomb); None if written.
+        detail: details of `reason`.
+        source_bytes: file size in the source.
+        bytes: file size in the dataset.
     """
 
     index: int
@@ -52,7 +63,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of a picture: its encoded bytes, or why there are none."""
+    """Result of processing one image: encoded bytes, or why there are none."""
 
     data: bytes = b""
     shape: tuple[int, int, int] | None = None
@@ -63,9 +74,9 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class _Preparation:
-    """What is done to one picture, perhaps in a worker process."""
+    """Processing of one image, called in worker processes."""
 
-    reader: PictureReader
+    reader: ItemReader
     transform: str
     size: Size | None
     min_size: int
@@ -82,7 +93,7 @@ class _Preparation:
 
     def _open(self, item: Item) -> tuple[Image.Image, int]:
         with damage_drops(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what decoders find odd in a picture
+            warnings.simplefilter("ignore")  # decoders warn about harmless oddities
             image, source_bytes = self.reader.open(item)
             if min(image.size) < self.min_size:
                 raise Dropped("too small", f"{image.width}x{image.height} pixels")
@@ -102,46 +113,56 @@ def prepare_dataset(
     mode: str = "auto",
     image_format: str = "png",
     jobs: int | None = None,
-) -> Iterator[Prepared]:
-    """Write the official layout to `dest`, a .zip or a new folder, yielding every picture.
+    progress: bool = False,
+) -> Generator[Prepared, None, None]:
+    """Write a dataset to `dest` and yield the result for every source image.
 
     Args:
-        source: a folder (searched recursively), a zip, `cifar-10-python.tar.gz`, MNIST's
-            `train-images-idx3-ubyte.gz`, or a folder that the package `datasets` saved.
-        resolution: (width, height) in pixels; without it all pictures must have one size.
-        transform: 'none', 'center-crop', 'center-crop-wide', 'center-crop-tall'; see
+        source: folder (searched recursively), zip, `cifar-10-python.tar.gz`, MNIST's
+            `train-images-idx3-ubyte.gz`, or a folder saved by the package `datasets`.
+        dest: a .zip or a new folder.
+        resolution: (width, height) in pixels. None: keep the size, which must be the same for all.
+        transform: 'none', 'center-crop', 'center-crop-wide' or 'center-crop-tall'; see
             `sg3.data.transforms.transform_image`.
-        max_images: look at that many pictures only.
-        min_size: drop pictures whose shorter side has fewer pixels.
-        labels: 'json', those that came with the source, in `dataset.json` or otherwise;
-            'folders', the first-level folders, sorted. Pictures without a label are dropped.
-            None: those of the source if every picture that is kept has one. 'none': no labels.
-        mode: 'rgb', 'gray' or 'rgba'; 'auto' is gray if all pictures are, and RGB otherwise.
-        image_format: 'png' (not compressed) or 'webp' (lossless; RGB only).
-        jobs: processes, by default one per core. What is written does not depend on it.
+        max_images: read at most this many images. None: all.
+        min_size: drop images whose shorter side has fewer pixels.
+        labels: 'json': labels that came with the source, in `dataset.json` or otherwise;
+            'folders': the first-level folders, sorted; images without a label are dropped.
+            'none': no labels. None: labels of the source if every image kept has one.
+        mode: 'rgb', 'gray' or 'rgba'. 'auto': gray if all images are, else RGB.
+        image_format: 'png' (uncompressed) or 'webp' (lossless; RGB only).
+        jobs: number of processes. None: one per core. The result does not depend on it.
+        progress: show a progress bar.
 
-    Every picture is turned as its EXIF orientation says; of animations the first frame counts.
+    Images are rotated as their EXIF orientation says; of animations the first frame is used.
     `dest` appears when everything is written, and two runs write the same bytes. Raises
-    ValueError for options or pictures that do not fit, and if nothing is left. With several
-    processes on Windows or macOS, call it below `if __name__ == "__main__"`.
+    ValueError for invalid arguments, unusable images, and if no image is left. On Windows and
+    macOS, use several processes only below `if __name__ == "__main__"`.
     """
     source, dest = Path(source), Path(dest)
-    _check_options(min_size, labels, mode, image_format, jobs)
+    _check_options(min_size, labels, mode, image_format)
+    for name, value in (("max_images", max_images), ("jobs", jobs)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: got {value}, expected at least 1")
     size = output_size(transform, resolution)
     check_dest(source, dest)
-    pictures = open_source(source)
-    known, classes = _choose_labels(pictures, labels)
-    total = min(len(pictures.names), max_images or len(pictures.names))
+    images = open_source(source)
+    known, classes = _choose_labels(images, labels)
+    total = min(len(images.names), max_images or len(images.names))
     wanted = [i for i in range(total) if labels in (None, "none") or known[i] is not None]
-    found_mode = _find_mode(pictures, wanted, mode, image_format)
-    reader = PictureReader(source)
+    found_mode = _find_mode(images, wanted, mode, image_format)
+    reader = ItemReader(source)
     work = _Preparation(reader, transform, resolution, min_size, found_mode, image_format)
     jobs = min(jobs or cores(), len(wanted) // FEW + 1)
-    outcomes = map_in_order(work, (pictures.items[i] for i in wanted), jobs)
-    with closing(reader), closing(outcomes), dataset_writer(dest) as write:
-        entries, first, dropped = [], None, Counter()
+    outcomes = map_in_order(work, (images.items[i] for i in wanted), jobs)
+    bar = ImageBar("prepare", progress, terminal_only=False)
+    with closing(reader), closing(outcomes), dataset_writer(dest) as write, bar:
+        entries: list[tuple[str, Label | None]] = []
+        first: Prepared | None = None
+        dropped: Counter[str] = Counter()
         for index, outcome in _with_gaps(outcomes, wanted, total):
-            item = _describe(index, total, pictures.names[index], outcome)
+            bar.update("", index + 1, total)
+            item = _describe(index, total, images.names[index], outcome)
             if item.reason is not None:
                 dropped[item.reason] += 1
                 yield item
@@ -155,69 +176,69 @@ def prepare_dataset(
             yield replace(item, name=name, label=known[index])
         if not entries:
             why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-            raise ValueError(f"data: no picture of {source} could be used ({why})")
+            raise ValueError(f"data: no image in {source} can be used ({why})")
         write("dataset.json", _index_file(entries, classes))
 
 
-def _check_options(
-    min_size: int, labels: str | None, mode: str, image_format: str, jobs: int | None
-) -> None:
+def _check_options(min_size: int, labels: str | None, mode: str, image_format: str) -> None:
     if labels not in (None, *LABELS):
-        raise ValueError(f"--labels: got {labels!r}, expected one of {', '.join(LABELS)}")
+        raise ValueError(f"labels: got {labels!r}, expected one of {', '.join(LABELS)}")
     if mode not in ("auto", *MODES):
-        raise ValueError(f"--mode: got {mode!r}, expected auto or one of {', '.join(MODES)}")
+        raise ValueError(f"mode: got {mode!r}, expected auto or one of {', '.join(MODES)}")
     if image_format not in IMAGE_FORMATS:
-        raise ValueError(f"--format: got {image_format!r}, expected {' or '.join(IMAGE_FORMATS)}")
+        raise ValueError(
+            f"image_format: got {image_format!r}, expected {' or '.join(IMAGE_FORMATS)}"
+        )
     if image_format == "webp" and mode in ("gray", "rgba"):
-        # It knows no gray, and reads back as RGB where nothing is transparent.
-        raise ValueError(f"--format: got webp, which keeps RGB only, for --mode {mode}; use png")
+        # WebP has no gray, and an RGBA image without transparency reads back as RGB.
+        raise ValueError(
+            f"image_format: got webp, which stores RGB only, for `mode` {mode}; use png"
+        )
     if min_size < 0:
-        raise ValueError(f"--min-size: got {min_size}, expected a number of pixels")
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"--jobs: got {jobs}, expected at least 1")
+        raise ValueError(f"min_size: got {min_size}, expected at least 0")
 
 
 def _choose_labels(
-    pictures: PictureSource, how: str | None
+    images: SourceImages, how: str | None
 ) -> tuple[Sequence[Label | None], list[str] | None]:
-    """A label or None for every picture, and the names of the classes where they have any."""
+    """Return a label or None for every image, and the names of the classes, if known."""
     if how == "folders":
-        return _folder_labels(pictures)
-    if how == "json" and pictures.labels is None:
+        return _folder_labels(images)
+    if how == "json" and images.labels is None:
         raise ValueError(
-            f"--labels: got json, but {pictures.path} has no labels in a dataset.json; "
-            "add them, or use --labels folders or none"
+            f"labels: got json, but {images.path} has no labels in a dataset.json; "
+            "add them, or use folders or none"
         )
-    if how == "none" or pictures.labels is None:
-        return [None] * len(pictures.names), None
-    return pictures.labels, pictures.classes
+    if how == "none" or images.labels is None:
+        return [None] * len(images.names), None
+    return images.labels, images.classes
 
 
-def _folder_labels(pictures: PictureSource) -> tuple[list[int | None], list[str]]:
-    parts = [PurePosixPath(name).parts for name in pictures.names]
-    # Names in an archive may start with / or .. : these are no folders of it.
+def _folder_labels(images: SourceImages) -> tuple[list[int | None], list[str]]:
+    parts = [PurePosixPath(name).parts for name in images.names]
+    # Names in a zip may start with / or .. , which are not folders of it.
     tops = [p[0] if len(p) > 1 and p[0] not in ("/", "..") else None for p in parts]
     classes = sorted({top for top in tops if top is not None})
-    if not pictures.has_files or len(classes) < 2:
+    if not images.has_files or len(classes) < 2:
         raise ValueError(
-            f"--labels: got folders, but {pictures.path} has no two sub-folders with pictures; "
-            "use --labels json or none"
+            f"labels: got folders, but {images.path} does not have two sub-folders with images; "
+            "use json or none"
         )
     number = {name: i for i, name in enumerate(classes)}
-    return [number.get(top) for top in tops], classes
+    return [None if top is None else number[top] for top in tops], classes
 
 
-def _find_mode(pictures: PictureSource, wanted: list[int], mode: str, image_format: str) -> str:
-    """Pillow's name of `mode`; 'auto' reads headers up to the first picture that is not gray."""
+def _find_mode(images: SourceImages, wanted: list[int], mode: str, image_format: str) -> str:
+    """Return Pillow's name of `mode`; 'auto' reads headers up to the first image not gray."""
     if mode != "auto":
         return MODES[mode]
     if image_format == "webp":
         return "RGB"
-    with closing(PictureReader(pictures.path)) as reader, warnings.catch_warnings():
+    with closing(ItemReader(images.path)) as reader, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for index in wanted:
             try:
-                image, _ = reader.open(pictures.items[index])
+                image, _ = reader.open(images.items[index])
             except Dropped:
                 continue
             if standard_mode(image) != "L":
@@ -228,7 +249,7 @@ def _find_mode(pictures: PictureSource, wanted: list[int], mode: str, image_form
 def _with_gaps(
     outcomes: Iterator[_Outcome], wanted: list[int], total: int
 ) -> Iterator[tuple[int, _Outcome]]:
-    """Numbers 0 … total-1 with the outcome of each; those that are not wanted have no label."""
+    """Yield indices 0 … total-1 with their outcomes; images not in `wanted` have no label."""
     numbers = iter([*wanted, total])
     following = next(numbers)
     for index in range(total):
@@ -253,18 +274,19 @@ def _describe(index: int, total: int, source: str, outcome: _Outcome) -> Prepare
 
 
 def _check_shape(item: Prepared, first: Prepared) -> None:
-    """Without a resolution, pictures must have one size, and it must be one for networks."""
-    found, remedy = f"data: {item.source} is {shape_text(item.shape)}", "use --resolution WxH"
+    """Without a resolution, images must have the same size, one that networks support."""
+    assert item.shape is not None and first.shape is not None  # neither was dropped
+    found, remedy = f"data: {item.source} is {shape_text(item.shape)}", "set `resolution`"
     if item.shape != first.shape:
         raise ValueError(f"{found}, but {first.source} is {shape_text(first.shape)}; {remedy}")
     try:
         check_size(*item.shape[1:])
     except ValueError:
-        raise ValueError(f"{found}, a size that no network takes; {remedy}") from None
+        raise ValueError(f"{found}, a size that no network supports; {remedy}") from None
 
 
 def _index_file(entries: list[tuple[str, Label | None]], classes: list[str] | None) -> bytes:
-    """`dataset.json`: labels only if every picture has one (REFERENCE.md §4.12)."""
+    """Return `dataset.json`, with labels only if every image has one (REFERENCE.md §4.12)."""
     if any(label is None for _, label in entries):
         return json.dumps({"labels": None}).encode()
     index = {"labels": entries} if classes is None else {"labels": entries, "classes": classes}

@@ -1,24 +1,30 @@
-"""The endless, locally reshuffling order in which images are shown (REFERENCE.md §4.10)."""
+"""Infinite sampler with local reshuffling (REFERENCE.md §4.10)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 
 
 class ShuffleSampler:
-    """Walks a shuffled list for ever and keeps swapping items within half a lap behind it.
+    """Infinite indices: cycles through a shuffled list and reshuffles it behind the position.
 
-    Every image comes about once per lap, and laps differ from one another without ever
-    reshuffling the whole list. With several replicas each draws the same swaps and takes every
-    `replicas`-th item; all of them are at the same place between calls, so that one's state
-    serves all, and other numbers of replicas too. `state()` and `load_state()` continue a walk
-    exactly.
+    After each index is returned, it is swapped with a random one at most half an epoch back, so
+    every image comes about once per epoch and epochs differ. All ranks draw the same swaps and
+    take every `replicas`-th index, so they share one state, which also fits other world sizes.
+
+    Args:
+        size: number of images.
+        seed: random seed.
+        rank: index of this process.
+        replicas: number of processes (world size).
     """
 
     def __init__(self, size: int, seed: int = 0, rank: int = 0, replicas: int = 1):
         if size < 1:
-            raise ValueError(f"size: got {size}, expected at least one image")
+            raise ValueError(f"size: got {size}, expected at least 1")
         self.rank, self.replicas = rank, replicas
         self._random = np.random.RandomState(seed)
         self._order = np.arange(size)
@@ -27,15 +33,15 @@ class ShuffleSampler:
         self._position = 0
 
     def take(self, count: int) -> list[int]:
-        """The next `count` indices for this rank."""
-        return self.mine(self.take_all(count * self.replicas))
+        """Return the next `count` indices of this rank."""
+        return self.of_rank(self.take_all(count * self.replicas))
 
-    def mine(self, indices: list[int]) -> list[int]:
-        """This rank's share of what `take_all` gave."""
+    def of_rank(self, indices: list[int]) -> list[int]:
+        """Return this rank's part of indices from `take_all`."""
         return indices[self.rank :: self.replicas]
 
     def take_all(self, count: int) -> list[int]:
-        """The next `count` indices of all ranks together; a multiple of `replicas`."""
+        """Return the next `count` indices of all ranks together; a multiple of `replicas`."""
         assert count % self.replicas == 0
         taken: list[int] = []
         order, size = self._order, self._order.size
@@ -49,8 +55,9 @@ class ShuffleSampler:
         return taken
 
     def state(self) -> dict:
-        """Everything needed to go on, as plain numbers and tensors."""
-        _, keys, position, _, _ = self._random.get_state()
+        """Return the position as plain numbers and tensors, for `load_state`."""
+        generator: Any = self._random.get_state()  # ("MT19937", keys, position, …)
+        keys, position = generator[1:3]
         return {
             "order": torch.from_numpy(self._order.astype(np.int32)),
             "position": self._position,
@@ -59,13 +66,13 @@ class ShuffleSampler:
         }
 
     def load_state(self, state: dict) -> None:
-        """Continue where `state()` was taken. Raises ValueError for a data set of another size."""
+        """Resume exactly at `state`. Raises ValueError if the dataset has a different size."""
         order = torch.as_tensor(state["order"]).to(torch.int64, copy=True).numpy()
         if order.size != self._order.size:
             raise ValueError(
                 f"data: the saved run saw {order.size} images, the data now has "
-                f"{self._order.size}; resume with the same data (and, where files are damaged, "
-                "the same --cache)"
+                f"{self._order.size}; resume with the same data (and, if files are damaged, the "
+                "same `cache`)"
             )
         self._order, self._position = order, state["position"]
         keys = torch.as_tensor(state["random_keys"]).numpy().astype(np.uint32)

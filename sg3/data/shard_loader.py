@@ -1,9 +1,9 @@
-"""Batches from tar shards: an order from the seed, samples mixed on the way, exact resume."""
+"""Loader of batches from tar shards: seeded order, shuffle buffer, exact resume."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -18,7 +18,7 @@ from sg3.data.workers import CAN_FORK, DecodePool
 
 
 def mix(items: Iterable, size: int, random: np.random.RandomState) -> Iterator:
-    """`items` in another order: each leaves a buffer of `size` at random."""
+    """Shuffle a stream with a buffer of `size` items."""
     buffer: list = []
     for item in items:
         buffer.append(item)
@@ -36,11 +36,11 @@ def _pop(buffer: list, random: np.random.RandomState):
 
 @dataclass(frozen=True)
 class ShardOrder:
-    """The order in which one of `replicas` processes reads the shards.
+    """Order in which one of `replicas` processes reads the samples.
 
-    Every epoch has a new order of shards, the same for all ranks. With at least as many shards
-    as ranks each takes every `replicas`-th shard, with fewer every `replicas`-th sample; so an
-    epoch shows every sample once, on one rank. Samples pass a shuffle buffer on the way.
+    Every epoch permutes the shards anew, the same for all ranks. With at least as many shards as
+    ranks, each rank takes every `replicas`-th shard; otherwise every `replicas`-th sample. So an
+    epoch shows each sample once, on one rank. Samples then pass through a shuffle buffer.
     """
 
     dataset: ShardDataset
@@ -49,7 +49,7 @@ class ShardOrder:
     replicas: int
 
     def _shards(self, epoch: int) -> tuple[list[int], int, int]:
-        """This rank's shards, and which of their samples: from one, every how many."""
+        """Return this rank's shards, and the first and the step of its samples in them."""
         number = len(self.dataset.urls)
         order = np.random.RandomState([self.seed, epoch]).permutation(number).tolist()
         if number >= self.replicas:
@@ -60,11 +60,12 @@ class ShardOrder:
         return np.random.RandomState([self.seed, epoch, self.rank + 1])
 
     def samples(self, epoch: int, start: int) -> Iterator[Sample | None]:
-        """Samples of an epoch from the number `start` on; None for ones that were lost."""
+        """Yield the samples of an epoch from index `start` on; None for lost ones."""
         shards, first, step = self._shards(epoch)
         counts = self.dataset.counts
         needed = 0
         if counts is not None and start > 0:
+            # Shuffle indices alone to find the first one needed: shards before it stay closed.
             total = sum(counts[shard] for shard in shards)
             arrivals = mix(range(first, total, step), self.dataset.buffer, self._random(epoch))
             needed = min(islice(arrivals, start, None), default=total)
@@ -72,7 +73,7 @@ class ShardOrder:
         yield from islice(mix(arrivals, self.dataset.buffer, self._random(epoch)), start, None)
 
     def _arrivals(self, shards: list[int], needed: int) -> Iterator[Sample | None]:
-        """Samples of `shards`, in order; None for those of shards that end before `needed`."""
+        """Yield samples of `shards` in order; None for lost ones and for shards before `needed`."""
         position = 0
         for shard in shards:
             url, skip = self.dataset.urls[shard], self.dataset.skip
@@ -88,18 +89,27 @@ class ShardOrder:
             for sample in islice(read_shard(url, skip), count):
                 found += 1
                 yield sample
-            if found < count:  # the places of lost ones are kept, or a resume would slip
+            if found < count:  # keep the places of lost samples, or a resume would be off by them
                 skip(f"{url} (index)", f"{count} samples announced, {found} found")
                 yield from [None] * (count - found)
 
 
 class ShardLoader:
-    """Endless batches of the images in shards; the position can be saved and restored exactly.
+    """Infinite batches from tar shards, with a state that resumes them exactly.
 
-    One thread reads tar files in order; images are decoded there or by `workers` processes, which
-    does not change the order. The state holds the epoch and how many samples of it were consumed;
-    it differs from rank to rank. Going on skips those samples without decoding them, and without
-    opening their shards where an index tells how many they hold.
+    One thread reads the shards; images are decoded there or by `workers` processes, which does
+    not change the order. The state holds the epoch and the number of samples consumed, and
+    differs between ranks. Resuming skips those samples without decoding them, and without opening
+    their shards if an index lists the number of samples per shard.
+
+    Args:
+        dataset: the shards.
+        batch_size: images per batch of this process.
+        seed: random seed of the order and the flips.
+        rank: index of this process.
+        replicas: number of processes (world size).
+        workers: decoding processes. 0 decodes in the reading thread.
+        pin: return images in pinned memory.
     """
 
     def __init__(
@@ -120,19 +130,19 @@ class ShardLoader:
         self._begin(0, 0)
 
     def _begin(self, epoch: int, consumed: int) -> None:
-        self._position = (epoch, consumed)  # of what was handed out
-        self._pool = None
+        self._position = (epoch, consumed)  # after the last batch returned by `next`
+        self._pool: DecodePool | None = None
         if self._workers > 0:
             function, shape = self.dataset.decode_into, self.dataset.image_shape
             self._pool = DecodePool(function, shape, self.batch_size, self._workers, AHEAD)
         self._batches = self._read(epoch, consumed)
 
     def _stream(self, epoch: int, consumed: int) -> Iterator[tuple]:
-        """(sample, flips, position after it), for ever."""
+        """Yield (sample, flips, position after it) endlessly."""
         dataset, order = self.dataset, self._order
         while True:
             random = np.random.RandomState([order.seed, epoch, order.rank + 1, 1])
-            random.randint(2, size=[consumed, 2])
+            random.randint(2, size=[consumed, 2])  # the flips of samples already consumed
             number, any_left = consumed, False
             for sample in order.samples(epoch, consumed):
                 number += 1
@@ -148,14 +158,14 @@ class ShardLoader:
             epoch, consumed = epoch + 1, 0
 
     def _decoded(self, epoch: int, consumed: int) -> Iterator[tuple]:
-        """(image, sample, position) of usable samples."""
+        """Yield (image, sample, position) of usable samples."""
         for parts, rows, reasons in self._groups(self._stream(epoch, consumed)):
             for (sample, flips, position), row, reason in zip(parts, rows, reasons, strict=True):
                 if self.dataset.usable(sample, reason):
                     yield flip(row, *flips), sample, position
 
     def _groups(self, stream: Iterator[tuple]) -> Iterator[tuple]:
-        """A batch of the stream at a time with its images and why some are missing."""
+        """Decode the stream in batches: yield its entries, images, and reasons for failures."""
         if self._pool is None:
             while True:
                 parts = list(islice(stream, self.batch_size))
@@ -173,7 +183,8 @@ class ShardLoader:
             rows, replies = self._pool.collect(used)
             yield parts, rows.copy(), list(chain.from_iterable(replies))
 
-    def _read(self, epoch: int, consumed: int) -> Iterator[tuple]:
+    def _read(self, epoch: int, consumed: int) -> Generator[tuple, None, None]:
+        """Yield batches (images, labels, position after the batch)."""
         images = self._decoded(epoch, consumed)
         while True:
             rows, samples, positions = zip(*islice(images, self.batch_size), strict=True)
@@ -185,10 +196,10 @@ class ShardLoader:
             self._ahead.append(self._thread.submit(next, self._batches))
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images uint8 `[B, C, H, W]` and labels float32 `[B, label_dim]`.
+        """Return the next images uint8 `[B, C, H, W]` and labels float32 `[B, label_dim]`.
 
-        Raises ValueError for shards that cannot be read and labels that do not fit, RuntimeError
-        if a worker died.
+        Raises ValueError for unreadable shards and labels that do not fit, RuntimeError if a
+        worker died.
         """
         self._fill()
         images, labels, position = self._ahead[0].result()
@@ -198,20 +209,20 @@ class ShardLoader:
         return images, labels
 
     def state(self) -> dict:
-        """Plain numbers that `load_state` continues from, on this rank."""
+        """Return this rank's position as plain numbers, for `load_state`."""
         epoch, consumed = self._position
         return {"epoch": epoch, "consumed": consumed, "replicas": self._order.replicas}
 
     def load_state(self, state: dict) -> None:
-        """Go on exactly where `state()` was taken; with another number of processes, nearby."""
+        """Resume exactly at `state`, or nearby if the number of processes has changed."""
         self._end()
         consumed = state["consumed"] * state["replicas"] // self._order.replicas
         self._begin(state["epoch"], consumed)
 
     def _end(self) -> None:
-        """Stop reading; what was read ahead is forgotten."""
+        """Stop reading and discard prefetched batches."""
         if self._pool is not None:
-            self._pool.close()  # whoever waits for it gets an error at once
+            self._pool.close()  # a thread waiting for it gets an error at once
         for future in self._ahead:
             if not future.cancel():
                 future.exception()

@@ -1,4 +1,4 @@
-"""Training images in tar shards, for data that outgrow one disk: read as a stream, never listed."""
+"""Dataset of tar shards, for data larger than a disk: streamed, never listed."""
 
 from __future__ import annotations
 
@@ -9,43 +9,46 @@ import tarfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sg3.data.base import TrainingImages
-from sg3.data.labels import MAX_CLASSES, one_hot
+from sg3.data.base import Indices, TrainingImages
+from sg3.data.labels import MAX_CLASSES
 from sg3.data.source import DamagedImage, decode
 from sg3.data.tar_stream import Sample, expand, read_index, read_shard
 from sg3.files import atomic_path, write_text
+from sg3.progress import with_bar
 
-EXAMPLES = 1000  # samples of the first shards that are kept at hand
+EXAMPLES = 1000  # samples of the first shards that are kept in memory
 EXAMPLE_BYTES = 256 << 20
-BUFFER_BYTES = 256 << 20  # that the shuffling of a stream may hold
-BUFFER = (64, 4000)  # fewest and most samples of it
+BUFFER_BYTES = 256 << 20  # size of the shuffle buffer, within
+BUFFER = (64, 4000)  # its minimum and maximum number of samples
 
 
 class ShardDataset(TrainingImages):
-    """Images uint8 `[C, H, W]` in tar shards (`sg3.data.tar_stream` has the layout).
+    """Images uint8 `[C, H, W]` in tar shards (layout: `sg3.data.tar_stream`).
 
-    What can be asked for by number are examples: the first usable samples of the first shards.
-    They serve pictures of real images and labels for the generator; `len` counts them. Training
-    reads all samples with a `ShardLoader`. Samples that are damaged, of another size or without a
-    label that is needed are left out and listed in `skipped` as they are met.
+    Only examples, the first usable samples of the first shards, have an index; `len` counts
+    those. They serve image grids and labels for the generator. Training reads all samples through
+    a `ShardLoader`. Samples that are damaged, have a different size or lack a required label are
+    skipped and listed in `skipped` once they are read.
 
     Args:
         path: a folder with `*.tar`, a pattern `shards-{000..063}.tar`, or an http(s) URL like it.
         use_labels: read labels; otherwise the label dimension is 0.
-        xflip, yflip: mirror samples at random, evenly.
-        random_seed: of the examples' flips.
+        xflip: flip each sample horizontally with probability 1/2.
+        yflip: flip each sample vertically with probability 1/2.
+        random_seed: random seed for the flips of the examples.
 
-    An `index.json` beside the shards tells the number of samples of each ("shardlist" with "url"
-    and "nsamples", as the package `wids` writes it), so that a resumed run opens only the shards
-    it needs; it may hold "label_dim" and "classes" too. Without it, the dimension of labels is
-    that of the examples.
+    An `index.json` next to the shards can list the number of samples per shard ("shardlist" with
+    "url" and "nsamples", as the package `wids` writes it), so that a resumed run opens only the
+    shards it needs. It can also hold "label_dim" and "classes"; without it, the label dimension
+    is that of the examples.
 
-    Raises ValueError, in one line, for shards that are missing or hold nothing usable.
+    Raises ValueError for shards that are missing or contain nothing usable.
     """
 
     def __init__(
@@ -63,24 +66,23 @@ class ShardDataset(TrainingImages):
         self.counts = self._counts(index)
         self.use_labels = use_labels
         self._examples = self._read_examples()
-        images = [decode(sample.image) for sample in self._examples[:1]]
-        self.image_shape = images[0].shape
+        self.image_shape = _shape(decode(self._examples[0].encoded))
         self._label_dim = self._find_label_dim(index) if use_labels else 0
         classes = index.get("classes")
         self.class_names = classes if use_labels and isinstance(classes, list) else None
         self._keep_usable()
-        sizes = [len(sample.image) for sample in self._examples]
+        sizes = [len(sample.encoded) for sample in self._examples]
         self.buffer = int(np.clip(BUFFER_BYTES // np.mean(sizes), *BUFFER))
-        self._flips = np.random.RandomState(random_seed).randint(2, size=[len(self), 2]) > 0
-        self._flips &= [xflip, yflip]
+        random = np.random.RandomState(random_seed)
+        self._flips = (random.randint(2, size=[len(self), 2]) > 0) & [xflip, yflip]
 
     @property
     def num_images(self) -> int | None:
-        """Samples in all shards, if an index tells."""
+        """Number of samples in all shards, if an index lists it."""
         return None if self.counts is None else sum(self.counts)
 
     def describe(self) -> str:
-        """How much there is, for people: `1281167 images in 64 shards`."""
+        """Return the size in words: `1281167 images in 64 shards`."""
         images = "" if self.num_images is None else f"{self.num_images} images in "
         return f"{images}{len(self.urls)} shards"
 
@@ -92,7 +94,7 @@ class ShardDataset(TrainingImages):
         return self._label_dim
 
     def _counts(self, index: dict) -> list[int] | None:
-        """Samples of each shard, if `index` lists them all."""
+        """Return the number of samples per shard, if `index` lists them all."""
         try:
             table = {_name(e["url"]): int(e["nsamples"]) for e in index.get("shardlist", [])}
         except (KeyError, TypeError, ValueError) as error:
@@ -102,15 +104,16 @@ class ShardDataset(TrainingImages):
         return [table[name] for name in names] if known else None
 
     def _read_examples(self) -> list[Sample]:
-        """The first samples whose images can be opened."""
-        examples, size = [], 0
+        """Return the first samples that have an image."""
+        examples: list[Sample] = []
+        size = 0
         stream = (sample for url in self.urls for sample in read_shard(url, self.skip))
         for sample in islice(stream, 2 * EXAMPLES):
             if sample.image is None:
                 self.skip(sample.name, "no png, jpg or webp")
                 continue
-            if not examples and isinstance(self._decoded(sample), DamagedImage):
-                continue
+            if not examples and not self._is_intact(sample):
+                continue  # the first one defines the image shape
             examples.append(sample)
             size += len(sample.image)
             if len(examples) == EXAMPLES or size > EXAMPLE_BYTES:
@@ -120,12 +123,13 @@ class ShardDataset(TrainingImages):
             raise ValueError(f"data: no usable samples in {self.path}{reason}")
         return examples
 
-    def _decoded(self, sample: Sample) -> np.ndarray | DamagedImage:
+    def _is_intact(self, sample: Sample) -> bool:
         try:
-            return decode(sample.image)
+            decode(sample.encoded)
+            return True
         except DamagedImage as error:
             self.skip(sample.name, str(error))
-            return error
+            return False
 
     def _find_label_dim(self, index: dict) -> int:
         if "label_dim" in index:
@@ -143,7 +147,7 @@ class ShardDataset(TrainingImages):
         return max(sizes)
 
     def _keep_usable(self) -> None:
-        """Drop examples of another size, damaged, or without a label."""
+        """Drop examples that are damaged, have a different size or lack a label."""
         read = len(self._examples)
         kept = [sample for sample in self._examples if self._is_usable(sample)]
         if 2 * len(kept) < read:
@@ -158,27 +162,30 @@ class ShardDataset(TrainingImages):
         return self.usable(sample, self.decode_into([sample.image], rows)[0])
 
     def usable(self, sample: Sample, reason: str | None) -> bool:
-        """Whether `sample` can be shown; if not, why is noted. `reason`: why its image cannot."""
+        """Whether `sample` can be used; if not, it is recorded as skipped.
+
+        `reason` says why its image could not be decoded, as returned by `decode_into`.
+        """
         if reason is None and self.use_labels:
             if sample.label is None:
                 reason = "no label (cls, or json with 'label')"
             else:
-                self._check_label(sample)
+                self._check_label(sample.name, sample.label)
         if reason is not None:
             self.skip(sample.name, reason)
         return reason is None
 
-    def _check_label(self, sample: Sample) -> None:
-        label, dim = sample.label, self._label_dim
+    def _check_label(self, name: str, label: int | list[float]) -> None:
+        dim = self._label_dim
         fits = len(label) == dim if isinstance(label, list) else 0 <= label < dim
         if not fits:
             raise ValueError(
-                f"data: {sample.name} has the label {str(label)[:80]}, which does not fit the "
-                f"label dimension {dim}; write 'label_dim' to index.json beside the shards"
+                f"data: {name} has the label {str(label)[:80]}, which does not fit the label "
+                f"dimension {dim}; write 'label_dim' to index.json next to the shards"
             )
 
     def decode_into(self, images: list[bytes | None], out: np.ndarray) -> list[str | None]:
-        """Write encoded `images` to `out`, uint8 `[B, C, H, W]`; for each why that failed."""
+        """Decode `images` into `out`, uint8 `[B, C, H, W]`; return None or an error for each."""
         reasons: list[str | None] = []
         for row, data in zip(out, images, strict=True):
             try:
@@ -191,32 +198,39 @@ class ShardDataset(TrainingImages):
         return reasons
 
     def label_rows(self, samples: list[Sample]) -> torch.Tensor:
-        """Labels float32 `[B, label_dim]` of usable samples."""
+        """Return labels float32 `[B, label_dim]` of usable samples."""
         if not self.use_labels:
             return torch.zeros([len(samples), 0])
-        rows = [
-            np.float32(s.label) if isinstance(s.label, list) else one_hot([s.label], self.label_dim)
-            for s in samples
-        ]
-        return torch.from_numpy(np.stack(rows).reshape(len(samples), self.label_dim))
+        rows = np.zeros([len(samples), self.label_dim], dtype=np.float32)
+        for row, sample in zip(rows, samples, strict=True):
+            if isinstance(sample.label, list):
+                row[:] = sample.label
+            else:
+                row[sample.label] = 1
+        return torch.from_numpy(rows)
 
-    def images(self, indices) -> torch.Tensor:
-        """Images uint8 `[B, C, H, W]` of the examples `indices`."""
+    def images(self, indices: Indices) -> torch.Tensor:
+        """Return images uint8 `[B, C, H, W]` of the examples `indices`."""
         indices = [int(i) for i in indices]
         out = np.empty([len(indices), *self.image_shape], dtype=np.uint8)
         self.decode_into([self._examples[i].image for i in indices], out)
         flipped = [flip(x, *self._flips[i]) for x, i in zip(out, indices, strict=True)]
         return torch.from_numpy(np.stack(flipped))
 
-    def labels(self, indices) -> torch.Tensor:
-        """Labels float32 `[B, label_dim]` of the examples `indices`."""
+    def labels(self, indices: Indices) -> torch.Tensor:
+        """Return labels float32 `[B, label_dim]` of the examples `indices`."""
         return self.label_rows([self._examples[int(i)] for i in indices])
 
 
-def flip(image: np.ndarray, mirrored: bool, upside_down: bool) -> np.ndarray:
-    """`image` `[C, H, W]`, mirrored, upside down, or both."""
-    image = image[:, :, ::-1] if mirrored else image
-    return image[:, ::-1] if upside_down else image
+def flip(image: np.ndarray, xflip: bool, yflip: bool) -> np.ndarray:
+    """Flip `image` `[C, H, W]` horizontally, vertically, or both."""
+    image = image[:, :, ::-1] if xflip else image
+    return image[:, ::-1] if yflip else image
+
+
+def _shape(image: np.ndarray) -> tuple[int, int, int]:
+    channels, height, width = image.shape
+    return channels, height, width
 
 
 def _name(path: str) -> str:
@@ -225,16 +239,28 @@ def _name(path: str) -> str:
 
 
 def _plain_name(path: str) -> str:
-    """`https://host/faces/shards-{000..063}.tar` → `shards`: something to name a folder by."""
+    """`https://host/faces/shards-{000..063}.tar` → `shards`, fit for a folder's name."""
     return re.sub(r"\{.*\}|[^\w.-]", "", _name(path)).strip("-_.") or "shards"
 
 
-def write_shards(dataset: TrainingImages, dest: str | Path, per_shard: int) -> Iterator[Path]:
-    """Write the items of `dataset` as PNG to `dest/shards-000000.tar` … and an `index.json`.
+def write_shards(
+    dataset: TrainingImages, dest: str | Path, per_shard: int, progress: bool = False
+) -> Iterator[Path]:
+    """Write `dataset` as PNG to `dest/shards-000000.tar` … with an `index.json`.
 
-    Yields every shard when it is complete. Classes become `cls`, label vectors `json`.
+    Args:
+        dataset: the images, and labels if it has some: classes become `cls`, vectors `json`.
+        dest: folder, created if missing.
+        per_shard: images per shard.
+        progress: show a progress bar.
+
+    Yields the path of each shard when it is complete.
     """
-    dest = Path(dest)
+    count = -(-len(dataset) // per_shard)
+    return with_bar(_write_shards(dataset, Path(dest), per_shard), count, "write shards", progress)
+
+
+def _write_shards(dataset: TrainingImages, dest: Path, per_shard: int) -> Iterator[Path]:
     dest.mkdir(parents=True, exist_ok=True)
     shards = []
     for start in range(0, len(dataset), per_shard):
@@ -248,14 +274,18 @@ def write_shards(dataset: TrainingImages, dest: str | Path, per_shard: int) -> I
                     archive.addfile(entry, io.BytesIO(data))
         shards.append({"url": path.name, "nsamples": len(items)})
         yield path
-    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
+    index: dict[str, Any] = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "shardlist": shards,
+    }
     if dataset.has_labels:
         index["label_dim"] = dataset.label_dim
     write_text(dest / "index.json", json.dumps(index, indent=2) + "\n")
 
 
 def _files_of(dataset: TrainingImages, item: int) -> dict[str, bytes]:
-    """Content of the files of one sample, by suffix."""
+    """Return the contents of one sample's files, by suffix."""
     image, label = dataset[item]
     pixels = image.numpy().transpose(1, 2, 0)
     buffer = io.BytesIO()

@@ -1,7 +1,7 @@
-"""Where image files lie: a folder (recursive) or a zip archive, behind one small interface.
+"""Image files in a folder (recursive) or a zip, behind one interface, and their decoding.
 
-Nothing that is read is trusted: sizes are checked before memory is taken, and whatever a decoder
-makes of damaged bytes becomes one line that names the file.
+Input is not trusted: sizes are checked before memory is allocated, and any exception that a
+decoder raises for damaged bytes becomes a one-line error that names the file.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from PIL import Image
 #: Extensions that Pillow can read.
 IMAGE_EXTENSIONS = frozenset(Image.registered_extensions())
 
-#: What is decoded: not EPS, for which Pillow starts Ghostscript.
+#: Pillow formats that are decoded: all but EPS, for which Pillow runs Ghostscript.
 FORMATS = tuple(name for name in Image.ID if name != "EPS")
 
-MAX_FILE_BYTES = 1 << 30  # of one file, unpacked
+MAX_FILE_BYTES = 1 << 30  # largest file, uncompressed
 
 
 class DamagedImage(ValueError):
-    """An image that cannot be decoded; the message is the reason alone."""
+    """An image cannot be decoded; the message is the reason alone."""
 
 
 class _SharedFile(io.RawIOBase):
-    """A file whose position lives in this object, so that forked processes do not move it."""
+    """A file read with `pread`: its position is not shared with forked processes."""
 
     def __init__(self, path: Path):
         self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
@@ -68,7 +68,7 @@ class _SharedFile(io.RawIOBase):
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
-        # Windows has no pread, and no fork that would need it.
+        # Windows has neither pread nor fork.
         return zipfile.ZipFile(path if sys.platform == "win32" else _SharedFile(path))
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         raise ValueError(f"data: {path} is not a readable zip file ({error})") from None
@@ -78,11 +78,11 @@ _SOURCES: weakref.WeakSet[ImageSource] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
-    """In a forked process: who held a lock when it was forked off is not there to give it back."""
+    """Replace locks after a fork: the thread that held one does not exist in the child."""
     for source in _SOURCES:
         source._lock = threading.Lock()
         if source._zip is not None:
-            source._zip._lock = threading.RLock()  # its own, which it takes for every read
+            source._zip._lock = threading.RLock()  # type: ignore[attr-defined]  # used by every read
 
 
 if hasattr(os, "register_at_fork"):
@@ -90,8 +90,14 @@ if hasattr(os, "register_at_fork"):
 
 
 class ImageSource:
-    """Files of a folder or zip, by relative name. Safe to read from several threads, and from
-    processes that are forked off."""
+    """Files of a folder or zip by relative name. Safe to use from threads and forked processes.
+
+    Attributes:
+        names: all files.
+        image_names: those with an image extension, sorted.
+
+    Raises ValueError if `path` is neither, cannot be read or contains no images.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -120,10 +126,10 @@ class ImageSource:
         return self._zip.getinfo(name).file_size
 
     def _open(self, name: str):
-        """`name` as a binary file that can seek. An archive gives no more bytes than `_size`."""
+        """Open `name` as a seekable binary file. From a zip it yields at most `_size` bytes."""
         if self._zip is None:
             return open(self.path / name, "rb")
-        with self._lock:  # opening counts references, which is not atomic
+        with self._lock:  # ZipFile's reference count is not atomic
             return self._zip.open(name)
 
     def _close(self, file) -> None:
@@ -131,7 +137,7 @@ class ImageSource:
             file.close()
 
     def read(self, name: str) -> bytes:
-        """Content of the file `name`. Raises OSError for one of more than 1 GiB."""
+        """Return the content of a file. Raises OSError if it is larger than 1 GiB."""
         size = self._size(name)
         if size > MAX_FILE_BYTES:
             raise OSError(f"{size} bytes, expected at most {MAX_FILE_BYTES}")
@@ -142,7 +148,7 @@ class ImageSource:
             self._close(file)
 
     def image_shape(self, name: str) -> tuple[int, int, int]:
-        """Shape (C, H, W) that `decode` will give, from the header alone.
+        """Return the shape (C, H, W) of `decode(name)` from the header alone.
 
         Raises DamagedImage if the header cannot be read.
         """
@@ -157,9 +163,10 @@ class ImageSource:
             raise DamagedImage(_reason(error)) from None
 
     def decode(self, name: str, shape: tuple[int, int, int] | None = None) -> np.ndarray:
-        """The image `name` as uint8 `[C, H, W]`; nothing is unpacked if `shape` is another.
+        """Return the image `name` as uint8 `[C, H, W]`.
 
-        Raises DamagedImage if it cannot be decoded, ValueError for another shape.
+        Raises DamagedImage if it cannot be decoded, and ValueError, before pixels are decoded, if
+        its shape is not `shape`.
         """
         try:
             data = self.read(name)
@@ -168,7 +175,7 @@ class ImageSource:
         return decode(data, shape)
 
     def open_image(self, name: str) -> Image.Image:
-        """The image `name`, decoded. Raises ValueError naming the file if it is damaged."""
+        """Return the decoded image `name`. Raises ValueError with its name if it is damaged."""
         try:
             image = Image.open(io.BytesIO(self.read(name)), formats=FORMATS)
             image.load()
@@ -178,7 +185,7 @@ class ImageSource:
         return image
 
     def read_index(self) -> dict | None:
-        """Content of `dataset.json`, or None if there is none (REFERENCE.md §4.11)."""
+        """Return `dataset.json`, or None if there is none (REFERENCE.md §4.11)."""
         if "dataset.json" not in self.names:
             return None
         try:
@@ -191,7 +198,7 @@ class ImageSource:
             raise ValueError(f"data: dataset.json in {self.path} is malformed: {reason}") from None
 
     def read_labels(self) -> dict[str, int | list[float]] | None:
-        """Labels of `dataset.json` by file name, or None if it has none (REFERENCE.md §4.11)."""
+        """Return the labels of `dataset.json` by file name, None without (REFERENCE.md §4.11)."""
         index = self.read_index()
         if index is None:
             return None
@@ -205,14 +212,16 @@ class ImageSource:
             ) from None
 
     def close(self) -> None:
-        """Release the archive."""
+        """Close the archive."""
         if self._zip is not None:
             self._zip.close()
 
 
 def _reason(error: Exception) -> str:
-    """One line of what went wrong. Decoders meet hostile bytes with any kind of exception, which
-    is why their callers catch all of them; only a lack of memory is not the file's fault."""
+    """Return a one-line reason. Re-raises MemoryError, which is not the file's fault.
+
+    Decoders raise any kind of exception for damaged bytes, so callers catch all of them.
+    """
     if isinstance(error, MemoryError):
         raise error
     text = " ".join(str(error).split()) or type(error).__name__
@@ -220,7 +229,7 @@ def _reason(error: Exception) -> str:
 
 
 def standard_mode(image: Image.Image) -> str:
-    """What `image` becomes: 'L', 'RGB' or 'RGBA'. Known before the pixels are read."""
+    """Return the mode that `image` is converted to: 'L', 'RGB' or 'RGBA'. Reads no pixels."""
     mode = image.mode
     if mode in ("L", "RGB", "RGBA"):
         return mode
@@ -230,14 +239,14 @@ def standard_mode(image: Image.Image) -> str:
 
 
 def array_shape(image: Image.Image) -> tuple[int, int, int]:
-    """Shape (C, H, W) of `to_array(image)`."""
+    """Return the shape (C, H, W) of `to_array(image)`. Reads no pixels."""
     return {"L": 1, "RGB": 3, "RGBA": 4}[standard_mode(image)], image.height, image.width
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """An image as uint8 `[C, H, W]`; gray keeps one channel, palettes become RGB(A).
+    """Return an image as uint8 `[C, H, W]`: gray has one channel, palettes become RGB(A).
 
-    Of 16 bits the upper 8 are kept.
+    Of 16-bit values the upper 8 bits are kept.
     """
     if image.mode.startswith("I"):
         array = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
@@ -250,20 +259,23 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 
 def decode(data: bytes, shape: tuple[int, int, int] | None = None) -> np.ndarray:
-    """The encoded image `data` as uint8 `[C, H, W]`; not unpacked if `shape` is another.
+    """Decode an encoded image to uint8 `[C, H, W]`.
 
-    Raises DamagedImage if it cannot be decoded, ValueError for another shape.
+    Raises DamagedImage if it cannot be decoded, and ValueError, before pixels are decoded, if its
+    shape is not `shape`.
     """
-    found = array = None
+    array = None
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         found = array_shape(image)
         if shape is None or found == shape:
             array = to_array(image)
-            found = array.shape
+            channels, height, width = array.shape  # a header may be wrong about it
+            found = channels, height, width
     except Exception as error:
         raise DamagedImage(_reason(error)) from None
-    if shape is not None and found != shape:
+    if array is None or (shape is not None and found != shape):
+        assert shape is not None
         raise ValueError(f"is {shape_text(found)}, expected {shape_text(shape)}")
     return array
 

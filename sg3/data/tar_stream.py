@@ -1,7 +1,7 @@
-"""Tar shards in the layout of `webdataset`: finding them, reading their samples one by one.
+"""Reader of tar shards in the layout of `webdataset`, sample by sample.
 
-Files of a shard that share a name up to its first dot are one sample: an image (png, jpg, jpeg or
-webp) and perhaps its label, in `cls` (a whole number) or `json` (the key "label").
+Files of a shard whose names agree up to the first dot form one sample: an image (png, jpg, jpeg
+or webp) and optionally its label, in `cls` (an integer) or `json` (the key "label").
 """
 
 from __future__ import annotations
@@ -23,22 +23,28 @@ from sg3.data.source import MAX_FILE_BYTES
 
 IMAGE_KEYS = ("png", "jpg", "jpeg", "webp")
 MAX_SHARDS = 100_000
-ATTEMPTS = 5  # to read a shard over the network
-WAIT = 1.0  # seconds before the second one, doubled each time
+ATTEMPTS = 5  # for reading a shard over the network
+WAIT = 1.0  # seconds before the second attempt, doubled each time
 DAMAGE = (tarfile.TarError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as it lies in a shard; `image` is None if there is none."""
+    """One sample of a shard: encoded image and label, None if missing."""
 
     name: str
     image: bytes | None
     label: int | list[float] | None
 
+    @property
+    def encoded(self) -> bytes:
+        """The encoded image of a sample that has one."""
+        assert self.image is not None
+        return self.image
+
 
 def is_shards(path: str | Path) -> bool:
-    """Whether `path` names tar shards: a pattern, an URL, a .tar, or a folder that holds some."""
+    """Whether `path` names tar shards: a pattern, a URL, a .tar, or a folder of them."""
     text = str(path)
     if is_url(text) or text.endswith(".tar"):
         return True
@@ -46,18 +52,22 @@ def is_shards(path: str | Path) -> bool:
 
 
 def is_url(path: str) -> bool:
-    """Whether `path` is read over the network."""
+    """Whether `path` is an http(s) URL."""
     return urlsplit(path).scheme in ("http", "https")
 
 
 def expand(path: str | Path) -> list[str]:
-    """Paths or URLs of the shards that `path` names, in order. Raises ValueError if none do."""
+    """Return the paths or URLs of the shards at `path`, in order.
+
+    Raises ValueError for local shards that do not exist, or without the package webdataset.
+    """
     try:
-        import webdataset  # noqa: F401 - here, so that it is missed before anything is read
-        from braceexpand import UnbalancedBracesError, braceexpand
+        # webdataset is imported here so that a missing package is reported before reading starts.
+        import webdataset  # noqa: F401
+        from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
     except ImportError:
         raise ValueError(
-            "data: tar shards need the package webdataset; install it with: "
+            "data: tar shards need the webdataset package; install it with: "
             "pip install 'sg3[shards]'"
         ) from None
     text = str(path)
@@ -66,7 +76,7 @@ def expand(path: str | Path) -> list[str]:
     try:
         urls = list(islice(braceexpand(text), MAX_SHARDS + 1))
     except UnbalancedBracesError as error:
-        raise ValueError(f"data: {text} has braces that do not match ({error})") from None
+        raise ValueError(f"data: {text} has unbalanced braces ({error})") from None
     if len(urls) > MAX_SHARDS:
         raise ValueError(f"data: {text} names more than {MAX_SHARDS} shards")
     if not is_url(text):
@@ -79,7 +89,7 @@ def expand(path: str | Path) -> list[str]:
 
 
 def read_index(path: str | Path) -> dict:
-    """`index.json`, or else `dataset.json`, beside the shards; {} if there is neither."""
+    """Return `index.json` or else `dataset.json` from next to the shards; {} without either."""
     text = str(path)
     folder = text if not is_url(text) and Path(text).is_dir() else text.rpartition("/")[0]
     if "{" in folder:
@@ -105,19 +115,22 @@ def read_index(path: str | Path) -> dict:
 
 
 def _files(stream, url: str) -> Iterator[dict]:
-    """Regular files of an open tar stream, as webdataset groups them."""
-    # Damaged headers are passed over: what follows them may be sound.
+    """Yield the regular files of a tar stream, in the form that webdataset groups."""
+    # ignore_zeros also skips damaged headers: the files after them may be intact.
     with tarfile.open(fileobj=stream, mode="r|*", ignore_zeros=True) as archive:
         for entry in archive:
-            archive.members = []  # the list would grow with the shard
+            archive.members = []  # type: ignore[attr-defined]  # would grow with the shard
             if not entry.isreg():
                 continue
             if entry.size > MAX_FILE_BYTES:
                 raise tarfile.ReadError(f"{entry.name} has {entry.size} bytes")
-            yield {"fname": entry.name, "data": archive.extractfile(entry).read(), "__url__": url}
+            file = archive.extractfile(entry)
+            assert file is not None  # a regular file
+            yield {"fname": entry.name, "data": file.read(), "__url__": url}
 
 
 def _label(sample: dict) -> int | list[float] | None:
+    """Return the label of a sample, None if missing or malformed."""
     try:
         if "cls" in sample:
             return int(sample["cls"])
@@ -132,7 +145,7 @@ def _label(sample: dict) -> int | list[float] | None:
 
 
 def _open(url: str):
-    """A binary stream. Files are opened here: webdataset would run a file named `pipe:…`."""
+    """Open a binary stream. Not webdataset for local files: it would run one named `pipe:…`."""
     from webdataset.gopen import gopen
 
     return gopen(url) if is_url(url) else open(url, "rb")
@@ -143,28 +156,29 @@ def _samples(url: str) -> Iterator[Sample]:
 
     stream = _open(url)
     try:
-        # Two files of one name cost the second of them, not the shard.
+        # The handler skips the second of two files with the same name instead of the whole shard.
         files = _files(stream, url)
         for sample in group_by_keys(files, handler=lambda error: True):
             image = next((sample[key] for key in IMAGE_KEYS if key in sample), None)
             yield Sample(f"{url}/{sample['__key__']}", image, _label(sample))
     except DAMAGE:
-        _leave(stream, url, patience=5)  # an error of the transfer tells more than its effect
+        # Raises OSError if the transfer failed, which is then the better error to report.
+        _leave(stream, url, patience=5)
         raise
     except BaseException:
         with suppress(OSError):
             _leave(stream, url, patience=0)
         raise
-    stream.close()  # where a transfer that failed says so
+    stream.close()  # raises OSError if the transfer failed
 
 
 def _leave(stream, url: str, patience: float) -> None:
-    """Close a stream in the middle. Raises OSError if its transfer ended with an error."""
+    """Close a stream before its end. Raises OSError if the transfer failed."""
     if is_url(url):
         try:
             stream.proc.wait(timeout=patience)
         except subprocess.TimeoutExpired:
-            stream.proc.kill()  # curl is sound, and would wait for somebody to read on
+            stream.proc.kill()  # curl is fine, and would wait for a reader forever
             with suppress(OSError):
                 stream.close()
             return
@@ -172,10 +186,10 @@ def _leave(stream, url: str, patience: float) -> None:
 
 
 def read_shard(url: str, skip: Callable[[str, str], None]) -> Iterator[Sample]:
-    """Samples of one shard, in order.
+    """Yield the samples of one shard, in order.
 
-    A transfer that breaks is begun again; the rest of a shard that is damaged is left out and
-    reported to `skip(name, reason)`. Raises ValueError if the shard cannot be read at all.
+    Interrupted transfers are restarted. The rest of a damaged shard is skipped and reported to
+    `skip(name, reason)`. Raises ValueError if the shard cannot be read.
     """
     done = 0
     for attempt in range(ATTEMPTS):
@@ -190,10 +204,11 @@ def read_shard(url: str, skip: Callable[[str, str], None]) -> Iterator[Sample]:
                 continue
             reason = " ".join(str(error).split())[:200]
             if isinstance(error, DAMAGE):
-                return skip(url, f"damaged after {done} samples ({reason})")
+                skip(url, f"damaged after {done} samples ({reason})")
+                return
             code = re.search(r"'curl'.*exit (\d+)", str(error))
             reason = f"curl exited with code {code[1]}" if code else reason
             raise ValueError(
-                f"data: cannot read shard {url}: {reason}; go on with --resume latest when it is "
-                "there again"
+                f"data: cannot read shard {url}: {reason}; set `resume` to latest to continue once "
+                "it can be read"
             ) from None

@@ -1,4 +1,4 @@
-"""Pictures of any kind and shape become pictures of one kind and one shape (REFERENCE.md §4.12)."""
+"""Crop, resize and convert images for a dataset (REFERENCE.md §4.12)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Size = tuple[int, int]  # width, height in pixels
 
 
 class Dropped(Exception):
-    """A picture is left out: `reason` in two words, which are counted, and a `detail`."""
+    """An image is dropped: `reason` in a word or two, which is counted, and a `detail`."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(reason, detail)
@@ -22,10 +22,10 @@ class Dropped(Exception):
 
 
 def check_size(height: int, width: int) -> None:
-    """Raise ValueError unless networks take images of this size.
+    """Raise ValueError unless networks support images of this size.
 
-    Squares are powers of two. Other sizes must halve, both sides together, until the larger is
-    at most 16 pixels: 1024x576 and 256x192 do, 100x60 does not (`sg3.networks.sizes`).
+    Squares must be powers of two. Of other sizes both sides must be divisible by two until the
+    larger is at most 16 pixels: 1024x576 and 256x192 are, 100x60 is not (`sg3.networks.sizes`).
     """
     try:
         if min(height, width) < 1 or max(height, width) > MAX_SIDE:
@@ -33,29 +33,29 @@ def check_size(height: int, width: int) -> None:
         num_halvings(ImageSize(height, width))
     except ValueError:
         raise ValueError(
-            f"--resolution: got {width}x{height} pixels, which no network takes; expected a power "
+            f"resolution: got {width}x{height} pixels, which no network supports; expected a power "
             "of two for squares, sides that halve together like 1024x576 or 256x192 for others, "
             f"and at most {MAX_SIDE}"
         ) from None
 
 
 def output_size(transform: str, size: Size | None) -> Size | None:
-    """(width, height) that `transform` gives; None: that of the picture.
+    """Return the (width, height) that `transform` produces; None: that of each image.
 
-    Raises ValueError unless `transform` is known and goes with `size`, and networks take what
-    comes out.
+    Raises ValueError for an unknown `transform`, a `size` that does not suit it, or a result that
+    no network supports.
     """
     if transform not in TRANSFORMS:
-        raise ValueError(f"--transform: got {transform!r}, expected one of {', '.join(TRANSFORMS)}")
+        raise ValueError(f"transform: got {transform!r}, expected one of {', '.join(TRANSFORMS)}")
     if size is None:
         if transform != "none":
-            raise ValueError(f"--resolution: missing, expected WxH for --transform {transform}")
+            raise ValueError(f"resolution: got none, expected a size for `transform` {transform}")
         return None
     width, height = size
     if transform == "center-crop-wide" and width < height:
-        raise ValueError(f"--resolution: got {width}x{height}, expected it to be wide")
+        raise ValueError(f"resolution: got {width}x{height}, expected width at least height")
     if transform == "center-crop-tall" and height < width:
-        raise ValueError(f"--resolution: got {width}x{height}, expected it to be tall")
+        raise ValueError(f"resolution: got {width}x{height}, expected height at least width")
     if transform in ("center-crop-wide", "center-crop-tall"):
         width = height = max(size)
     check_size(height, width)
@@ -63,10 +63,10 @@ def output_size(transform: str, size: Size | None) -> Size | None:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """`image` as 'L', 'RGB' or 'RGBA'.
+    """Convert `image` to `mode`: 'L', 'RGB' or 'RGBA'.
 
-    Where there is no place for transparency, the picture lies on white. Of 16 bits the upper 8
-    are kept.
+    Without an alpha channel, transparent images are composited on white. Of 16-bit values the
+    upper 8 bits are kept.
     """
     if image.mode.startswith("I"):
         image = Image.fromarray(to_array(image)[0])
@@ -77,12 +77,16 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def transform_image(image: Image.Image, transform: str, size: Size | None) -> Image.Image:
-    """`image` ('L', 'RGB' or 'RGBA'), cropped and resized (Lanczos) to `size` = (width, height).
+    """Crop `image` and resize it (Lanczos) to `size`.
 
-    'none' only resizes. 'center-crop' keeps the largest central part of the shape of `size`.
-    'center-crop-wide' keeps the full width, at the shape of `size`, and centres the result on a
-    black square; 'center-crop-tall' does so with the full height. These two raise Dropped for
-    pictures that would be enlarged or do not reach from edge to edge.
+    Args:
+        image: mode 'L', 'RGB' or 'RGBA'.
+        transform: 'none' only resizes. 'center-crop' keeps the largest central part with the
+            aspect ratio of `size`. 'center-crop-wide' keeps the full width at that aspect ratio
+            and pads the result to a black square; 'center-crop-tall' keeps the full height.
+        size: (width, height) in pixels. None: unchanged.
+
+    The last two transforms raise Dropped for images that would be enlarged or do not fill `size`.
     """
     if size is None:
         return image
@@ -100,7 +104,7 @@ def transform_image(image: Image.Image, transform: str, size: Size | None) -> Im
 
 
 def _central_box(image: Size, shape: Size) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the largest central part with the aspect of `shape`."""
+    """Return (left, top, right, bottom) of the largest central part with the aspect of `shape`."""
     width, height = image
     if width * shape[1] > height * shape[0]:
         width = max(round(height * shape[0] / shape[1]), 1)
@@ -111,14 +115,15 @@ def _central_box(image: Size, shape: Size) -> tuple[int, int, int, int]:
 
 
 def _check_reach(image: Size, size: Size, transform: str) -> None:
-    """The side that is kept in full must not be enlarged, the other one must fill `size`.
+    """Raise Dropped if the side kept in full would be enlarged or the other would not fill `size`.
 
-    The rule is that of REFERENCE.md §4.12, whose crop would then distort the picture; ours does not.
+    The rule is that of REFERENCE.md §4.12. The crop differs: it keeps the aspect ratio of the
+    image, which the official one changes.
     """
     kept, cut = (0, 1) if transform == "center-crop-wide" else (1, 0)
     found, wanted = "x".join(map(str, image)), "x".join(map(str, size))
     if image[kept] < size[kept]:
-        raise Dropped("too small", f"{found} pixels, {wanted} are wanted")
+        raise Dropped("too small", f"{found} pixels, expected at least {wanted}")
     if round(size[kept] * image[cut] / image[kept]) < size[cut]:
         shape = "flatter" if kept == 0 else "narrower"
-        raise Dropped("wrong shape", f"{found} pixels is {shape} than {wanted}")
+        raise Dropped("wrong shape", f"{found} pixels, {shape} than {wanted}")

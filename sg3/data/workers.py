@@ -1,4 +1,4 @@
-"""Processes that decode images straight into memory shared with the training process."""
+"""Pool of processes that decode images into shared memory."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ import signal
 import sys
 from collections.abc import Callable
 from multiprocessing import util
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-#: Forked workers share the data set's lists without a copy, and need no second import of torch.
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkProcess
+
+#: Forked workers share the dataset's lists without a copy and need not import torch again.
 CAN_FORK = sys.platform == "linux"
 
 
-def _work(connection, inherited, decode, ring) -> None:
-    """Serve requests until the other end of `connection` is gone."""
+def _work(
+    connection: Connection, inherited: list[Connection], decode: Callable, ring: np.ndarray
+) -> None:
+    """Serve requests until the other end of `connection` is closed."""
     for other in inherited:
-        other.close()  # or those workers would never see that the training process has ended
+        other.close()  # or the other workers would not notice that the training process has ended
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the training process decides when to stop
     try:
@@ -36,15 +43,21 @@ def _work(connection, inherited, decode, ring) -> None:
 
 
 class DecodePool:
-    """`workers` processes that fill batches `[slots, batch, *shape]` in shared memory.
+    """Processes that fill batches `[slots, batch, *shape]` in shared memory.
 
-    `decode(items, out)` is called in the workers with a part of a batch's items and the rows of
-    the batch that they belong to (uint8 array `[len(items), *shape]`); what it returns is handed
-    back by `collect`. Batches are collected in the order in which they were sent. Which worker
-    gets which part is fixed, so there is no queue that a dying worker could leave locked.
+    Args:
+        decode: `decode(items, out)` is called in a worker with its part of a batch's items and
+            the rows they belong to, uint8 `[len(items), *shape]`; `collect` returns its results.
+        shape: shape of one image.
+        batch: maximum number of items per batch.
+        workers: number of processes.
+        slots: number of batches in memory.
 
-    Workers ignore SIGINT and SIGTERM. They end with `close`, and by themselves when the process
-    that made the pool is gone, however it ended.
+    Batches are collected in the order in which they were sent. Each worker always gets the same
+    part of a batch, so there is no queue that a dying worker could leave locked.
+
+    Workers ignore SIGINT and SIGTERM. They end with `close`, or when the process that created
+    the pool is gone for whatever reason.
     """
 
     def __init__(
@@ -55,11 +68,12 @@ class DecodePool:
         workers: int,
         slots: int,
     ):
-        # Anonymous memory, because /dev/shm is tiny in many containers.
+        # Anonymous memory: /dev/shm is tiny in many containers.
         memory = mmap.mmap(-1, slots * batch * int(np.prod(shape)))
         self._ring = np.frombuffer(memory, dtype=np.uint8).reshape(slots, batch, *shape)
         self._bounds = np.linspace(0, batch, min(workers, batch) + 1).astype(int).tolist()
-        self._connections, self._processes = [], []
+        self._connections: list[Connection] = []
+        self._processes: list[ForkProcess] = []
         fork = multiprocessing.get_context("fork")
         for index in range(len(self._bounds) - 1):
             ours, theirs = fork.Pipe()
@@ -77,7 +91,7 @@ class DecodePool:
         )
 
     def send(self, slot: int, items: list) -> None:
-        """Have `items` (at most a batch) decoded into the rows of `slot`."""
+        """Start decoding `items`, at most a batch, into the rows of `slot`."""
         for index, connection in enumerate(self._connections):
             start, stop = self._bounds[index : index + 2]
             try:
@@ -86,11 +100,12 @@ class DecodePool:
                 self._fail(index)
 
     def collect(self, slot: int) -> tuple[np.ndarray, list]:
-        """The rows of `slot`, valid until it is sent again, and what each worker returned.
+        """Return the rows of `slot`, valid until its next `send`, and each worker's result.
 
-        Raises ValueError for what `decode` found wrong, RuntimeError if a worker died.
+        Raises ValueError if `decode` did, RuntimeError if a worker died.
         """
-        replies, errors = [], []
+        replies: list[Any] = []
+        errors: list[Exception] = []
         for index, connection in enumerate(self._connections):
             try:
                 reply = connection.recv()
@@ -101,26 +116,27 @@ class DecodePool:
             raise errors[0]
         return self._ring[slot], replies
 
-    def _fail(self, index: int) -> None:
+    def _fail(self, index: int) -> NoReturn:
+        """Report how a worker ended."""
         process = self._processes[index]
         process.join(timeout=2)
         code = process.exitcode
         how = "ended" if code is None else f"exited with code {code}"
         if code is not None and code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
+            how = f"was killed by {signal.Signals(-code).name}"
         raise RuntimeError(
-            f"data: decoding process {process.pid} {how} (is memory short?); "
-            "go on with --resume latest and fewer --workers"
+            f"data: decoding process {process.pid} {how} (out of memory?); "
+            "set `resume` to latest to continue, with fewer `workers`"
         ) from None
 
     def close(self) -> None:
-        """End the workers; batches that were sent are lost."""
+        """End the workers and discard batches in progress."""
         self._end()
 
 
-def _end(connections, processes) -> None:
+def _end(connections: list[Connection], processes: list[ForkProcess]) -> None:
     for process in processes:
-        process.kill()  # they hold nothing that could be lost
+        process.kill()  # they hold no state
     for process in processes:
         process.join()
     for connection in connections:

@@ -1,4 +1,4 @@
-"""Encoded pictures and the archive or folder they go to, which appears when it is complete."""
+"""Encode images and write them to a zip or folder that appears once it is complete."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from sg3.errors import UserError
 from sg3.files import atomic_path
 
 IMAGE_FORMATS = ("png", "webp")
-DATE = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same pictures make the same archive
+DATE = (1980, 1, 1, 0, 0, 0)  # of every zip entry, so that equal images give equal zips
 
 Write = Callable[[str, bytes], None]
 
 
 def encode(image: Image.Image, image_format: str) -> bytes:
-    """`image` without loss: PNG that is not compressed and reads fastest, or WebP, smaller."""
+    """Encode `image` losslessly: uncompressed PNG, fastest to read, or WebP, smaller."""
     buffer = io.BytesIO()
     if image_format == "png":
         image.save(buffer, format="png", compress_level=0)
     else:
-        # A fifth of the default effort's time for at most 6 % more bytes.
+        # A fifth of the time of the default settings for at most 6 % more bytes.
         image.save(buffer, format="webp", lossless=True, method=2, quality=25)
     return buffer.getvalue()
 
 
 def check_dest(source: Path, dest: Path) -> None:
-    """Raise ValueError unless a data set can be written to `dest`."""
+    """Raise ValueError unless a dataset can be written to `dest`."""
     if dest.suffix.lower() == ".zip":
         if dest.is_dir():
-            raise ValueError(f"--dest: {dest} is a folder; expected a new name")
+            raise ValueError(f"dest: {dest} is a folder; expected a new name")
         if dest.exists() and source.exists() and dest.samefile(source):
-            raise ValueError(f"--dest: {dest} is the source itself; expected another name")
+            raise ValueError(f"dest: {dest} is the source itself; expected a different name")
     elif dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise ValueError(f"--dest: {dest} is not empty; expected a new folder or a .zip")
+        raise ValueError(f"dest: {dest} is not empty; expected a new folder or a .zip")
 
 
 @contextmanager
 def dataset_writer(dest: Path) -> Iterator[Write]:
-    """A function (name, bytes) that writes into a zip, or into a folder.
+    """Context manager: a function (name, bytes) that writes to a zip or a folder.
 
-    `dest` appears when the block succeeds; otherwise nothing is left of it. Raises UserError
-    where the disk does not take it.
+    `dest` appears when the block succeeds; otherwise nothing of it is left. Raises UserError if
+    it cannot be written.
     """
     target = _new_zip if dest.suffix.lower() == ".zip" else _new_folder
     try:
@@ -58,7 +58,7 @@ def dataset_writer(dest: Path) -> Iterator[Write]:
             yield write
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"--dest: cannot write {dest}: {reason}; nothing was kept of it") from None
+        raise UserError(f"dest: cannot write {dest}: {reason}; nothing was written") from None
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def _new_zip(dest: Path) -> Iterator[Write]:
 
         def write(name: str, data: bytes) -> None:
             entry = zipfile.ZipInfo(name, DATE)
-            entry.create_system = 3  # Unix, wherever it is written
+            entry.create_system = 3  # Unix on every platform: the same bytes everywhere
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data, zipfile.ZIP_STORED)
 
@@ -87,7 +87,7 @@ def _new_folder(dest: Path) -> Iterator[Write]:
     try:
         yield write
         if dest.exists():
-            dest.rmdir()  # it is empty; Windows does not rename onto a folder
+            dest.rmdir()  # empty; Windows cannot rename onto an existing folder
         os.replace(temporary, dest)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -9,7 +9,7 @@ import torch
 
 SIGMA = 10.0
 SCALE = 1000.0
-TILE = 4096  # rows and columns of kernel values in memory at a time
+TILE = 4096  # rows and columns of the kernel matrix computed at a time
 
 
 def gaussian_discrepancy(
@@ -18,11 +18,18 @@ def gaussian_discrepancy(
     tile: int = TILE,
     device: str | torch.device = "cpu",
 ) -> float:
-    """Of features `[N, D]` and `[M, D]`, which are brought to unit length. 0 for equal sets.
+    """Return the squared MMD with a Gaussian kernel, times 1000; 0 for equal sets.
 
-    Means over all pairs, those of a vector with itself included; so it is never negative, and
-    exceeds the unbiased estimate by at most 20·(1/N + 1/M). Raises ValueError for features of
-    different sizes.
+    The means run over all pairs, including each vector with itself. So the result is never
+    negative, and exceeds the unbiased estimate by at most 20·(1/N + 1/M).
+
+    Args:
+        real: features `[N, D]`; normalized to unit length here.
+        generated: features `[M, D]`; normalized too.
+        tile: rows and columns of the kernel matrix computed at a time.
+        device: where to compute it.
+
+    Raises ValueError for features of different dimensions.
     """
     if real.shape[1:] != generated.shape[1:] or min(len(real), len(generated)) < 2:
         raise ValueError(
@@ -43,5 +50,8 @@ def gaussian_discrepancy(
 
 
 def _kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """exp(−|a − b|²/2σ²) − 1 of all pairs of unit vectors, accurate where it is near 0."""
+    """Return exp(−|a − b|²/2σ²) − 1 of all pairs of unit vectors, accurate near 0.
+
+    The 1 cancels in the sum of the three means.
+    """
     return torch.expm1((a @ b.T - 1) / SIGMA**2)

@@ -1,4 +1,4 @@
-"""Fréchet distance between two sets of features, as Gaussians (REFERENCE.md §6.2)."""
+"""Fréchet distance between Gaussians fitted to two sets of features (REFERENCE.md §6.2)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 def gaussian_statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean `[D]` and covariance `[D, D]` (divided by N) of `features` `[N, D]`, in float64."""
+    """Return mean `[D]` and covariance `[D, D]` (divided by N) of `features` `[N, D]`, float64."""
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or features.shape[0] < 2:
         raise ValueError(
-            f"features: got shape {list(features.shape)}, expected [N, D] with N of at least 2"
+            f"features: got shape {list(features.shape)}, expected [N, D] with N at least 2"
         )
     if not np.isfinite(features).all():
         raise ValueError("features: contain NaN or infinity")
@@ -20,7 +20,7 @@ def gaussian_statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """`F` with `F·Fᵀ = covariance`; eigenvalues that rounding made negative count as zero."""
+    """Return `F` with `F·Fᵀ = covariance`; eigenvalues negative from rounding count as 0."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     return vectors * np.sqrt(np.clip(values, 0, None))
 
@@ -28,11 +28,17 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
 def frechet_from_statistics(
     mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
 ) -> float:
-    """‖μa − μb‖² + tr(Σa + Σb − 2(Σa·Σb)^½).
+    """Return ‖μa − μb‖² + tr(Σa + Σb − 2(Σa·Σb)^½).
 
-    With Σ = F·Fᵀ the eigenvalues of Σa·Σb are the squared singular values of FaᵀFb, so that
-    tr (Σa·Σb)^½ is the nuclear norm of a real matrix: no complex square root, and singular
-    covariances (fewer samples than dimensions) need no special case.
+    With Σ = F·Fᵀ the eigenvalues of Σa·Σb are the squared singular values of FaᵀFb. So
+    tr (Σa·Σb)^½ is the nuclear norm of a real matrix, which avoids the complex square root of a
+    matrix and is exact for singular covariances (fewer samples than dimensions) too.
+
+    Args:
+        mean_a: `[D]`.
+        covariance_a: `[D, D]`.
+        mean_b: `[D]`.
+        covariance_b: `[D, D]`.
     """
     if np.shape(mean_a) != np.shape(mean_b):
         raise ValueError(
@@ -45,7 +51,7 @@ def frechet_from_statistics(
 
 
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
-    """Fréchet distance of features `[N, D]` and `[M, D]`. 0 for equal means and covariances."""
+    """Return the Fréchet distance of features `[N, D]` and `[M, D]`."""
     return frechet_from_statistics(
         *gaussian_statistics(features_a), *gaussian_statistics(features_b)
     )

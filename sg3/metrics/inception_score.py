@@ -1,4 +1,4 @@
-"""Inception score: clear classes in each picture, many over all (REFERENCE.md §6.2)."""
+"""Inception score: confident classes per image, diverse classes overall (REFERENCE.md §6.2)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ NUM_SPLITS = 10
 def inception_score(
     probabilities: torch.Tensor, num_splits: int = NUM_SPLITS
 ) -> tuple[float, float]:
-    """Mean and standard deviation over consecutive splits of `probabilities` `[N, classes]`.
+    """Return mean and standard deviation of the score over consecutive splits.
 
-    Of each split: exp of the mean divergence of a picture's classes from the average. Raises
-    ValueError for fewer pictures than splits.
+    The score of a split is the exponential of the mean KL divergence of each image's class
+    probabilities from their average.
+
+    Args:
+        probabilities: class probabilities `[N, classes]`.
+        num_splits: number of splits.
+
+    Raises ValueError for fewer images than splits.
     """
     if len(probabilities) < num_splits:
-        raise ValueError(f"is: got {len(probabilities)} pictures, expected at least {num_splits}")
+        raise ValueError(
+            f"metrics: is got {len(probabilities)} images, expected at least {num_splits}"
+        )
     scores = []
     for part in probabilities.to(torch.float64).tensor_split(num_splits):
         mean = part.mean(dim=0, keepdim=True)

@@ -1,4 +1,4 @@
-"""Kernel Inception distance: an unbiased squared MMD with a cubic kernel (REFERENCE.md §6.2)."""
+"""Kernel Inception distance: unbiased squared MMD with a cubic kernel (REFERENCE.md §6.2)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ def kernel_distance(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> float:
-    """Mean of unbiased estimates over random subsets of features `[N, D]` and `[M, D]`.
+    """Return the mean over random subsets of an unbiased estimate of the squared MMD.
 
-    0 on average for equal distributions, so that it may be negative. Subsets are computed on
-    `device`. Raises ValueError for features of different or too few vectors.
+    Its expectation is 0 for equal distributions, so it can be negative.
+
+    Args:
+        real: features `[N, D]`.
+        generated: features `[M, D]`.
+        num_subsets: number of subsets.
+        max_subset: maximum number of vectors per subset.
+        seed: random seed of the subsets.
+        device: where to compute.
+
+    Raises ValueError for features of different dimensions, or fewer than 2 vectors.
     """
     if real.shape[1:] != generated.shape[1:] or min(len(real), len(generated)) < 2:
         raise ValueError(
@@ -37,11 +46,12 @@ def kernel_distance(
     total = 0.0
     for _ in range(num_subsets):
         x, y = subset(generated), subset(real)
+        # Without the diagonal, pairs of a vector with itself, the estimate is unbiased.
         own = sum(k.sum() - k.diagonal().sum() for k in (_kernel(x, x), _kernel(y, y)))
         total += float(own / (size * (size - 1)) - 2 * _kernel(x, y).sum() / size**2)
     return total / num_subsets
 
 
 def _kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(a·b/D + 1)³ of all pairs, float64 `[A, B]`."""
+    """Return (a·b/D + 1)³ of all pairs, float64 `[A, B]`."""
     return ((a @ b.T).to(torch.float64) / a.shape[1] + 1) ** 3

@@ -1,4 +1,4 @@
-"""Features of the real images, computed once and kept on disk under what they were made from."""
+"""Disk cache for features of the real images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,53 +17,66 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ops_cuda.cache import cache_dir
-from sg3.data import ShardDataset, open_dataset
-from sg3.data.dataset import TrainingImages
+from sg3.data import ImageDataset, open_dataset
+from sg3.data.base import TrainingImages
+from sg3.distributed.team import Team
 from sg3.files import atomic_path, prepare_folder
 from sg3.metrics.features import FeatureNetwork
-from sg3.metrics.statistics import TeamLike
 
-PROBES = 16  # items whose pixels tell which part of its files a data set is
-PROBE_SHAPE = (2, 3, 64, 64)  # pictures whose features tell one network from another
-PROBE_TOLERANCE = 1e-2  # of their root mean square: rounding differs, weights differ more
+PROBES = 16  # items whose pixels identify which subset of its files a dataset is
+PROBE_SHAPE = (2, 3, 64, 64)  # images whose features identify a network's weights
+PROBE_TOLERANCE = 1e-2  # relative to their root mean square: rounding differs less, weights more
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """Which real images a metric compares with; they are opened when nothing is cached."""
+    """The real images of a metric.
 
-    key: dict
+    Attributes:
+        key: identifies them in the cache.
+        open: opens them; called only if their features are not cached.
+        limit: maximum number of images. None: all.
+    """
+
+    key: dict[str, Any]
     open: Callable[[], TrainingImages]
     limit: int | None
 
     def open_and_count(self) -> tuple[TrainingImages, int]:
-        """The images, and how many of them to use."""
+        """Return the dataset and the number of images to use."""
         dataset = self.open()
         return dataset, len(dataset) if self.limit is None else min(len(dataset), self.limit)
 
 
 def choose_real_images(dataset: TrainingImages, full: bool, limit: int | None) -> RealImages:
-    """All images behind `dataset`, unmirrored, if `full`; else `dataset` as it is.
+    """Choose the real images to compare with.
 
-    At most `limit` of them, in order. Raises ValueError for tar shards, whose images cannot be
-    asked for by number.
+    Args:
+        dataset: the dataset.
+        full: use all images in its files, without flips, instead of `dataset` as it is.
+        limit: maximum number, the first ones. None: all.
+
+    Raises ValueError for tar shards, which have no random access.
     """
-    if isinstance(dataset, ShardDataset):
+    if not isinstance(dataset, ImageDataset):
+        path = getattr(dataset, "path", dataset.name)
         raise ValueError(
-            f"metrics: the images of {dataset.path} are tar shards, which are read as a stream; "
-            "name a zip or folder of images to compare with"
+            f"metrics: {path} consists of tar shards, which are read as a stream; use a zip or "
+            "folder of images"
         )
-    key = {"files": files_key(dataset.path), "limit": limit}
+    path = dataset.path
+    key: dict[str, Any] = {"files": files_key(path), "limit": limit}
     if full:
-        return RealImages(key, lambda: open_dataset(str(dataset.path), cache="none"), limit)
+        return RealImages(key, lambda: open_dataset(str(path), cache="none"), limit)
     some = np.unique(np.linspace(0, len(dataset) - 1, PROBES).round().astype(int))
     pixels = hashlib.sha256(dataset.images(some).numpy().tobytes()).hexdigest()
     return RealImages(key | {"items": len(dataset), "pixels": pixels}, lambda: dataset, limit)
 
 
 def files_key(path: str | Path) -> str:
-    """SHA-256 over names, sizes and checksums of a zip's files; for a folder, whose files have
-    no checksums, over their times of change.
+    """Return a SHA-256 over names, sizes and checksums of the files in a zip.
+
+    For a folder, whose files have no checksums, modification times take their place.
     """
     path = Path(path)
     if path.is_dir():
@@ -75,13 +89,21 @@ def files_key(path: str | Path) -> str:
 
 
 class FeatureCache:
-    """Results of `compute` by real images and feature network, on disk, for all processes alike.
+    """One cache entry: results for these real images with this feature network.
 
-    A file also holds the network's features of two fixed pictures: what was made by other weights
-    under the same name is not used.
+    The file also holds the network's features of two fixed images: an entry computed with
+    different weights of the same name is ignored.
+
+    Args:
+        images: the real images.
+        network: the feature network.
+        what: kind of result, part of the key.
+        device: device for messages between processes.
     """
 
-    def __init__(self, images: RealImages, network: FeatureNetwork, what: str, device):
+    def __init__(
+        self, images: RealImages, network: FeatureNetwork, what: str, device: torch.device
+    ):
         facts = {**images.key, "network": network.name, "what": what, "format": 1}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         self.path = cache_dir() / "metrics" / f"{digest[:32]}.safetensors"
@@ -91,16 +113,17 @@ class FeatureCache:
         self._device = device
 
     def get(
-        self, compute: Callable[[], dict[str, torch.Tensor]], team: TeamLike
+        self, compute: Callable[[], dict[str, torch.Tensor]], team: Team
     ) -> dict[str, torch.Tensor]:
-        """What is on disk, if every process of the team has it; else `compute()`, then kept."""
+        """Return the entry if all processes can read it; else `compute()`, which is then stored."""
         found = self._read()
         have = team.sum_(torch.full([1], float(found is not None), device=self._device))
         if found is not None and round(float(have)) == team.size:
             return found
         found = compute()
         if team.rank == 0:
-            with suppress(OSError, ValueError, SafetensorError):  # no room: computed again then
+            # A full disk is no failure: the result is computed again next time.
+            with suppress(OSError, ValueError, SafetensorError):
                 prepare_folder(self.path.parent)
                 with atomic_path(self.path) as temporary:
                     save_file({**found, "probe": self._probe}, temporary)
@@ -109,7 +132,7 @@ class FeatureCache:
     def _read(self) -> dict[str, torch.Tensor] | None:
         try:
             found = load_file(self.path)
-        except (OSError, SafetensorError):  # missing or damaged: made again
+        except (OSError, SafetensorError):  # missing or damaged
             return None
         probe = found.pop("probe", None)
         if probe is None or probe.shape != self._probe.shape:

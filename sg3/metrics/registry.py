@@ -1,13 +1,13 @@
-"""Names of metrics: parsed, not listed (REFERENCE.md §6.1).
+"""Parser of metric names (REFERENCE.md §6.1).
 
-fid50k_full, kid50k_full, pr50k3_full    against all real images, unmirrored
-fid50k, kid50k, pr50k3                   against as many images of the data set as it is
+fid50k_full, kid50k_full, pr50k3_full    compared with all real images, without flips
+fid50k, kid50k, pr50k3                   compared with as many images of the dataset as configured
 is50k, eqt50k_int, eqt50k_frac, eqr50k   without real images
-ppl2_wend (ppl50k_wend), ppl50k_zfull …  the same; path lengths in w or z, at the end or anywhere
-fd50k_full_dinov2, cmmd50k_full          through DINOv2 and CLIP; also fd_dinov2 and cmmd
-fd2k_full_mini, kd2k_mini, pr2k3_mini    the same through other features than the official ones
+ppl2_wend (= ppl50k_wend), ppl50k_zfull  path lengths in W or Z, at the end or anywhere on the path
+fd50k_full_dinov2, cmmd50k_full          with DINOv2 and CLIP; short names fd_dinov2 and cmmd
+fd2k_full_mini, kd2k_mini, pr2k3_mini    with features other than the official ones
 
-The number counts generated pictures in thousands: any, also 0.5k.
+The number is that of generated images in thousands; any works, also 0.5k.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sg3.metrics.features import PERCEPTIONS, check_spec, is_known
+from sg3.metrics.detectors import require_torch_fidelity
+from sg3.metrics.features import FEATURES, PERCEPTUAL
 
-#: kind → official features, and the most real images of the "_full" form.
+#: kind → official features, and the maximum number of real images with "_full".
 DISTANCES = {
     "fid": ("inception", None), "kid": ("inception", 1_000_000), "pr": ("vgg16", 200_000),
     "cmmd": ("clip:ViT-L-14-336/openai", None),
 }  # fmt: skip
-#: Through other features than the official ones.
+#: Kinds are renamed when computed with features other than the official ones.
 RENAMED = {"fid": "fd", "kid": "kd", "pr": "pr", "cmmd": "mmd"}
-PATHS = "vgg16"  # what path lengths are officially seen through
+PATHS = "vgg16"  # official perceptual distance of path lengths
 SHORT = {"fd_dinov2": "fd50k_full_dinov2", "cmmd": "cmmd50k_full", "ppl2_wend": "ppl50k_wend"}
 EXAMPLES = (
     *SHORT, "ppl{n}k_wend", "ppl{n}k_zfull", "ppl{n}k_wend_scales", "fd{n}k_full_dinov2",
@@ -48,30 +49,39 @@ PATTERNS = (
 
 @dataclass(frozen=True)
 class Metric:
-    """What a name asks for."""
+    """A parsed metric name.
 
-    kind: str  # fid, kid, cmmd, pr, is, eqt_int, eqt_frac, eqr, ppl_wend, ppl_wfull …
-    count: str  # thousands of generated pictures, as written
+    Attributes:
+        kind: fid, kid, cmmd, pr, is, eqt_int, eqt_frac, eqr, ppl_wend, ppl_wfull, …
+        count: generated images in thousands, as written.
+        full: compare with all real images, without flips.
+        neighbour: which nearest neighbour, for precision and recall.
+        features: feature network or perceptual distance; None for metrics without.
+    """
+
+    kind: str
+    count: str
     full: bool = False
-    neighbour: int = 0  # of precision and recall
-    features: str | None = None  # None where there are none
+    neighbour: int = 0
+    features: str | None = None
 
     @property
     def num(self) -> int:
-        """Generated pictures."""
+        """Number of generated images."""
         return round(float(self.count) * 1000)
 
     @property
     def needs_real_images(self) -> bool:
+        """Whether it compares generated with real images."""
         return self.kind in DISTANCES
 
     @property
     def max_real(self) -> int | None:
-        """The most real images to compare with; None for all."""
+        """Maximum number of real images to compare with; None for all."""
         return DISTANCES[self.kind][1] if self.full else self.num
 
     def name(self, features: str | None = None) -> str:
-        """The name of results that came through `features`, fit for a file name."""
+        """Return the name of results computed with `features`, fit for a file name."""
         if self.kind not in DISTANCES:
             kind, _, variant = self.kind.partition("_")
             name = f"{kind}{self.count}k{variant and '_'}{variant}"
@@ -79,29 +89,31 @@ class Metric:
                 return {full: short for short, full in SHORT.items() if kind == "ppl"}.get(
                     name, name
                 )
-            return f"{name}_{_fit_for_file(features)}"
+            return f"{name}_{_for_file_name(features)}"
         official = features == DISTANCES[self.kind][0]
         kind = self.kind if official else RENAMED[self.kind]
-        suffix = "" if official else "_" + _fit_for_file(features or "")
+        suffix = "" if official else "_" + _for_file_name(features or "")
         neighbour = self.neighbour or ""
         return f"{kind}{self.count}k{neighbour}{'_full' if self.full else ''}{suffix}"
 
 
 def parse_name(name: str, features: str | None = None) -> Metric:
-    """The metric called `name`, through `features` where the name itself tells none.
+    """Parse a metric name.
 
-    Raises ValueError, with the nearest names, for one that is not known.
+    Args:
+        name: the name.
+        features: replaces the official features or perceptual distance if the name has none.
+
+    Raises ValueError for unknown names, with the nearest known ones.
     """
     patterns = (re.fullmatch(pattern, SHORT.get(name, name)) for pattern in PATTERNS)
     match = next(filter(None, patterns), None)
     found = match.groupdict() if match else {}
     path_length = found.get("kind") == "ppl"
+    networks = PERCEPTUAL if path_length else FEATURES
     if features is not None:
-        check_spec(features, PERCEPTIONS if path_length else None)
-    if match is None or (
-        found.get("features")
-        and not is_known(found["features"], PERCEPTIONS if path_length else None)
-    ):
+        networks.check(features)
+    if match is None or (found.get("features") and networks.find(found["features"]) is None):
         raise _unknown(name)
     kind = {"fd": "fid", "kd": "kid", "mmd": "cmmd"}.get(found["kind"], found["kind"])
     if kind in DISTANCES:
@@ -121,15 +133,15 @@ def parse_name(name: str, features: str | None = None) -> Metric:
         neighbour=int(found.get("neighbour") or 0),
         features=features,
     )
-    least = max(2, metric.neighbour + 1)
-    if metric.num < least or (kind == "pr" and metric.neighbour < 1):
+    minimum = max(2, metric.neighbour + 1)
+    if metric.num < minimum or (kind == "pr" and metric.neighbour < 1):
         raise ValueError(
-            f"metrics: got {name!r}, expected at least {least} pictures and neighbour 1"
+            f"metrics: got {name!r}, expected at least {minimum} images and neighbour 1"
         )
     return metric
 
 
-def _fit_for_file(features: str) -> str:
+def _for_file_name(features: str) -> str:
     return re.sub(r"[^\w.-]+", "-", features)
 
 
@@ -142,12 +154,10 @@ def _unknown(name: str) -> ValueError:
 
 
 def check_names(names: Sequence[str], features: str | None = None) -> None:
-    """Raise ValueError, in one line, for names that `evaluate` would refuse.
+    """Raise ValueError for names that `evaluate` would reject, and for missing packages.
 
-    Reads no file and downloads nothing; a missing package is told.
+    Reads no files and downloads nothing.
     """
-    from sg3.metrics.detectors import require_torch_fidelity
-
     for name in names:
         metric = parse_name(name, features)
         if (metric.features or "").partition(":")[0] == "inception":

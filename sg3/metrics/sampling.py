@@ -1,7 +1,7 @@
-"""Pictures to measure: generated ones and real ones, each process its share, few at a time.
+"""Generated and real images for metrics, in batches, divided among processes.
 
-Every source yields `(rows, images)`: which samples these are of all processes' together, and
-uint8 `[B, C, H, W]`. What sample `i` is depends on the seed alone, not on batches or processes.
+Every source yields `(rows, images)`: global indices of the samples, and uint8 `[B, C, H, W]`.
+Sample `i` depends on the seed alone, not on the batch size or the number of processes.
 """
 
 from __future__ import annotations
@@ -9,50 +9,71 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 
-from sg3.data.dataset import TrainingImages
+from sg3.data.base import TrainingImages
 
 Batches = Iterator[tuple[np.ndarray, torch.Tensor]]
 
-PASS_PIXELS = (
-    1 << 20
-)  # that a generator draws at a time: 4 pictures at 512² and above (REFERENCE.md §6.1)
-FEWEST, MOST = 4, 64
+# Pixels per generator pass: 4 images at 512² and above (REFERENCE.md §6.1).
+PASS_PIXELS = 1 << 20
+MIN_IMAGES, MAX_IMAGES = 4, 64  # per pass
 READERS = min(4, os.cpu_count() or 1)
 
 
-def pictures_per_pass(height: int, width: int) -> int:
-    """Pictures that are drawn together. Fixed, because they share a start of the noise."""
-    return min(max(PASS_PIXELS // (height * width), FEWEST), MOST)
+def images_per_pass(height: int, width: int) -> int:
+    """Return the number of images per generator pass; fixed, because a pass shares a noise seed."""
+    return min(max(PASS_PIXELS // (height * width), MIN_IMAGES), MAX_IMAGES)
 
 
 def to_bytes(images: torch.Tensor) -> torch.Tensor:
-    """float `[N, C, H, W]` in [−1, 1] → uint8 with the official rounding (REFERENCE.md §1.1)."""
+    """Convert `[N, C, H, W]` in [−1, 1] to uint8 with the official rounding (REFERENCE.md §1.1)."""
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
-@torch.no_grad()
-def generated_images(G, dataset, num: int, seed: int = 0, rank: int = 0, size: int = 1) -> Batches:
-    """This process's share of `num` pictures of `G`, truncation 1, with random noise.
+def sample_labels(
+    G: Any, dataset: TrainingImages | None, random: np.random.RandomState, count: int
+) -> torch.Tensor:
+    """Return labels `[count, c_dim]` of random items of `dataset`, for networks that take them."""
+    if not G.c_dim:
+        return torch.zeros([count, 0])
+    assert dataset is not None  # `evaluate` checks it
+    return dataset.random_labels(random, count)
 
-    Labels are those of random items of `dataset` (None for a network without labels). Leaves
-    torch's own random state alone.
+
+@torch.no_grad()
+def generated_images(
+    G: Any,
+    dataset: TrainingImages | None,
+    num: int,
+    seed: int = 0,
+    rank: int = 0,
+    size: int = 1,
+) -> Batches:
+    """Yield this process's part of `num` generated images, with truncation 1 and random noise.
+
+    Args:
+        G: the generator.
+        dataset: source of labels; None for networks without labels.
+        num: number of images over all processes.
+        seed: random seed.
+        rank: index of this process.
+        size: number of processes.
+
+    torch's global random state is left unchanged.
     """
     device = next(G.parameters()).device
-    together = pictures_per_pass(G.img_height, G.img_width)
+    together = images_per_pass(G.img_height, G.img_width)
     cuda = [device] if device.type == "cuda" else []
     for part in range(rank, -(-num // together), size):
         rows = np.arange(part * together, min((part + 1) * together, num))
         random = np.random.RandomState([seed, part])
         z = random.randn(together, G.z_dim).astype(np.float32)[: len(rows)]
-        c = torch.zeros([together, 0])
-        if G.c_dim:
-            c = dataset.random_labels(random, together)
-        c = c[: len(rows)].to(device)
+        c = sample_labels(G, dataset, random, together)[: len(rows)].to(device)
         with torch.random.fork_rng(cuda):
             torch.manual_seed(int(random.randint(1 << 31)))
             images = G(z=torch.from_numpy(z).to(device), c=c)
@@ -62,11 +83,11 @@ def generated_images(G, dataset, num: int, seed: int = 0, rank: int = 0, size: i
 def real_images(
     dataset: TrainingImages, num: int, batch: int, rank: int = 0, size: int = 1
 ) -> Batches:
-    """This process's share of the first `num` items of `dataset`, read ahead by threads."""
-    mine = np.arange(rank, num, size)
-    batches = iter(np.split(mine, range(batch, len(mine), batch)))
+    """Yield this process's part of the first `num` items of `dataset`, prefetched by threads."""
+    own_rows = np.arange(rank, num, size)
+    batches = iter(np.split(own_rows, range(batch, len(own_rows), batch)))
     with ThreadPoolExecutor(READERS) as pool:
-        ahead: deque = deque()
+        ahead: deque[tuple[np.ndarray, Future[torch.Tensor]]] = deque()
         while True:
             while len(ahead) <= READERS and (rows := next(batches, None)) is not None:
                 ahead.append((rows, pool.submit(dataset.images, rows)))
@@ -77,7 +98,7 @@ def real_images(
 
 
 def in_batches(source: Batches, batch: int) -> Batches:
-    """The same samples, `batch` at a time."""
+    """Yield the same samples in batches of `batch`; the last one may be smaller."""
     rows: list[np.ndarray] = []
     images: list[torch.Tensor] = []
     held = 0

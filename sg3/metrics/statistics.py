@@ -1,35 +1,25 @@
-"""What is kept of the features of many pictures: two moments, or every vector.
+"""Accumulators for image features: moments, or all vectors.
 
-Both are filled by each process with its share, then summed over the processes.
+Each process adds its part; `finish` sums over the processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import numpy as np
 import torch
 
-SUM_BYTES = 1 << 28  # of kept features that travel at a time
+from sg3.distributed.team import Team
 
-#: Told what is being done, how much of it this process has done, and how much there is to do.
+SUM_BYTES = 1 << 28  # features summed over processes at a time
+
+#: Called with the stage, and how many of how many images this process has done.
 Progress = Callable[[str, int, int], None]
 
 
-class TeamLike(Protocol):
-    """The processes that measure together (`sg3.distributed.team.Team`)."""
-
-    rank: int
-    size: int
-
-    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum over the processes, in place; returns it."""
-        ...
-
-
 def precise_device(device: torch.device) -> torch.device:
-    """Where float64 can be computed: on `device`, unless that is Apple's GPU."""
+    """Return a device for float64: `device`, or the CPU if it is Apple's GPU, which lacks it."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
@@ -37,22 +27,20 @@ class Moments:
     """Mean and covariance of features `[N, dim]`, as running sums in float64."""
 
     def __init__(self, dim: int, num: int, device: torch.device):
-        options = {"dtype": torch.float64, "device": precise_device(device)}
-        self._count = torch.zeros([1], **options)
-        self._sum, self._products = (
-            torch.zeros([dim], **options),
-            torch.zeros([dim, dim], **options),
-        )
+        precise = precise_device(device)
+        self._count = torch.zeros([1], dtype=torch.float64, device=precise)
+        self._sum = torch.zeros([dim], dtype=torch.float64, device=precise)
+        self._products = torch.zeros([dim, dim], dtype=torch.float64, device=precise)
 
     def add(self, rows: np.ndarray, features: torch.Tensor) -> None:
-        """`features` `[B, dim]` of the samples `rows`."""
+        """Add features `[B, dim]` of the samples `rows`."""
         x = features.to(self._sum.device, torch.float64)
         self._count += len(x)
         self._sum += x.sum(dim=0)
         self._products.addmm_(x.T, x)
 
-    def finish(self, team: TeamLike) -> dict[str, torch.Tensor]:
-        """`mean` `[dim]` and `covariance` `[dim, dim]` (divided by N) over all processes."""
+    def finish(self, team: Team) -> dict[str, torch.Tensor]:
+        """Return mean `[dim]` and covariance `[dim, dim]` (divided by N) over all processes."""
         for tensor in (self._count, self._sum, self._products):
             team.sum_(tensor)
         mean = self._sum / self._count
@@ -61,19 +49,19 @@ class Moments:
 
 
 class AllFeatures:
-    """Every feature vector, float32 `[num, dim]` in memory, in the order of the samples."""
+    """All feature vectors, float32 `[num, dim]` in memory, in sample order."""
 
     def __init__(self, dim: int, num: int, device: torch.device):
         self._kept = torch.zeros([num, dim])
         self._device = device
 
     def add(self, rows: np.ndarray, features: torch.Tensor) -> None:
-        """`features` `[B, dim]` of the samples `rows`."""
+        """Add features `[B, dim]` of the samples `rows`."""
         self._kept[torch.from_numpy(rows)] = features.to("cpu", torch.float32)
 
-    def finish(self, team: TeamLike) -> dict[str, torch.Tensor]:
-        """`features` `[num, dim]` of all processes."""
-        if team.size > 1:  # the others' rows are zero here
+    def finish(self, team: Team) -> dict[str, torch.Tensor]:
+        """Return features `[num, dim]` of all processes."""
+        if team.size > 1:  # rows of other processes are zero here
             for part in self._kept.split(max(1, SUM_BYTES // (4 * self._kept.shape[1]))):
                 part.copy_(team.sum_(part.to(self._device, copy=True)))
         return {"features": self._kept}
@@ -85,13 +73,23 @@ def collect(
     source: Iterable[tuple[np.ndarray, torch.Tensor]],
     network: Callable[[torch.Tensor], torch.Tensor],
     into: Moments | AllFeatures,
-    team: TeamLike,
+    team: Team,
     num: int,
     progress: Progress,
 ) -> dict[str, torch.Tensor]:
-    """Run `network` over `source` (`sg3.metrics.sampling`) of `num` samples in all.
+    """Compute and accumulate the features of a source of images.
 
-    Raises ValueError for features that are not finite: a network that has diverged.
+    Args:
+        what: name of the stage, for `progress` and messages.
+        source: batches from `sg3.metrics.sampling`.
+        network: maps images to features.
+        into: the accumulator.
+        team: the processes that measure together.
+        num: number of samples over all processes.
+        progress: called after each batch.
+
+    Returns the result of `into.finish`. Raises ValueError for features that are not finite, which
+    a diverged generator produces.
     """
     done, total = 0, -(-num // team.size)
     progress(what, done, total)

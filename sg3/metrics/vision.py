@@ -1,13 +1,14 @@
-"""Image models of the package timm as feature networks: DINOv2, and any other by name.
+"""Image models of timm as feature networks: DINOv2, and any other by name.
 
-FD through DINOv2 ViT-L/14 follows Stein et al., "Exposing flaws of generative model evaluation
-metrics" (arXiv 2306.04675): bicubic to 224 pixels, the normalised class token.
+FD with DINOv2 ViT-L/14 follows Stein et al., "Exposing flaws of generative model evaluation
+metrics" (arXiv 2306.04675): bicubic resize to 224 pixels, normalized class token.
 """
 
 from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +22,19 @@ DINOV2_PX = 224
 
 
 class TimmFeatures:
-    """What an image model of timm makes of pictures before it would classify them."""
+    """Features of a timm model before its classifier.
 
-    def __init__(self, model: torch.nn.Module, name: str, size_px: int | None = None):
+    Args:
+        model: created with `num_classes=0`.
+        name: see `FeatureNetwork.name`.
+        size_px: side length that images are resized to. None: the model's own.
+    """
+
+    def __init__(self, model: Any, name: str, size_px: int | None = None):
         self._model = model.eval().requires_grad_(False)
         config = model.pretrained_cfg
         self.name, self.dim = name, model.num_features
-        self._size = size_px or config["input_size"][-1]
+        self._size: int = size_px or config["input_size"][-1]
         self._device = next(model.parameters()).device
         self._mean, self._std = (
             torch.tensor(config[key], device=self._device).reshape(1, 3, 1, 1)
@@ -36,7 +43,7 @@ class TimmFeatures:
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 `[N, C, H, W]` with C 1, 3 or 4 → float32 `[N, dim]`."""
+        """Map images uint8 `[N, C, H, W]` with C = 1, 3 or 4 to features float32 `[N, dim]`."""
         pixels = as_rgb(images.to(self._device)).float()
         if pixels.shape[2:] != (self._size, self._size):
             size = [self._size, self._size]
@@ -46,7 +53,7 @@ class TimmFeatures:
 
 
 def load_dinov2(device: torch.device, path: str | None = None) -> TimmFeatures:
-    """DINOv2 ViT-L/14 with the published weights, or with those in `path`."""
+    """Load DINOv2 ViT-L/14 with the published weights, or those in `path`."""
     spec = DINOV2 if path is None else f"{DINOV2}/{path}"
     name = "dinov2" if path is None else f"dinov2:{Path(path).stem}"
     return load_timm(device, spec, name, DINOV2_PX)
@@ -55,10 +62,16 @@ def load_dinov2(device: torch.device, path: str | None = None) -> TimmFeatures:
 def load_timm(
     device: torch.device, spec: str, name: str | None = None, size_px: int | None = None
 ) -> TimmFeatures:
-    """`MODEL[.TAG]` with its published weights, or `MODEL[.TAG]/FILE` with those in a file.
+    """Load an image model of timm.
 
-    Files are safetensors or plain tensors of torch.save: no code of theirs runs. Raises UserError,
-    in one line, for an unknown model, a failed download, or a file that does not fit.
+    Args:
+        device: where to load it.
+        spec: `MODEL[.TAG]` for published weights, or `MODEL[.TAG]/FILE`. Files are safetensors or
+            plain tensors of torch.save; no code in them is executed.
+        name: name of the feature network. None: from `spec`.
+        size_px: side length that images are resized to. None: the model's own.
+
+    Raises UserError for an unknown model, a failed download or a file that does not fit.
     """
     import timm
 
@@ -67,7 +80,7 @@ def load_timm(
         raise UserError(
             f"features: timm knows no model {model_name!r}, expected one of timm.list_models()"
         )
-    size = {"img_size": size_px} if size_px else {}
+    size: dict[str, Any] = {"img_size": size_px} if size_px else {}
     where = f"{name}:FILE" if name else f"timm:{model_name}/FILE"
     if path:
         model = timm.create_model(model_name, num_classes=0, **size)
@@ -78,15 +91,15 @@ def load_timm(
                 model = timm.create_model(model_name, pretrained=True, num_classes=0, **size)
         except Exception as error:
             raise UserError(
-                f"features: cannot fetch {model_name} ({root_cause(error)}); download its "
-                f"weights elsewhere and give {where}; --features mini needs none"
+                f"features: cannot download {model_name} ({root_cause(error)}); download its "
+                f"weights elsewhere and use {where}, or use mini, which needs no download"
             ) from None
     label = name or f"timm:{model_name}" + (f"/{Path(path).stem}" if path else "")
     return TimmFeatures(model.to(device), label, size_px)
 
 
 def _fill(model: torch.nn.Module, path: Path, name: str) -> None:
-    """Load the weights in `path`, whose head, if it has one, is left out."""
+    """Load the weights in `path`, except those of a classifier."""
     from timm.models import load_state_dict
     from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
@@ -94,11 +107,11 @@ def _fill(model: torch.nn.Module, path: Path, name: str) -> None:
         raise UserError(f"features: {path}: no such file")
     try:
         state = load_state_dict(str(path), weights_only=True)
-        if isinstance(model, VisionTransformer):  # positions for another size of picture
+        if isinstance(model, VisionTransformer):  # resizes position embeddings
             state = checkpoint_filter_fn(state, model)
         state = {key: value for key, value in state.items() if key in model.state_dict()}
         model.load_state_dict(state)
     except (RuntimeError, OSError, EOFError, KeyError, AttributeError, ValueError) as error:
-        raise UserError(f"features: {path} does not fill {name} ({root_cause(error)})") from None
+        raise UserError(f"features: {path} does not fit {name} ({root_cause(error)})") from None
     except (pickle.UnpicklingError, ImportError):
         raise UserError(f"features: {path}: not a file of plain tensors") from None

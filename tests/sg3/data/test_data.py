@@ -1,4 +1,4 @@
-"""Data sets, their order, batches that resume, preparation."""
+"""Datasets, sampling order and batches that resume."""
 
 import json
 import zipfile
@@ -34,7 +34,7 @@ def _label(root, labels):
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
-def test_images_labels_mirror(folder, cache):
+def test_images_labels_and_flips(folder, cache):
     data = ImageDataset(folder, use_labels=True, xflip=True, cache=cache)
     assert len(data) == 12 and data.image_shape == (3, 8, 8) and data.label_dim == 3
     image, label = data[1]  # sorted by name: 0/0, 0/2, 0/4, 1/1, 1/3, 1/5
@@ -72,8 +72,8 @@ def test_zip_equals_folder(folder, tmp_path):
         (lambda f: Image.new("RGBA", (8, 8)).save(f / "z.png"), {}, r"z\.png is 8x8 RGBA, but"),
         (lambda f: _write(f, {"labels": None}), {"use_labels": True}, "has none; leave out"),
         (lambda f: _label(f, [0, 1, 2, 3, 4, 2.5]), {"use_labels": True}, "of several kinds"),
-        (lambda f: _label(f, [0, 1, 2, 3, 4, -1]), {"use_labels": True}, "go from -1 to 4"),
-        (lambda f: _label(f, [0, 1, 2, 3, 4, 10**12]), {"use_labels": True}, "go from 0 to 10"),
+        (lambda f: _label(f, [0, 1, 2, 3, 4, -1]), {"use_labels": True}, "range from -1 to 4"),
+        (lambda f: _label(f, [0, 1, 2, 3, 4, 10**12]), {"use_labels": True}, "range from 0 to 10"),
         (lambda f: _label(f, [[0, 1]] * 5 + [[0]]), {"use_labels": True}, "of several kinds"),
         (lambda f: _label(f, [0, 1, 2]), {"use_labels": True}, r"3 images lack a label, first 1/1"),
         (
@@ -107,7 +107,7 @@ def test_sampler_follows_the_formula():
     assert [x for pair in zip(*parts, strict=True) for x in pair] == expected
 
 
-def test_batches_go_on_where_they_were(folder):
+def test_batches_resume_exactly(folder):
     data = ImageDataset(folder, use_labels=True)
 
     def loader():

@@ -1,4 +1,4 @@
-"""What real folders and archives hold: sub-folders as labels, odd modes, damage, bombs."""
+"""Folders and zips as found in practice: sub-folder labels, image modes, damage, bombs."""
 
 import io
 import json
@@ -48,11 +48,11 @@ def test_labels_from_sub_folders(classes):
         assert data.labels(range(4)).argmax(1).tolist() == [0, 0, 1, 2]
         assert not open_dataset(path).has_labels
     save(classes / "stray.png")
-    with pytest.raises(ValueError, match="two or more sub-folders that hold all images"):
+    with pytest.raises(ValueError, match="two or more sub-folders that contain all images"):
         open_dataset(classes, use_labels=True)
 
 
-def test_class_names_of_the_index(classes):
+def test_class_names_from_dataset_json(classes):
     names = ["dog/1.png", "cat/deep/2.png", "cat/3.png", "owl/4.png"]
     labels = [[name, i % 2] for i, name in enumerate(names)]
     index = {"labels": labels, "classes": ["odd", "even"]}
@@ -86,20 +86,20 @@ def test_random_labels_are_those_of_items(classes):
 
 @pytest.mark.parametrize("alone", [1, 512])
 @pytest.mark.parametrize("cache", ["ram", "none"])
-def test_damaged_files_are_left_out(tmp_path, cache, alone, monkeypatch):
+def test_damaged_files_are_skipped(tmp_path, cache, alone, monkeypatch):
     monkeypatch.setattr(dataset_module, "DECODE_TOGETHER", 2)
     monkeypatch.setattr(dataset_module, "DECODE_ALONE", alone)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)  # in processes, or in this one
+    monkeypatch.setattr("os.cpu_count", lambda: 2)  # with and without processes
     kept = [save(tmp_path / f"{i}.png", seed=i) for i in range(1, 4)]
     (tmp_path / "0.png").write_bytes(b"no image")  # the first
     (tmp_path / "00.png").write_bytes(b"")
     whole = (tmp_path / "2.png").read_bytes()
-    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])  # a sound header
+    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])  # an intact header
     data = open_dataset(tmp_path, cache=cache)
     assert len(data) == (2 if cache == "ram" else 3)
     images = data.images(range(len(data)))
     assert torch.equal(images[0], kept[0]) and torch.equal(images[-1], kept[2])
-    assert cache == "ram" or torch.equal(images[1], kept[2])  # the next one stands in
+    assert cache == "ram" or torch.equal(images[1], kept[2])  # replaced by the next one
     assert data.num_skipped == 3
     assert sorted(line.split(":")[0] for line in data.skipped) == ["0.png", "00.png", "2.png"]
     assert "0.png: not an image that can be identified" in data.skipped
@@ -117,7 +117,7 @@ def test_nothing_readable_is_one_line(tmp_path):
         open_dataset(tmp_path, cache="none").images([0])
 
 
-def test_large_sets_are_sampled(tmp_path, monkeypatch):
+def test_headers_of_large_datasets_are_sampled(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_module, "CHECK_ALL", 10)
     monkeypatch.setattr(dataset_module, "CHECK_SOME", 3)
     for i in range(12):
@@ -136,7 +136,7 @@ def test_memory_is_shared_between_processes(monkeypatch):
     assert dataset_module._memory_bytes() == alone // 8
 
 
-def test_archive_bomb_is_left_out(tmp_path, monkeypatch):
+def test_zip_bomb_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr("sg3.data.source.MAX_FILE_BYTES", 100_000)
     image = io.BytesIO()
     Image.new("RGB", (8, 8)).save(image, "png")
@@ -147,8 +147,8 @@ def test_archive_bomb_is_left_out(tmp_path, monkeypatch):
     assert len(data) == 1 and "bytes, expected at most 100000" in data.skipped[0]
 
 
-def test_pixel_bomb_is_not_unpacked():
-    """A header that promises 60000×60000 pixels costs no memory."""
+def test_pixel_bomb_is_not_decoded():
+    """A header that claims 60000×60000 pixels allocates no memory."""
 
     def chunk(kind, data):
         checksum = struct.pack(">I", zlib.crc32(kind + data))
@@ -160,8 +160,8 @@ def test_pixel_bomb_is_not_unpacked():
         decode(data)
 
 
-def test_no_decoder_that_starts_programs():
-    """Pillow gives EPS to Ghostscript, whatever the file's name is."""
+def test_eps_is_not_decoded():
+    """Pillow runs Ghostscript for EPS, whatever the file's extension is."""
     data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
     assert Image.open(io.BytesIO(data)).format == "EPS"
     with pytest.raises(DamagedImage, match="not an image"):
@@ -169,8 +169,8 @@ def test_no_decoder_that_starts_programs():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_damage_anywhere_is_damage(tmp_path):
-    """Whatever bytes are wrong, the answer is an image or DamagedImage."""
+def test_damaged_bytes_raise_damaged_image(tmp_path):
+    """Whichever bytes are wrong, the result is an image or DamagedImage."""
     random, formats = np.random.RandomState(0), ("png", "jpeg", "webp", "gif", "bmp", "tiff")
     for kind in formats:
         buffer = io.BytesIO()

@@ -40,7 +40,7 @@ def test_the_number_of_processes_changes_nothing(many, tmp_path, monkeypatch):
     assert len({(tmp_path / f"{i}.zip").read_bytes() for i in range(1, 6)}) == 1
 
 
-def test_little_is_taken_ahead():
+def test_prefetching_is_bounded():
     taken = []
     results = ordered.map_in_order(abs, (taken.append(i) or -i for i in range(1000)), 2)
     assert [next(results) for _ in range(20)] == list(range(20))
@@ -53,13 +53,13 @@ def kill_oneself(item):
 
 
 def test_a_killed_process_is_one_line():
-    with pytest.raises(ValueError, match="--jobs: one of 2 worker processes was ended"):
+    with pytest.raises(ValueError, match="jobs: one of 2 worker processes was killed"):
         list(ordered.map_in_order(kill_oneself, range(3), 2))
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("dest", ["o.zip", "out"])
-def test_what_is_not_finished_leaves_nothing(many, tmp_path, dest, jobs):
+def test_an_unfinished_run_leaves_nothing(many, tmp_path, dest, jobs):
     prepared = prepare_dataset(many, tmp_path / "new" / dest, (8, 8), jobs=jobs)
     for _ in range(5):
         next(prepared)
@@ -70,7 +70,7 @@ def test_what_is_not_finished_leaves_nothing(many, tmp_path, dest, jobs):
 
 
 def forked(function, *arguments):
-    """Another process, which needs no import of torch."""
+    """Start another process, which need not import torch."""
     process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
     process.start()
     return process
@@ -90,7 +90,7 @@ def run_and_exit(log, arguments):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_it_cleanly(many, tmp_path, number):
+def test_signals_leave_nothing(many, tmp_path, number):
     new, log = tmp_path / "new", tmp_path / "log"
     slow = ["--resolution", "1024", "--jobs", "2", "--source", many, "--dest", new / "o.zip"]
     process = forked(run_and_exit, log, slow)
@@ -123,7 +123,7 @@ def is_alive(pid):
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return state != "Z"  # its new parent may not have asked for it yet
+    return state != "Z"  # a zombie that its new parent has not reaped yet
 
 
 @pytest.mark.parametrize("dest", ["o.zip", "out"])
@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(many, tmp_path, dest):
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))  # as if the disk were full
     try:
         fails(
-            f"cannot write {new / dest}: File too large; nothing was kept of it",
+            f"cannot write {new / dest}: File too large; nothing was written",
             *("--source", many, "--dest", new / dest, "--resolution", "128", "--jobs", "1"),
         )
     finally:
@@ -141,8 +141,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(many, tmp_path, dest):
     assert not list(new.iterdir())
 
 
-def test_what_was_there_survives_a_failure(many, tmp_path):
+def test_an_existing_file_survives_a_failure(many, tmp_path):
     (tmp_path / "o.zip").write_bytes(b"precious")
-    message = "00.png is 9x9 RGB, a size that no network takes; use --resolution WxH"
+    message = "00.png is 9x9 RGB, a size that no network supports; set --resolution"
     fails(message, "--source", many, "--dest", tmp_path / "o.zip")
     assert (tmp_path / "o.zip").read_bytes() == b"precious"

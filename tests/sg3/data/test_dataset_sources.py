@@ -17,7 +17,7 @@ from sg3.data import cifar
 
 
 def python2_pickle(array, labels):
-    """{'data': array, 'labels': labels} as Python 2 wrote it, byte for byte in its own opcodes."""
+    """Return {'data': array, 'labels': labels} as Python 2 pickles it, byte for byte."""
 
     def text(value):
         return b"U" + bytes([len(value)]) + value
@@ -85,7 +85,7 @@ def test_cifar(tmp_path, write):
 
 
 class Calls:
-    """Pickles as a call of `function`."""
+    """An object that unpickles as a call of `function`."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
@@ -95,7 +95,7 @@ class Calls:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_hostile_cifar_runs_nothing(tmp_path, protocol):
+def test_hostile_cifar_executes_nothing(tmp_path, protocol):
     members, _, _ = cifar_batches(python2_pickle)
     hostile = {"data": Calls(os.system, f"touch {tmp_path / 'ran'}"), "labels": [0]}
     members["data_batch_3"] = pickle.dumps(hostile, protocol)
@@ -115,14 +115,14 @@ def test_damaged_cifar_is_one_line(tmp_path, monkeypatch):
     whole = members["data_batch_1"]
     refused("exhausted before", {"data_batch_1": whole[:-3]})
     refused("has the shape", {"data_batch_1": whole.replace(b"M\x02\x00M", b"M\x03\x00M")})
-    refused("labels in it", {"data_batch_1": python2_pickle(data[:2], [1])})
+    refused("labels do not match the images", {"data_batch_1": python2_pickle(data[:2], [1])})
     refused("lacks data or labels", {"data_batch_1": pickle.dumps({"data": "x"}, 2)})
     refused("not a dictionary", {"data_batch_1": pickle.dumps([], 2)})
     refused("holds a NumPy array of type", {
         "data_batch_1": pickle.dumps({"data": np.zeros(2, "M8[s]"), "labels": labels}, 2),
     })  # fmt: skip
     del members["data_batch_2"]
-    refused("it lacks data_batch_2", {})
+    refused("data_batch_2 missing", {})
     monkeypatch.setattr(cifar, "MAX_UNPACKED", 20_000)
     refused("unpacks to more than", {})
     source.write_bytes(source.read_bytes()[:3000])
@@ -141,19 +141,19 @@ def test_mnist(tmp_path):
     kept, _ = prepare(source, tmp_path / "o.zip")
     assert index_of(tmp_path / "o.zip") == {"labels": None}
     for digit, item in zip(digits, kept.values(), strict=True):
-        picture = pixels_of(tmp_path / "o.zip", item.name)
-        assert picture.shape == (32, 32) and np.array_equal(picture[2:30, 2:30], digit)
-        assert picture.sum() == digit.sum()
+        image = pixels_of(tmp_path / "o.zip", item.name)
+        assert image.shape == (32, 32) and np.array_equal(image[2:30, 2:30], digit)
+        assert image.sum() == digit.sum()
     labels = write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.array([5, 0, 4], np.uint8))
     kept, _ = prepare(source, tmp_path / "o.zip", labels="json", mode="rgb")
     assert [item.label for item in kept.values()] == [5, 0, 4]
     assert {item.shape for item in kept.values()} == {(3, 32, 32)}
     write_idx(labels, np.array([5, 0], np.uint8))
-    fails("2 labels for 3 pictures", "--source", source, "--dest", tmp_path / "o.zip")
+    fails("2 labels for 3 images", "--source", source, "--dest", tmp_path / "o.zip")
     labels.unlink()
     fails("got json, but", "--source", source, "--dest", tmp_path / "x.zip", "--labels", "json")
     source.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 1 << 30, 28, 28)))
-    fails("its header", "--source", source, "--dest", tmp_path / "o.zip")
+    fails("unknown header", "--source", source, "--dest", tmp_path / "o.zip")
     source.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 3, 28, 28) + b"short"))
     fails("not a readable MNIST", "--source", source, "--dest", tmp_path / "o.zip")
 
@@ -163,14 +163,14 @@ def test_hugging_face(tmp_path):
     features = datasets.Features(
         {"label": datasets.ClassLabel(names=["cat", "dog"]), "image": datasets.Image()}
     )
-    pictures = [noise(8, 8, seed=i) for i in range(3)]
-    rows = {"label": [1, 0, -1], "image": [Image.fromarray(p) for p in pictures]}
+    images = [noise(8, 8, seed=i) for i in range(3)]
+    rows = {"label": [1, 0, -1], "image": [Image.fromarray(p) for p in images]}
     table = datasets.Dataset.from_dict(rows, features=features)
     table.save_to_disk(str(tmp_path / "one"))
     kept, dropped = prepare(tmp_path / "one", tmp_path / "o.zip", labels="json")
     assert dropped == {"one[2]": "no label"}
-    for picture, item in zip(pictures[:2], kept.values(), strict=True):
-        assert np.array_equal(pixels_of(tmp_path / "o.zip", item.name), picture)
+    for image, item in zip(images[:2], kept.values(), strict=True):
+        assert np.array_equal(pixels_of(tmp_path / "o.zip", item.name), image)
     labels = [["00000/img00000000.png", 1], ["00000/img00000001.png", 0]]
     assert index_of(tmp_path / "o.zip") == {"labels": labels, "classes": ["cat", "dog"]}
     datasets.DatasetDict({"a": table, "b": table}).save_to_disk(str(tmp_path / "two"))

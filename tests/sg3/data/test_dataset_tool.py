@@ -1,4 +1,4 @@
-"""`sg3 dataset`: transforms, folders and archives, labels, what is dropped, what is refused."""
+"""`sg3 dataset`: transforms, folders and zips, labels, dropped images, invalid options."""
 
 import json
 import struct
@@ -7,6 +7,7 @@ import zipfile
 import zlib
 
 import numpy as np
+import program
 import pytest
 from dataset_files import fails, index_of, noise, pixels_of, png, prepare, run, save, zipped
 from PIL import Image
@@ -49,7 +50,7 @@ def test_transforms_against_slices(channels):
     assert np.array_equal(result, expected)
 
 
-def test_tall_is_wide_on_its_side():
+def test_center_crop_tall_is_wide_transposed():
     image = Image.fromarray(noise(70, 50) // 2 + 64)  # no overshoot is clipped
     wide = transform_image(image, "center-crop-wide", (32, 16))
     sideways = image.transpose(Image.Transpose.TRANSPOSE)
@@ -67,13 +68,13 @@ def test_tall_is_wide_on_its_side():
         (30, 64, "center-crop-tall", (16, 32), "wrong shape"),
     ],
 )
-def test_what_does_not_reach_is_dropped(width, height, transform, size, reason):
+def test_images_that_do_not_fill_the_size_are_dropped(width, height, transform, size, reason):
     with pytest.raises(Dropped) as error:
         transform_image(Image.new("L", (width, height)), transform, size)
     assert error.value.reason == reason and f"{width}x{height}" in error.value.detail
 
 
-def test_sizes_that_networks_take():
+def test_sizes_that_networks_support():
     for height, width in ((4, 4), (1024, 1024), (192, 256), (576, 1024), (32, 16)):
         check_size(height, width)
     for height, width in ((100, 100), (96, 96), (100, 60), (2, 2), (1 << 15, 1 << 15), (0, 8)):
@@ -84,7 +85,7 @@ def test_sizes_that_networks_take():
 # Modes ---------------------------------------------------------------------------------------
 
 
-def test_modes_of_one_picture():
+def test_modes_of_one_image():
     deep = Image.fromarray((np.arange(4, dtype=np.uint16) << 8 | 255).reshape(2, 2))
     assert deep.mode == "I;16"
     assert np.asarray(to_mode(deep, "L")).tolist() == [[0, 1], [2, 3]]
@@ -112,7 +113,7 @@ def test_mixed_modes_become_one(tmp_path, mode, channels):
     assert ImageDataset(tmp_path / "o.zip").image_shape == (channels, 8, 8)
 
 
-def test_auto_is_gray_if_all_are(tmp_path):
+def test_mode_auto_is_gray_if_all_images_are(tmp_path):
     gray = save(tmp_path / "in" / "0.png", channels=1)
     (tmp_path / "in" / "1.png").write_bytes(b"no")
     kept, dropped = prepare(tmp_path / "in", tmp_path / "o.zip")
@@ -125,12 +126,12 @@ def test_auto_is_gray_if_all_are(tmp_path):
 def test_orientation_and_animation(tmp_path):
     pixels = noise(8, 4)
     exif = Image.Exif()
-    exif[0x112] = 6  # turn by 90 degrees, clockwise
+    exif[0x112] = 6  # rotate by 90 degrees clockwise
     (tmp_path / "in").mkdir()
     Image.fromarray(pixels).save(tmp_path / "in" / "0.png", exif=exif)
     kept, _ = prepare(tmp_path / "in", tmp_path / "o.zip")
-    turned = pixels_of(tmp_path / "o.zip", kept["0.png"].name)
-    assert np.array_equal(turned, np.rot90(pixels, -1))
+    rotated = pixels_of(tmp_path / "o.zip", kept["0.png"].name)
+    assert np.array_equal(rotated, np.rot90(pixels, -1))
     frames = [Image.new("L", (8, 4), value) for value in (10, 200)]
     frames[0].save(tmp_path / "in" / "1.gif", save_all=True, append_images=frames[1:])
     kept, _ = prepare(tmp_path / "in", tmp_path / "o.zip", (8, 8))
@@ -147,7 +148,7 @@ def pets(tmp_path):
     return tmp_path / "pets"
 
 
-def test_prepared_zip_trains(pets, tmp_path):
+def test_a_prepared_zip_is_a_dataset(pets, tmp_path):
     labels = [["dog/1.png", 0], ["cat/deep/2.png", 1], ["cat/3.png", 2], ["owl/4.png", 1]]
     index = {"labels": labels, "classes": ["a", "b", "c"]}
     (pets / "dataset.json").write_text(json.dumps(index))
@@ -165,7 +166,7 @@ def test_prepared_zip_trains(pets, tmp_path):
     assert data.class_names == ["a", "b", "c"]
 
 
-def test_zip_gives_what_the_folder_gives(pets, tmp_path):
+def test_a_zip_gives_the_same_as_its_folder(pets, tmp_path):
     entries = {p.relative_to(pets).as_posix(): p.read_bytes() for p in pets.rglob("*.png")}
     zipped(tmp_path / "in.zip", entries)
     prepare(pets, tmp_path / "a.zip", labels="folders")
@@ -190,7 +191,7 @@ def test_labels(pets, tmp_path):
     assert prepare(pets, tmp_path / "o.zip")[1] == {}
     assert index_of(tmp_path / "o.zip") == {"labels": None}  # some have none
     result = run("--source", pets, "--dest", tmp_path / "o.zip")
-    assert "no labels were written: 4 pictures have none" in result.stderr
+    assert "no labels were written: 4 images have none" in result.stderr
     kept, dropped = prepare(pets, tmp_path / "o.zip", labels="json")
     assert list(kept) == ["stray.png"] and set(dropped.values()) == {"no label"}
     assert index_of(tmp_path / "o.zip")["labels"] == [["00000/img00000004.png", 7]]
@@ -198,7 +199,7 @@ def test_labels(pets, tmp_path):
     assert index_of(tmp_path / "o.zip") == {"labels": None}
 
 
-def test_small_pictures_and_their_number(pets, tmp_path):
+def test_min_size_and_max_images(pets, tmp_path):
     save(pets / "cat" / "small.png", 9, 7)
     kept, dropped = prepare(pets, tmp_path / "o.zip", (8, 8), min_size=8)
     assert len(kept) == 4 and dropped == {"cat/small.png": "too small"}
@@ -206,7 +207,7 @@ def test_small_pictures_and_their_number(pets, tmp_path):
     assert list(kept) == ["cat/3.png", "cat/deep/2.png", "cat/small.png"]
 
 
-def test_sizes_are_told(pets, tmp_path):
+def test_file_sizes_are_reported(pets, tmp_path):
     kept, _ = prepare(pets, tmp_path / "o.zip")
     with zipfile.ZipFile(tmp_path / "o.zip") as archive:
         for source, item in kept.items():
@@ -214,7 +215,10 @@ def test_sizes_are_told(pets, tmp_path):
             assert item.source_bytes == (pets / source).stat().st_size
     result = run("--source", pets, "--dest", tmp_path / "o.zip", "--resolution", "64")
     total = sum(i.file_size for i in zipfile.ZipFile(tmp_path / "o.zip").infolist()[:-1])
-    assert f"{total / 1e3:.1f} kB as png" in result.output and "webp takes less" in result.output
+    assert (
+        f"{total / 1e3:.1f} kB as png" in result.output
+        and "--format webp is smaller" in result.output
+    )
 
 
 def test_webp_keeps_every_pixel(pets, tmp_path):
@@ -234,8 +238,8 @@ def test_names_in_archives_are_never_paths(tmp_path):
     assert dropped == {"../up.png": "no label", "/abs.png": "no label"}
     files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
     numbers = [i for i, name in enumerate(sorted(names)) if name in kept]
-    pictures = [f"deep/out/00000/img{i:08d}.png" for i in numbers]
-    assert files == sorted([*pictures, "deep/out/dataset.json", "in.zip"])
+    images = [f"deep/out/00000/img{i:08d}.png" for i in numbers]
+    assert files == sorted([*images, "deep/out/dataset.json", "in.zip"])
 
 
 def test_terminals_get_no_control_characters(pets, tmp_path):
@@ -257,7 +261,7 @@ def test_many_dropped_files_are_few_lines(pets, tmp_path):
 
 
 def huge_png(side):
-    """A header that claims a picture of `side` times `side`, and no pixels."""
+    """Return a PNG header for `side` × `side` pixels without any pixels."""
 
     def chunk(kind, data):
         body = kind + data
@@ -270,7 +274,7 @@ def huge_png(side):
 
 def test_bombs_are_dropped(pets, tmp_path, monkeypatch):
     (pets / "huge.png").write_bytes(huge_png(20_000))
-    (pets / "large.png").write_bytes(huge_png(11_000))  # Pillow only warns; cut off, besides
+    (pets / "large.png").write_bytes(huge_png(11_000))  # Pillow only warns; truncated too
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _, dropped = prepare(pets, tmp_path / "o.zip")
@@ -293,11 +297,11 @@ def test_zip_bombs_are_dropped(tmp_path, monkeypatch):
         (folder / name).write_bytes(data)
     assert prepare(folder, tmp_path / "o.zip")[1] == {"b.png": "bomb", "c.png": "unreadable"}
     source = zipped(tmp_path / "lzma.zip", {"a.png": png(noise(8, 8))}, zipfile.ZIP_LZMA)
-    with pytest.raises(ValueError, match=r"no picture of .* \(1 unreadable\)"):
+    with pytest.raises(ValueError, match=r"no image in .* can be used \(1 unreadable\)"):
         prepare(source, tmp_path / "o.zip")
 
 
-def test_sizes_that_lie_unpack_no_more(tmp_path):
+def test_wrong_sizes_in_a_zip_bound_decompression(tmp_path):
     data = b"\0" * (3 << 20)
     source = zipped(tmp_path / "in.zip", {"a.png": png(noise(8, 8)), "b.png": data})
     content = source.read_bytes()
@@ -316,19 +320,32 @@ def test_sizes_that_lie_unpack_no_more(tmp_path):
         (["--resolution", "8by8"], "got '8by8', expected width and height"),
         (["--resolution", "²x²"], "expected width and height"),
         (["--resolution", "0x8"], "expected width and height"),
-        (["--resolution", "100x100"], "got 100x100 pixels, which no network takes"),
+        (["--resolution", "100x100"], "got 100x100 pixels, which no network supports"),
         (["--resolution", "32768"], "at most 16384"),
-        (["--transform", "center-crop"], "--resolution: missing"),
+        (
+            ["--transform", "center-crop"],
+            "--resolution: got none, expected a size for --transform center-crop",
+        ),
         (["--transform", "squash"], "is not one of 'none'"),
-        (["--transform", "center-crop-wide", "--resolution", "8x16"], "expected it to be wide"),
-        (["--transform", "center-crop-tall", "--resolution", "16x8"], "expected it to be tall"),
+        (
+            ["--transform", "center-crop-wide", "--resolution", "8x16"],
+            "--resolution: got 8x16, expected width at least height",
+        ),
+        (
+            ["--transform", "center-crop-tall", "--resolution", "16x8"],
+            "--resolution: got 16x8, expected height at least width",
+        ),
         (["--labels", "json"], "has no labels in a dataset.json"),
         (["--labels", "xml"], "is not one of 'none'"),
-        (["--format", "webp", "--mode", "gray"], "keeps RGB only"),
+        (
+            ["--format", "webp", "--mode", "gray"],
+            "--format: got webp, which stores RGB only, for --mode gray",
+        ),
         (["--format", "jpeg"], "is not one of 'png', 'webp'"),
-        (["--min-size", "-1"], "--min-size"),
-        (["--min-size", "99"], "no picture of"),
-        (["--jobs", "0"], "--jobs"),
+        (["--min-size", "-1"], "--min-size: got -1, expected at least 0"),
+        (["--min-size", "99"], "no image in"),
+        (["--max-images", "0"], "--max-images: got 0, expected at least 1"),
+        (["--jobs", "0"], "--jobs: got 0, expected at least 1"),
     ],
 )
 def test_bad_options_are_one_line(pets, tmp_path, options, expected):
@@ -358,19 +375,19 @@ def test_bad_places_are_one_line(pets, tmp_path):
     (tmp_path / "folder.zip").mkdir()
     fails("is a folder", "--source", pets, "--dest", tmp_path / "folder.zip")
     flat = ["--source", tmp_path / "pets" / "dog", *out, "--labels", "folders"]
-    fails("no two sub-folders", *flat)
+    fails("does not have two sub-folders", *flat)
 
 
-def test_python_refuses_what_the_command_line_refuses(pets, tmp_path):
+def test_python_rejects_what_the_command_line_rejects(pets, tmp_path):
     for option, value in (("labels", "x"), ("mode", "x"), ("image_format", "x"), ("jobs", 0),
-                          ("min_size", -1), ("transform", "x")):  # fmt: skip
-        with pytest.raises(ValueError, match=r"got .*expected"):
+                          ("max_images", 0), ("min_size", -1), ("transform", "x")):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"^{option}: got .*expected"):
             list(prepare_dataset(pets, tmp_path / "o.zip", **{option: value}))
 
 
 def test_sizes_without_a_resolution(tmp_path):
     save(tmp_path / "in" / "a.png", 10, 10)
-    message = "a.png is 10x10 RGB, a size that no network takes"
+    message = "a.png is 10x10 RGB, a size that no network supports"
     fails(message, "--source", tmp_path / "in", "--dest", tmp_path / "o.zip")
     save(tmp_path / "wide" / "a.png", 32, 16)
     kept, _ = prepare(tmp_path / "wide", tmp_path / "o.zip")
@@ -380,6 +397,14 @@ def test_sizes_without_a_resolution(tmp_path):
     fails(message, "--source", tmp_path / "wide", "--dest", tmp_path / "x.zip")
 
 
-def test_help_has_an_example():
-    output = run("--help").output
-    assert "Example:" in output and "sg3 dataset --source" in output
+def test_the_example_in_the_help_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program.run_examples("dataset")
+    assert len(ImageDataset("photos.zip", resolution=64)) == 10
+
+
+def test_progress_is_a_bar_on_request(pets, tmp_path, capsys):
+    prepare(pets, tmp_path / "o.zip")
+    assert capsys.readouterr().err == ""
+    prepare(pets, tmp_path / "o.zip", progress=True)
+    assert "prepare: 100%" in capsys.readouterr().err

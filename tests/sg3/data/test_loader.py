@@ -1,4 +1,4 @@
-"""Batches: the order does not depend on workers, and goes on exactly after a restart."""
+"""Loaders: batches do not depend on workers and resume exactly."""
 
 import contextlib
 import io
@@ -42,7 +42,7 @@ def assert_same(one, other):
 
 
 def through_file(state):
-    """`state` as a training state brings it back."""
+    """Return `state` after saving and loading it."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(0)
@@ -61,7 +61,7 @@ def test_workers_change_nothing(folder, cache, workers):
 
 
 @pytest.mark.parametrize("before, after", [(0, 0), (2, 2), (2, 0), (0, 2)])
-def test_restart_in_the_middle(folder, before, after):
+def test_resume_from_the_middle(folder, before, after):
     data = open_dataset(folder, use_labels=True, cache="none")
     whole = open_loader(data, 4, seed=3)
     expected = batches(whole, 9)
@@ -69,7 +69,7 @@ def test_restart_in_the_middle(folder, before, after):
     got = batches(first, 5)
     state = through_file(first.state())
     second = open_loader(data, 4, seed=9, workers=after)
-    second.next()  # what it had read ahead is forgotten
+    second.next()  # prefetched batches are discarded
     second.load_state(state)
     assert_same(expected, got + batches(second, 4))
     untouched = open_loader(data, 4, seed=3, workers=after)
@@ -87,7 +87,7 @@ def test_two_processes_share_the_sequence_of_one(folder):
         parts = [loader.next()[0] for loader in two]
         assert torch.equal(one.next()[0], torch.stack(parts, dim=1).flatten(0, 1))
     states = [loader.state() for loader in two]
-    assert str(states[0]) == str(states[1])  # one file serves all
+    assert str(states[0]) == str(states[1])  # one file fits all ranks
     alone = open_loader(data, 4, seed=2)
     alone.load_state(states[1])
     assert torch.equal(one.next()[0], alone.next()[0])
@@ -101,7 +101,7 @@ def test_damaged_image_is_replaced_by_the_next(folder, workers):
     broken = folder / "1" / "04.png"  # the sixth name: 0/00 0/03 0/06 0/09 1/01 1/04 1/07 …
     broken.write_bytes(broken.read_bytes()[:80])
     data = open_dataset(folder, use_labels=True, cache="none")
-    assert len(data) == 11 and data.num_skipped == 0  # the header is sound
+    assert len(data) == 11 and data.num_skipped == 0  # the header is intact
     loader = open_loader(data, 11, seed=0, workers=workers)
     images, labels = loader.next()
     assert data.skipped[0].startswith("1/04.png: ") and data.num_skipped == 1
@@ -116,11 +116,11 @@ def test_dead_worker_is_one_clear_error(folder):
     loader = open_loader(open_dataset(folder, cache="none"), 4, workers=2)
     loader.next()
     for process in loader._pool._processes:
-        os.kill(process.pid, signal.SIGTERM)  # as a batch system does: not theirs to obey
+        os.kill(process.pid, signal.SIGTERM)  # as a batch system does; workers ignore it
         os.kill(process.pid, signal.SIGINT)
     loader.next()
     os.kill(loader._pool._processes[1].pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"decoding process \d+ was ended by SIGKILL"):
+    with pytest.raises(RuntimeError, match=r"decoding process \d+ was killed by SIGKILL"):
         batches(loader, 4)
     with pytest.raises(RuntimeError, match="decoding process"):
         loader.next()
@@ -128,7 +128,7 @@ def test_dead_worker_is_one_clear_error(folder):
 
 
 def test_workers_end_with_the_training_process(folder):
-    """Even when it is killed, and with two pools that know of each other."""
+    """Even if it is killed, and with two pools, one of which inherits from the other."""
     code = f"""if True:
         import os, signal
         from sg3.data import open_dataset, open_loader
@@ -146,10 +146,10 @@ def test_workers_end_with_the_training_process(folder):
         time.sleep(0.05)
     alive = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
     states = [Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in alive]
-    assert all(state == "Z" for state in states)  # nobody may be there to bury them
+    assert all(state == "Z" for state in states)  # zombies: there may be no process to reap them
 
 
-def test_unclosed_loader_does_not_hold_up_the_end(folder):
+def test_an_unclosed_loader_does_not_block_exit(folder):
     code = f"""if True:
         from sg3.data import open_dataset, open_loader
         loader = open_loader(open_dataset({str(folder)!r}, cache="none"), 4, workers=2)
@@ -159,7 +159,7 @@ def test_unclosed_loader_does_not_hold_up_the_end(folder):
     assert done.returncode == 3 and not done.stderr
 
 
-def test_other_size_found_while_training(folder, monkeypatch):
+def test_different_size_found_while_training(folder, monkeypatch):
     monkeypatch.setattr("sg3.data.dataset.CHECK_ALL", 5)
     monkeypatch.setattr("sg3.data.dataset.CHECK_SOME", 2)
     Image.new("RGB", (8, 9)).save(folder / "1" / "04.png")
@@ -173,7 +173,7 @@ def test_other_size_found_while_training(folder, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_a_process_forked_off_while_a_thread_reads_can_read(folder, kind, tmp_path):
+def test_a_process_forked_while_a_thread_reads_can_read(folder, kind, tmp_path):
     path = folder
     if kind == "zip":
         path = shutil.make_archive(str(tmp_path / "images"), "zip", folder)

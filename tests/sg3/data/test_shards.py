@@ -54,7 +54,7 @@ def drop_counts(folder):
 
 
 def take(path, count, batch=4, state=None, **options):
-    """Classes shown by `count` batches, and the state after them."""
+    """Return images and classes of `count` batches, and the state after them."""
     data = open_dataset(path, use_labels=True)
     loader = open_loader(data, batch, **options)
     if state is not None:
@@ -67,7 +67,7 @@ def take(path, count, batch=4, state=None, **options):
 
 
 def epoch(path, rank, replicas, number=0):
-    """Labels of one epoch of one rank, in its order."""
+    """Return the labels of one epoch of one rank, in order."""
     order = ShardOrder(open_dataset(path, use_labels=True), 3, rank, replicas)
     return [sample.label for sample in order.samples(number, 0) if sample is not None]
 
@@ -142,7 +142,7 @@ def test_flips_are_part_of_the_order(images, shards):
 
 
 def rewrite(path, change):
-    """Write the files of a tar again, as `change` returns them."""
+    """Rewrite a tar with the files that `change` returns."""
     with tarfile.open(path) as archive:
         files = {entry.name: archive.extractfile(entry).read() for entry in archive}
     with tarfile.open(path, "w") as archive:
@@ -161,7 +161,7 @@ def png(width, height):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unusable_samples_are_skipped(shards, workers):
     def spoil(files):
-        files["00000000.png"] = b"no image"  # the first of all
+        files["00000000.png"] = b"no image"  # the first sample
         files["00000002.png"] = png(6, 5)
         files["00000003.png"] = files["00000003.png"][:60]
         del files["00000004.png"], files["00000005.cls"]
@@ -180,7 +180,7 @@ def test_unusable_samples_are_skipped(shards, workers):
     assert data.num_skipped == 5
 
 
-def test_truncated_shard_costs_its_rest(shards):
+def test_the_rest_of_a_truncated_shard_is_skipped(shards):
     path = shards / "shards-000003.tar"
     path.write_bytes(path.read_bytes()[: 3 * 2048 + 700])
     for counted in (True, False):
@@ -197,7 +197,7 @@ def test_truncated_shard_costs_its_rest(shards):
 
 @pytest.fixture
 def server(shards):
-    """The shards over HTTP; `fail` answers that many requests with an error, or half a file."""
+    """Serve the shards over HTTP; the next `fail` requests for one of them get half a file."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         fail = 0
@@ -231,7 +231,7 @@ def test_urls_on_the_loopback_device(shards, server, monkeypatch):
     data = open_dataset(pattern, use_labels=True)
     assert data.num_images == COUNT and data.label_dim == COUNT and data.name == "shards"
     assert epoch(pattern, 0, 1) == epoch(shards, 0, 1)
-    handler.fail = 2  # transfers that break are begun again
+    handler.fail = 2  # interrupted transfers are restarted
     assert epoch(pattern, 0, 1) == epoch(shards, 0, 1) and handler.fail == 0
     with pytest.raises(
         ValueError, match=r"cannot read shard http.*7\.tar: curl exited with code 22;"
@@ -265,8 +265,8 @@ def test_label_vectors(tmp_path, images):
     [
         ("shards/shards-{000000..000009}.tar", {}, "4 of 10 shards do not exist, first .*6.tar"),
         ("shards/{0..199999}.tar", {}, "names more than 100000 shards"),
-        ("shards/{{0..1}.tar", {}, "braces that do not match"),
-        ("shards", {"max_size": 5}, "--max-images: got 5"),
+        ("shards/{{0..1}.tar", {}, "unbalanced braces"),
+        ("shards", {"max_size": 5}, "max_size: got 5, but tar shards"),
         ("pipe:echo hello > hello.tar", {}, "do not exist"),
         ("bare", {}, "no usable samples"),
     ],
@@ -281,7 +281,7 @@ def test_bad_paths(shards, path, options, message, monkeypatch):
     assert not list(shards.parent.glob("hello*"))
 
 
-def test_unlabelled_and_unequal_shards(shards):
+def test_shards_without_labels_or_with_different_sizes(shards):
     for path in sorted(shards.glob("*.tar"))[:2]:
         rewrite(path, lambda files: {n: d for n, d in files.items() if n.endswith("png")})
     (shards / "index.json").unlink()
@@ -303,7 +303,7 @@ def test_too_few_samples_for_the_ranks(shards):
     loader.close()
 
 
-def test_mixing_keeps_everything():
+def test_the_shuffle_buffer_keeps_everything():
     mixed = list(mix(range(100), 10, np.random.RandomState(0)))
     assert sorted(mixed) == list(range(100)) and mixed != list(range(100))
     assert list(islice(mix(iter(range(10**9)), 10, np.random.RandomState(0)), 90)) == mixed[:90]

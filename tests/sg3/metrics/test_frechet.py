@@ -13,7 +13,7 @@ def test_equal_features_are_at_distance_zero():
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
 
 
-def test_shift_costs_its_square():
+def test_a_shift_adds_its_square():
     x = np.random.RandomState(0).randn(100, 5)
     assert frechet_distance(x, x + np.array([3, 0, 4, 0, 0])) == pytest.approx(25)
 

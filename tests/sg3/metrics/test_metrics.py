@@ -1,4 +1,4 @@
-"""Measuring a generator: a perfect copy gives 0, and what must not change the answer does not."""
+"""`evaluate`: a perfect copy scores 0; batches and processes do not change results."""
 
 import copy
 import json
@@ -11,16 +11,17 @@ from PIL import Image
 from torch import nn
 
 from sg3.data import open_dataset
+from sg3.distributed.team import Team
 from sg3.metrics import evaluate, real, write_result
 from sg3.metrics.sampling import generated_images, in_batches
 from sg3.networks import build_network
 
-NUM = 60  # pictures in the data set
+NUM = 60  # images in the dataset
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Statistics of one test are not those of another; compiled loops stay where they are."""
+    """Give each test its own feature cache, without moving the cache of compiled code."""
     monkeypatch.setattr(real, "cache_dir", lambda: tmp_path / "cache")
     return tmp_path / "cache" / "metrics"
 
@@ -40,7 +41,7 @@ def dataset(tmp_path):
 
 
 class Pixels:
-    """Features that need no network: a projection of small pictures."""
+    """Features without a network: a projection of small images."""
 
     def __init__(self, name="pixels", dim=24, seed=0):
         self.name, self.dim = name, dim
@@ -61,7 +62,7 @@ def tiny_generator(**changes):
 
 
 class Copy(nn.Module):
-    """A generator that has learned its data set by heart."""
+    """A generator that reproduces its dataset."""
 
     z_dim, c_dim, img_channels, img_height, img_width = 4, 0, 3, 16, 16
 
@@ -76,11 +77,12 @@ class Copy(nn.Module):
         return self.dataset.images(rows).float() / 127.5 - 1
 
 
-class Together:
-    """One of several processes, played by threads."""
+class ThreadTeam(Team):
+    """One of several processes, simulated by threads."""
 
     def __init__(self, rank, shared):
-        self.rank, self.size, self._shared = rank, shared["barrier"].parties, shared
+        super().__init__(rank, shared["barrier"].parties)
+        self._shared = shared
 
     def sum_(self, tensor):
         box, barrier = self._shared["box"], self._shared["barrier"]
@@ -97,7 +99,7 @@ def evaluate_together(size, name, G, *args, **options):
 
     def run(rank):
         found[rank] = evaluate(
-            name, copy.deepcopy(G), *args, team=Together(rank, shared), **options
+            name, copy.deepcopy(G), *args, team=ThreadTeam(rank, shared), **options
         )
 
     threads = [threading.Thread(target=run, args=[rank]) for rank in range(size)]
@@ -109,7 +111,7 @@ def evaluate_together(size, name, G, *args, **options):
 
 
 def test_a_perfect_copy(dataset):
-    """The number of pictures is that of the data: the copy shows each once."""
+    """With as many images as in the dataset: the copy shows each once."""
     results = {}
     for name in ("fid0.06k_full", "kid0.06k_full", "pr0.06k3_full", "fid0.06k"):
         found = evaluate(name, Copy(dataset), dataset, features=Pixels())
@@ -117,7 +119,7 @@ def test_a_perfect_copy(dataset):
         results.update(found["results"])
     assert results["fd0.06k_full_pixels"] == pytest.approx(0, abs=1e-6)
     assert results["fd0.06k_pixels"] == pytest.approx(0, abs=1e-6)
-    assert results["kd0.06k_full_pixels"] < 0  # unbiased: the same samples are nearer than others
+    assert results["kd0.06k_full_pixels"] < 0  # unbiased: the same samples are closer than expected
     assert results["pr0.06k3_full_pixels_precision"] == 1
     assert results["pr0.06k3_full_pixels_recall"] == 1
     noise = evaluate("kid0.06k_full", tiny_generator(), dataset, features=Pixels())
@@ -157,7 +159,7 @@ def test_batches_and_processes_do_not_matter(dataset, alone, own_cache):
     assert changed["results"] != alone[NAMES[0]]
 
 
-def test_torchs_random_state_is_left_alone(dataset):
+def test_torchs_random_state_is_unchanged(dataset):
     G = tiny_generator()
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -166,7 +168,7 @@ def test_torchs_random_state_is_left_alone(dataset):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_noise_of_stylegan2_follows_from_the_seed(dataset):
+def test_noise_of_stylegan2_depends_on_the_seed(dataset):
     torch.manual_seed(0)
     kwargs = dict(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3, channel_base=64)
     G = build_network("stylegan2", kwargs).eval().requires_grad_(False)
@@ -178,30 +180,30 @@ def test_noise_of_stylegan2_follows_from_the_seed(dataset):
     assert torch.equal(once, again) and not torch.equal(once, other)
 
 
-def test_statistics_of_the_data_are_kept(dataset, tmp_path, own_cache):
+def test_statistics_of_the_data_are_cached(dataset, tmp_path, own_cache):
     G = tiny_generator()
 
     def measure(dataset, features, name="fid0.02k_full"):
         result = evaluate(name, G, dataset, features=features)
         return features.seen, next(iter(result["results"].values()))
 
-    probes = 2  # pictures that tell networks apart
+    probes = 2  # images that identify a network
     first, value = measure(dataset, Pixels())
     again, same = measure(dataset, Pixels())
     assert first == probes + NUM + 20 and again == probes + 20 and same == value
-    assert measure(dataset, Pixels(seed=1))[0] == first  # other weights under the same name
+    assert measure(dataset, Pixels(seed=1))[0] == first  # different weights with the same name
     (file,) = own_cache.glob("*.safetensors")
     file.write_bytes(b"damaged")
     assert measure(dataset, Pixels()) == (first, value)
     mirrored = open_dataset(str(dataset.path), xflip=True)
-    assert measure(mirrored, Pixels()) == (again, value)  # _full means unmirrored
+    assert measure(mirrored, Pixels()) == (again, value)  # _full means without flips
     assert measure(dataset, Pixels(), "fid0.2k")[0] == probes + NUM + 200
     assert measure(mirrored, Pixels(), "fid0.2k")[0] == probes + 2 * NUM + 200
     Image.new("RGB", (16, 16), "red").save(dataset.path / "000.png")
     assert measure(open_dataset(str(dataset.path)), Pixels())[0] == first
 
 
-def test_labels_are_those_of_the_data(tmp_path):
+def test_labels_come_from_the_data(tmp_path):
     folder = tmp_path / "images"
     write_images(folder, num=12)
     labels = [[f"{i:03d}.png", i % 3] for i in range(12)]
@@ -214,16 +216,16 @@ def test_labels_are_those_of_the_data(tmp_path):
     evaluate("fid0.1k_full", G, dataset, features=Pixels())
     counts = torch.cat(seen).sum(dim=0)
     assert counts.sum() == 100 and counts.min() > 15
-    with pytest.raises(ValueError, match="labels have 0 numbers"):
+    with pytest.raises(ValueError, match="labels have 0 dimensions"):
         evaluate("fid0.1k_full", G, open_dataset(str(folder)), features=Pixels())
     with pytest.raises(ValueError, match="labels for this network"):
         evaluate("eqr0.1k", G, None)
 
 
-def test_data_that_do_not_fit(tmp_path, dataset):
+def test_data_that_does_not_fit(tmp_path, dataset):
     G = tiny_generator()
     other = open_dataset(write_images(tmp_path / "large", side=32, num=3))
-    with pytest.raises(ValueError, match=r"32x32 .* makes 16x16"):
+    with pytest.raises(ValueError, match=r"32x32 .* generates 16x16"):
         evaluate("fid0.1k_full", G, other, features=Pixels())
     with pytest.raises(ValueError, match="real images"):
         evaluate("fid0.1k_full", G, None, features=Pixels())
@@ -239,12 +241,12 @@ def test_features_that_are_not_finite(dataset):
 
 
 def test_progress_and_lines(dataset, tmp_path):
-    said = []
+    calls = []
     result = evaluate(
         "fid0.02k_full", tiny_generator(), dataset, features=Pixels(),
-        progress=lambda *what: said.append(what),
+        progress=lambda *what: calls.append(what),
     )  # fmt: skip
-    assert said[0] == ("real images", 0, NUM) and said[-1] == ("generated images", 20, 20)
+    assert calls[0] == ("real images", 0, NUM) and calls[-1] == ("generated images", 20, 20)
     for _ in range(2):
         path = write_result(result, tmp_path, "network.safetensors")
     assert path.name == "metric-fd0.02k_full_pixels.jsonl"
@@ -253,7 +255,15 @@ def test_progress_and_lines(dataset, tmp_path):
     assert lines[0]["features"] == "pixels" and lines[0]["snapshot"] == "network.safetensors"
 
 
-def test_batches_are_cut_anew():
+def test_progress_is_a_bar_on_request(dataset, capsys):
+    options = {"features": Pixels()}
+    evaluate("fid0.02k_full", tiny_generator(), dataset, **options)
+    assert capsys.readouterr().err == ""
+    evaluate("fid0.02k_full", tiny_generator(), dataset, **options, progress=True)
+    assert "fid0.02k_full, generated images: 100%" in capsys.readouterr().err
+
+
+def test_batches_are_resized():
     sizes, start = [3, 5, 1, 9], 0
     source = []
     for size in sizes:

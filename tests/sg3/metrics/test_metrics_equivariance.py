@@ -1,4 +1,4 @@
-"""Equivariance operators against reference numbers; PSNR against slow sums and known generators."""
+"""Equivariance transforms against reference values; PSNR against direct sums."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def test_rotations_equal_the_reference(golden):
             np.testing.assert_array_equal(mask.numpy(), arrays[f"{key}_mask"])
 
 
-def test_a_constant_stays_where_the_mask_is():
+def test_a_constant_is_preserved_inside_the_mask():
     x = torch.full([1, 1, 24, 40], 0.7, dtype=torch.float64)
     for moved, mask in (translate_fractional(x, 3.3, -2.6), rotate(x, 0.4), pseudo_rotate(x, 0.4)):
         assert mask.shape == moved.shape == x.shape and 0.1 < mask.mean() < 0.9
@@ -68,16 +68,16 @@ def test_a_constant_stays_where_the_mask_is():
     assert float(far.abs().max()) == float(mask.max()) == 0
 
 
-def test_filters_pass_what_both_grids_hold():
+def test_filters_band_limit_to_both_grids():
     taps = bandlimit_filter(rotation_matrix(0.3), up=4)
     assert taps.shape == (47, 47) and float(taps.sum()) == pytest.approx(1)
     response = torch.fft.fft2(taps, s=[256, 256]).abs()  # 4 taps per sample: 1/2 is bin 32
     assert float((response[:20, :20] - 1).abs().max()) < 0.15  # inside both squares
-    assert float(response[0, 48:128].max()) < 0.05  # beyond both
+    assert float(response[0, 48:128].max()) < 0.05  # outside both
 
 
 class WaveSynthesis(nn.Module):
-    """Smooth waves of the transformed position; of the untransformed one if `stuck`."""
+    """Smooth waves of the transformed position, or of the original one if `stuck`."""
 
     def __init__(self, size, stuck):
         super().__init__()
@@ -98,7 +98,7 @@ class WaveSynthesis(nn.Module):
 
 
 class Waves(nn.Module):
-    """A generator that is exactly equivariant, or, `stuck`, not at all."""
+    """A generator that is exactly equivariant, or not at all if `stuck`."""
 
     c_dim, z_dim = 0, 4
 
@@ -112,7 +112,7 @@ class Waves(nn.Module):
 
 
 def test_an_equivariant_generator_and_one_that_sticks():
-    """What is left of exact waves is rounding, and for rotations the filters' soft edges."""
+    """For exact waves only rounding remains, and for rotations the filters' transition band."""
     found = [value(kind.format("0.012"), Waves()) for kind in KINDS]
     assert found[0] > 110 and found[1] > 60 and found[2] > 40
     stuck = [value(kind.format("0.012"), Waves(stuck=True)) for kind in KINDS]
@@ -136,14 +136,14 @@ def render(G, draw, matrix):
 
 
 def lanczos_matrix(size, shift):
-    """`[size, size]` that shifts a row, by the kernel's definition."""
+    """`[size, size]` that shifts a row, from the kernel's formula."""
     x = np.arange(size)[:, None] - np.arange(size) - shift
     kernel = np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
     reach = np.arange(-10, 10) - (shift - np.floor(shift))
     return kernel / np.sum(np.where(np.abs(reach) < 3, np.sinc(reach) * np.sinc(reach / 3), 0))
 
 
-def test_translation_equals_slow_sums():
+def test_translation_equals_direct_sums():
     """The published formula, written as matrices in float64."""
     G, size = tiny_network(), 32
     for whole, name in ((True, "eqt0.01k_int"), (False, "eqt0.01k_frac")):
@@ -155,7 +155,7 @@ def test_translation_equals_slow_sums():
             still = render(G, draw, np.eye(3))
             image = render(G, draw, [[1, 0, -tx / size], [0, 1, -ty / size], [0, 0, 1]])
             target = lanczos_matrix(size, ty) @ still @ lanczos_matrix(size, tx).T
-            before, after = (0, 0) if whole else (3, 2)  # pixels that the kernel reads beside
+            before, after = (0, 0) if whole else (3, 2)  # read by the kernel on either side
             inside = [
                 (np.arange(size) >= math.floor(t) + before)
                 & (np.arange(size) < size + math.floor(t) - after)
@@ -182,7 +182,7 @@ def test_rotation_equals_the_same_in_float64():
     assert value("eqr0.006k", G) == pytest.approx(psnr(error, count), abs=1e-2)
 
 
-def test_a_picture_that_is_not_square():
+def test_images_that_are_not_square():
     found = value("eqt0.008k_int", tiny_network(img_resolution=(16, 32), margin_size=8))
     square = value("eqt0.008k_int", tiny_network(margin_size=8))
     assert found > 20 and square > 20

@@ -1,9 +1,13 @@
-"""Feature networks by name, the bundled one end to end, and the command."""
+"""Feature networks: names, registration, the bundled one end to end; and the command."""
 
 import importlib.util
 import json
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
+import program
 import pytest
 import torch
 from click.testing import CliRunner
@@ -12,11 +16,23 @@ from torch import nn
 
 import sg3
 from recipes.minifaces.world.renderer import render_seed
+from sg3 import plugins
 from sg3.cli.main import COMMANDS, cli
 from sg3.cli.metrics import run_data
 from sg3.data import open_dataset
 from sg3.media.images import as_rgb
-from sg3.metrics import check_names, detectors, evaluate, load_features, real
+from sg3.metrics import (
+    check_names,
+    detectors,
+    evaluate,
+    features,
+    load_features,
+    load_perceptual_distance,
+    parse_name,
+    real,
+    register_features,
+    register_perceptual_distance,
+)
 from sg3.training.run_folder import OPTIONS
 
 
@@ -33,8 +49,8 @@ def write_faces(folder, num, domain="human"):
     return str(folder)
 
 
-def test_the_bundled_generator_draws_humans(tmp_path):
-    """Through the bundled encoder: near its own domain, far from another."""
+def test_the_bundled_generator_generates_humans(tmp_path):
+    """With the bundled encoder: close to its own domain, far from another."""
     G = sg3.load("mini-faces").G_ema
     distances = {}
     for domain in ("human", "robot"):
@@ -46,7 +62,7 @@ def test_the_bundled_generator_draws_humans(tmp_path):
     assert distances["robot"] > 4 * distances["human"]
 
 
-def test_gray_and_transparent_pictures():
+def test_gray_and_transparent_images():
     gray = torch.arange(8, dtype=torch.uint8).reshape(2, 1, 2, 2)
     assert torch.equal(as_rgb(gray)[:, 2], gray[:, 0])
     rgba = torch.arange(16, dtype=torch.uint8).reshape(1, 4, 2, 2)
@@ -75,6 +91,93 @@ def test_bad_features(spec, hint):
     assert "\n" not in str(error.value)
 
 
+class Plain:
+    """A feature network, and a perceptual distance."""
+
+    dim = 3
+
+    def __init__(self, device, argument=None):
+        self.name, self.device = f"plain-{argument}", device
+
+    def __call__(self, images):
+        return images.float().mean(dim=[2, 3])
+
+    features = __call__
+
+
+@pytest.fixture
+def own_tables(monkeypatch):
+    """Tables of loaders without plug-ins, and restored after the test."""
+    for table in (features.FEATURES, features.PERCEPTUAL):
+        loaders = {k: v for k, v in table._loaders.items() if k.partition(":")[0] in BUILT_IN}
+        monkeypatch.setattr(table, "_loaders", loaders)
+    monkeypatch.setattr(plugins, "PROJECT", Path("nowhere"))
+    plugins.load_plugins.cache_clear()
+    yield
+    plugins.load_plugins.cache_clear()
+
+
+BUILT_IN = ("inception", "vgg16", "dinov2", "timm")
+
+
+def test_registered_features_are_found_by_name(own_tables):
+    register_features("plain", Plain)
+    register_features("plain:WORD", Plain)
+    register_perceptual_distance("plain:WORD", Plain)
+    assert load_features("plain").name == "plain-None"
+    network = load_features("plain:a:b", "cpu")
+    assert network.name == "plain-a:b" and network.device == torch.device("cpu")
+    assert parse_name("fid1k_plain:x").features == "plain:x"
+    assert load_perceptual_distance("plain:x").name == "plain-x"
+    check_names(["ppl1k_wend_plain:x"])
+    for spec in ("plain:", "plane"):
+        with pytest.raises(ValueError, match=r"expected inception, .*plain.* or plain:WORD"):
+            load_features(spec)
+    with pytest.raises(ValueError, match="unknown name"):
+        check_names(["ppl1k_wend_plain"])
+
+
+def entry(value):
+    return EntryPoint("test", value, features.ENTRY_POINTS)
+
+
+def test_packages_above_register_through_entry_points(own_tables, monkeypatch):
+    """As an installed package declares it; nothing is imported while built-in names suffice."""
+    asked = []
+    points = [entry("guidance.encoders.features:register")]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: asked.append(group) or points)
+    check_names(["fid1k_full_dinov2", "pr1k3"])
+    assert not asked
+    check_names(["fid1k_full_mini", "cmmd", "ppl1k_wend_scales", "ppl1k_wend_lpips"])
+    assert asked == ["sg3.features"]  # once
+    assert load_features("mini-a").name == "mini-a"
+
+
+def test_a_plugin_that_fails_is_a_warning(own_tables, monkeypatch):
+    points = [entry("nowhere_at_all:register"), entry("guidance.encoders.features:register")]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
+    with pytest.warns(UserWarning, match="cannot load plug-in nowhere_at_all:register: No module"):
+        assert load_features("mini").name == "mini"
+
+
+def test_without_packages_above(own_tables, monkeypatch):
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [])
+    with pytest.raises(ValueError, match="expected inception, vgg16, dinov2, inception:FILE"):
+        load_features("mini")
+
+
+def test_a_checkout_declares_its_entry_points(root):
+    """They are read from pyproject.toml where the installed metadata lack them."""
+    (point,) = plugins.declared_here("sg3.features")
+    assert point.value == "guidance.encoders.features:register"
+    assert callable(point.load()) and plugins.declared_here("sg3.nothing") == []
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        assert project["entry-points"]["sg3.features"] == {point.name: point.value}
+
+
 def test_without_the_package(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for attempt in (lambda: check_names(["fid50k_full"]), lambda: load_features("inception")):
@@ -84,7 +187,7 @@ def test_without_the_package(monkeypatch):
 
 
 def test_weights_need_a_network(monkeypatch, tmp_path):
-    """The tests have none: what users see offline."""
+    """What users see offline; the tests have no network either."""
     monkeypatch.setenv("SG3_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(detectors, "require_torch_fidelity", lambda: None)
@@ -120,7 +223,7 @@ def test_inception_from_a_file(inception_file):
     assert torch.allclose(sums, torch.ones(2), atol=1e-5)
 
 
-def test_a_file_of_something_else(tmp_path):
+def test_files_of_a_different_kind(tmp_path):
     pytest.importorskip("torch_fidelity")
     bad = {"text.pth": "hello", "module.pth": nn.Linear(2, 2), "other.pth": {"w": torch.ones(2)}}
     for name, content in bad.items():
@@ -173,7 +276,12 @@ def test_command(run, tmp_path):
     assert manifest["finished"] and "fd0.012k_full_mini" in manifest["results"]
 
 
-def test_a_run_tells_its_images(run, tmp_path):
+def test_the_examples_in_the_help_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program.run_examples("metrics")
+
+
+def test_a_run_provides_its_images(run, tmp_path):
     folder = tmp_path / "00000-run"
     folder.mkdir()
     options = folder / OPTIONS
@@ -184,7 +292,7 @@ def test_a_run_tells_its_images(run, tmp_path):
     sg3.save(sg3.Networks(G_ema=nets.G_ema), folder / "network-snapshot-000001.safetensors")
     result = run("--metrics", "fid0.1k", "--features", "mini", "--network", str(folder))
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["num_real"] == 16  # eight, mirrored
+    assert json.loads(result.stdout)["num_real"] == 16  # eight and their flipped copies
     (line,) = (folder / "metric-fd0.1k_mini.jsonl").read_text().splitlines()
     assert json.loads(line)["snapshot"].endswith("network-snapshot-000001.safetensors")
     official = {"path": faces, "use_labels": False, "max_size": 12, "xflip": False}
@@ -201,9 +309,9 @@ def test_a_run_tells_its_images(run, tmp_path):
     ("args", "hint"),
     [
         (["--metrics", "fdi50k_full"], "nearest: fid50k_full"),
-        (["--metrics", "fid1k", "--features", "mini"], "fd1k_mini needs real images"),
-        (["--metrics", "fid1k", "--features", "mimi"], "features: got 'mimi'"),
-        (["--metrics", "eqr1k", "--mirror"], "--mirror belongs to --data"),
+        (["--metrics", "fid1k", "--features", "mini"], "fd1k_mini needs real images; set --data"),
+        (["--metrics", "fid1k", "--features", "mimi"], "--features: got 'mimi'"),
+        (["--metrics", "eqr1k", "--mirror"], "--mirror needs --data"),
         (["--metrics", "eqr1k", "--network", "nosuch"], "nosuch"),
         (["--metrics", "fd1k_mini", "--data", "/nowhere"], "/nowhere does not exist"),
     ],

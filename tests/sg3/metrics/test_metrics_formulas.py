@@ -41,7 +41,7 @@ def test_other_names():
     for name in ("is50k", "eqr50k", "eqt1.5k_int"):
         assert parse_name(name).name() == name and not parse_name(name).needs_real_images
     assert parse_name("fid2k_full", "mini").name("mini") == "fd2k_full_mini"
-    assert parse_name("kid2k_full_mini", "mini-a").features == "mini"  # the name's own wins
+    assert parse_name("kid2k_full_mini", "mini-a").features == "mini"  # the name takes precedence
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_kernel_distance_equals_loops():
 
 
 def test_kernel_distance_is_unbiased():
-    """0 on average for one distribution, however few the samples; more for another."""
+    """0 on average for equal distributions, with few samples too; more for different ones."""
     random = np.random.RandomState(1)
     for size in (5, 40):
         pairs = torch.from_numpy(random.randn(500, 2, size, 8))
@@ -96,7 +96,7 @@ def test_kernel_distance_is_unbiased():
     assert kernel_distance(pairs[0, 0], pairs[0, 1] + 0.5, 20) > 0.1
 
 
-def brute_force_share(manifold, probes, neighbour):
+def brute_force_fraction(manifold, probes, neighbour):
     def distances(a, b):
         return np.linalg.norm(a[:, None] - b[None], axis=2)
 
@@ -110,7 +110,7 @@ def test_precision_recall_equals_brute_force(tile):
     a, b = random.randn(90, 4), random.randn(60, 4) * 0.8 + 0.7
     a, b = (x.astype(np.float16).astype(np.float64) for x in (a, b))
     found = precision_recall(torch.from_numpy(a), torch.from_numpy(b), 3, tile)
-    assert found == (brute_force_share(a, b, 3), brute_force_share(b, a, 3))
+    assert found == (brute_force_fraction(a, b, 3), brute_force_fraction(b, a, 3))
     assert 0 < found[1] < found[0] < 1
     assert precision_recall(torch.from_numpy(a), torch.from_numpy(b + 50)) == (0, 0)
 

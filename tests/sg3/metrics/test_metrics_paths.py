@@ -1,4 +1,4 @@
-"""Path lengths, CMMD and image models of timm: closed forms, names, bad input."""
+"""Path lengths, CMMD and timm models: closed forms, names, bad input."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import sg3
 from sg3.checkpoints import hub
 from sg3.metrics import check_names, evaluate, load_features, parse_name
 from sg3.metrics.cmmd import SCALE, SIGMA, gaussian_discrepancy
-from sg3.metrics.features import load_perception
+from sg3.metrics.features import load_perceptual_distance
 from sg3.metrics.path_length import EPSILON, path_lengths, slerp, trimmed_mean
 
 
 class Linear(nn.Module):
-    """Pictures that are a linear map of w, and w one of z: path lengths have a closed form."""
+    """Images are linear in w, and w in z: path lengths have a closed form."""
 
     z_dim, c_dim, img_height, img_width = 6, 0, 4, 4
 
@@ -52,16 +52,16 @@ def test_lengths_of_a_linear_network(sampling):
     for rows, values in path_lengths(G, Plain(), None, 7, 0, "w", sampling):
         found.update(zip(rows.tolist(), values.tolist(), strict=True))
     assert sorted(found) == list(range(7))
-    for part in range(4):  # |B·A·(z1 − z0)|², whatever t is
+    for part in range(4):  # |B·A·(z1 − z0)|² for every t
         z = np.random.RandomState([0, part]).randn(2, 2, 6).astype(np.float32)
         step = (z[1] - z[0]).astype(np.float64) @ (G.a @ G.b).detach().numpy()
         for i, expected in enumerate(np.square(step).sum(axis=1)[: 7 - 2 * part]):
             assert found[2 * part + i] == pytest.approx(expected, rel=1e-3)
-    assert float(G.noise_const.abs().max()) == 0  # put back
+    assert float(G.noise_const.abs().max()) == 0  # restored
 
 
-def test_lengths_in_z_turn_with_the_sphere():
-    """With pictures = z, a step along the sphere is as long as the angle times epsilon."""
+def test_lengths_in_z_follow_the_sphere():
+    """With image = z, the length of a step along the sphere is its angle."""
 
     class Sphere(Linear):
         def mapping(self, z, c):
@@ -83,7 +83,7 @@ def test_slerp():
         torch.testing.assert_close(slerp(a, b, torch.tensor([[t]])), expected)
 
 
-def test_the_farthest_are_left_out():
+def test_outliers_are_trimmed():
     values = np.arange(1000.0)
     values[-1] = 1e9
     assert trimmed_mean(np.random.RandomState(0).permutation(values)) == pytest.approx(499.5)
@@ -91,18 +91,18 @@ def test_the_farthest_are_left_out():
 
 
 def test_lengths_of_the_bundled_network():
-    """In one process and in shares; a network that moves more has longer paths."""
+    """One process and two give the same."""
     G = sg3.load("mini-faces").G_ema
     found = evaluate("ppl0.008k_wend_scales", G, None)
     assert found["features"] == "scales" and found["num_real"] == 0
     assert found["peak_memory_mb"]["cpu"] > 100
-    perception = load_perception("scales")
-    shares = [
+    distance = load_perceptual_distance("scales")
+    parts = [
         dict(zip(rows.tolist(), values.tolist(), strict=True))
         for rank in range(2)
-        for rows, values in path_lengths(G, perception, None, 8, 0, "w", "end", rank, 2)
+        for rows, values in path_lengths(G, distance, None, 8, 0, "w", "end", rank, 2)
     ]
-    together = {key: value for share in shares for key, value in share.items()}
+    together = {key: value for part in parts for key, value in part.items()}
     values = np.array([together[i] for i in range(8)])
     assert found["results"]["ppl0.008k_wend_scales"] == pytest.approx(trimmed_mean(values), 1e-3)
     assert values.min() > 0 and EPSILON == 1e-4
@@ -199,7 +199,7 @@ def test_weights_of_dinov2_need_a_network(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_the_first_cause_is_told():
+def test_the_root_cause_is_reported():
     try:
         try:
             raise OSError("no such host\nmore")

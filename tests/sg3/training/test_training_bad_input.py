@@ -82,7 +82,7 @@ def test_a_dry_run_refuses_it_too(world, tmp_path):
         ("--data DATA/null --cond", "leave out --cond, or add them"),
         ("--data DATA/flat --cond", "expected pairs of a file's name and its label"),
         ("--data DATA/others --cond", "6 images lack a label"),
-        ("--data DATA/words --cond", "expected whole numbers"),
+        ("--data DATA/words --cond", "expected integers"),
         ("--data DATA/good --batch-gpu 3", "--batch-gpu: got 3"),
         ("--data DATA/good --resume nope", "neither a known name nor a file"),
         ("--data DATA/good --resume DATA/nope.pkl", "no such file"),
