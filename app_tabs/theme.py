@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from recipes.minifaces.world import captions
+from guidance.encoders import mini_vocabulary
 
 SHOWN_PX = 640
 MAX_SEED = 2**32 - 1
@@ -159,7 +159,7 @@ def to_go(done: float, began: float, now: float) -> str:
 def words() -> str:
     """What the small text model has learned, one line per topic, as Markdown."""
     lines = ["It knows these attributes of a face and common other words for them:", ""]
-    for name, values in captions.CLASSES.items():
+    for name, values in mini_vocabulary.CLASSES.items():
         topic = name.replace("_", " ").replace("domain", "creature")
         lines.append(f"- **{topic}**: {', '.join(value for value in values if value != 'none')}")
     lines += ["", "The bundled generator draws people in flat style only; words it cannot draw "]

@@ -129,3 +129,47 @@ def test_only_the_allowed_table_may_name_higher_packages():
         assert violations(source, "sg3", "COMMANDS") == []
         assert len(violations(source, "sg3")) == 1
         assert len(violations(source + "OTHER = 'guidance.encoders'", "sg3", "COMMANDS")) == 1
+
+
+# The bundled world is a demonstration, no part of the toolkit: recipes, benchmarks and tests only.
+WORLD = "recipes.minifaces"
+
+
+def imports_world(source: str) -> list[int]:
+    """Return the lines of ``source`` that import the bundled world, or name one of its modules."""
+    names = [*imported_modules(source), *named_modules(source)]
+    found = {line for line, module in names if re.match(rf"{re.escape(WORLD)}(?!\w)", module)}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "recipes":
+            found |= {node.lineno for alias in node.names if alias.name == "minifaces"}
+    return sorted(found)
+
+
+def test_only_recipes_import_the_bundled_world(root):
+    files = [path for name, path in source_files(root) if name != "recipes"]
+    assert root / "app_tabs/theme.py" in files
+    found = [
+        f"{path.relative_to(root)} line {line}"
+        for path in files
+        for line in imports_world(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import recipes.minifaces.world.captions as c",
+        "from recipes import minifaces",
+        "def late():\n    from recipes.minifaces.judge import model\n    return model",
+        "import importlib\nm = importlib.import_module('recipes.minifaces')",
+        "TABLE = {'judge': 'recipes.minifaces.judge.model:load_judge'}",
+    ],
+)
+def test_an_import_of_the_bundled_world_is_detected(source):
+    assert len(imports_world(source)) == 1
+
+
+@pytest.mark.parametrize("source", ["from recipes import run", "import recipes.minifacesque"])
+def test_imports_of_other_recipes_pass(source):
+    assert imports_world(source) == []

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from guidance.encoders.mini_vocabulary import ATTRIBUTES, CLASSES, DOMAINS, STYLES
 from recipes.minifaces.encoder import pairs
 from recipes.minifaces.encoder.batches import make_batch
 from recipes.minifaces.world import captions
-from recipes.minifaces.world.attributes import VALUES, Attributes, Pose, sample_attributes, visible
+from recipes.minifaces.world.attributes import Attributes, Pose, sample_attributes, visible
 from recipes.minifaces.world.dataset import write_dataset
-from recipes.minifaces.world.renderer import DOMAINS, STYLES, render, render_seed
+from recipes.minifaces.world.renderer import render, render_seed
 
 BASE = Attributes(gender="man", hat="hat", hair_style="long")
 
@@ -33,11 +34,11 @@ def test_any_size_and_style(size, style):
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_every_visible_value_changes_the_picture(domain):
     for name in visible(BASE, domain):
-        seen = [render(BASE.with_(**{name: value}), domain) for value in VALUES[name]]
+        seen = [render(BASE.with_(**{name: value}), domain) for value in ATTRIBUTES[name]]
         for i, one in enumerate(seen):
             for other in seen[:i]:
                 moved = np.abs(one.astype(int) - other).max(-1)
-                assert (moved > 40).sum() >= 12, (domain, name, VALUES[name][i])
+                assert (moved > 40).sum() >= 12, (domain, name, ATTRIBUTES[name][i])
 
 
 def test_features_are_large():
@@ -50,8 +51,8 @@ def test_features_are_large():
 
 def test_hidden_attributes_do_not_change_the_picture():
     for domain in DOMAINS:
-        for name in set(VALUES) - set(visible(BASE, domain)):
-            images = [render(BASE.with_(**{name: value}), domain) for value in VALUES[name]]
+        for name in set(ATTRIBUTES) - set(visible(BASE, domain)):
+            images = [render(BASE.with_(**{name: value}), domain) for value in ATTRIBUTES[name]]
             assert all((images[0] == other).all() for other in images[1:]), (domain, name)
 
 
@@ -106,7 +107,7 @@ def test_captions_are_truthful_and_in_the_vocabulary():
 
 
 def test_every_attribute_has_several_distinct_phrasings():
-    for name, values in captions.CLASSES.items():
+    for name, values in CLASSES.items():
         sets = [set(captions.phrasings(name, value)) for value in values]
         assert all(len(s) >= 3 for s in sets)
         assert all(not a & b for i, a in enumerate(sets) for b in sets[:i])

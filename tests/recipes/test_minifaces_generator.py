@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from guidance.encoders.mini_vocabulary import ATTRIBUTES
 from recipes.minifaces.generator import distil, latents, pretrain
 from recipes.minifaces.generator.muon import ADAM_RMS, Muon
 from recipes.minifaces.generator.pretrain_losses import EncoderDistance, picture_distance
 from recipes.minifaces.world.attributes import (
     HAIR_ODDS,
     HAT_ODDS,
-    VALUES,
     sample_attributes,
     sample_pose,
 )
@@ -50,7 +50,7 @@ def test_normal_latents_have_the_odds_of_the_world():
     hats = np.bincount(values["hat"], minlength=4) / 20_000
     np.testing.assert_allclose(hats, HAT_ODDS, atol=0.015)
     women = values["gender"] == 1
-    bald = VALUES["hair_style"].index("bald")
+    bald = ATTRIBUTES["hair_style"].index("bald")
     assert (values["hair_style"][~women] == bald).mean() == pytest.approx(
         HAIR_ODDS["man"][bald], abs=0.015
     )

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from guidance.encoders.mini_vocabulary import CLASSES
 from recipes.minifaces.encoder.pairs import HIDDEN, NAMES, Pairs, facts_of
-from recipes.minifaces.world.captions import CLASSES, Mentions, caption, sample_mentions
+from recipes.minifaces.world.captions import Mentions, caption, sample_mentions
 
 _DOMAIN, _STYLE = NAMES.index("domain"), NAMES.index("style")
 

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guidance.encoders.mini import MiniEncoder
+from guidance.encoders.mini_vocabulary import CLASSES
 from recipes.minifaces.encoder.batches import Batch, soft_lowpass
-from recipes.minifaces.world.captions import CLASSES, caption
+from recipes.minifaces.world.captions import caption
 
 # Small or easily confused attributes get more of the prompt and anchor losses.
 EMPHASIS = {

@@ -14,15 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from guidance.encoders.mini_vocabulary import ATTRIBUTES, CLASSES, DOMAINS, STYLES
 from recipes.minifaces.world.attributes import (
-    DOMAINS,
-    STYLES,
-    VALUES,
     Attributes,
     sample_attributes,
     sample_pose,
 )
-from recipes.minifaces.world.captions import CLASSES, Mentions, truth
+from recipes.minifaces.world.captions import Mentions, truth
 from recipes.minifaces.world.renderer import render
 
 NAMES = tuple(CLASSES)  # the order of the columns of `labels`
@@ -36,12 +34,12 @@ TRAIN_BASE, HELDOUT_BASE = 2 * 10**8, 3 * 10**8  # seeds that no other data set 
 def changed(a: Attributes, rng: np.random.Generator) -> Attributes:
     """The identity with one visible attribute replaced (mouth, glasses, beard twice as often)."""
     facts = truth(a)
-    names = [n for n in facts if n in VALUES and not (n == "beard" and a.gender == "woman")]
+    names = [n for n in facts if n in ATTRIBUTES and not (n == "beard" and a.gender == "woman")]
     weights = np.array(
         [2.0 if n in ("mouth", "glasses", "beard", "hair_style") else 1.0 for n in names]
     )
     name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-    values = [v for v in VALUES[name] if v != getattr(a, name)]
+    values = [v for v in ATTRIBUTES[name] if v != getattr(a, name)]
     if name == "hair_style":
         values = [v for v in values if not (v == "mohawk" and a.hat != "none")]
         values = [v for v in values if not (v == "bald" and a.gender == "woman")]

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 import sg3
+from guidance.encoders.mini_vocabulary import CLASSES
 from recipes.minifaces.encoder.batches import to_float
 from recipes.minifaces.encoder.train import git_commit
 from recipes.minifaces.evaluation.generator import HELDOUT_BASE, sample_images
 from recipes.minifaces.judge.model import Judge, collect_features, load_judge
 from recipes.minifaces.world.attributes import sample_attributes, sample_pose
-from recipes.minifaces.world.captions import CLASSES
 from recipes.minifaces.world.renderer import render
 from sg3.checkpoints.delta import apply_deltas, load_delta
 from sg3.cli.options import DELTAS

@@ -32,9 +32,9 @@ from guidance.directions.base import Direction
 from guidance.directions.cache import BUNDLED, whose_relevance, write_relevance
 from guidance.directions.relevance import differences, plain_differences, relevance_steps
 from guidance.encoders import Encoder, load_encoder
+from guidance.encoders.mini_vocabulary import CLASSES
 from guidance.latents import map_latents, seed_latents
 from recipes.minifaces.judge.model import Judge, load_judge
-from recipes.minifaces.world.captions import CLASSES
 from sg3.media import contact_sheet, save_png
 
 #: Latents of the published statistics.

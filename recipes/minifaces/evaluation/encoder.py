@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guidance.encoders import Encoder, load_encoder
+from guidance.encoders.mini_vocabulary import CLASSES, DOMAINS, STYLES
 from recipes.minifaces.encoder.batches import to_float
 from recipes.minifaces.encoder.pairs import HELDOUT_BASE, HIDDEN, NAMES, Pairs, build
-from recipes.minifaces.world.attributes import DOMAINS, STYLES
-from recipes.minifaces.world.captions import CLASSES, phrasings
+from recipes.minifaces.world.captions import phrasings
 
 GATES = {
     "domain": 0.95,

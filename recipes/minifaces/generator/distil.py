@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import sg3
+from guidance.encoders.mini_vocabulary import ATTRIBUTES
 from recipes.minifaces.generator.latents import (
     BLOCKS,
     CODE_DIM,
@@ -29,7 +30,6 @@ from recipes.minifaces.generator.latents import (
     offsets_of,
     start_of,
 )
-from recipes.minifaces.world.attributes import GENDER
 from sg3.checkpoints import Networks
 from sg3.networks import build_network
 
@@ -71,7 +71,7 @@ def pair_layer() -> tuple[Rectifiers, dict]:
     """
     layer, beats = Rectifiers(Z_DIM), {}
     for name, size in BLOCKS.items():
-        genders = GENDER if name == "hair_style" else GENDER[:1]
+        genders = ATTRIBUTES["gender"] if name == "hair_style" else ATTRIBUTES["gender"][:1]
         for gender in genders:
             offsets = offsets_of(odds_of(name, gender))
             units = beats[name, gender] = {}
@@ -114,7 +114,7 @@ def value_layer(pairs: Rectifiers, beats: dict) -> tuple[Rectifiers, np.ndarray]
         for value in range(size):
             own = _nothing_beats(beats, name, "man", value, k)
             if name == "hair_style":
-                for gender, condition in zip(GENDER, (man, woman), strict=True):
+                for gender, condition in zip(ATTRIBUTES["gender"], (man, woman), strict=True):
                     own = _nothing_beats(beats, name, gender, value, k) + condition
                     unit(own, {first + (SHORT if value == MOHAWK else value): 1.0})
                     if value == MOHAWK:  # seen only without a hat, short hair otherwise

@@ -13,25 +13,24 @@ from functools import cache
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from guidance.encoders.mini_vocabulary import ATTRIBUTES
 from recipes.minifaces.world.attributes import (
     BEARD_ODDS,
     CLOTHES,
-    GENDER,
     GLASSES_ODDS,
     HAIR_ODDS,
     HAT_ODDS,
     MOUTH_ODDS,
-    VALUES,
     sample_attributes,
     sample_pose_numbers,
 )
 
 #: Attributes in the order of their coordinates, in z as in a code; the pose comes after them.
-BLOCKS = {name: len(values) for name, values in VALUES.items()} | {"clothes": len(CLOTHES)}
+BLOCKS = {name: len(values) for name, values in ATTRIBUTES.items()} | {"clothes": len(CLOTHES)}
 POSE_DIM = 4
 CODE_DIM = sum(BLOCKS.values()) + POSE_DIM
 Z_DIM = 64
-SHORT, MOHAWK = VALUES["hair_style"].index("short"), VALUES["hair_style"].index("mohawk")
+SHORT, MOHAWK = ATTRIBUTES["hair_style"].index("short"), ATTRIBUTES["hair_style"].index("mohawk")
 
 
 def start_of(name: str) -> int:
@@ -73,7 +72,7 @@ def values_of(z: np.ndarray) -> dict[str, np.ndarray]:
     for name, size in BLOCKS.items():
         block = z[:, start : start + size]
         start += size
-        by_gender = np.stack([offsets_of(odds_of(name, g)) for g in GENDER])
+        by_gender = np.stack([offsets_of(odds_of(name, g)) for g in ATTRIBUTES["gender"]])
         offsets = by_gender[0] if woman is None else by_gender[woman]
         values[name] = (block + offsets).argmax(1)
         if name == "gender":
@@ -98,7 +97,7 @@ def _code_of_seeds(seeds: np.ndarray) -> np.ndarray:
     faces = [vars(sample_attributes(int(seed))) for seed in seeds]
     values = {
         name: np.array(
-            [f[name] if name == "clothes" else VALUES[name].index(f[name]) for f in faces]
+            [f[name] if name == "clothes" else ATTRIBUTES[name].index(f[name]) for f in faces]
         )
         for name in BLOCKS
     }

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch.nn.functional import softplus
 
+from guidance.encoders.mini_vocabulary import ATTRIBUTES
 from recipes.minifaces.encoder.batches import to_float
 from recipes.minifaces.generator.latents import BLOCKS, POSE_DIM, Z_DIM, code_of, values_of
 from recipes.minifaces.generator.pretrain_losses import EncoderDistance, look, picture_distance
-from recipes.minifaces.world.attributes import VALUES, Attributes, pose_of
+from recipes.minifaces.world.attributes import Attributes, pose_of
 from recipes.minifaces.world.renderer import render
 from sg3.training.loss import GANLoss
 
@@ -46,7 +47,7 @@ def render_latents(z: np.ndarray) -> np.ndarray:
     faces = []
     for i, pose in enumerate(poses):
         named = {name: int(values[name][i]) for name in BLOCKS}
-        named |= {name: words[named[name]] for name, words in VALUES.items()}
+        named |= {name: words[named[name]] for name, words in ATTRIBUTES.items()}
         faces.append(render(Attributes(**named), size_px=SIZE_PX, pose=pose_of(pose)))
     return np.stack(faces)
 

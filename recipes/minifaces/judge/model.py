@@ -18,7 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from recipes.minifaces.world.captions import CLASSES, Mentions
+from guidance.encoders.mini_vocabulary import CLASSES
+from recipes.minifaces.world.captions import Mentions
 
 FORMAT = "sg3-minifaces-judge"
 ASSET = Path(__file__).parent / "assets" / "judge.safetensors"

@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from guidance.encoders.mini_vocabulary import CLASSES, DOMAINS, STYLES
 from recipes.minifaces.encoder.batches import to_float
 from recipes.minifaces.encoder.pairs import HIDDEN, NAMES, labels_of
 from recipes.minifaces.encoder.train import git_commit
 from recipes.minifaces.judge.model import Judge
-from recipes.minifaces.world.attributes import DOMAINS, STYLES, sample_attributes, sample_pose
-from recipes.minifaces.world.captions import CLASSES, truth
+from recipes.minifaces.world.attributes import sample_attributes, sample_pose
+from recipes.minifaces.world.captions import truth
 from recipes.minifaces.world.renderer import render
 
 TRAIN_BASE, HELDOUT_BASE = 4 * 10**8, 5 * 10**8

@@ -7,17 +7,9 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from guidance.encoders.mini_vocabulary import ATTRIBUTES
+
 Colour = tuple[int, int, int]
-
-DOMAINS = ("human", "cat", "dog", "robot", "zombie", "alien", "clown")
-STYLES = ("flat", "sketch", "pixel", "neon", "sepia")
-
-GENDER = ("man", "woman")
-HAIR_STYLE = ("bald", "short", "long", "curly", "mohawk")
-MOUTH = ("smile", "frown", "open", "neutral")
-GLASSES = ("none", "glasses", "sunglasses")
-BEARD = ("none", "beard", "moustache")
-HAT = ("none", "hat", "cap", "crown")
 
 SKIN: dict[str, Colour] = {"light": (255, 214, 180), "tan": (208, 142, 92), "dark": (102, 62, 48)}
 HAIR_COLOUR: dict[str, Colour] = {
@@ -65,7 +57,7 @@ CLOTHES: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Attributes:
-    """One identity. Every field is one of `VALUES[field]`; `clothes` indexes `CLOTHES`."""
+    """One identity. Every field is one of `ATTRIBUTES[field]`; `clothes` indexes `CLOTHES`."""
 
     gender: str = "woman"
     skin: str = "light"
@@ -81,7 +73,7 @@ class Attributes:
     clothes: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in VALUES.items():
+        for name, allowed in ATTRIBUTES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
@@ -92,20 +84,7 @@ class Attributes:
         return replace(self, **changes)
 
 
-VALUES: dict[str, tuple[str, ...]] = {
-    "gender": GENDER,
-    "skin": tuple(SKIN),
-    "hair_colour": tuple(HAIR_COLOUR),
-    "hair_style": HAIR_STYLE,
-    "mouth": MOUTH,
-    "glasses": GLASSES,
-    "beard": BEARD,
-    "hat": HAT,
-    "hat_colour": tuple(HAT_COLOUR),
-    "background": tuple(BACKGROUND),
-    "eye_colour": tuple(EYE_COLOUR),
-}
-assert set(VALUES) | {"clothes"} == {f.name for f in fields(Attributes)}
+assert set(ATTRIBUTES) | {"clothes"} == {field.name for field in fields(Attributes)}
 
 
 @dataclass(frozen=True)
@@ -132,20 +111,20 @@ def sample_attributes(seed: int) -> Attributes:
     def pick(values: tuple[str, ...], odds: tuple[float, ...] | None = None) -> str:
         return values[int(rng.choice(len(values), p=odds))]
 
-    gender = pick(GENDER)
+    gender = pick(ATTRIBUTES["gender"])
     drawn = {
-        name: pick(VALUES[name]) for name in ("skin", "hair_colour", "background", "eye_colour")
+        name: pick(ATTRIBUTES[name]) for name in ("skin", "hair_colour", "background", "eye_colour")
     }
-    hair = pick(HAIR_STYLE, HAIR_ODDS[gender])
-    hat = pick(HAT, HAT_ODDS)
+    hair = pick(ATTRIBUTES["hair_style"], HAIR_ODDS[gender])
+    hat = pick(ATTRIBUTES["hat"], HAT_ODDS)
     return Attributes(
         gender=gender,
         hair_style="short" if hair == "mohawk" and hat != "none" else hair,
-        mouth=pick(MOUTH, MOUTH_ODDS),
-        glasses=pick(GLASSES, GLASSES_ODDS),
-        beard=pick(BEARD, BEARD_ODDS[gender]),
+        mouth=pick(ATTRIBUTES["mouth"], MOUTH_ODDS),
+        glasses=pick(ATTRIBUTES["glasses"], GLASSES_ODDS),
+        beard=pick(ATTRIBUTES["beard"], BEARD_ODDS[gender]),
         hat=hat,
-        hat_colour=pick(VALUES["hat_colour"]),
+        hat_colour=pick(ATTRIBUTES["hat_colour"]),
         clothes=int(rng.integers(len(CLOTHES))),
         **drawn,
     )
@@ -167,19 +146,6 @@ def pose_of(u: np.ndarray) -> Pose:
     return Pose(float(2 * u[0]), float(2 * u[1]), float(4 * u[2]), float(1 + 0.04 * u[3]))
 
 
-_FACE = (
-    "gender",
-    "skin",
-    "hair_colour",
-    "hair_style",
-    "mouth",
-    "glasses",
-    "beard",
-    "hat",
-    "hat_colour",
-    "background",
-    "eye_colour",
-)
 _DOMAIN_HIDES = {
     "human": (),
     "zombie": ("skin", "eye_colour"),
@@ -208,4 +174,4 @@ def visible(a: Attributes, domain: str = "human", style: str = "flat") -> tuple[
         hidden.add("hat_colour")
     if a.glasses == "sunglasses":
         hidden.add("eye_colour")
-    return tuple(name for name in _FACE if name not in hidden)
+    return tuple(name for name in ATTRIBUTES if name not in hidden)

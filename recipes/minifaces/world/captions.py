@@ -10,10 +10,10 @@ import re
 
 import numpy as np
 
-from recipes.minifaces.world.attributes import DOMAINS, STYLES, VALUES, Attributes, visible
+from guidance.encoders.mini_vocabulary import CLASSES
+from recipes.minifaces.world.attributes import Attributes, visible
 
 Mentions = dict[str, str]
-CLASSES: dict[str, tuple[str, ...]] = {**VALUES, "domain": DOMAINS, "style": STYLES}
 
 _STYLE = {
     "flat": ("a flat cartoon of {}", "a cartoon of {}", "a flat drawing of {}", "{}, flat cartoon"),

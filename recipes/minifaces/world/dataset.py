@@ -18,7 +18,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from recipes.minifaces.world.renderer import DOMAINS, STYLES, render_seed
+from guidance.encoders.mini_vocabulary import DOMAINS, STYLES
+from recipes.minifaces.world.renderer import render_seed
 
 
 def png_bytes(seed: int, domain: str = "human", style: str = "flat", size_px: int = 64) -> bytes:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from guidance.encoders.mini_vocabulary import DOMAINS, STYLES
 from recipes.minifaces.world.attributes import (
     BACKGROUND,
-    DOMAINS,
-    STYLES,
-    VALUES,
     Attributes,
     Pose,
     sample_attributes,
@@ -20,9 +18,6 @@ from recipes.minifaces.world.pen import Pen
 from recipes.minifaces.world.styles import STYLE_FILTERS
 
 __all__ = [
-    "DOMAINS",
-    "STYLES",
-    "VALUES",
     "Attributes",
     "Pose",
     "render",
