@@ -1,5 +1,9 @@
-"""Batches for the encoder: pairs of one identity that differ in one thing, singles, blends,
-augmentation."""
+"""Training batches of the encoder: pairs of images, single images, captions, augmentation.
+
+The images of a pair show one identity and differ in domain, style or one attribute. Half of the
+time the second is a blend of both, so that the encoder also sees intermediate images, as they occur
+while a generator is adapted.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +24,17 @@ _DOMAIN, _STYLE = NAMES.index("domain"), NAMES.index("style")
 
 @dataclass(frozen=True)
 class Batch:
-    """P pairs and S singles. `images` is [2P + S, 3, 64, 64] in [-1, 1]: first pictures, second
-    pictures, singles.
+    """P pairs and S single images.
 
-    `targets[name]` is [2P + S, classes], zero rows where the attribute is hidden. `alpha` [P] is
-    how far the second picture of a pair went from the first. `captions` are true of `caption_rows`;
-    `wrong` differ in one mention; `agree` [len(caption_rows), 2 * len(captions)] says which texts
-    hold for which picture.
+    Attributes:
+        images: [2P + S, 3, 64, 64] in [-1, 1]: first images, second images, single images.
+        targets: soft class targets [2P + S, classes] by attribute; zero where it is hidden.
+        alpha: [P], how far the second image of a pair is from the first; below 1 it is a blend.
+        delta_texts: captions of the first and of the second images, P each.
+        caption_rows: [C], rows of `images` that have a caption.
+        captions: C true captions.
+        wrong: C captions with one false mention each.
+        agree: bool [C, 2C], which of `captions` and `wrong` hold for which image.
     """
 
     images: Tensor
@@ -40,7 +48,7 @@ class Batch:
 
 
 def _pair_variants(rng: np.random.Generator) -> tuple[int, int]:
-    """Numbers of two variants (see pairs.VARIANTS): 40 % domain, 25 % style, 35 % one attribute."""
+    """Draw two variants (`pairs.VARIANTS`): 40 % domain, 25 % style, 35 % one attribute."""
     u = rng.random()
     if u < 0.40:
         return 0, 1 + int(rng.integers(6))
@@ -50,8 +58,7 @@ def _pair_variants(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _delta_texts(one: Mentions, two: Mentions, rng: np.random.Generator) -> tuple[str, str]:
-    """Two captions in the same words but for what differs. Often the bare difference: "face" to
-    "zombie"."""
+    """Return two captions that differ only where the images do, such as "face" and "zombie"."""
     differing = [n for n in NAMES if n in one and n in two and one[n] != two[n]]
     shared = [n for n in one if n in two and one[n] == two[n] and one[n] != "none" and n != "style"]
     extra = list(rng.choice(shared, size=min(len(shared), int(rng.integers(0, 3))), replace=False))
@@ -61,7 +68,7 @@ def _delta_texts(one: Mentions, two: Mentions, rng: np.random.Generator) -> tupl
     b = {n: two[n] for n in [*differing, *extra]}
     if "hat_colour" in a:
         a["hat"], b["hat"] = one["hat"], two["hat"]
-    if rng.random() < 0.5:  # the plain state of the world often goes unsaid
+    if rng.random() < 0.5:  # people rarely mention the ordinary
         for m in (a, b):
             for name, plain in (("domain", "human"), ("style", "flat")):
                 if m.get(name) == plain:
@@ -71,7 +78,7 @@ def _delta_texts(one: Mentions, two: Mentions, rng: np.random.Generator) -> tupl
 
 
 def _corrupt(m: Mentions, rng: np.random.Generator) -> Mentions:
-    """One mention made false; if two colours are mentioned, half of the time they are exchanged."""
+    """Make one mention false; of two colours, half of the time exchange them."""
     colours = [n for n in ("hair_colour", "hat_colour", "background", "eye_colour") if n in m]
     if len(colours) >= 2 and rng.random() < 0.5:
         a, b = rng.choice(colours, 2, replace=False)
@@ -87,7 +94,7 @@ def _corrupt(m: Mentions, rng: np.random.Generator) -> Mentions:
 
 
 def _soft_masks(count: int, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Blend masks [count, 1, size, size] and their strengths [count]; half are 1 (no blend)."""
+    """Return blend masks [count, 1, size, size] and their means [count]; half are 1 (no blend)."""
     masks = torch.ones(count, 1, size, size)
     alpha = torch.ones(count)
     for i in range(count):
@@ -106,7 +113,11 @@ def _soft_masks(count: int, size: int, rng: np.random.Generator) -> tuple[Tensor
 
 
 def augment(images: Tensor, groups: Tensor, rng: torch.Generator) -> Tensor:
-    """One affine per group [N], then blur, colour and noise of their own for every picture."""
+    """Augment `images` [N, 3, H, W]: an affine map per group, then blur, colour, noise per image.
+
+    `groups` [N]: images of one group, such as a pair, must not differ by their augmentation in
+    position.
+    """
     n = images.shape[0]
 
     def uniform(count: int, low: float, high: float) -> Tensor:
@@ -131,14 +142,13 @@ def augment(images: Tensor, groups: Tensor, rng: torch.Generator) -> Tensor:
     return images + sigma * torch.randn(images.shape, generator=rng)
 
 
-def to_float(pictures: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, 3] to float32 [N, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def to_float(images: np.ndarray) -> Tensor:
+    """Convert uint8 [N, H, W, 3] to float32 [N, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _targets(labels: np.ndarray, other: np.ndarray, alpha: Tensor) -> dict[str, Tensor]:
-    """Soft class targets: (1 - alpha) of `other` plus alpha of `labels`; none where either is
-    hidden."""
+    """Return soft class targets (1 − alpha)·other + alpha·labels; zero where either is hidden."""
     out = {}
     for column, name in enumerate(NAMES):
         first = torch.from_numpy(other[:, column].astype(np.int64))
@@ -151,7 +161,14 @@ def _targets(labels: np.ndarray, other: np.ndarray, alpha: Tensor) -> dict[str, 
 
 
 def make_batch(data: Pairs, seed: int, pairs: int = 60, singles: int = 24) -> Batch:
-    """Batch number `seed`: a pure function of the data and the seed."""
+    """Return batch `seed`, a pure function of the data and the seed.
+
+    Args:
+        data: rendered identities.
+        seed: index of the batch.
+        pairs: number of pairs, P.
+        singles: number of single images, S.
+    """
     rng = np.random.default_rng([seed, 0xBA7C])
     torch_rng = torch.Generator().manual_seed(seed)
     count, variants = data.labels.shape[:2]
@@ -162,10 +179,10 @@ def make_batch(data: Pairs, seed: int, pairs: int = 60, singles: int = 24) -> Ba
     single = np.stack([rng.integers(count, size=singles), rng.integers(variants, size=singles)])
     first, second = data.labels[identity, chosen[:, 0]], data.labels[identity, chosen[:, 1]]
     alone = data.labels[single[0], single[1]]
-    x1 = to_float(data.pictures[identity, chosen[:, 0]])
-    x2 = to_float(data.pictures[identity, chosen[:, 1]])
+    x1 = to_float(data.images[identity, chosen[:, 0]])
+    x2 = to_float(data.images[identity, chosen[:, 1]])
     masks, alpha = _soft_masks(pairs, x1.shape[-1], rng)
-    images = torch.cat([x1, x1 + masks * (x2 - x1), to_float(data.pictures[single[0], single[1]])])
+    images = torch.cat([x1, x1 + masks * (x2 - x1), to_float(data.images[single[0], single[1]])])
     groups = torch.cat([torch.arange(pairs).repeat(2), pairs + torch.arange(singles)])
     labels = np.concatenate([first, second, alone])
     every_alpha = torch.cat([torch.ones(pairs), alpha, torch.ones(singles)])
@@ -190,8 +207,10 @@ def make_batch(data: Pairs, seed: int, pairs: int = 60, singles: int = 24) -> Ba
 
 
 def _agreement(labels: np.ndarray, mentions: list[Mentions]) -> Tensor:
-    """bool [pictures, texts]: nothing in the text contradicts the picture (hidden counts as
-    agreement)."""
+    """Return bool [images, texts]: whether nothing in the text contradicts the image.
+
+    A mention of a hidden attribute does not contradict it.
+    """
     out = np.ones((len(labels), len(mentions)), dtype=bool)
     for j, m in enumerate(mentions):
         for name, value in m.items():
@@ -201,6 +220,6 @@ def _agreement(labels: np.ndarray, mentions: list[Mentions]) -> Tensor:
 
 
 def soft_lowpass(x: Tensor, factor: int = 4) -> Tensor:
-    """[N, C, H, W] with only its coarse structure left."""
+    """Low-pass filter `x` [N, C, H, W]: downsample by `factor` and interpolate."""
     size = math.ceil(x.shape[-1] / factor)
     return F.interpolate(F.adaptive_avg_pool2d(x, size), size=x.shape[-2:], mode="bilinear")

@@ -1,4 +1,7 @@
-"""What the mini encoder is trained to do: prompts, anchors, differences, captions, adversary."""
+"""Losses of the mini encoder, and the adversarial images that they are computed on.
+
+README.md explains what each of them is for.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from guidance.encoders.mini import MiniEncoder
 from guidance.encoders.mini_vocabulary import CLASSES
 from recipes.minifaces.encoder.batches import Batch, soft_lowpass
 from recipes.minifaces.world.captions import caption
+from sg3.settings import check_settings, documented, setting
 
-# Small or easily confused attributes get more of the prompt and anchor losses.
+# Weights in the prompt and anchor losses: small or easily confused attributes need more.
 EMPHASIS = {
     "domain": 1.5,
     "style": 1.5,
@@ -25,36 +29,42 @@ EMPHASIS = {
 }
 
 
+@documented
 @dataclass(frozen=True)
 class EncoderTraining:
-    """Hyper-parameters; weights of the losses are relative. `adversarial_*` are L2 radii of x in
-    [-1, 1]."""
+    """Hyperparameters of the training. L2 radii are those of images in [-1, 1]."""
 
-    seed: int = 1
-    steps: int = 1000
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    ema: float = 0.98
-    prompt_weight: float = 0.25
-    anchor_weight: float = 0.25
-    delta_weight: float = 2.0
-    caption_weight: float = 0.5
-    max_logit_scale: float = 30.0
-    adversarial_domain: float = 12.0  # 6 in units of [0, 1]
-    adversarial_all: float = 6.0
-    adversarial_warmup: int = 300
-    # After the warm-up: full radii can erase a mouth, and small attributes are then learned late.
-    adversarial_late: float = 0.4
-    adversarial_every: int = 2
-    #: Of the angle between the gradient towards a text and the change that the text stands for.
-    alignment_weight: float = 0.0
-    alignment_noise: float = 0.05
-    pairs: int = 60
-    singles: int = 24
+    seed: int = setting(1, "Random seed.", min=0)
+    steps: int = setting(1000, "Number of steps.", min=1)
+    learning_rate: float = setting(2e-3, "Peak learning rate of AdamW.", min=0)
+    weight_decay: float = setting(0.05, "Weight decay of AdamW.", min=0)
+    ema: float = setting(0.98, "EMA decay of the saved model.", min=0, max=1)
+    prompt_weight: float = setting(0.25, "Weight of the prompt loss.", min=0)
+    anchor_weight: float = setting(0.25, "Weight of the anchor loss.", min=0)
+    delta_weight: float = setting(2.0, "Weight of the loss of paired differences.", min=0)
+    caption_weight: float = setting(0.5, "Weight of the caption loss.", min=0)
+    max_logit_scale: float = setting(30.0, "Maximum of the logit scale.", above=0)
+    adversarial_domain: float = setting(12.0, "L2 radius of attacks on domain and style.", min=0)
+    adversarial_all: float = setting(6.0, "L2 radius of attacks on all attributes.", min=0)
+    adversarial_warmup: int = setting(
+        300, "Steps in which the radii grow from 0, all of them adversarial.", min=0
+    )
+    # Full radii can erase a mouth, and small attributes are learned late.
+    adversarial_late: float = setting(0.4, "Factor of the radii after the warm-up.", min=0)
+    adversarial_every: int = setting(2, "Interval of adversarial steps after the warm-up.", min=1)
+    alignment_weight: float = setting(0.0, "Weight of the alignment loss.", min=0)
+    alignment_noise: float = setting(
+        0.05, "Standard deviation of noise on the images of the alignment loss.", min=0
+    )
+    pairs: int = setting(60, "Pairs per batch.", min=1)
+    singles: int = setting(24, "Single images per batch.", min=0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def prompt_bank(model: MiniEncoder, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Unit text vectors [classes, D] per attribute, one random phrasing for every value."""
+    """Return text embeddings [classes, D] by attribute, one random phrasing per value."""
     texts = [caption({name: value}, rng) for name, values in CLASSES.items() for value in values]
     parts = model.encode_texts(texts).split([len(values) for values in CLASSES.values()])
     return dict(zip(CLASSES, parts, strict=True))
@@ -62,10 +72,11 @@ def prompt_bank(model: MiniEncoder, rng: np.random.Generator) -> dict[str, Tenso
 
 @torch.no_grad()
 def new_anchors(model: MiniEncoder) -> torch.nn.ParameterDict:
-    """One free direction [classes, D] per value, used in training only.
+    """Return free embeddings [classes, D] by attribute, used in training only.
 
-    Where the phrasings of an attribute start almost equal, neither tower has a gradient to tell its
-    values apart (mouths stayed at chance for 400 steps). Both are drawn to these, which differ.
+    At initialisation the phrasings of an attribute embed almost equally, so that neither tower has
+    a gradient that separates its values (mouths stayed at chance for 400 steps). Anchors start
+    apart, and both towers are trained towards them.
     """
     bank = prompt_bank(model, np.random.default_rng(0))
     return torch.nn.ParameterDict(
@@ -81,14 +92,14 @@ def anchor_loss(
     scale: Tensor,
     weights: dict[str, float],
 ) -> Tensor:
-    """Cross-entropy of pictures and of single-attribute prompts against the anchors [scalar]."""
+    """Return the cross-entropy [scalar] of images and single-attribute prompts against anchors."""
     unit = {name: F.normalize(anchors[name], dim=1) for name in CLASSES}
-    pictures = prompt_loss(embedded, unit, targets, scale, weights)
+    images = prompt_loss(embedded, unit, targets, scale, weights)
     texts = sum(
         F.cross_entropy(20 * bank[name] @ unit[name].T, torch.arange(len(unit[name])))
         for name in CLASSES
     )
-    return pictures + texts
+    return images + texts
 
 
 def prompt_loss(
@@ -98,8 +109,10 @@ def prompt_loss(
     scale: Tensor,
     weights: dict[str, float],
 ) -> Tensor:
-    """Sum over attributes of the soft cross-entropy [scalar], mean over the pictures that show
-    it."""
+    """Return the soft cross-entropy [scalar], summed over attributes.
+
+    Each attribute is averaged over the images that show it.
+    """
     total = images.new_zeros(())
     for name, target in targets.items():
         log_p = F.log_softmax(scale * images @ bank[name].T, dim=1)
@@ -116,28 +129,29 @@ def adversary(
     step: int,
     rng: np.random.Generator,
 ) -> Tensor:
-    """The batch's pictures moved uphill in a randomly weighted prompt loss, inside an L2 ball.
+    """Return adversarial images: moved uphill in a randomly weighted prompt loss, in an L2 ball.
 
-    One half attacks domain and style only (large radius), the other every attribute (small radius).
+    Half of the images are attacked in domain and style only (large radius), the others in every
+    attribute (small radius). Some perturbations are low-pass filtered, and some are zero.
     """
     images = batch.images
     n = images.shape[0]
     warm = step / max(1, config.adversarial_warmup)
     warm = warm if warm < 1 else config.adversarial_late
-    coarse_things = torch.from_numpy(rng.random(n) < 0.5)
-    radius = torch.where(coarse_things, config.adversarial_domain, config.adversarial_all) * warm
+    coarse = torch.from_numpy(rng.random(n) < 0.5)
+    radius = torch.where(coarse, config.adversarial_domain, config.adversarial_all) * warm
     radius = radius * torch.from_numpy(rng.random(n).astype(np.float32))
     radius[torch.from_numpy(rng.random(n) < 0.1)] = 0
     smooth = torch.from_numpy(rng.random(n) < 0.35).float().view(n, 1, 1, 1)
     weights = {name: float(rng.random()) for name in CLASSES}
     targets = {
-        name: t if name in ("domain", "style") else t * (~coarse_things).float()[:, None]
+        name: t if name in ("domain", "style") else t * (~coarse).float()[:, None]
         for name, t in batch.targets.items()
     }
     bank = {name: t.detach() for name, t in bank.items()}
     rounds = 2 if rng.random() < 0.25 else 1
     scale = model.logit_scale.detach().exp()
-    parameters = [p for p in model.image_tower.parameters()]
+    parameters = list(model.image_tower.parameters())
     model.eval()
     for p in parameters:
         p.requires_grad_(False)
@@ -163,7 +177,7 @@ def losses(
     anchors: torch.nn.ParameterDict,
     config: EncoderTraining,
 ) -> dict[str, Tensor]:
-    """The four weighted losses for (possibly attacked) pictures of the batch."""
+    """Return the weighted losses by name, for the possibly adversarial `images` of `batch`."""
     embedded = model.encode_images(images)
     scale = model.logit_scale.exp().clamp(max=config.max_logit_scale)
     weights = {name: EMPHASIS.get(name, 1.0) for name in CLASSES}
@@ -179,7 +193,7 @@ def losses(
     count = described.shape[0]
     logits = scale * described @ model.encode_texts([*batch.captions, *batch.wrong]).T
     own = torch.arange(count)
-    hidden = batch.agree.clone()  # texts that happen to be true of a picture are no negatives
+    hidden = batch.agree.clone()  # other texts that are true of an image are no negatives
     hidden[own, own] = False
     logits = logits.masked_fill(hidden, -1e4)
     captions = (F.cross_entropy(logits, own) + F.cross_entropy(logits[:, :count].T, own)) / 2
@@ -195,10 +209,11 @@ def losses(
 def alignment_loss(
     model: MiniEncoder, batch: Batch, config: EncoderTraining, rng: np.random.Generator
 ) -> Tensor:
-    """Mean over pairs of 1 - cos(d<E(x), dT>/dx, x2 - x1), at x between x1 and x2 [scalar].
+    """Return the mean over pairs of 1 − cos(∂⟨E(x), ΔT⟩/∂x, x₂ − x₁), at x between x₁ and x₂.
 
-    Half of it for the coarse structure. Pairs of two domains or styles only, and no blends: there
-    the change is far larger than its details. Batch norm has to be in eval mode.
+    The mean of the loss at full resolution and of its low-pass filtered version. Only pairs of two
+    domains or styles count, and no blends: a single attribute changes too few pixels. Batch norm
+    must be in eval mode, or the gradient would be that of the batch.
     """
     pairs = len(batch.alpha)
     plain = batch.alpha == 1
@@ -211,9 +226,9 @@ def alignment_loss(
     with torch.no_grad():
         old, new = (model.encode_texts([texts[i] for i in rows]) for texts in batch.delta_texts)
     change = after - before
-    share = torch.from_numpy(rng.uniform(0, 0.8, size=len(rows)).astype(np.float32))
+    fraction = torch.from_numpy(rng.uniform(0, 0.8, size=len(rows)).astype(np.float32))
     noise = torch.from_numpy(rng.standard_normal(before.shape, dtype=np.float32))
-    x = before + share.view(-1, 1, 1, 1) * change + config.alignment_noise * noise
+    x = before + fraction.view(-1, 1, 1, 1) * change + config.alignment_noise * noise
     x.requires_grad_(True)
     along = (model.encode_images(x) * F.normalize(new - old, dim=1)).sum()
     (gradient,) = torch.autograd.grad(along, x, create_graph=True)

@@ -1,13 +1,10 @@
-"""The encoder's training data: paired variants of the same identities, rendered once into memory
-maps.
+"""Training data of the encoder: variants of each identity, rendered once into memory maps.
 
-python -m recipes.minifaces.encoder.pairs --dest /root/data/pairs --identities 4600 --workers 2
+python -m recipes.minifaces.encoder.pairs --dest data/pairs --identities 4600 --workers 2
 """
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +12,25 @@ from pathlib import Path
 import numpy as np
 
 from guidance.encoders.mini_vocabulary import ATTRIBUTES, CLASSES, DOMAINS, STYLES
-from recipes.minifaces.world.attributes import (
-    Attributes,
-    sample_attributes,
-    sample_pose,
-)
+from recipes.arguments import argument_parser
+from recipes.minifaces.world.attributes import Attributes, sample_attributes, sample_pose
 from recipes.minifaces.world.captions import Mentions, truth
 from recipes.minifaces.world.renderer import render
+from recipes.processes import map_in_processes
 
 NAMES = tuple(CLASSES)  # the order of the columns of `labels`
-HIDDEN = -1  # the label of an attribute that the picture does not show
-# Per identity: the flat human; six other domains; four styles; three domain + style; three with
-# one attribute changed.
+HIDDEN = -1  # the label of an attribute that the image does not show
+# Per identity: the flat human; six other domains; four other styles; three combinations of domain
+# and style; three flat humans with one attribute changed.
 VARIANTS = 1 + 6 + 4 + 3 + 3
-TRAIN_BASE, HELDOUT_BASE = 2 * 10**8, 3 * 10**8  # seeds that no other data set of the recipe uses
+TRAIN_BASE, HELDOUT_BASE = 2 * 10**8, 3 * 10**8  # seeds of no other dataset
 
 
 def changed(a: Attributes, rng: np.random.Generator) -> Attributes:
-    """The identity with one visible attribute replaced (mouth, glasses, beard twice as often)."""
+    """Return the identity with one visible attribute changed.
+
+    Mouth, glasses, beard and hair style, which are hard to see, change twice as often.
+    """
     facts = truth(a)
     names = [n for n in facts if n in ATTRIBUTES and not (n == "beard" and a.gender == "woman")]
     weights = np.array(
@@ -44,9 +42,8 @@ def changed(a: Attributes, rng: np.random.Generator) -> Attributes:
         values = [v for v in values if not (v == "mohawk" and a.hat != "none")]
         values = [v for v in values if not (v == "bald" and a.gender == "woman")]
     out = a.with_(**{name: values[int(rng.integers(len(values)))]})
-    if (
-        name == "gender" and out.gender == "woman"
-    ):  # women of this world are neither bald nor bearded
+    # Women of this world are neither bald nor bearded.
+    if name == "gender" and out.gender == "woman":
         out = out.with_(
             beard="none", hair_style="short" if a.hair_style == "bald" else a.hair_style
         )
@@ -56,7 +53,7 @@ def changed(a: Attributes, rng: np.random.Generator) -> Attributes:
 
 
 def variants(seed: int) -> list[tuple[Attributes, str, str]]:
-    """The `VARIANTS` pictures of identity `seed`."""
+    """Return attributes, domain and style of the `VARIANTS` images of identity `seed`."""
     rng = np.random.default_rng([seed, 0x9A125])
     a = sample_attributes(seed)
     out = [(a, "human", "flat")]
@@ -68,71 +65,75 @@ def variants(seed: int) -> list[tuple[Attributes, str, str]]:
 
 
 def labels_of(facts: Mentions) -> np.ndarray:
-    """int8 [len(NAMES)]: class numbers, HIDDEN where the picture does not show the attribute."""
+    """Return class indices, int8 [len(NAMES)]; HIDDEN for attributes that the image hides."""
     return np.array(
         [CLASSES[n].index(facts[n]) if n in facts else HIDDEN for n in NAMES], dtype=np.int8
     )
 
 
 def facts_of(labels: np.ndarray) -> Mentions:
-    """The inverse of `labels_of`."""
+    """Return the facts that `labels` encode: the inverse of `labels_of`."""
     return {n: CLASSES[n][int(k)] for n, k in zip(NAMES, labels, strict=True) if k != HIDDEN}
 
 
 def render_identity(seed: int, size_px: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [VARIANTS, size, size, 3] and int8 [VARIANTS, len(NAMES)], all in one pose."""
+    """Render all variants of an identity in the same pose.
+
+    Returns images, uint8 [VARIANTS, size, size, 3], and labels, int8 [VARIANTS, len(NAMES)].
+    """
     pose = sample_pose(seed)
-    pictures, labels = [], []
+    images, labels = [], []
     for a, domain, style in variants(seed):
-        pictures.append(render(a, domain, style, size_px, pose))
+        images.append(render(a, domain, style, size_px, pose))
         labels.append(labels_of(truth(a, domain, style)))
-    return np.stack(pictures), np.stack(labels)
+    return np.stack(images), np.stack(labels)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures uint8 [I, VARIANTS, 64, 64, 3] and labels int8 [I, VARIANTS, len(NAMES)]."""
+    """Images, uint8 [I, VARIANTS, 64, 64, 3], and labels, int8 [I, VARIANTS, len(NAMES)]."""
 
-    pictures: np.ndarray
+    images: np.ndarray
     labels: np.ndarray
 
 
 def build(identities: int, base: int, workers: int = 1) -> Pairs:
-    """Render `identities` identities, seeds base, base + 1, ..."""
+    """Render the identities base … base + identities − 1 in `workers` processes."""
     seeds = range(base, base + identities)
-    if workers <= 1:
-        rendered = [render_identity(s) for s in seeds]
-    else:
-        with multiprocessing.Pool(workers) as pool:
-            rendered = pool.map(render_identity, seeds, chunksize=8)
-    return Pairs(np.stack([p for p, _ in rendered]), np.stack([q for _, q in rendered]))
+    images, labels = zip(*map_in_processes(render_identity, seeds, workers), strict=True)
+    return Pairs(np.stack(images), np.stack(labels))
 
 
 def load_or_build(
     folder: str | os.PathLike[str], identities: int, base: int, workers: int = 1
 ) -> Pairs:
-    """Memory maps from `folder`, rendered there first if they are missing."""
+    """Open the memory maps in `folder`, after rendering them if they are missing."""
     folder = Path(folder)
     stem = f"pairs-{base}-{identities}"
-    pictures, labels = folder / f"{stem}-pictures.npy", folder / f"{stem}-labels.npy"
-    if not (pictures.exists() and labels.exists()):
+    images, labels = folder / f"{stem}-pictures.npy", folder / f"{stem}-labels.npy"
+    if not (images.exists() and labels.exists()):
         folder.mkdir(parents=True, exist_ok=True)
         built = build(identities, base, workers)
-        for path, array in ((pictures, built.pictures), (labels, built.labels)):
+        for path, array in ((images, built.images), (labels, built.labels)):
             temporary = path.with_suffix(".partial.npy")
             np.save(temporary, array)
             temporary.rename(path)
-    return Pairs(np.load(pictures, mmap_mode="r"), np.load(labels))
+    return Pairs(np.load(images, mmap_mode="r"), np.load(labels))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--dest", required=True, help="folder for the memory maps")
+    parser.add_argument(
+        "--identities", type=int, default=4600, help="number of identities for training"
     )
-    parser.add_argument("--dest", required=True, help="folder of the memory maps")
-    parser.add_argument("--identities", type=int, default=4600)
-    parser.add_argument("--heldout", type=int, default=300, help="identities for evaluation")
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--heldout", type=int, default=300, help="number of identities for evaluation"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="number of rendering processes"
+    )
     args = parser.parse_args()
     load_or_build(args.dest, args.identities, TRAIN_BASE, args.workers)
     load_or_build(args.dest, args.heldout, HELDOUT_BASE, args.workers)

@@ -1,22 +1,18 @@
-"""Train the mini encoder on the world.
+"""Train a mini encoder on renders of the world.
 
-    python -m recipes.minifaces.encoder.train --seed 1 --data /root/data/pairs --outdir
-    /root/runs/mini-a
+    python -m recipes.minifaces.encoder.train --seed 1 --data data/pairs --outdir runs/mini-a
 
-Paired differences make a change of the picture point where the change of the text points;
-adversarial pictures make the gradient with respect to the picture look like the thing that is asked
-for.
+The loss of paired differences aligns the change of the image's embedding with that of the text's.
+Adversarial images make the gradient with respect to the image resemble what the text describes.
+The same command resumes from state.pt in --outdir.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -26,6 +22,7 @@ import numpy as np
 import torch
 
 from guidance.encoders.mini import MiniConfig, MiniEncoder
+from recipes.arguments import add_setting, argument_parser
 from recipes.minifaces.encoder.batches import Batch, make_batch
 from recipes.minifaces.encoder.losses import (
     EncoderTraining,
@@ -36,12 +33,13 @@ from recipes.minifaces.encoder.losses import (
     prompt_bank,
 )
 from recipes.minifaces.encoder.pairs import TRAIN_BASE, Pairs, load_or_build
+from recipes.minifaces.provenance import command_line, git_commit
 from recipes.minifaces.world.captions import known_words
 
 
 @dataclass(frozen=True)
 class TrainStep:
-    """One finished step: the losses, and the averaged model (shared, do not change it)."""
+    """One step: its losses, and the EMA model, which the run goes on to update."""
 
     index: int
     losses: dict[str, float]
@@ -61,11 +59,17 @@ def train_encoder(
     every: int = 100,
     start: str | os.PathLike[str] | None = None,
 ) -> Iterator[TrainStep]:
-    """Yield one `TrainStep` per step; continue from `checkpoint` if it exists, and write it `every`
-    steps. `start`: a checkpoint of another run to begin with.
+    """Train an encoder, yielding every step.
 
-    Batch and randomness of step i depend on (seed, i) only, so a resumed run equals an unbroken
-    one.
+    Batch and randomness of step i depend on (seed, i) only, so a resumed run equals an
+    uninterrupted one.
+
+    Args:
+        data: rendered identities.
+        config: hyperparameters.
+        checkpoint: training state: resumed from if it exists, and written.
+        every: interval of `checkpoint` in steps.
+        start: training state of another run whose weights this one starts from.
     """
     run = _Run(config)
     path = Path(checkpoint) if checkpoint is not None else None
@@ -83,7 +87,7 @@ def train_encoder(
 
 
 class _Run:
-    """Model, its moving average, anchors and optimiser, and what one step does to them."""
+    """Training state: model, EMA model, anchors and optimiser."""
 
     def __init__(self, config: EncoderTraining) -> None:
         torch.manual_seed(config.seed)
@@ -101,23 +105,25 @@ class _Run:
         self.optimiser.add_param_group({"params": self.anchors.parameters(), "weight_decay": 0.0})
 
     def state(self, step: int) -> dict:
+        """Return the training state after `step` steps."""
         parts = {name: getattr(self, name).state_dict() for name in self._PARTS}
         return {**parts, "step": step}
 
     def load(self, state: dict) -> int:
+        """Load a training state; returns its number of steps."""
         for name in self._PARTS:
             getattr(self, name).load_state_dict(state[name])
         return state["step"]
 
     def start_from(self, state: dict) -> None:
-        """Take the networks of another run's state, with a new optimiser and schedule."""
+        """Load the weights of another run's training state, but neither optimiser nor schedule."""
         for name in ("model", "average", "anchors"):
             getattr(self, name).load_state_dict(state[name])
 
     _PARTS = ("model", "average", "anchors", "optimiser")
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
-        """One optimiser step; the losses."""
+        """Take one optimiser step; returns the losses by name."""
         config, model = self.config, self.model
         rng = np.random.default_rng([config.seed, step])
         cosine = 0.5 + 0.5 * math.cos(math.pi * step / config.steps)
@@ -131,7 +137,7 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         sum(parts.values()).backward()
         if config.alignment_weight:
-            model.eval()  # the gradient of a picture, not of its batch
+            model.eval()  # per image: batch norm must not mix the batch
             aligned = config.alignment_weight * alignment_loss(model, batch, config, rng)
             aligned.backward()
             model.train()
@@ -148,31 +154,21 @@ class _Run:
             kept.lerp_(value, 1 - decay) if kept.is_floating_point() else kept.copy_(value)
 
 
-def git_commit() -> str:
-    """The commit this code was run from, "unknown" outside a repository."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--outdir", required=True)
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--outdir", required=True, help="folder of the training state and encoder")
     parser.add_argument(
-        "--data", required=True, help="folder of memory maps, see recipes.minifaces.encoder.pairs"
+        "--data", required=True, help="folder written by recipes.minifaces.encoder.pairs"
     )
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--learning-rate", type=float, default=EncoderTraining.learning_rate)
-    parser.add_argument("--delta-weight", type=float, default=EncoderTraining.delta_weight)
-    parser.add_argument("--alignment-weight", type=float, default=0.0)
-    parser.add_argument("--adversarial-late", type=float, default=EncoderTraining.adversarial_late)
-    parser.add_argument("--warmup", type=int, default=EncoderTraining.adversarial_warmup)
-    parser.add_argument("--start", help="state.pt of another run to begin with")
-    parser.add_argument("--identities", type=int, default=4600)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--note", default="", help="goes into the provenance")
+    for name in ("seed", "steps", "learning_rate", "delta_weight", "alignment_weight"):
+        add_setting(parser, EncoderTraining, name)
+    add_setting(parser, EncoderTraining, "adversarial_late")
+    add_setting(parser, EncoderTraining, "adversarial_warmup", "--warmup")
+    parser.add_argument("--start", help="state.pt of another run whose weights to start from")
+    parser.add_argument("--identities", type=int, default=4600, help="number of identities")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads of torch")
+    parser.add_argument("--note", default="", help="text for the provenance in the encoder's file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     out = Path(args.outdir)
@@ -185,7 +181,7 @@ def main() -> None:
         delta_weight=args.delta_weight,
         alignment_weight=args.alignment_weight,
         adversarial_late=args.adversarial_late,
-        adversarial_warmup=args.warmup,
+        adversarial_warmup=args.adversarial_warmup,
     )
     started = time.time()
     with open(out / "log.jsonl", "a") as log:
@@ -199,9 +195,7 @@ def main() -> None:
                 step.model.save(
                     out / "encoder.safetensors",
                     {
-                        "command": " ".join(
-                            ["python -m recipes.minifaces.encoder.train", *sys.argv[1:]]
-                        ),
+                        "command": command_line("recipes.minifaces.encoder.train"),
                         "commit": git_commit(),
                         "steps": step.index + 1,
                         "seconds": round(seconds),

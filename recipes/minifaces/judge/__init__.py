@@ -1,1 +1,1 @@
-"""The attribute classifier that nothing is optimised against."""
+"""The judge: an attribute classifier that no other model is optimised against."""

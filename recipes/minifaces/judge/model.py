@@ -1,8 +1,8 @@
-"""The judge: reads every attribute from a picture. It shares nothing with the encoders.
+"""The judge: an attribute classifier for measurements, independent of the encoders.
 
-Another architecture (residual, striding), no text, other identities, other augmentation; nothing is
-ever optimised against it. Its features also carry the Fréchet distance between two sets of
-pictures.
+It has another architecture (residual, strided), no text, other training identities and other
+augmentation than the encoders, and no model is optimised against it. Fréchet distances between sets
+of images are computed in its features.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEATURES = 192
 
 
 class _Block(nn.Module):
-    """Two 3 x 3 convolutions beside a 1 x 1 shortcut; halves the resolution."""
+    """Two 3×3 convolutions with a 1×1 shortcut; halves the resolution."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """[N, 3, H, W] in [-1, 1] to logits per attribute, domain and style."""
+    """Classifier from images [N, 3, H, W] in [-1, 1] to logits of attributes, domain and style."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Judge(nn.Module):
         self.provenance: dict = {}
 
     def features(self, img: Tensor) -> Tensor:
-        """[N, 3, H, W] in [-1, 1], any size, to [N, 192]."""
+        """Return features [N, 192] of `img` [N, 3, H, W] in [-1, 1], of any size."""
         if img.shape[-2:] != (64, 64):
             img = F.interpolate(
                 img, size=(64, 64), mode="bilinear", antialias=True, align_corners=False
@@ -68,25 +68,25 @@ class Judge(nn.Module):
         return F.relu(self.project(torch.cat([places, x.mean((2, 3))], 1)))
 
     def forward(self, img: Tensor) -> dict[str, Tensor]:
-        """Logits [N, classes] by name."""
+        """Return logits [N, classes] by name."""
         found = self.features(img)
         return {name: head(found) for name, head in self.heads.items()}
 
     @torch.no_grad()
     def classify(self, img: Tensor, batch: int = 256) -> dict[str, Tensor]:
-        """Class numbers, int64 [N], by name."""
+        """Return class indices, int64 [N], by name."""
         parts = [{k: v.argmax(1) for k, v in self(x).items()} for x in img.split(batch)]
         return {name: torch.cat([p[name] for p in parts]) for name in CLASSES}
 
     def read(self, img: Tensor) -> list[Mentions]:
-        """One dictionary attribute -> value per picture; hidden attributes are guesses."""
+        """Return attribute → value for each image; values of hidden attributes are guesses."""
         found = self.classify(img)
         return [
             {name: CLASSES[name][int(found[name][i])] for name in CLASSES} for i in range(len(img))
         ]
 
     def save(self, path: str | os.PathLike[str], provenance: dict) -> None:
-        """One safetensors file, fp16 storage; a temporary name, then renamed."""
+        """Write a safetensors file with fp16 weights, atomically."""
         tensors = {
             k: (t.half() if t.is_floating_point() else t).contiguous().cpu()
             for k, t in self.state_dict().items()
@@ -102,8 +102,10 @@ class Judge(nn.Module):
 
 
 def load_judge(path: str | os.PathLike[str] = ASSET, device: torch.device | str = "cpu") -> Judge:
-    """The bundled judge, eval mode. Raises ValueError if the file is of another kind or another
-    world."""
+    """Load a judge, by default the bundled one, in eval mode.
+
+    Raises ValueError if the file holds another kind of model or other classes.
+    """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -111,7 +113,8 @@ def load_judge(path: str | os.PathLike[str] = ASSET, device: torch.device | str 
         json.dumps(CLASSES)
     ):
         raise ValueError(
-            f"judge: got {path}, expected a judge of this world; train one with train_judge"
+            f"judge: got {path}, expected a judge with the classes of this version; "
+            "train one with: python -m recipes.minifaces.judge.train"
         )
     judge = Judge()
     judge.load_state_dict(
@@ -123,5 +126,5 @@ def load_judge(path: str | os.PathLike[str] = ASSET, device: torch.device | str 
 
 @torch.no_grad()
 def collect_features(judge: Judge, img: Tensor, batch: int = 256) -> np.ndarray:
-    """float64 [N, 192] features of [N, 3, H, W] pictures in [-1, 1]."""
+    """Return features, float64 [N, 192], of images [N, 3, H, W] in [-1, 1]."""
     return torch.cat([judge.features(x) for x in img.split(batch)]).double().numpy()

@@ -1,13 +1,10 @@
 """Train the judge on renders with strong augmentation (about six minutes on one core).
 
-python -m recipes.minifaces.judge.train --out recipes/minifaces/assets/judge.safetensors
+python -m recipes.minifaces.judge.train --out recipes/minifaces/judge/assets/judge.safetensors
 """
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,20 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guidance.encoders.mini_vocabulary import CLASSES, DOMAINS, STYLES
+from recipes.arguments import argument_parser
 from recipes.minifaces.encoder.batches import to_float
 from recipes.minifaces.encoder.pairs import HIDDEN, NAMES, labels_of
-from recipes.minifaces.encoder.train import git_commit
 from recipes.minifaces.judge.model import Judge
+from recipes.minifaces.provenance import command_line, git_commit
 from recipes.minifaces.world.attributes import sample_attributes, sample_pose
 from recipes.minifaces.world.captions import truth
 from recipes.minifaces.world.renderer import render
+from recipes.processes import map_in_processes
 
 TRAIN_BASE, HELDOUT_BASE = 4 * 10**8, 5 * 10**8
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """One labelled picture: 40 % humans in flat style (what generators make), else any domain and
-    style."""
+    """Render a labelled image: 40 % flat humans, as generators draw them, else any domain and style."""
     rng = np.random.default_rng([seed, 0x30D6E])
     a = sample_attributes(seed)
     domain, style = "human", "flat"
@@ -42,19 +40,18 @@ def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_many(count: int, base: int, workers: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [count, 64, 64, 3] and int8 labels [count, len(NAMES)]."""
+    """Render images, uint8 [count, 64, 64, 3], with labels, int8 [count, len(NAMES)]."""
     seeds = range(base, base + count)
-    if workers <= 1:
-        found = [draw(s) for s in seeds]
-    else:
-        with multiprocessing.Pool(workers) as pool:
-            found = pool.map(draw, seeds, chunksize=32)
-    return np.stack([p for p, _ in found]), np.stack([q for _, q in found])
+    images, labels = zip(*map_in_processes(draw, seeds, workers, chunksize=32), strict=True)
+    return np.stack(images), np.stack(labels)
 
 
 def strong_augment(x: Tensor, rng: torch.Generator) -> Tensor:
-    """[N, 3, 64, 64] in [-1, 1]: affine with a smooth warp, faint double exposure, low resolution,
-    blur, colour, cutout, noise; the flaws of a generator that has not quite converged."""
+    """Augment images [N, 3, 64, 64] in [-1, 1] with the artefacts of imperfect generators.
+
+    An affine map with a smooth warp, a faint second image, low resolution or blur, contrast, colour,
+    a rectangle, noise.
+    """
     n = x.shape[0]
 
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -89,14 +86,23 @@ def strong_augment(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def train_judge(
-    pictures: np.ndarray,
+    images: np.ndarray,
     labels: np.ndarray,
     steps: int = 1000,
     batch: int = 128,
     seed: int = 0,
     rate: float = 3e-3,
 ) -> Iterator[tuple[int, float, Judge]]:
-    """Yield (step, loss, judge) after every step; the judge is in training mode."""
+    """Train a judge, yielding (step, loss, judge) after every step; the judge is in train mode.
+
+    Args:
+        images: uint8 [N, 64, 64, 3].
+        labels: int8 [N, len(NAMES)].
+        steps: number of steps.
+        batch: images per step.
+        seed: random seed.
+        rate: peak learning rate of AdamW.
+    """
     torch.manual_seed(seed)
     judge = Judge().to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=0.05)
@@ -105,8 +111,8 @@ def train_judge(
     )
     rng = torch.Generator().manual_seed(seed)
     for step in range(steps):
-        rows = torch.randint(len(pictures), (batch,), generator=rng).numpy()
-        x = strong_augment(to_float(pictures[rows]), rng).contiguous(
+        rows = torch.randint(len(images), (batch,), generator=rng).numpy()
+        x = strong_augment(to_float(images[rows]), rng).contiguous(
             memory_format=torch.channels_last
         )
         target = torch.from_numpy(labels[rows].astype(np.int64))
@@ -124,7 +130,7 @@ def train_judge(
 
 
 def accuracies(judge: Judge, x: Tensor, labels: np.ndarray) -> dict[str, float]:
-    """Share of right answers per attribute, over the pictures that show it."""
+    """Return the accuracy of each attribute over the images `x` that show it."""
     found = judge.classify(x)
     target = torch.from_numpy(labels.astype(np.int64))
     out = {}
@@ -135,18 +141,17 @@ def accuracies(judge: Judge, x: Tensor, labels: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--num", type=int, default=30000)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=1)
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--out", required=True, help="file to write (.safetensors)")
+    parser.add_argument("--num", type=int, default=30000, help="number of training images")
+    parser.add_argument("--steps", type=int, default=1000, help="number of steps")
+    parser.add_argument("--workers", type=int, default=1, help="number of rendering processes")
     args = parser.parse_args()
     torch.set_num_threads(1)
     started = time.time()
-    pictures, labels = draw_many(args.num, TRAIN_BASE, args.workers)
-    for step, loss, judge in train_judge(pictures, labels, args.steps):  # noqa: B007
+    images, labels = draw_many(args.num, TRAIN_BASE, args.workers)
+    for step, loss, judge in train_judge(images, labels, args.steps):  # noqa: B007
         if step % 50 == 0:
             print(f"step {step} loss {loss:.4f} {time.time() - started:.0f} s", flush=True)
     judge.eval()
@@ -159,7 +164,7 @@ def main() -> None:
     judge.save(
         args.out,
         {
-            "command": " ".join(["python -m recipes.minifaces.judge.train", *sys.argv[1:]]),
+            "command": command_line("recipes.minifaces.judge.train"),
             "commit": git_commit(),
             "steps": args.steps,
             "seconds": round(time.time() - started),

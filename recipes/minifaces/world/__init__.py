@@ -1,1 +1,1 @@
-"""The procedural world: attributes, captions, renderer, data sets."""
+"""The procedural world: attributes, captions, renderer, datasets."""

@@ -1,5 +1,4 @@
-"""What a face of the world can look like: names, colours, and a sampler that is a pure function of
-a seed."""
+"""Attributes and poses of faces: colours, odds, and samplers that depend on a seed only."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ EYE_COLOUR: dict[str, Colour] = {
     "green": (40, 164, 84),
     "brown": (134, 76, 30),
 }
-# Clothes are never named in a caption: they are the world's nuisance variable.
+# No caption mentions clothes: they are the nuisance variable of the world.
 CLOTHES: tuple[Colour, ...] = (
     (34, 132, 140),
     (150, 44, 72),
@@ -57,7 +56,10 @@ CLOTHES: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Attributes:
-    """One identity. Every field is one of `ATTRIBUTES[field]`; `clothes` indexes `CLOTHES`."""
+    """One identity. Each field is one of `ATTRIBUTES[field]`; `clothes` is an index into `CLOTHES`.
+
+    Raises ValueError for a value that does not exist.
+    """
 
     gender: str = "woman"
     skin: str = "light"
@@ -80,7 +82,7 @@ class Attributes:
                 )
 
     def with_(self, **changes: str | int) -> Attributes:
-        """The same identity with some attributes replaced."""
+        """Return a copy with some attributes replaced."""
         return replace(self, **changes)
 
 
@@ -89,7 +91,7 @@ assert set(ATTRIBUTES) | {"clothes"} == {field.name for field in fields(Attribut
 
 @dataclass(frozen=True)
 class Pose:
-    """Similarity transform of the figure: shift in 1/64 of the frame, rotation in degrees."""
+    """Similarity transform of the figure: translation in 1/64 of the frame, rotation in degrees."""
 
     dx: float = 0.0
     dy: float = 0.0
@@ -105,7 +107,7 @@ GLASSES_ODDS = (0.5, 0.25, 0.25)
 
 
 def sample_attributes(seed: int) -> Attributes:
-    """Identity number `seed`: always the same one. No mohawk under a hat (it could not be seen)."""
+    """Return identity `seed`, a pure function of it. No mohawk under a hat, which would hide it."""
     rng = np.random.default_rng([seed, 0xFACE])
 
     def pick(values: tuple[str, ...], odds: tuple[float, ...] | None = None) -> str:
@@ -131,18 +133,20 @@ def sample_attributes(seed: int) -> Attributes:
 
 
 def sample_pose_numbers(seed: int) -> tuple[float, ...]:
-    """The four uniform numbers in (-1, 1) behind pose number `seed`."""
+    """Return the four uniform numbers in (-1, 1) that define pose `seed`."""
     return tuple(np.random.default_rng([seed, 0x905E]).uniform(-1, 1, size=4))
 
 
 def sample_pose(seed: int, amount: float = 1.0) -> Pose:
-    """Small pose: at `amount` 1, shift up to 2 of 64 units, rotation up to 4 degrees, scale within
-    4 %."""
+    """Return a small random pose.
+
+    At `amount` 1 the translation is at most 2/64, the rotation 4 degrees and the scale within 4 %.
+    """
     return pose_of(np.array(sample_pose_numbers(seed)) * amount)
 
 
 def pose_of(u: np.ndarray) -> Pose:
-    """The pose that four numbers in (-1, 1) stand for."""
+    """Return the pose that four numbers `u` in (-1, 1) define."""
     return Pose(float(2 * u[0]), float(2 * u[1]), float(4 * u[2]), float(1 + 0.04 * u[3]))
 
 
@@ -166,7 +170,7 @@ _STYLE_HIDES = {
 
 
 def visible(a: Attributes, domain: str = "human", style: str = "flat") -> tuple[str, ...]:
-    """Names of the attributes that a picture of `a` in this domain and style actually shows."""
+    """Return the names of the attributes that an image of `a` in this domain and style shows."""
     hidden = set(_DOMAIN_HIDES[domain]) | set(_STYLE_HIDES[style])
     if a.hair_style == "bald" and domain in ("human", "zombie"):
         hidden.add("hair_colour")

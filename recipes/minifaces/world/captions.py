@@ -1,7 +1,7 @@
-"""Captions of the world: a grammar from mentioned attributes to text, with synonyms.
+"""Captions: a grammar that turns mentioned attributes into text, with synonyms.
 
-A caption is made from `Mentions`, so what it claims is known without parsing it: every key is an
-attribute name, "domain" or "style", every value one of that attribute's values.
+A caption is generated from `Mentions`, so its meaning is known without parsing: each key is the
+name of an attribute, "domain" or "style", and each value is one of `CLASSES[key]`.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _article(text: str) -> str:
 
 
 class _Writer:
-    """Picks phrasings with a generator of random numbers."""
+    """Choose phrasings at random."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -207,14 +207,12 @@ class _Writer:
 
 
 def caption(mentions: Mentions, rng: np.random.Generator) -> str:
-    """One sentence that claims exactly `mentions`. The same generator state gives the same
-    sentence."""
+    """Return a sentence that states exactly `mentions`, determined by the state of `rng`."""
     return _Writer(rng).caption(mentions)
 
 
 def truth(a: Attributes, domain: str = "human", style: str = "flat") -> Mentions:
-    """Everything that may truthfully be said about a picture: its visible attributes, domain and
-    style."""
+    """Return everything that is true of an image: its visible attributes, domain and style."""
     return {
         **{name: getattr(a, name) for name in visible(a, domain, style)},
         "domain": domain,
@@ -222,10 +220,10 @@ def truth(a: Attributes, domain: str = "human", style: str = "flat") -> Mentions
     }
 
 
-def sample_mentions(facts: Mentions, rng: np.random.Generator, most: int = 4) -> Mentions:
-    """Between one and `most` of the facts; domain and style are drawn more often than the others.
+def sample_mentions(facts: Mentions, rng: np.random.Generator, max_count: int = 4) -> Mentions:
+    """Draw one to `max_count` of the facts; domain and style are drawn more often than the others.
 
-    "no hat" and its like, and the flat style, are usually left unsaid.
+    Values such as "no hat", and the flat style, are rarely mentioned.
     """
     names = list(facts)
     weights = np.array(
@@ -238,10 +236,10 @@ def sample_mentions(facts: Mentions, rng: np.random.Generator, most: int = 4) ->
             for n in names
         ]
     )
-    count = min(len(names), int(rng.integers(1, most + 1)))
+    count = min(len(names), int(rng.integers(1, max_count + 1)))
     chosen = rng.choice(len(names), size=count, replace=False, p=weights / weights.sum())
     out = {names[i]: facts[names[i]] for i in sorted(chosen)}
-    if "hat_colour" in out:  # a colour needs its thing: hats differ from caps, fur from hair
+    if "hat_colour" in out:  # a colour needs its noun: hat or cap, hair or fur
         out["hat"] = facts["hat"]
     if ("hair_colour" in out and facts["domain"] in ("cat", "dog")) or (
         "gender" in out and facts["domain"] != "human"
@@ -251,23 +249,23 @@ def sample_mentions(facts: Mentions, rng: np.random.Generator, most: int = 4) ->
 
 
 def holds(mentions: Mentions, facts: Mentions) -> bool:
-    """Whether every mention is a visible fact."""
+    """Return whether every mention is among the facts."""
     return all(facts.get(name) == value for name, value in mentions.items())
 
 
 def phrasings(name: str, value: str, count: int = 12, seed: int = 0) -> list[str]:
-    """Distinct captions that mention one attribute only."""
+    """Return up to `count` distinct captions that mention one attribute only."""
     rng = np.random.default_rng([seed, 0xCA])
     return sorted({caption({name: value}, rng) for _ in range(count * 4)})[:count]
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and numbers of a text; everything else separates."""
+    """Split a text into lower-case words and numbers; all other characters separate."""
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
 def known_words() -> list[str]:
-    """Every word that the grammar can produce, sorted: the vocabulary of the mini encoders."""
+    """Return every word of the grammar, sorted: the vocabulary of the mini encoders."""
     groups = [
         _STYLE,
         _NOUN,

@@ -1,4 +1,7 @@
-"""One function per domain: how the same identity looks as a human, a cat, a robot, ..."""
+"""Figures: for each domain a function that draws an identity as a human, a cat, a robot …
+
+Coordinates are in 1/64 of the frame, y down; the order of the calls is the order of the layers.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def _body(pen: Pen, a: Attributes, neck: Colour) -> None:
 
 
 def _person(pen: Pen, a: Attributes, skin: Colour, hair: Colour, face: Callable[[], None]) -> None:
-    """Everything that humans, zombies and clowns share; `face` draws what lies on the skin."""
+    """Draw what humans, zombies and clowns have in common; `face` draws what lies on the skin."""
     parts.hair_behind(pen, a.hair_style, hair)
     _body(pen, a, skin)
     pen.ink(*both(EAR), colour=shade(skin, 0.92))
@@ -55,6 +58,7 @@ def _finish(pen: Pen, a: Attributes) -> None:
 
 
 def human(pen: Pen, a: Attributes) -> None:
+    """Draw a person."""
     skin, hair = SKIN[a.skin], HAIR_COLOUR[a.hair_colour]
 
     def face() -> None:
@@ -87,6 +91,7 @@ WOUND = smooth([(17, 41), (21, 40.4), (22.4, 44), (20.4, 48.4), (17.6, 46)])
 
 
 def zombie(pen: Pen, a: Attributes) -> None:
+    """Draw a zombie: green skin, sunken eyes, a scar; hair is half as bright."""
     hair = tuple(
         (7 * h + 3 * g) // 10
         for h, g in zip(HAIR_COLOUR[a.hair_colour], (92, 100, 70), strict=True)
@@ -122,6 +127,7 @@ TUFT = tuple(ellipse(x, y, r, r) for x, y, r in [(11.5, 24, 5.5), (9, 32, 6), (1
 
 
 def clown(pen: Pen, a: Attributes) -> None:
+    """Draw a clown; beards are hidden by the paint."""
     hair = HAIR_COLOUR[a.hair_colour]
 
     def face() -> None:
@@ -172,6 +178,7 @@ def _muzzle(fur: Colour) -> Colour:
 
 
 def cat(pen: Pen, a: Attributes) -> None:
+    """Draw a cat; fur has the colour of the hair."""
     fur = _fur(a)
     _body(pen, a, fur)
     pen.ink(*both(CAT_EAR), colour=fur)
@@ -189,6 +196,7 @@ def cat(pen: Pen, a: Attributes) -> None:
 
 
 def dog(pen: Pen, a: Attributes) -> None:
+    """Draw a dog; fur has the colour of the hair."""
     fur = _fur(a)
     _body(pen, a, fur)
     pen.ink(HEAD_ROUND, colour=fur)
@@ -216,6 +224,7 @@ LED: Colour = (60, 240, 255)
 
 
 def robot(pen: Pen, a: Attributes) -> None:
+    """Draw a robot."""
     _body(pen, a, (104, 112, 126))
     pen.ink(*both(BOLT), colour=(104, 112, 126))
     pen.ink(ANTENNA, BULB, colour=(240, 50, 60))
@@ -247,6 +256,7 @@ NOSTRIL = ellipse(30.4, 41.6, 0.9, 1.2)
 
 
 def alien(pen: Pen, a: Attributes) -> None:
+    """Draw an alien."""
     _body(pen, a, LIME)
     pen.ink(*both(FEELER), colour=LIME)
     pen.ink(*both(FEELER_BALL), colour=(250, 240, 60))

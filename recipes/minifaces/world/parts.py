@@ -1,5 +1,4 @@
-"""The shapes of the world and how parts of a face are drawn. Units: 1/64 of the frame; see
-pen.py."""
+"""Parts of a face: their shapes, and functions that draw them. Units: 1/64 of the frame."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ LENS: Colour = (206, 234, 255)
 
 
 def both(shape: Shape) -> tuple[Shape, Shape]:
-    """The shape and its mirror image about x = 32."""
+    """Return the shape and its mirror image about x = 32."""
     return shape, shape.mirrored
 
 
@@ -50,6 +49,7 @@ MOHAWK = polygon([(25.5, 22), (24, 13.5), (20.5, 8), (26, 9), (25.5, 2.5),
 
 
 def hair_behind(pen: Pen, style: str, colour: Colour) -> None:
+    """Draw the hair that the head covers."""
     if style == "long":
         pen.ink(LONG_BACK, colour=shade(colour, 0.86))
     elif style == "curly":
@@ -57,6 +57,7 @@ def hair_behind(pen: Pen, style: str, colour: Colour) -> None:
 
 
 def hair_in_front(pen: Pen, style: str, colour: Colour) -> None:
+    """Draw the hair that covers the head."""
     if style == "short":
         pen.ink(SHORT, colour=colour)
     elif style == "long":
@@ -79,12 +80,14 @@ MOUSTACHE = smooth([(32, 41.3), (37, 40.4), (42, 42.2), (46, 44.2), (49.6, 41.2)
 
 
 def beard(pen: Pen, kind: str, colour: Colour, skin: Colour) -> None:
+    """Draw a full beard with an opening for the mouth; drawn before the mouth."""
     if kind == "beard":
         pen.ink(BEARD, colour=colour)
         pen.ink(BEARD_WINDOW, colour=skin)
 
 
 def moustache(pen: Pen, kind: str, colour: Colour) -> None:
+    """Draw a moustache; drawn after the mouth."""
     if kind == "moustache":
         pen.ink(MOUSTACHE, colour=colour)
 
@@ -101,7 +104,7 @@ INSIDE: Colour = (120, 16, 34)
 
 
 def mouth(pen: Pen, kind: str, lips: Colour = INK) -> None:
-    """A mouth about 20 units wide; `lips` colours the line."""
+    """Draw a mouth about 20 units wide; `lips` is the colour of its outline."""
     if kind == "smile":
         pen.ink(SMILE, colour=INSIDE, rim=lips)
         pen.fill(TEETH, colour=WHITE)
@@ -132,7 +135,7 @@ SHADES_GLINT = stroke([(18.4, 36), (23.4, 30.6)], 1.7)
 
 
 def eyes(pen: Pen, a: Attributes) -> None:
-    """White, iris, pupil; a woman's lashes, and brows."""
+    """Draw sclera, iris, pupil and highlight."""
     pen.ink(*both(EYE), colour=WHITE)
     pen.fill(*both(IRIS), colour=EYE_COLOUR[a.eye_colour])
     pen.fill(*both(PUPIL), colour=INK)
@@ -140,23 +143,26 @@ def eyes(pen: Pen, a: Attributes) -> None:
 
 
 def lashes(pen: Pen) -> None:
+    """Draw eyelashes."""
     for shape in (LASHES, *LASH_TIPS):
         pen.fill(*both(shape), colour=INK)
 
 
 def brows(pen: Pen, a: Attributes, colour: Colour) -> None:
+    """Draw eyebrows; sunglasses hide them."""
     if a.glasses != "sunglasses":
         pen.fill(*both(BROW_MAN if a.gender == "man" else BROW_WOMAN), colour=colour)
 
 
 def glasses_below_eyes(pen: Pen, kind: str) -> None:
-    """Round frames with tinted lenses, drawn before the eyes so that these stay visible."""
+    """Draw round glasses with tinted lenses; drawn before the eyes, which stay visible."""
     if kind == "glasses":
         pen.ink(*both(FRAMES), BRIDGE, colour=FRAME)
         pen.fill(*both(LENSES), colour=LENS)
 
 
 def sunglasses(pen: Pen, kind: str) -> None:
+    """Draw sunglasses; drawn after the eyes, which they hide."""
     if kind == "sunglasses":
         pen.ink(*both(SHADES), colour=(22, 20, 30))
         pen.ink(SHADES_BAR, colour=GOLD)
@@ -185,6 +191,7 @@ JEWEL = ellipse(32, 18.4, 3, 3)
 
 
 def hat(pen: Pen, kind: str, colour_name: str) -> None:
+    """Draw a hat, a cap or a crown; crowns are always golden."""
     colour = HAT_COLOUR[colour_name]
     if kind == "hat":
         pen.ink(HAT_TOP, colour=colour)

@@ -1,4 +1,4 @@
-"""Filled polygons with an ink rim, drawn under a similarity transform. Units: 1/64 of the frame."""
+"""Drawing primitives: filled shapes with an ink outline. Units: 1/64 of the frame, y down."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw
 from recipes.minifaces.world.attributes import Colour, Pose
 
 INK: Colour = (42, 28, 52)
-RIM = 0.55  # half the width of the ink line
+RIM = 0.55  # half the width of the outline
 Points = Sequence[tuple[float, float]]
 
 
 def _offset(points: np.ndarray, distance: float) -> np.ndarray:
-    """Move a closed polygon [P, 2] outwards along its vertex normals (mitre bounded at 2)."""
+    """Move a closed polygon [P, 2] outwards along its vertex normals (mitre limited to 2)."""
     following, previous = np.roll(points, -1, 0), np.roll(points, 1, 0)
     area = np.sum(points[:, 0] * following[:, 1] - following[:, 0] * points[:, 1])
     edges = np.stack([points - previous, following - points])
@@ -31,18 +31,19 @@ def _offset(points: np.ndarray, distance: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shape:
-    """A closed polygon [P, 2] and the larger one that makes its ink rim."""
+    """A closed polygon [P, 2], and a larger one that shows around it as the outline."""
 
     fill: np.ndarray
     rim: np.ndarray
 
     @staticmethod
     def of(points: np.ndarray, rim: float = RIM) -> Shape:
+        """Return the polygon `points` with an outline centred on its edge."""
         return Shape(_offset(points, -rim), _offset(points, rim))
 
     @property
     def mirrored(self) -> Shape:
-        """Left and right exchanged about x = 32."""
+        """The mirror image about x = 32."""
         flip = np.array([-1.0, 1.0])
         return Shape(self.fill * flip + (64, 0), self.rim * flip + (64, 0))
 
@@ -50,7 +51,7 @@ class Shape:
 def ellipse(
     x: float, y: float, rx: float, ry: float, power: float = 2.0, tilt: float = 0.0
 ) -> Shape:
-    """A superellipse (|x/rx|^power + |y/ry|^power = 1), tilted by degrees."""
+    """Return a superellipse |x/rx|^power + |y/ry|^power = 1, rotated by `tilt` degrees."""
     t = np.linspace(0, 2 * np.pi, 36 if max(rx, ry) > 6 else 20, endpoint=False)
     c, s = np.cos(t), np.sin(t)
     points = np.stack(
@@ -62,12 +63,12 @@ def ellipse(
 
 
 def polygon(points: Points) -> Shape:
-    """Straight edges through the points."""
+    """Return a polygon with straight edges."""
     return Shape.of(np.asarray(points, dtype=float))
 
 
 def _spline(p: np.ndarray, closed: bool, steps: int = 5) -> np.ndarray:
-    """Catmull-Rom curve through points [P, 2]."""
+    """Sample the Catmull-Rom curve through points [P, 2]."""
     before, after = (p[-1:], p[:2]) if closed else (p[:1], p[-1:])
     q = np.concatenate([before, p, after])
     t = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
@@ -80,12 +81,12 @@ def _spline(p: np.ndarray, closed: bool, steps: int = 5) -> np.ndarray:
 
 
 def smooth(points: Points) -> Shape:
-    """A closed smooth curve through the points."""
+    """Return a closed smooth curve through the points."""
     return Shape.of(_spline(np.asarray(points, dtype=float), closed=True))
 
 
 def stroke(points: Points, width: float) -> Shape:
-    """A smooth open line of this width with round ends; its `rim` is one ink line wider."""
+    """Return a smooth open line with round ends, drawn by `fill`."""
     line = _spline(np.asarray(points, dtype=float), closed=False)
     tangent = np.gradient(line, axis=0)
     tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
@@ -102,14 +103,17 @@ def stroke(points: Points, width: float) -> Shape:
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """Darker for factor < 1, lighter (towards white) for factor > 1."""
+    """Darken a colour for factor < 1, lighten it (towards white) for factor > 1."""
     if factor <= 1:
         return tuple(int(v * factor) for v in colour)
     return tuple(int(255 - (255 - v) * (2 - factor)) for v in colour)
 
 
 class Pen:
-    """A canvas of `size` pixels, drawn `oversample` times larger and reduced by `finish`."""
+    """A canvas of `size` pixels, supersampled by the factor `oversample`.
+
+    Pillow draws polygons without antialiasing; `finish` averages blocks of pixels.
+    """
 
     def __init__(self, size: int, oversample: int, paper: Colour, pose: Pose) -> None:
         self._oversample = oversample
@@ -126,17 +130,17 @@ class Pen:
         self._draw.polygon((points @ self._matrix + self._shift).ravel().tolist(), fill=colour)
 
     def fill(self, *shapes: Shape, colour: Colour) -> None:
-        """Shapes without a rim."""
+        """Draw shapes without an outline."""
         for shape in shapes:
             self._polygon(shape.fill, colour)
 
     def ink(self, *shapes: Shape, colour: Colour, rim: Colour = INK) -> None:
-        """The union of the shapes in one colour with an ink rim around it."""
+        """Draw the union of the shapes in one colour, with an outline around it."""
         for shape in shapes:
             self._polygon(shape.rim, rim)
         for shape in shapes:
             self._polygon(shape.fill, colour)
 
     def finish(self) -> np.ndarray:
-        """uint8 [size, size, 3]."""
+        """Return the image, uint8 [size, size, 3]."""
         return np.asarray(self._image.reduce(self._oversample))

@@ -1,4 +1,4 @@
-"""The renderer: attributes, a domain, a style and a pose become a picture. Deterministic."""
+"""The renderer: draws a face from attributes, domain, style and pose, deterministically."""
 
 from __future__ import annotations
 
@@ -35,9 +35,16 @@ def render(
     size_px: int = 64,
     pose: Pose | None = None,
 ) -> np.ndarray:
-    """One picture, uint8 [size_px, size_px, 3]. The same arguments always give the same bytes.
+    """Render an image, uint8 [size_px, size_px, 3]. Equal arguments give equal bytes.
 
-    Raises ValueError for an unknown domain or style and for sizes outside 16..2048.
+    Args:
+        attributes: who is drawn.
+        domain: one of `DOMAINS`.
+        style: one of `STYLES`.
+        size_px: width and height.
+        pose: similarity transform of the figure; the background does not move.
+
+    Raises ValueError for an unknown domain or style and sizes outside 16 … 2048.
     """
     if domain not in FIGURES:
         raise ValueError(f"domain: got {domain!r}, expected one of {', '.join(DOMAINS)}")
@@ -56,5 +63,5 @@ def render(
 def render_seed(
     seed: int, domain: str = "human", style: str = "flat", size_px: int = 64
 ) -> np.ndarray:
-    """Identity `seed` in its own small pose, uint8 [size_px, size_px, 3]."""
+    """Render identity `seed` in the pose of its seed, uint8 [size_px, size_px, 3]."""
     return render(sample_attributes(seed), domain, style, size_px, sample_pose(seed))

@@ -1,4 +1,4 @@
-"""Styles as image filters: uint8 [H, W, 3] flat drawing in, uint8 [H, W, 3] out. Pure functions."""
+"""Styles: image filters from the flat drawing, uint8 [H, W, 3], to uint8 [H, W, 3]."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ def _bytes(image: np.ndarray) -> np.ndarray:
 
 
 def sketch(image: np.ndarray) -> np.ndarray:
-    """Pencil: dark contours on paper, one layer of hatching in the mid tones, two in the dark
-    ones."""
+    """Pencil: dark contours on paper, hatched once in the mid-tones and twice in the dark ones."""
     unit = image.shape[0] / 64
     grey = _unit(image) @ _LUMA
     tone = ndimage.uniform_filter(grey, max(1, round(0.8 * unit)))
@@ -34,7 +33,7 @@ def sketch(image: np.ndarray) -> np.ndarray:
 
 
 def pixel(image: np.ndarray) -> np.ndarray:
-    """Pixel art: 16 x 16 blocks in five levels per channel, with a visible dark grid."""
+    """Pixel art: 16×16 blocks with five levels per channel, and a dark grid."""
     size = image.shape[0]
     rows = np.arange(size) * 16 // size
     starts = np.searchsorted(rows, np.arange(16))
@@ -51,7 +50,7 @@ def pixel(image: np.ndarray) -> np.ndarray:
 
 
 def neon(image: np.ndarray) -> np.ndarray:
-    """Glowing tubes along the edges of the drawing, on a dark wall."""
+    """Neon: glowing tubes along the edges of the drawing, on a dark wall."""
     unit = image.shape[0] / 64
     flat = _unit(image)
     reach = 2 * max(1, round(unit)) + 1
@@ -70,7 +69,7 @@ def neon(image: np.ndarray) -> np.ndarray:
 
 
 def sepia(image: np.ndarray) -> np.ndarray:
-    """An old photograph: brown tones, faded blacks, dark corners."""
+    """Sepia: an old photograph with brown tones, faded blacks and dark corners."""
     size = image.shape[0]
     grey = _unit(image) @ _LUMA
     span = np.linspace(-1, 1, size, dtype=np.float32)
