@@ -1,4 +1,4 @@
-"""The named example: an animal becomes Nicolas Cage, by text or by a few pictures.
+"""Animals as Nicolas Cage: the example of StyleGAN-NADA, by text or by a few images.
 
 Commands:
   python -m recipes.cage_animal --outdir out/cage-animal
@@ -6,15 +6,15 @@ Commands:
   python -m recipes.cage_animal --dry-run
   sg3 generate --network stylegan3-r-afhqv2-512 --delta out/cage-animal/delta.safetensors:0.8 \\
     --seeds 0-15 --trunc 0.7 --outdir out/cages
-Going on after an interruption: the same command with --resume.
+To resume after an interruption, run the same command with --resume.
 
-Both download the AFHQ v2 network (NVIDIA's, non-commercial licence) and OpenAI's CLIP ViT-B/32 and
-ViT-B/16. The variant text is the published one of StyleGAN-NADA for StyleGAN3: both encoders at
-equal weight, batch 4 (larger batches weaken the grid artefact), learning rate 0.002, 600 steps.
-The variant images takes 3 to 20 photos of a face instead of the word, 400 steps.
+Both variants download the AFHQ v2 network (NVIDIA's, non-commercial licence) and OpenAI's CLIP
+ViT-B/32 and ViT-B/16. The variant text has the published settings of StyleGAN-NADA for StyleGAN3:
+both encoders with equal weights, batch size 4 (larger batches reduce grid artefacts), learning rate
+0.002, 600 steps. The variant images takes 3 to 20 photos of a face instead of the text, 400 steps.
 
-Hardware: a GPU with 12 GB, an estimate from the sizes of the networks; a processor does it slowly.
-Duration: minutes on a current GPU, an estimate.
+Hardware: a GPU with 12 GB (estimated from the sizes of the networks), or, slowly, a CPU.
+Duration: minutes on a current GPU (estimated).
 Result: not yet run here.
 """
 
@@ -25,8 +25,8 @@ import json
 import click
 
 from nada.commands.adapt import adapt
-from recipes.run import RecipeCommand
-from sg3.cli.options import debug_option, device_option
+from recipes.run import RecipeCommand, verbatim
+from sg3.cli.options import debug_option, device_option, option
 
 ENCODERS = ("ViT-B-32/openai", "ViT-B-16/openai")
 COMMON = {
@@ -48,27 +48,46 @@ VARIANTS = {
 
 
 def settings(variant: str = "text", target_images: str | None = None) -> dict:
-    """The options of `sg3 adapt`, by name. Raises ValueError where the pictures are missing, or
-    are given to the variant text."""
+    """Return options of `sg3 adapt` by name.
+
+    Raises ValueError unless `target_images` is given with the variant images, and only with it.
+    """
     if (variant == "images") != (target_images is not None):
+        expected = "a folder of photos" if variant == "images" else "none"
         raise ValueError(
-            "target-images: give a folder of photos with --variant images, and only so"
+            f"target_images: got {target_images}, expected {expected} for the variant {variant}"
         )
     chosen = COMMON | VARIANTS[variant]
     return chosen | {"target_images": target_images} if target_images else chosen
 
 
-@click.command(cls=RecipeCommand, help="\b\n" + __doc__.replace("\n\n", "\n\n\b\n"))
-@click.option("--variant", type=click.Choice(list(VARIANTS)), default="text", show_default=True)
-@click.option("--target-images", type=click.Path(exists=True), metavar="DIR|ZIP")
-@click.option("--outdir", default="out/cage-animal", show_default=True, metavar="DIR")
-@click.option("--steps", type=click.IntRange(0), help="Instead of the variant's.")
-@click.option("--resume", is_flag=True, help="Go on where the same command stopped.")
-@click.option("-n", "--dry-run", is_flag=True, help="Print the settings and stop.")
+@click.command(cls=RecipeCommand, help=verbatim(__doc__))
+@option("--variant", type=click.Choice(list(VARIANTS)), default="text", help="Kind of the target.")
+@option(
+    "--target-images",
+    type=click.Path(exists=True),
+    metavar="DIR|ZIP",
+    unset="none",
+    help="Photos for the variant images.",
+)
+@option("--outdir", default="out/cage-animal", metavar="DIR", help="Output folder.")
+@option("--steps", type=click.IntRange(0), unset="that of the variant", help="Number of steps.")
+@click.option("--resume", is_flag=True, help="Resume the same command after an interruption.")
+@click.option("-n", "--dry-run", is_flag=True, help="Print the settings and exit.")
 @device_option
 @debug_option
 @click.pass_context
-def command(ctx, variant, target_images, outdir, steps, resume, dry_run, device) -> None:
+def command(
+    ctx: click.Context,
+    variant: str,
+    target_images: str | None,
+    outdir: str,
+    steps: int | None,
+    resume: bool,
+    dry_run: bool,
+    device: str,
+) -> None:
+    """Run `sg3 adapt` with the settings of the recipe."""
     chosen = settings(variant, target_images) | {"outdir": outdir, "resume": resume}
     if steps is not None:
         chosen["steps"] = steps

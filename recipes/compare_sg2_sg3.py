@@ -1,4 +1,4 @@
-"""StyleGAN3-T, R and StyleGAN2 on the same world: equivariance and texture sticking, on a CPU.
+"""Compare StyleGAN3-T, StyleGAN3-R and StyleGAN2: equivariance and texture sticking, on a CPU.
 
 Commands:
   python -m recipes.minifaces.world.dataset --dest data/minifaces.zip --num 50000 --seed 0
@@ -7,23 +7,25 @@ Commands:
     --out sg3/assets/mini-faces-stylegan2.safetensors
   python -m recipes.compare_sg2_sg3 measure --outdir docs
 
-`train` takes a StyleGAN2 through the steps that made `mini-faces` (recipes/minifaces/
-pretrain_stylegan2.py); `recipes.minifaces.generator.pretrain --cfg stylegan3-r` does so with an R
-(recipes/minifaces/README.md). `measure` writes compare-sg2-sg3.json and compare-sg2-sg3.png:
+`train` trains a StyleGAN2 as `mini-faces` was trained
+(recipes/minifaces/generator/pretrain_stylegan2.py); for an R, use
+`python -m recipes.minifaces.generator.pretrain --cfg stylegan3-r` (recipes/minifaces/README.md).
+`measure` writes compare-sg2-sg3.json and compare-sg2-sg3.png:
 
-- EQ-T of the input: as `sg3 metrics` has it. The constant of StyleGAN2 is read as samples of a
-  band-limited signal, which can be moved like the waves of StyleGAN3; zeros come in. Once more
-  for the inner half of the picture, where it does not matter how wide the layers' margins are.
-- EQ-R of the input: as `sg3 metrics` has it, for StyleGAN3.
+- EQ-T of the input, as in `sg3 metrics`. The constant of StyleGAN2 counts as samples of a
+  band-limited signal, which can be translated like the Fourier features of StyleGAN3; zeros enter at
+  the border. Also for the inner half of the image, where the margins of the layers do not matter.
+- EQ-R of the input, as in `sg3 metrics`, for StyleGAN3.
 - EQ-T of the pose: all networks, and the renderer, take a pose (up to 2 pixels) from the latent.
-  The picture that a latent draws 1 to 4 pixels further is compared with the moved picture.
-- Stickiness (`sg3.analysis.stickiness`) over random poses of one face, summed over faces. Also true
-  renders have some, and more when they are out of focus: edges wider than the move overlap. So each
-  network stands beside renders whose high-pass has as much energy (`stickiness_of_renders`).
+  The image of a latent whose pose is 1 to 4 pixels further is compared with the translated image.
+- Stickiness (`sg3.analysis.stickiness`) over random poses of a face, summed over faces. True renders
+  have some, too, and more when they are out of focus, because edges wider than the motion overlap.
+  Therefore each network is compared with renders of the same high-pass energy
+  (`stickiness_of_renders`).
 
 Hardware: one CPU core, 4 GB. Duration: 50 minutes of CPU time to train, 9 to measure (twice as long
-by the clock on a loaded machine). Result: docs/ANALYSIS.md: the input 55 dB against 11, sticking of
-textures in none, since this world has none to speak of.
+in real time on a busy machine). Result: docs/ANALYSIS.md: EQ-T of the input is 55 dB against 11 of
+StyleGAN2; no network shows texture sticking, because this world has hardly any texture.
 """
 
 from __future__ import annotations
@@ -43,32 +45,32 @@ from recipes.minifaces.evaluation.generator import HELDOUT_BASE
 from recipes.minifaces.generator.latents import POSE_DIM, code_of_seeds, z_of
 from recipes.minifaces.generator.movable import MovableStyleGAN2
 from recipes.minifaces.generator.pretrain_stylegan2 import train
+from recipes.run import RecipeCommand
 from sg3.allocator import keep_large_blocks
 from sg3.analysis.drawing import Drawing
-from sg3.cli.main import errors_in_one_line
-from sg3.cli.options import debug_option, outdir_option
+from sg3.cli.options import debug_option, option, outdir_option
 from sg3.data import ImageDataset
 from sg3.files import prepare_folder, write_text
 from sg3.media import to_uint8
 from sg3.metrics.equivariance import rotation_matrix, translate_integer
 
-# The picture.
-
-SIDE, GAP = 128, 10  # of its cells
+SIDE, GAP = 128, 10  # of the cells of the figure, in pixels
 FACE, SHIFT_PX, TURN_DEG = HELDOUT_BASE + 2, 5, 30
 
 
-def picture(networks: dict[str, nn.Module], numbers: dict[str, dict]) -> Drawing:
-    """A row for the renderer and each network: a face, its mean over poses, a column of pixels
-    while it moves up and down, what is left when the input moves, the face with its input
-    turned (StyleGAN3), the numbers."""
+def figure(networks: dict[str, nn.Module], numbers: dict[str, dict]) -> Drawing:
+    """Draw a row for the renderer and for each network.
+
+    Columns: a face, its mean over poses, a column of pixels while it moves up and down, the error
+    under a translation of the input, the face with its input rotated (StyleGAN3), the numbers.
+    """
     cells = [SIDE, SIDE, 2 * SIDE, SIDE, SIDE]
     heads = [
         ["one face"],
         ["mean of 64 poses"],
         ["its middle column over time,", "moving up and down by its latent"],
-        [f"input {SHIFT_PX} px right and down,", "less the moved picture (x4)"],
-        [f"input turned by {TURN_DEG}°"],
+        [f"input {SHIFT_PX} px right and down,", "minus the moved image (x4)"],
+        [f"input rotated by {TURN_DEG}°"],
     ]
     left = 110
     lefts = [left + sum(cells[:i]) + i * GAP for i in range(len(cells) + 1)]
@@ -81,12 +83,13 @@ def picture(networks: dict[str, nn.Module], numbers: dict[str, dict]) -> Drawing
         drawing.text(4, top + SIDE / 2, name)
         for x, width, image in zip(lefts, cells, _row(G), strict=False):
             drawing.image(x, top, width, SIDE, image)
-        for i, line in enumerate(_told(found)):
+        for i, line in enumerate(_lines(found)):
             drawing.text(lefts[-1], top + 8 + 18 * i, line)
     return drawing
 
 
 def _row(G: nn.Module | None) -> list[np.ndarray]:
+    """Return the images of a row, uint8 `[H, W, 3]`; None stands for the renderer."""
     source = rendered if G is None else generated(G)
     turning = np.random.RandomState(0).uniform(-1, 1, [64, POSE_DIM])
     nodding = np.zeros([128, POSE_DIM])
@@ -99,7 +102,7 @@ def _row(G: nn.Module | None) -> list[np.ndarray]:
     ]
     if G is None:
         return images
-    return [*images, _left_over(G), *([] if G.kind == "stylegan2" else [_turned(G)])]
+    return [*images, _error(G), *([] if G.kind == "stylegan2" else [_rotated(G)])]
 
 
 def _face_ws(G: nn.Module) -> torch.Tensor:
@@ -108,30 +111,31 @@ def _face_ws(G: nn.Module) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _turned(G: nn.Module) -> np.ndarray:
-    """The face with the input of a StyleGAN3 turned."""
+def _rotated(G: nn.Module) -> np.ndarray:
+    """Return the face with the input of a StyleGAN3 rotated."""
     ws, transform = _face_ws(G), G.synthesis.input.transform
     transform[:2, :2] = rotation_matrix(-math.radians(TURN_DEG))
-    picture = to_uint8(G.synthesis(ws, noise_mode="const"))[0]
+    image = to_uint8(G.synthesis(ws, noise_mode="const"))[0]
     transform.copy_(torch.eye(3))
-    return picture
+    return image
 
 
 @torch.no_grad()
-def _left_over(G: nn.Module) -> np.ndarray:
-    """What a network draws with its input moved, less what it draws at rest, moved."""
+def _error(G: nn.Module) -> np.ndarray:
+    """Return the image with translated input, minus the translated image."""
     movable = MovableStyleGAN2(G) if G.kind == "stylegan2" else G
     ws, transform = _face_ws(G), movable.synthesis.input.transform
     still = movable.synthesis(ws, noise_mode="const")
     transform[:2, 2] = -SHIFT_PX / 64
     moved = movable.synthesis(ws, noise_mode="const")
     transform.copy_(torch.eye(3))
-    movable.synthesis(ws, noise_mode="const")  # the constant back to where it was
+    movable.synthesis(ws, noise_mode="const")  # restores the constant
     target, mask = translate_integer(still, SHIFT_PX, SHIFT_PX)
     return to_uint8((moved - target) * mask * 4)[0]
 
 
-def _told(found: dict) -> list[str]:
+def _lines(found: dict) -> list[str]:
+    """Return the numbers of a network as text."""
     lines = []
     if "eqt_int" in found:
         lines.append(f"EQ-T of the input {found['eqt_int']:.1f} dB")
@@ -147,61 +151,55 @@ def _told(found: dict) -> list[str]:
     return lines
 
 
-# The command.
-
-
 @click.group()
 def main() -> None:
-    """StyleGAN3-T, R and StyleGAN2 on the same world."""
+    """Compare StyleGAN3-T, StyleGAN3-R and StyleGAN2."""
     keep_large_blocks()
     torch.set_num_threads(1)
 
 
-@main.command("train")
-@click.option("--data", required=True, metavar="ZIP", help="From recipes.minifaces.world.dataset.")
+@main.command("train", cls=RecipeCommand)
+@option("--data", required=True, metavar="ZIP", help="From recipes.minifaces.world.dataset.")
 @outdir_option
 @debug_option
 def train_command(data: str, outdir: str) -> None:
     """Train the StyleGAN2 as mini-faces was trained."""
-    with errors_in_one_line(click.get_current_context()):
-        ImageDataset(data, cache="none")  # a wrong path leaves no folder
-        click.echo(str(train(data, prepare_folder(outdir))))
+    ImageDataset(data, cache="none")  # a wrong path leaves no folder
+    click.echo(str(train(data, prepare_folder(outdir))))
 
 
-@main.command("measure")
-@click.option(
+@main.command("measure", cls=RecipeCommand)
+@option(
     "--stylegan2",
     default="mini-faces-stylegan2",
-    show_default=True,
     metavar="NAME|FILE",
-    help="What `train` wrote.",
+    help="Network written by `train`.",
 )
-@click.option("--stylegan3", default="mini-faces", show_default=True, metavar="NAME|FILE")
-@click.option("--stylegan3-r", default="mini-faces-r", show_default=True, metavar="NAME|FILE")
+@option("--stylegan3", default="mini-faces", metavar="NAME|FILE", help="A StyleGAN3-T.")
+@option("--stylegan3-r", default="mini-faces-r", metavar="NAME|FILE", help="A StyleGAN3-R.")
 @outdir_option
 @debug_option
 def measure_command(stylegan2: str, stylegan3: str, stylegan3_r: str, outdir: str) -> None:
     """Write compare-sg2-sg3.json and .png."""
-    with errors_in_one_line(click.get_current_context()):
-        names = {"StyleGAN3-T": stylegan3, "StyleGAN3-R": stylegan3_r, "StyleGAN2": stylegan2}
-        loaded = {title: sg3.load(name) for title, name in names.items()}
-        networks = {name: nets.G_ema for name, nets in loaded.items()}
-        start, cpu, numbers = time.time(), time.process_time(), {}
-        for name, found in measure(networks):
-            numbers[name] = found
-            click.echo(f"{name}: {json.dumps(found)}")
-        out = prepare_folder(outdir)
-        picture(networks, numbers).save(out / "compare-sg2-sg3.png")
-        record = {
-            "command": "python -m recipes.compare_sg2_sg3 measure",
-            "units": "eqt_…, eqr and pose in dB; frechet in features of the judge",
-            "numbers": numbers,
-            "networks": {name: nets.meta for name, nets in loaded.items()},
-            "seconds": round(time.time() - start),
-            "cpu_seconds": round(time.process_time() - cpu),
-        }
-        write_text(out / "compare-sg2-sg3.json", json.dumps(record, indent=1, default=str) + "\n")
+    names = {"StyleGAN3-T": stylegan3, "StyleGAN3-R": stylegan3_r, "StyleGAN2": stylegan2}
+    loaded = {title: sg3.load(name) for title, name in names.items()}
+    networks = {name: nets.G_ema for name, nets in loaded.items()}
+    start, cpu, numbers = time.time(), time.process_time(), {}
+    for name, found in measure(networks):
+        numbers[name] = found
+        click.echo(f"{name}: {json.dumps(found)}")
+    out = prepare_folder(outdir)
+    figure(networks, numbers).save(out / "compare-sg2-sg3.png")
+    record = {
+        "command": "python -m recipes.compare_sg2_sg3 measure",
+        "units": "eqt_…, eqr and pose in dB; frechet in features of the judge",
+        "numbers": numbers,
+        "networks": {name: nets.meta for name, nets in loaded.items()},
+        "seconds": round(time.time() - start),
+        "cpu_seconds": round(time.process_time() - cpu),
+    }
+    write_text(out / "compare-sg2-sg3.json", json.dumps(record, indent=1, default=str) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m recipes.compare_sg2_sg3")

@@ -1,22 +1,23 @@
-"""A film in which one prompt dissolves into the next, on the bundled models.
+"""Make a video in which one prompt dissolves into the next, with the bundled models.
 
     python -m recipes.dissolve --outdir out/dissolve
     python -m recipes.dissolve --motion circle --prompt "a bald man" --prompt "a crown"
 
-For each prompt the best of a few hundred random pictures is found and bred; the run then goes from
-one to the next in W while the texts pull. Steps are frames. mini-faces has never seen a face upside
-down, so the input moves in a small circle here; a network trained on turned pictures takes
-`--motion turn` as well.
+For each prompt, the best of a few hundred random latents is selected and refined; the run then
+moves from one to the next in W while the texts steer it. Each step is a frame. mini-faces was not
+trained on rotated faces, so by default the input moves in a small circle; for networks that were,
+try `--motion turn`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from recipes.run import RecipeCommand
-from sg3.cli.options import debug_option, device_option, resolve_device, seed_option
+from recipes.run import RecipeCommand, verbatim
+from sg3.cli.options import debug_option, device_option, option, resolve_device, seed_option
 from sg3.files import check_folder, prepare_folder
 
 PROMPTS = (
@@ -27,19 +28,42 @@ PROMPTS = (
 )
 
 
-@click.command(cls=RecipeCommand, help=(__doc__ or "").split("\n")[0])
-@click.option("--outdir", default="out/dissolve", show_default=True, type=click.Path())
-@click.option("--prompt", "prompts", multiple=True, default=PROMPTS, help="At least two.")
-@click.option("--network", default="mini-faces", show_default=True)
-@click.option("--clip", default="mini", show_default=True)
-@click.option("--steps", default=45, show_default=True, type=click.IntRange(1), help="Per prompt.")
-@click.option("--fade", default=0.6, show_default=True, help="Share that cross-fades.")
-@click.option("--motion", type=click.Choice(["none", "shift", "circle", "turn", "both"]))
-@click.option("--amount", default=0.06, show_default=True, help="Of the motion.")
+@click.command(cls=RecipeCommand, help=verbatim(__doc__))
+@option("--outdir", default="out/dissolve", type=click.Path(), help="Output folder.")
+@option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    default=PROMPTS,
+    help="A prompt of the sequence; give at least two.",
+)
+@option("--network", default="mini-faces", help="Name, file or URL of the network.")
+@option("--clip", default="mini", help="Encoder of images and texts.")
+@option("--steps", default=45, type=click.IntRange(1), help="Steps per prompt.")
+@option("--fade", default=0.6, help="Fraction of the steps in which two prompts cross-fade.")
+@option(
+    "--motion",
+    type=click.Choice(["none", "shift", "circle", "turn", "both"]),
+    default="circle",
+    help="Motion of the input.",
+)
+@option("--amount", default=0.06, help="Amplitude of the motion, in image widths.")
 @seed_option
 @device_option
 @debug_option
-def main(outdir, prompts, network, clip, steps, fade, motion, amount, seed, device) -> None:
+def main(
+    outdir: str,
+    prompts: Sequence[str],
+    network: str,
+    clip: str,
+    steps: int,
+    fade: float,
+    motion: str,
+    amount: float,
+    seed: int,
+    device: str,
+) -> None:
+    """Run the command."""
     import sg3
     from guidance.steering.dissolve import dissolve
     from guidance.steering.record import Recording
@@ -52,7 +76,7 @@ def main(outdir, prompts, network, clip, steps, fade, motion, amount, seed, devi
         clip,
         steps_each=steps,
         fade=fade,
-        motion={"none": None, None: "circle"}.get(motion, motion),
+        motion=None if motion == "none" else motion,
         amount=amount,
         seed=seed,
     )

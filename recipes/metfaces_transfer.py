@@ -1,4 +1,4 @@
-"""MetFaces: 1336 faces from works of art, 1024×1024, from a network of photographed faces.
+"""MetFaces: 1336 faces from works of art, 1024×1024, transferred from a network of photographs.
 
 Commands:
   sg3 dataset --source metfaces/images --dest metfaces-1024.zip --resolution 1024x1024
@@ -7,37 +7,39 @@ Commands:
     --outdir runs --set cfg=stylegan3-r
   torchrun --standalone --nproc-per-node=8 -m recipes.metfaces_transfer --data metfacesu-1024.zip \\
     --outdir runs --variant unaligned
-Going on after an interruption: the same command with --resume latest.
+To resume after an interruption, run the same command with --resume latest.
 
-Few pictures: mirrored copies, adaptive augmentation, a fifth of the usual length, and a network
-saved every 40 kimg, because the best one may come early. `cfg` chooses the network to start
-from and gamma; the reference values (REFERENCE.md §4.8):
+For a small dataset: mirrored copies, adaptive augmentation, a fifth of the usual length, and a
+snapshot every 40 kimg, because the best one may come early. `cfg` selects the network to start from
+and gamma; the reference values (REFERENCE.md §4.8):
 
   cfg           aligned, from FFHQ   unaligned, from FFHQ-U
   stylegan3-t   6.6                  16.4
   stylegan3-r   3.3                  6.6
   stylegan2     5                    10
 
-The unaligned pictures are not distributed: the data set's authors give a script that cuts them from
-the source photographs.
+The unaligned images are not distributed: the authors of the dataset provide a script that cuts them
+from the source photographs.
 
-Hardware: 8 GPUs for 4 images each, 10.8 GiB for T and 18.3 GiB for R by the estimate of `sg3 plan`;
-fewer GPUs accumulate with --set batch_gpu=4.
-Duration: 5000 kimg in about 27 hours on 8 A100 for T. An estimate: the reference implementation's
+Hardware: 8 GPUs with 4 images each, 10.8 GiB for T and 18.3 GiB for R as estimated by `sg3 plan`;
+with fewer GPUs, accumulate gradients with --set batch_gpu=4.
+Duration: 5000 kimg in about 27 hours on 8 A100 for T. Estimated: the reference implementation's
 published 157 s per kimg on one of them, and linear scaling.
-Result: not yet run here. The StyleGAN3 paper (arXiv 2106.12423, Fig. 5) gives FID 15.11 for T,
-15.33 for R, 15.22 for StyleGAN2 on the aligned pictures and 18.75, 18.75, 18.98 on the others;
-quoted from memory, compare before relying on it.
+Result: not yet run here. The StyleGAN3 paper (arXiv 2106.12423, Fig. 5) reports FID 15.11 for T,
+15.33 for R, 15.22 for StyleGAN2 on the aligned images and 18.75, 18.75, 18.98 on the unaligned
+ones; quoted from memory, check before relying on it.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from recipes.run import main, with_changes
+from recipes.run import main, reference_config
+from sg3.settings import replace_settings
 from sg3.training import TrainConfig
 
-#: source data set → cfg → gamma
+#: source dataset → cfg → gamma
 GAMMAS = {
     "ffhq": {"stylegan3-t": 6.6, "stylegan3-r": 3.3, "stylegan2": 5},
     "ffhqu": {"stylegan3-t": 16.4, "stylegan3-r": 6.6, "stylegan2": 10},
@@ -45,30 +47,26 @@ GAMMAS = {
 
 
 def dataset_command(source: str, dest: str) -> list[str]:
-    """The command that makes the data set `dest` from the folder of 1024×1024 pictures."""
+    """Return the command that makes the dataset `dest` from the folder of 1024×1024 images."""
     return ["sg3", "dataset", "--source", source, "--dest", dest, "--resolution", "1024x1024"]
 
 
 def config(
-    data: str, outdir: str, cfg: str = "stylegan3-t", start: str = "ffhq", **changes
+    data: str, outdir: str, cfg: str = "stylegan3-t", start: str = "ffhq", **changes: Any
 ) -> TrainConfig:
-    """Transfer from the network of `cfg` that was trained on `start`, 'ffhq' or 'ffhqu'.
+    """Return the settings of a transfer from a published network.
 
-    Raises ValueError for unknown names of `changes` or bad values.
+    Args:
+        data: zip or folder of training images.
+        outdir: folder of the runs.
+        cfg: configuration of the network.
+        start: dataset that it was trained on, 'ffhq' or 'ffhqu'.
+        changes: other values of settings.
+
+    Raises ValueError for an unknown or invalid change.
     """
-    settings = TrainConfig(
-        outdir=outdir,
-        data=data,
-        cfg=cfg,
-        resume=f"{cfg}-{start}-1024",
-        batch=32,
-        gamma=GAMMAS[start].get(cfg),
-        mirror=True,
-        aug="ada",
-        kimg=5000,
-        snap=10,
-    )
-    return with_changes(settings, changes)
+    settings = {"resume": f"{cfg}-{start}-1024", "aug": "ada", "kimg": 5000, "snap": 10}
+    return replace_settings(reference_config(data, outdir, cfg, GAMMAS[start], **settings), changes)
 
 
 VARIANTS = {"aligned": config, "unaligned": partial(config, start="ffhqu")}

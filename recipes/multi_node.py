@@ -1,46 +1,48 @@
-"""One run on several machines: FFHQ-U at 1024×1024 on 2 × 8 GPUs.
+"""A run on several machines: FFHQ-U at 1024×1024 on 2 × 8 GPUs.
 
-Commands, the same two on every machine, with the name of the first one as the meeting point:
+Commands, the same on every machine; the first machine is the rendezvous:
   export SG3_DIST_TIMEOUT_MINUTES=10
   torchrun --nnodes=2 --nproc-per-node=8 --max-restarts=3 --rdzv-backend=c10d \\
     --rdzv-endpoint=machine0:29400 --rdzv-id=ffhqu -m recipes.multi_node \\
     --data /shared/ffhqu-1024.zip --outdir /shared/runs --resume latest
-Settings, on one machine: python -m recipes.multi_node --data … --outdir … --dry-run
-Under SLURM, write a batch script and submit it:
+To print the settings on one machine: python -m recipes.multi_node --data … --outdir … --dry-run
+For SLURM, write a batch script and submit it:
   python -c "from recipes.multi_node import slurm_script as s; \\
     print(s('/shared/ffhqu-1024.zip', '/shared/runs', nodes=2))" > train.slurm
   sbatch --dependency=singleton train.slurm
 
-What it needs and does:
-- A shared folder, under one path on all machines, for --outdir: rank 0 writes there, and every
-  process reads the state when the run goes on. --data may be a local copy at the same path.
-- Port 29400 of the first machine open to the others, and NCCL's own ports between all of them. When
-  NCCL picks the wrong network card: export NCCL_SOCKET_IFNAME=eth0, or what `ip link` shows.
-- When a process dies, the others stop within the timeout, torchrun starts all of them again (up to
-  --max-restarts times), and they go on from the last state, which is at most --set
-  state_minutes=15 and a tick old. All machines must reach torchrun's meeting again.
-- When the job ends (time limit, preemption), submit it again: --resume latest goes on, and starts
-  the run if there is none. With --dependency=singleton several copies may wait in the queue.
-  At SIGTERM torchrun gives its processes 30 seconds to write the state.
-- Another number of GPUs may go on with the run; the batch must be divisible by it.
+Requirements and behaviour:
+- --outdir is a shared folder with the same path on all machines: rank 0 writes there, and every
+  process reads the training state to resume. --data may be a local copy at the same path.
+- Port 29400 of the first machine must be open to the others, and NCCL's ports between all of them.
+  If NCCL uses the wrong network interface: export NCCL_SOCKET_IFNAME=eth0, or what `ip link` shows.
+- When a process dies, the others stop within the timeout, torchrun restarts all of them (up to
+  --max-restarts times), and they resume from the last training state, which is at most --set
+  state_minutes=15 and a tick old. All machines must reach the rendezvous again.
+- When the job ends (time limit, preemption), submit it again: --resume latest resumes the run, or
+  starts it if there is none. With --dependency=singleton, several copies can be queued.
+  After SIGTERM, torchrun gives its processes 30 seconds to write the training state.
+- A run can be resumed on another number of GPUs that divides the batch size.
 
-The batch grows with the machines, 4 images on each GPU, as minibatch statistics need groups of 4;
-gamma shrinks as the batch grows (gamma ∝ resolution²/batch, REFERENCE.md §4.8): 32.8 at 32, 16.4 at 64.
-Learning rates stay. `slurm_script(recipe="recipes.wikiart", …)` does the same for another recipe.
+The batch size grows with the number of machines: 4 images per GPU, because minibatch statistics
+need groups of 4. gamma is inversely proportional to it (gamma ∝ resolution²/batch, REFERENCE.md
+§4.8): 32.8 at 32, 16.4 at 64. Learning rates do not change. For another recipe, use
+`slurm_script(recipe="recipes.wikiart", …)`.
 
-Hardware: 2 machines of 8 GPUs (10.6 GiB each by the estimate of `sg3 plan`) and 32 CPU cores;
+Hardware: 2 machines with 8 GPUs (10.6 GiB each as estimated by `sg3 plan`) and 32 CPU cores;
 InfiniBand or 100 Gbit/s helps: every step exchanges the gradients, 90 MB of G and 116 MB of D.
-Duration: 25 000 kimg in 3 to 4 days on 16 A100. An estimate: the reference implementation's
-published 157 s per kimg on one, and linear scaling with a loss of up to a quarter.
-Result: not yet run here on several machines. On one, with two torchrun programs that met by
-c10d as machines would, a small run on CPUs started, went on after kill -9 of a process and after
-both programs had ended.
+Duration: 25 000 kimg in 3 to 4 days on 16 A100. Estimated: the reference implementation's published
+157 s per kimg on one of them, and linear scaling with a loss of up to a quarter.
+Result: not yet run here on several machines. On one machine, with two torchrun agents connected by
+c10d, a small CPU run started, and resumed after kill -9 of a process and after both agents had
+ended.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 from recipes import ffhq_unaligned
 from recipes.run import main
@@ -50,9 +52,12 @@ IMAGES_PER_GPU = 4
 
 
 def config(
-    data: str, outdir: str, nodes: int = 2, gpus_per_node: int = 8, **changes
+    data: str, outdir: str, nodes: int = 2, gpus_per_node: int = 8, **changes: Any
 ) -> TrainConfig:
-    """FFHQ-U on `nodes` machines. Raises ValueError for unknown names or bad values."""
+    """Return the settings for `nodes` machines.
+
+    Raises ValueError for an unknown or invalid change.
+    """
     single = ffhq_unaligned.config(data, outdir)
     batch = IMAGES_PER_GPU * nodes * gpus_per_node
     gamma = single.gamma * single.batch / batch
@@ -96,10 +101,21 @@ def slurm_script(
     recipe: str = "recipes.multi_node",
     partition: str | None = None,
 ) -> str:
-    """A batch script for `sbatch` that trains `recipe`, and goes on when submitted again.
+    """Return a script for `sbatch` that trains `recipe`, and resumes when submitted again.
 
-    Run it in an environment where `python -m sg3` works. Raises ValueError for numbers below 1, and
-    for names that SLURM or Python cannot take.
+    Submit it from an environment in which `python -m sg3` works.
+
+    Args:
+        data: zip or folder of training images.
+        outdir: shared folder of the runs.
+        nodes: number of machines.
+        gpus_per_node: number of GPUs per machine.
+        hours: time limit of the job.
+        max_restarts: how often torchrun restarts the processes.
+        recipe: module to run.
+        partition: SLURM partition; None leaves the choice to SLURM.
+
+    Raises ValueError if a number is out of range or a name is invalid.
     """
     numbers = {"nodes": nodes, "gpus_per_node": gpus_per_node, "hours": hours}
     for name, number in numbers.items():
@@ -114,7 +130,7 @@ def slurm_script(
     return SLURM.format(
         **numbers,
         name=recipe.rsplit(".", 1)[-1],
-        cpus=4 * gpus_per_node,  # a process and its decoders
+        cpus=4 * gpus_per_node,  # per GPU, a process and its image decoders
         max_restarts=max_restarts,
         recipe=recipe,
         data=shlex.quote(data),

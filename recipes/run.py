@@ -1,51 +1,53 @@
-"""What the recipes share: changes of their settings, and a command line that trains them."""
+"""Shared parts of the recipes: common settings, `--set`, and the command line that trains."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from sg3.cli.main import errors_in_one_line
-from sg3.cli.options import debug_option, outdir_option
+from sg3.cli.options import debug_option, option, outdir_option
 from sg3.cli.train import run_training
 from sg3.cli.train import train as train_command
 from sg3.training import TrainConfig
 from sg3.training.loss import GANLoss
 
-#: (data, outdir, **changes) → the complete settings of a run.
+#: (data, outdir, **changes) → the settings of a run.
 Builder = Callable[..., TrainConfig]
-#: Options of `sg3 train` by the name of their setting; the recipe's command has its own for these.
+#: Options of `sg3 train` by setting, except those that the recipe's command has itself.
 OPTIONS = {
-    option.name: option for option in train_command.params if option.name not in ("data", "outdir")
+    param.name: param for param in train_command.params if param.name not in ("data", "outdir")
 }
 
 
-def with_changes(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
-    """A copy of `config` with `changes` by name. Raises ValueError for an unknown name."""
-    names = [field.name for field in dataclasses.fields(config)]
-    for name in changes:
-        if name not in names:
-            raise unknown_setting(name, names)
-    return dataclasses.replace(config, **changes)
+def reference_config(
+    data: str, outdir: str, cfg: str, gammas: Mapping[str, float], **settings: Any
+) -> TrainConfig:
+    """Return what the reference runs have in common: batch 32, mirrored copies, gamma by `cfg`.
 
-
-def unknown_setting(name: str, names: Iterable[str]) -> ValueError:
-    """The error for a setting that does not exist, with the nearest names that do."""
-    near = difflib.get_close_matches(name, names, n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "; `sg3 train --help` lists them"
-    return ValueError(f"setting: got {name!r}, expected an option of sg3 train{hint}")
+    Args:
+        data: zip or folder of training images.
+        outdir: folder of the runs.
+        cfg: a configuration of `sg3 train`.
+        gammas: R1 weight by configuration.
+        settings: further settings.
+    """
+    return TrainConfig(
+        outdir=outdir, data=data, cfg=cfg, batch=32, gamma=gammas.get(cfg), mirror=True, **settings
+    )
 
 
 def parse_changes(texts: Iterable[str]) -> dict[str, object]:
     """`["gamma=16", "mirror=no"]` → `{"gamma": 16.0, "mirror": False}`.
 
-    Values are written as `sg3 train` takes them; nothing after the sign leaves an option out.
-    Raises ValueError for unknown names, and click.BadParameter for values that do not fit.
+    Values are parsed by the options of `sg3 train`; an empty value unsets an option.
+    Raises ValueError for an unknown name, click.BadParameter for an invalid value.
     """
     changes: dict[str, object] = {}
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
@@ -56,36 +58,55 @@ def parse_changes(texts: Iterable[str]) -> dict[str, object]:
         if not sign:
             raise ValueError(f"--set: got {text!r}, expected NAME=VALUE like gamma=16")
         if name not in names:
-            raise unknown_setting(name, names)
+            near = difflib.get_close_matches(name, names, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "`sg3 train --help` lists them"
+            raise ValueError(f"--set: got {name!r}, expected an option of sg3 train; {hint}")
         if value == "" and defaults[name] is not None:
             raise ValueError(f"--set: {name} needs a value, such as {name}={defaults[name]}")
-        option = OPTIONS[name]
-        changes[name] = option.type.convert(value, option, None) if value else None
+        known = OPTIONS[name]
+        changes[name] = known.type.convert(value, known, None) if value else None
     return changes
 
 
 def continued(config: TrainConfig) -> TrainConfig:
-    """`config`, going on with its newest run in `outdir`, else starting as it says."""
+    """Return `config` resuming the newest run in `outdir`, or starting one if there is none."""
     network = config.start_network
     return dataclasses.replace(config, resume=f"latest,{network}" if network else "latest")
 
 
 class RecipeCommand(click.Command):
-    """A click command whose errors are one line and exit code 2."""
+    """A click command that reports user errors in one line with exit code 2."""
 
-    def make_context(self, info_name, args, parent=None, **extra) -> click.Context:
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Parse the arguments."""
         with errors_in_one_line(parent):
             return super().make_context(info_name, args, parent, **extra)
 
-    def invoke(self, ctx: click.Context):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; library errors name its options."""
+        ctx.meta["sg3.command"] = self
         with errors_in_one_line(ctx):
             return super().invoke(ctx)
 
 
-def run(config: TrainConfig, dry_run: bool = False, loss: type[GANLoss] = GANLoss) -> None:
-    """What `sg3 train` does with `config`, interruptions included, by `loss`.
+def verbatim(doc: str | None) -> str:
+    """Return a module docstring as the help of a click command that keeps its line breaks."""
+    return "\b\n" + (doc or "").replace("\n\n", "\n\n\b\n")
 
-    With `dry_run` only print, as JSON, what would be done: the networks too if the data exist.
+
+def run(config: TrainConfig, dry_run: bool = False, loss: type[GANLoss] = GANLoss) -> None:
+    """Train as `sg3 train` does.
+
+    Args:
+        config: settings of the run.
+        dry_run: print the settings as JSON instead, and the networks' arguments if the data exist.
+        loss: class of the loss.
     """
     if dry_run and not Path(config.data).exists():
         click.echo(json.dumps(dataclasses.asdict(config), indent=2))
@@ -94,38 +115,51 @@ def run(config: TrainConfig, dry_run: bool = False, loss: type[GANLoss] = GANLos
 
 
 def recipe_command(
-    doc: str, variants: Mapping[str, Builder], losses: Mapping[str, type[GANLoss]] | None = None
+    doc: str | None,
+    variants: Mapping[str, Builder],
+    losses: Mapping[str, type[GANLoss]] | None = None,
 ) -> click.Command:
-    """The command of a recipe whose module docstring is `doc`; the first variant is its default.
+    """Return the command of a recipe.
 
-    `losses` are those of the variants that have one of their own.
+    Args:
+        doc: docstring of its module, used as help.
+        variants: settings by variant; the first one is the default.
+        losses: classes of the losses of variants that do not use `GANLoss`.
     """
 
-    @click.command(cls=RecipeCommand, help="\b\n" + doc.replace("\n\n", "\n\n\b\n"))
+    @click.command(cls=RecipeCommand, help=verbatim(doc))
     @click.option("--data", required=True, metavar="ZIP|DIR", help="Training images.")
     @outdir_option
-    @click.option(
+    @option(
         "--variant",
         type=click.Choice(list(variants)),
         default=next(iter(variants)),
-        show_default=True,
+        help="Which of the recipe's runs.",
     )
     @click.option(
         "--set",
         "changes",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Another value for an option of sg3 train, such as gamma=16; repeatable.",
+        help="Change a setting of sg3 train, such as gamma=16; may be repeated.",
     )
-    @click.option(
+    @option(
         "--resume",
         metavar="latest|NAME|FILE|URL",
-        help="'latest' goes on with this recipe's newest run in --outdir, or starts one; "
-        "a network starts a new run from its weights.",
+        unset="start as the recipe says",
+        help="'latest' resumes the newest run in --outdir, or starts one; a network starts a new "
+        "run from its weights.",
     )
-    @click.option("-n", "--dry-run", is_flag=True, help="Print the settings and stop.")
+    @click.option("-n", "--dry-run", is_flag=True, help="Print the settings and exit.")
     @debug_option
-    def command(data, outdir, variant, changes, resume, dry_run) -> None:
+    def command(
+        data: str,
+        outdir: str,
+        variant: str,
+        changes: Sequence[str],
+        resume: str | None,
+        dry_run: bool,
+    ) -> None:
         settings = parse_changes(changes)
         if resume not in (None, "latest"):
             settings["resume"] = resume
@@ -136,6 +170,11 @@ def recipe_command(
     return command
 
 
-def main(name: str, doc: str, variants: Mapping[str, Builder], losses=None) -> None:
-    """The program `python -m NAME`; `losses` as in `recipe_command`."""
+def main(
+    name: str,
+    doc: str | None,
+    variants: Mapping[str, Builder],
+    losses: Mapping[str, type[GANLoss]] | None = None,
+) -> None:
+    """Run `recipe_command` as the program `python -m NAME`."""
     recipe_command(doc, variants, losses)(prog_name=f"python -m {name}")

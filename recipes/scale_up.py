@@ -1,45 +1,47 @@
-"""A larger StyleGAN3-T: more channels, more layers, or both, at 1024×1024, from nothing.
+"""A larger StyleGAN3-T: more channels, more layers, or both, at 1024×1024, from scratch.
 
 Commands:
   python -m recipes.scale_up --data ffhqu-1024.zip --outdir runs --variant deep --dry-run
   sg3 plan --cfg stylegan3-t --resolution 1024x1024 --batch 32 --gpus 8 --aug noaug --num-layers 20
   torchrun --standalone --nproc-per-node=8 -m recipes.scale_up --data ffhqu-1024.zip \\
     --outdir runs --variant deep
-Going on after an interruption: the same command with --resume latest.
+To resume after an interruption, run the same command with --resume latest.
 
-  variant   what grows               G, D parameters   multiply-adds   memory of a GPU
+  variant   change                   G, D parameters   multiply-adds   GPU memory
   base      cbase 32768, 14 layers    22 M,  29 M       362 G           10.6 GiB
   wide      twice the channels        83 M, 116 M      1445 G           22.7 GiB
   deep      20 layers                 32 M,  29 M       542 G           14.2 GiB
   both      1.5 times, 20 layers      68 M,  65 M      1220 G           22.0 GiB
 
-Multiply-adds of one forward pass of G and D per image, counted; memory for 4 images at a time,
-estimated from the shapes of all tensors (`memory` here; `sg3 plan` can also measure).
+Multiply-adds of a forward pass of G and D per image, counted; memory for 4 images per pass,
+estimated from the shapes of all tensors (`memory` in this module; `sg3 plan` can also measure it).
 
-Channels grow in both networks (`cbase` is their number times the frequency, `cmax` its limit);
---set dcbase=32768 --set dcmax=512 leaves the discriminator as it is. Layers grow in G only: the
-cutoff then rises in smaller steps over the same frequencies. A network of 14 layers can start one
-of 20 in part: layers of near cutoffs whose shapes agree. What depth does for StyleGAN3 has hardly
-been studied: run `base` beside it, with the same data and seed.
+Channels grow in both networks (`cbase` is the number of channels times frequency, `cmax` their
+maximum); --set dcbase=32768 --set dcmax=512 keeps the discriminator unchanged. Layers grow in G
+only: the cutoff then rises in smaller steps over the same frequencies. A network of 14 layers can
+initialise one of 20 in part: layers of similar cutoffs whose shapes agree. The effect of depth in
+StyleGAN3 has hardly been studied: also train `base`, with the same data and seed.
 
-Hardware: 8 GPUs; by the table base and deep fit 4 images a pass into 16 GB, wide and both into
-32 GB; a GPU's share of the batch is halved when memory runs out (`batch_gpu="auto"`).
-Duration: base about 6 days on 8 A100 for 25 000 kimg (157 s per kimg are published for the
-reference implementation on one, and linear scaling); deep 1.5 times, both 3.4 times, wide 4 times
-as long, by multiply-adds.
-Result: not yet run here, and no published figure is known to us for these sizes.
+Hardware: 8 GPUs; according to the table, 4 images per pass of base and deep fit into 16 GB, of wide
+and both into 32 GB. When memory runs out, the batch per GPU is halved (`batch_gpu="auto"`).
+Duration: base about 6 days on 8 A100 for 25 000 kimg (the reference implementation's published 157
+s per kimg on one of them, and linear scaling); deep 1.5 times, both 3.4 times, wide 4 times as
+long, by multiply-adds.
+Result: not yet run here, and we know of no published result for these sizes.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from recipes.run import main, with_changes
+from recipes.run import main
+from sg3.settings import replace_settings
 from sg3.training import TrainConfig
 
 
-def config(data: str, outdir: str, **changes) -> TrainConfig:
-    """The usual size, to compare with. Raises ValueError for unknown names or bad values."""
+def config(data: str, outdir: str, **changes: Any) -> TrainConfig:
+    """Return the settings of the usual size. Raises ValueError for an unknown or invalid change."""
     settings = TrainConfig(
         outdir=outdir,
         data=data,
@@ -53,13 +55,13 @@ def config(data: str, outdir: str, **changes) -> TrainConfig:
         cmax=512,
         num_layers=14,
     )
-    return with_changes(settings, changes)
+    return replace_settings(settings, changes)
 
 
 def larger(
-    data: str, outdir: str, width: float = 1, num_layers: int = 14, **changes
+    data: str, outdir: str, width: float = 1, num_layers: int = 14, **changes: Any
 ) -> TrainConfig:
-    """`width` times the channels of both networks, and `num_layers` in the generator."""
+    """Return the settings with `width` times the channels, and `num_layers` layers of G."""
     sizes = {"cbase": round(32768 * width), "cmax": round(512 * width), "num_layers": num_layers}
     name = f"width{width:g}-layers{num_layers}"
     return config(data, outdir, **{**sizes, "desc": name, **changes})
@@ -68,11 +70,15 @@ def larger(
 def memory(
     config: TrainConfig, num_gpus: int = 8, card: str = "A100-80", resolution: int = 1024
 ) -> dict[int, float | None]:
-    """GiB of one of `num_gpus` GPUs by images per pass: an estimate from the tensors' shapes.
+    """Estimate the memory of a GPU in GiB, by images per pass, from the shapes of all tensors.
 
-    `card` is one of `sg3.training.plan_rates.CARDS`.
+    Args:
+        config: settings of the run.
+        num_gpus: number of GPUs.
+        card: one of `sg3.training.plan_rates.CARDS`.
+        resolution: size of the images.
     """
-    from sg3.training.plan import plan  # here: it loads what only an estimate needs
+    from sg3.training.plan import plan  # imports what training does not need
     from sg3.training.plan_rates import CARDS
 
     if card not in CARDS:

@@ -1,25 +1,24 @@
-"""Paintings: a StyleGAN3-T of 1024×1024, started from the faces of FFHQ.
+"""Paintings: WikiArt at 1024×1024, a StyleGAN3-T transferred from FFHQ.
 
 Commands:
   sg3 dataset --source wikiart --dest wikiart-1024.zip --resolution 1024x1024 \\
     --transform center-crop --min-size 1024
   python -m recipes.wikiart --data wikiart-1024.zip --outdir runs --dry-run
   torchrun --standalone --nproc-per-node=8 -m recipes.wikiart --data wikiart-1024.zip --outdir runs
-Going on after an interruption: the same command with --resume latest.
+To resume after an interruption, run the same command with --resume latest.
 
-The first discards pictures whose shorter side is below 1024 pixels (enlarged ones teach the network
-blur) and cuts the central square of the others. R1's weight has to be searched for:
+The first command discards images whose shorter side is below 1024 pixels (from enlarged ones a
+network learns blur) and crops the others to their central square. gamma needs a search:
   for g in 8 16 32 64; do torchrun --standalone --nproc-per-node=8 -m recipes.wikiart \\
     --data wikiart-1024.zip --outdir sweep --variant sweep-$g; done
-All four start from the same network and see the same images in the same order. Compare the Fréchet
-distance (fid50k_full) of the last network of each, take the lowest, and start the full run with
---set gamma=G. If the lowest is at an end of the row, go on in that direction. `gamma_sweep` gives
-the same settings to Python.
+All four start from the same network and see the same images in the same order. Compare the FID
+(fid50k_full) of their last networks, and start the full run with --set gamma=G of the best one. If
+that is the smallest or the largest value, extend the sweep. From Python, use `gamma_sweep`.
 
-Hardware: 8 GPUs for 4 images each, 10.8 GiB by the estimate of `sg3 plan`; fewer GPUs accumulate
-with --set batch_gpu=4.
-Duration: 17 000 kimg in about 4 days on 8 A100. An estimate: the reference implementation's
-published 157 s per kimg on one of them, and linear scaling. The sweep: 3 hours a value.
+Hardware: 8 GPUs with 4 images each, 10.8 GiB as estimated by `sg3 plan`; with fewer GPUs,
+accumulate gradients with --set batch_gpu=4.
+Duration: 17 000 kimg in about 4 days on 8 A100. Estimated: the reference implementation's published
+157 s per kimg on one of them, and linear scaling. The sweep: 3 hours per value.
 Result: not yet run here. A published community run of this kind (T, gamma 32, mapping depth 2)
 reached FID 8.1 after 17 million images.
 """
@@ -28,8 +27,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from recipes.run import main, with_changes
+from recipes.run import main
+from sg3.settings import replace_settings
 from sg3.training import TrainConfig
 
 START = "stylegan3-t-ffhq-1024"
@@ -37,15 +38,15 @@ GAMMAS = (8, 16, 32, 64)
 
 
 def dataset_command(source: str, dest: str) -> list[str]:
-    """The command that makes the data set `dest` from a folder of paintings."""
+    """Return the command that makes the dataset `dest` from a folder of paintings."""
     return [
         "sg3", "dataset", "--source", source, "--dest", dest, "--resolution", "1024x1024",
         "--transform", "center-crop", "--min-size", "1024",
     ]  # fmt: skip
 
 
-def config(data: str, outdir: str, **changes) -> TrainConfig:
-    """The full run; `changes` by name. Raises ValueError for unknown names or bad values."""
+def config(data: str, outdir: str, **changes: Any) -> TrainConfig:
+    """Return the settings of the full run. Raises ValueError for an unknown or invalid change."""
     settings = TrainConfig(
         outdir=outdir,
         data=data,
@@ -54,23 +55,23 @@ def config(data: str, outdir: str, **changes) -> TrainConfig:
         batch=32,
         gamma=32,
         map_depth=2,
-        mirror=True,  # doubles the pictures; signatures in mirror writing do not show
+        mirror=True,  # doubles the dataset; mirrored signatures are too small to matter
         aug="ada",
         kimg=17000,
         snap=25,
     )
-    return with_changes(settings, changes)
+    return replace_settings(settings, changes)
 
 
-def sweep_config(data: str, outdir: str, gamma: float, **changes) -> TrainConfig:
-    """A short run with another `gamma`; long enough for the distances to part."""
+def sweep_config(data: str, outdir: str, gamma: float, **changes: Any) -> TrainConfig:
+    """Return the settings of a short run with `gamma`, long enough to tell values apart."""
     return config(data, outdir, **{"gamma": gamma, "kimg": 500, "desc": "sweep", **changes})
 
 
 def gamma_sweep(
-    data: str, outdir: str, gammas: Sequence[float] = GAMMAS, **changes
+    data: str, outdir: str, gammas: Sequence[float] = GAMMAS, **changes: Any
 ) -> dict[float, TrainConfig]:
-    """Short runs by gamma, alike in everything else; the module says how to choose among them."""
+    """Return the settings of short runs by gamma, which differ in gamma only."""
     return {gamma: sweep_config(data, outdir, gamma, **changes) for gamma in gammas}
 
 

@@ -1,60 +1,62 @@
-"""The bundled adaptations of mini-faces: what the text says, from text alone; the pencil sketch,
-which text alone does not carry, once more from sixteen pictures.
+"""Train the bundled adaptations of mini-faces, each from a text or from sixteen images.
 
     python -m recipes.minifaces.generator.adapt --outdir runs/nada --bundle
     python -m recipes.minifaces.generator.adapt --targets zombie,cat --outdir runs/nada
     python -m recipes.minifaces.evaluation.adaptation --outdir docs
 
-Adapts RUNS times with different seeds and averages what came out: each run strays on its own,
-and the average is nearer to the true renders than any of them (docs/LOG.md). Writes for every run
-what `sg3 adapt` writes, and with --bundle the average into the package (`--delta zombie` then
-finds it).
+Each target is adapted RUNS times with different seeds, and the deltas are averaged: runs err in
+different ways, and the average is closer to the true renders than any of them (docs/LOG.md). Each
+run writes the files of `sg3 adapt`; --bundle writes the averages into the package, where
+`--delta zombie` finds them. Runs whose delta exists are skipped. Text alone does not carry the
+pencil sketch well, so there is a second one from images.
 
-Hardware: a processor, one thread for each of --processes runs.
+Hardware: a CPU, one thread for each of --processes runs.
 Duration: 2 to 3 minutes per run.
 Result: docs/minifaces-nada.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from guidance.commands.steer import slug
+from recipes.arguments import argument_parser
 from recipes.minifaces.evaluation.adaptation import TARGETS, true_renders
 from recipes.minifaces.evaluation.generator import HELDOUT_BASE
 from sg3.checkpoints.delta import load_delta, merge, save_delta
 from sg3.cli.options import DELTAS
 from sg3.media import save_png, to_uint8
 
-#: New shapes come from coarse layers.
+#: Options for a change of shape, which coarse layers make.
 SHAPE = ("--steps", "400", "--lr", "0.008", "--coarse-lr", "6")
-#: A style is how everything is drawn.
+#: Options for a change of style.
 STYLE = ("--steps", "400", "--lr", "0.008", "--coarse-lr", "3")
-#: How far to go, in differences of the texts: about as far as true pairs are apart, rounded. The
-#: one number that does not come from the text (docs/LOG.md); the default is 0.95.
+#: `--magnitude`, about the distance of true pairs, in text differences; 0.95 for the others. The
+#: only setting that does not follow from the text (docs/LOG.md).
 MAGNITUDES = {
     "zombie": 0.65, "clown": 0.7, "pixel art": 0.5, "alien": 1.1, "robot": 1.1, "neon": 1.0,
     "sepia": 1.3,
 }  # fmt: skip
 
-#: Runs with different seeds whose changes are averaged; of neon one, as averaging did not help it.
+#: Number of runs whose deltas are averaged; neon has one, because averaging did not help it.
 RUNS, ONE_RUN = 3, ("neon",)
 
-#: What is bundled, as a share of what was reached: chosen with `evaluate_nada` in view.
+#: Factors of the bundled deltas, 1 for the others; chosen with the results of
+#: `recipes.minifaces.evaluation.adaptation` in view.
 STRENGTHS = {
     "neon": 0.95, "pixel art": 1.45, "pencil sketch": 1.4, "sepia": 1.13, "cat": 1.05,
     "alien": 1.15, "pencil sketch from pictures": 1.1,
 }  # fmt: skip
 
 
-#: From so many pictures instead of a text: `FROM_PICTURES[target]` also says how. The pictures'
-#: strokes and colours count, and shapes should stay.
-NUM_PICTURES, PICTURE_SEEDS = 16, 7_000_000
-FROM_PICTURES = {
+#: Targets given by images instead of a text, and their options: strokes and colours should be
+#: learned, shapes should stay.
+NUM_IMAGES, IMAGE_SEEDS = 16, 7_000_000
+FROM_IMAGES = {
     "pencil sketch from pictures": (
         "--steps", "600", "--lr", "0.008", "--coarse-lr", "2", "--strokes", "600",
         "--magnitude", "1",
@@ -62,55 +64,50 @@ FROM_PICTURES = {
 }  # fmt: skip
 
 
-def goal(target: str, outdir: Path) -> tuple[str, ...]:
-    """The options that say where to go and how."""
-    if target in FROM_PICTURES:
-        return ("--target-images", str(pictures_folder(target, outdir)), *FROM_PICTURES[target])
+def target_options(target: str, outdir: Path) -> tuple[str, ...]:
+    """Return the options of `sg3 adapt` for `target`."""
+    if target in FROM_IMAGES:
+        return ("--target-images", str(images_folder(target, outdir)), *FROM_IMAGES[target])
     own = SHAPE if TARGETS[target][1] == "flat" else STYLE
     magnitude = MAGNITUDES.get(target, 0.95)
     return ("--source", "face", "--target", target, *own, "--magnitude", str(magnitude))
 
 
-def pictures_folder(target: str, outdir: Path) -> Path:
-    """Where `draw_pictures` puts them."""
-    return outdir / slug(target) / "pictures"
+def images_folder(target: str, outdir: Path) -> Path:
+    """Return the folder of `draw_images`."""
+    return outdir / slug(target) / "images"
 
 
-def draw_pictures(target: str, outdir: Path) -> None:
-    """Renders of the target, of identities that no evaluation uses."""
-    folder = pictures_folder(target, outdir)
+def draw_images(target: str, outdir: Path) -> None:
+    """Render target images of identities that no evaluation uses."""
+    folder = images_folder(target, outdir)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = true_renders(target, NUM_PICTURES, first=PICTURE_SEEDS - HELDOUT_BASE)
-    for i, picture in enumerate(to_uint8(pictures)):
-        save_png(folder / f"{i:02}.png", picture)
+    images = true_renders(target, NUM_IMAGES, first=IMAGE_SEEDS - HELDOUT_BASE)
+    for i, image in enumerate(to_uint8(images)):
+        save_png(folder / f"{i:02}.png", image)
 
 
 def command(target: str, outdir: Path, seed: int = 0, network: str = "mini-faces") -> list[str]:
-    """The command of one run towards `target`."""
+    """Return the command of one run."""
     return [
         sys.executable, "-m", "sg3", "adapt", "--network", network, "--no-stop",
         "--outdir", str(run_folder(outdir, target, seed)), "--seed", str(seed),
-        *goal(target, outdir),
+        *target_options(target, outdir),
     ]  # fmt: skip
 
 
-def slug(target: str) -> str:
-    """The name of a target's files."""
-    return target.replace(" ", "-")
-
-
 def seeds(target: str) -> range:
-    """Of the runs towards `target`."""
+    """Return the seeds of the runs of `target`."""
     return range(1 if target in ONE_RUN else RUNS)
 
 
 def run_folder(outdir: Path, target: str, seed: int) -> Path:
-    """Where a run writes."""
+    """Return the output folder of a run."""
     return outdir / slug(target) / f"seed{seed}"
 
 
 def bundle(outdir: Path, target: str) -> None:
-    """Put the average of the runs towards `target` into the package, at its strength."""
+    """Write the average of the runs of `target`, times its strength, into the package."""
     files = [run_folder(outdir, target, seed) / "delta.safetensors" for seed in seeds(target)]
     deltas, strength = [load_delta(file) for file in files], STRENGTHS.get(target, 1.0)
     average = merge([(delta, strength / len(deltas)) for delta in deltas])
@@ -119,14 +116,13 @@ def bundle(outdir: Path, target: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--targets", default=",".join(TARGETS), help="separated by commas")
-    parser.add_argument("--outdir", type=Path, default=Path("runs/nada"))
-    parser.add_argument("--network", default="mini-faces")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--bundle", action="store_true", help="put the averages into the assets")
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--targets", default=",".join(TARGETS), help="targets, comma-separated")
+    parser.add_argument("--outdir", type=Path, default=Path("runs/nada"), help="folder of the runs")
+    parser.add_argument("--network", default="mini-faces", help="network to adapt")
+    parser.add_argument("--processes", type=int, default=2, help="number of concurrent runs")
+    parser.add_argument("--bundle", action="store_true", help="write the averages into the package")
     args = parser.parse_args()
     targets = args.targets.split(",")
     unknown = sorted(set(targets) - set(TARGETS))
@@ -139,8 +135,8 @@ def main() -> None:
             return 0
         return subprocess.run(command(target, args.outdir, seed, args.network)).returncode
 
-    for target in FROM_PICTURES.keys() & set(targets):
-        draw_pictures(target, args.outdir)
+    for target in FROM_IMAGES.keys() & set(targets):
+        draw_images(target, args.outdir)
     jobs = [(target, seed) for target in targets for seed in seeds(target)]
     with ThreadPoolExecutor(args.processes) as pool:
         codes = zip(jobs, pool.map(run, jobs), strict=True)

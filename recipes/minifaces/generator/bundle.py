@@ -1,29 +1,26 @@
-"""Turn a training run into the bundled network file: the averaged generator in half precision.
+"""Write the EMA generator of a training run in half precision, as the bundled networks are.
 
-python -m recipes.minifaces.generator.bundle --network RUN_FOLDER \\
-    --out sg3/assets/mini-faces.safetensors
+    python -m recipes.minifaces.generator.bundle --network RUN_FOLDER \\
+        --out sg3/assets/mini-faces.safetensors
 """
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 from pathlib import Path
 
 import sg3
+from recipes.arguments import argument_parser
+from recipes.minifaces.provenance import git_commit
 
 
 def bundle(network: str, out: str, note: str = "") -> dict:
-    """Write G_ema of `network` (a run folder or file) to `out`; returns its provenance."""
+    """Write G_ema of `network` (a run's folder or a file) to `out`; returns its metadata."""
     nets = sg3.load(network)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     meta = {
         **{k: v for k, v in nets.meta.items() if k not in ("sha256", "path", "name", "source")},
         "name": Path(out).stem,
         "licence": "Apache-2.0",
-        "commit": commit.stdout.strip(),
+        "commit": git_commit(short=True),
         "from": Path(network).name,
     }
     if note:
@@ -33,13 +30,11 @@ def bundle(network: str, out: str, note: str = "") -> dict:
 
 
 def main() -> None:
-    """Command line of `bundle`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--network", required=True, help="run folder or network file")
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--network", required=True, help="folder of a run, or network file")
     parser.add_argument("--out", required=True, help="file to write (.safetensors)")
-    parser.add_argument("--note", default="", help="kept in the provenance")
+    parser.add_argument("--note", default="", help="text for the metadata")
     args = parser.parse_args()
     print(bundle(args.network, args.out, args.note))
 

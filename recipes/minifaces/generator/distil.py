@@ -1,16 +1,15 @@
-"""Replace the attribute codes of a pretrained generator by normal latents.
+"""Make a generator of attribute codes take normal latents, by constructing a mapping network.
 
     python -m recipes.minifaces.generator.distil --network sharp.safetensors --out mini.safetensors
 
-`latents.code_of` says which code a normal z stands for: the largest number of every block. That
-function is written down here as two layers of a mapping network (a rectifier for every pair of
-numbers in a block, then one for every value), and the old mapping, from codes to w, follows. No
-training: a network that had to learn it left half of w's variance unexplained (docs/LOG.md).
+`latents.code_of` decodes a normal z to a code: the largest coordinate of each block is the value of
+an attribute. This module writes that function down as two layers of a mapping network (one
+ReLU per pair of coordinates of a block, then one per value) and appends the original mapping from
+codes to w. Nothing is trained: a network trained to do this left half of the variance of w
+unexplained (docs/LOG.md).
 """
 
 from __future__ import annotations
-
-import argparse
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import nn
 
 import sg3
 from guidance.encoders.mini_vocabulary import ATTRIBUTES
+from recipes.arguments import argument_parser
 from recipes.minifaces.generator.latents import (
     BLOCKS,
     CODE_DIM,
@@ -33,43 +33,42 @@ from recipes.minifaces.generator.latents import (
 from sg3.checkpoints import Networks
 from sg3.networks import build_network
 
-#: Two numbers closer than 1/SHARPNESS blend into each other: the mapping stays continuous.
+#: Coordinates closer than 1/SHARPNESS give a blend of two values: the mapping is continuous.
 SHARPNESS = 12.0
-GAIN, SLOPE = 2**0.5, 0.2  # of the mapping network's leaky ReLU
+GAIN, SLOPE = 2**0.5, 0.2  # of the leaky ReLU of mapping networks
 
 
 class Rectifiers:
-    """A layer in the making: linear forms of the layer below, each rectified when read."""
+    """A layer of units relu(row·input + bias), built from the leaky ReLUs of a mapping network."""
 
-    def __init__(self, num_inputs: int):
-        self.num_inputs = num_inputs
+    def __init__(self) -> None:
         self.rows: list[np.ndarray] = []
         self.biases: list[float] = []
 
     def add(self, row: np.ndarray, bias: float) -> int:
-        """Number of the new unit `relu(row·input + bias)`."""
+        """Add a unit `relu(row·input + bias)`; returns its index."""
         self.rows.append(row)
         self.biases.append(bias)
         return len(self.rows) - 1
 
     def layer(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weight `[2K, inputs]` and bias `[2K]` of leaky units: each form and its negative."""
+        """Return weight `[2K, inputs]` and bias `[2K]`: every unit and its negative."""
         rows, biases = np.stack(self.rows), np.array(self.biases)
         return np.concatenate([rows, -rows]), np.concatenate([biases, -biases])
 
     def read(self) -> np.ndarray:
-        """Matrix `[K, 2K]` from those leaky units to the rectified forms."""
+        """Return the matrix `[K, 2K]` from the 2K leaky outputs to the K rectified ones."""
         one = np.eye(len(self.rows))
         # leaky(x) + slope·leaky(−x) is (1 − slope²)·relu(x).
         return np.concatenate([one, SLOPE * one], axis=1) / ((1 - SLOPE**2) * GAIN)
 
 
 def pair_layer() -> tuple[Rectifiers, dict]:
-    """Layer 1: how far number i of a block is from beating number j, and the pose.
+    """Return layer 1: by how much coordinate j of a block exceeds coordinate i, for all pairs.
 
-    Also where to find it: `(name, gender)` → units `[i][j]`.
+    Also returns the units by attribute and gender: `beats[name, gender][i, j]`.
     """
-    layer, beats = Rectifiers(Z_DIM), {}
+    layer, beats = Rectifiers(), {}
     for name, size in BLOCKS.items():
         genders = ATTRIBUTES["gender"] if name == "hair_style" else ATTRIBUTES["gender"][:1]
         for gender in genders:
@@ -81,14 +80,14 @@ def pair_layer() -> tuple[Rectifiers, dict]:
                         continue
                     row = np.zeros(Z_DIM)
                     row[start_of(name) + i], row[start_of(name) + j] = -SHARPNESS, SHARPNESS
-                    # Large offsets stand for "never": no need for numbers that float16 lacks.
+                    # Large offsets mean "never"; they must fit float16.
                     ahead = float(np.clip(offsets[i] - offsets[j], -20, 20))
                     units[i, j] = layer.add(row, 0.5 - SHARPNESS * ahead)
     return layer, beats
 
 
 def _nothing_beats(beats: dict, name: str, gender: str, value: int, num_units: int) -> np.ndarray:
-    """Minus the sum of everything that keeps `value` from being the largest of its block."""
+    """Return a row of layer 2: 0 where `value` is the largest of its block, negative elsewhere."""
     row = np.zeros(num_units)
     for (i, _), unit in beats[name, gender].items():
         row[unit] -= i == value
@@ -96,9 +95,9 @@ def _nothing_beats(beats: dict, name: str, gender: str, value: int, num_units: i
 
 
 def value_layer(pairs: Rectifiers, beats: dict) -> tuple[Rectifiers, np.ndarray]:
-    """Layer 2, and the matrix `[CODE_DIM, K]` from its rectified units to codes without pose."""
+    """Return layer 2, and the matrix `[CODE_DIM, K]` from its units to codes without pose."""
     k = len(pairs.rows)
-    layer, columns = Rectifiers(k), []
+    layer, columns = Rectifiers(), []
 
     def unit(row: np.ndarray, coordinates: dict[int, float]) -> None:
         layer.add(row, 1.0)
@@ -117,7 +116,7 @@ def value_layer(pairs: Rectifiers, beats: dict) -> tuple[Rectifiers, np.ndarray]
                 for gender, condition in zip(ATTRIBUTES["gender"], (man, woman), strict=True):
                     own = _nothing_beats(beats, name, gender, value, k) + condition
                     unit(own, {first + (SHORT if value == MOHAWK else value): 1.0})
-                    if value == MOHAWK:  # seen only without a hat, short hair otherwise
+                    if value == MOHAWK:  # under a hat it becomes short hair
                         unit(own + no_hat, {first + MOHAWK: 1.0, first + SHORT: -1.0})
             elif name == "beard":
                 unit(own + man, {first + value: 1.0})
@@ -128,7 +127,7 @@ def value_layer(pairs: Rectifiers, beats: dict) -> tuple[Rectifiers, np.ndarray]
 
 
 def mapping_layers(codes_to_w: nn.Module) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Effective weights and biases from normal latents to w."""
+    """Return effective weights and biases of the layers from normal latents to w."""
     pairs, beats = pair_layer()
     values, decode = value_layer(pairs, beats)
     weight, bias = pairs.layer()
@@ -136,7 +135,7 @@ def mapping_layers(codes_to_w: nn.Module) -> list[tuple[np.ndarray, np.ndarray]]
     layers = [(np.concatenate([weight, pose, -pose]), np.concatenate([bias, np.zeros(8)]))]
     keep = np.concatenate([np.eye(POSE_DIM), -np.eye(POSE_DIM)], axis=1) / ((1 + SLOPE) * GAIN)
 
-    # Layer 2: values, and the pose between two bends (the normal distribution's function, nearly).
+    # Layer 2: values, and the pose clipped to ±1, which approximates the normal CDF 2·Φ(x) − 1.
     weight, bias = values.layer()
     weight = weight @ pairs.read()
     num_pairs, num_values = 2 * len(pairs.rows), 2 * len(values.rows)
@@ -146,7 +145,7 @@ def mapping_layers(codes_to_w: nn.Module) -> list[tuple[np.ndarray, np.ndarray]]
     full[:num_values, :num_pairs], full[num_values:, num_pairs:] = weight, bends
     layers.append((full, np.concatenate([bias, offset])))
 
-    # From there codes are a linear function; the old mapping's first layer takes them.
+    # Codes are linear in these units, so they merge with the first layer of the original mapping.
     to_code = np.zeros([CODE_DIM, full.shape[0]])
     to_code[:, :num_values] = decode @ values.read()
     one = np.eye(POSE_DIM) / ((1 - SLOPE**2) * GAIN)
@@ -154,7 +153,8 @@ def mapping_layers(codes_to_w: nn.Module) -> list[tuple[np.ndarray, np.ndarray]]
     to_code[-POSE_DIM:, num_values:] = clipped
     shift = np.zeros(CODE_DIM)
     shift[-POSE_DIM:] = -1.0
-    scale = (CODE_DIM / (len(BLOCKS) + POSE_DIM / 3)) ** 0.5  # the mean of normalize_2nd_moment
+    # The original mapping normalises the second moment of its input: the factor on average.
+    scale = (CODE_DIM / (len(BLOCKS) + POSE_DIM / 3)) ** 0.5
     for index in range(codes_to_w.num_layers):
         fc = getattr(codes_to_w, f"fc{index}")
         weight = fc.weight.detach().double().numpy() * fc.weight_gain
@@ -165,12 +165,12 @@ def mapping_layers(codes_to_w: nn.Module) -> list[tuple[np.ndarray, np.ndarray]]
     return layers
 
 
-#: Slope of the pose between its bends: closest to 2·Φ(x) − 1 on average.
+#: Slope of the clipped line that is closest to 2·Φ(x) − 1 on average.
 POSE_STEEPNESS = 0.68
 
 
 def distil(teacher: nn.Module) -> nn.Module:
-    """`teacher`, a generator of codes, as one of normal latents."""
+    """Return a generator of normal latents with the weights of `teacher`, a generator of codes."""
     layers = mapping_layers(teacher.mapping)
     features = max(len(bias) for _, bias in layers[:-1])
     mapping = {"num_layers": len(layers), "layer_features": features}
@@ -190,7 +190,7 @@ def distil(teacher: nn.Module) -> nn.Module:
 
 
 def unexplained(teacher: nn.Module, student: nn.Module, num: int = 5000) -> float:
-    """Share of w's variance in which the student differs from the teacher."""
+    """Return the fraction of the variance of w in which the student differs from the teacher."""
     z = np.random.RandomState(1).randn(num, Z_DIM).astype(np.float32)
     with torch.no_grad():
         target = teacher.mapping(torch.from_numpy(code_of(z)))[:, 0]
@@ -199,12 +199,10 @@ def unexplained(teacher: nn.Module, student: nn.Module, num: int = 5000) -> floa
 
 
 def main() -> None:
-    """Read, replace, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run the command."""
+    parser = argument_parser(__doc__)
     parser.add_argument(
-        "--network", required=True, help="from recipes.minifaces.generator.pretrain"
+        "--network", required=True, help="network of recipes.minifaces.generator.pretrain"
     )
     parser.add_argument("--out", required=True, help="network file to write (.safetensors)")
     args = parser.parse_args()
@@ -213,7 +211,7 @@ def main() -> None:
     error = unexplained(networks.G_ema, G)
     meta = {**networks.meta, "unexplained_share_of_w": round(error, 4)}
     sg3.save(Networks(G=G, D=networks.D, G_ema=G, meta=meta), args.out)
-    print(f"{args.out}: unexplained share of w {error:.4f}")
+    print(f"{args.out}: unexplained fraction of the variance of w {error:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Which face a latent stands for: the bundled generator's z, read as attributes and a pose.
+"""The latent space of the bundled generators: z encodes the attributes and the pose of a face.
 
-Every attribute owns a block of coordinates of z, and the largest of them (plus an offset that
-gives the world's odds) names its value; four more coordinates hold the pose. So z stays normal
-and yet says exactly which face it is, which is what lets a picture be learned from it directly.
+Each attribute owns a block of coordinates of z; the index of the largest one, after adding offsets
+that produce the odds of the world, is its value. Four more coordinates are the pose. So z is normal
+and still determines the face, and a generator can be trained by regression.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from recipes.minifaces.world.attributes import (
     sample_pose_numbers,
 )
 
-#: Attributes in the order of their coordinates, in z as in a code; the pose comes after them.
+#: Number of coordinates of each attribute, in order, in z and in codes; the pose follows.
 BLOCKS = {name: len(values) for name, values in ATTRIBUTES.items()} | {"clothes": len(CLOTHES)}
 POSE_DIM = 4
 CODE_DIM = sum(BLOCKS.values()) + POSE_DIM
@@ -34,13 +34,13 @@ SHORT, MOHAWK = ATTRIBUTES["hair_style"].index("short"), ATTRIBUTES["hair_style"
 
 
 def start_of(name: str) -> int:
-    """First coordinate of attribute `name`, or of "pose"."""
+    """Return the first coordinate of attribute `name`, or of "pose"."""
     names = [*BLOCKS, "pose"]
     return sum(BLOCKS[other] for other in names[: names.index(name)])
 
 
 def odds_of(name: str, gender: str) -> tuple[float, ...]:
-    """How often the world draws each value of attribute `name`."""
+    """Return the probability of each value of attribute `name` in the world."""
     table = {
         "hair_style": HAIR_ODDS[gender],
         "beard": BEARD_ODDS[gender],
@@ -53,20 +53,20 @@ def odds_of(name: str, gender: str) -> tuple[float, ...]:
 
 @cache
 def offsets_of(odds: tuple[float, ...]) -> np.ndarray:
-    """What to add to normal numbers so that value v is the largest with probability `odds[v]`."""
+    """Return offsets of normal variables such that number v is the largest with odds `odds[v]`."""
     if len(set(odds)) == 1:
         return np.zeros(len(odds), np.float32)
     vectors = np.random.RandomState(0).randn(200_000, len(odds))
     wanted = np.asarray(odds)
     offsets = np.where(wanted > 0, 0.0, -1e9)
-    for _ in range(60):  # move each offset until the shares agree with the odds
-        shares = np.bincount((vectors + offsets).argmax(1), minlength=len(odds)) / len(vectors)
-        offsets = np.where(wanted > 0, offsets + (wanted - shares), offsets)
+    for _ in range(60):  # fixed-point iteration: raise what is too rare
+        found = np.bincount((vectors + offsets).argmax(1), minlength=len(odds)) / len(vectors)
+        offsets = np.where(wanted > 0, offsets + (wanted - found), offsets)
     return offsets.astype(np.float32)
 
 
 def values_of(z: np.ndarray) -> dict[str, np.ndarray]:
-    """Index `[N]` of every attribute's value in the faces that `z` `[N, Z_DIM]` stands for."""
+    """Decode `z` `[N, Z_DIM]` to the index `[N]` of each attribute's value, by name."""
     values, start = {}, 0
     woman = None
     for name, size in BLOCKS.items():
@@ -88,7 +88,7 @@ def _encode(values: dict[str, np.ndarray], pose: np.ndarray) -> np.ndarray:
 
 
 def code_of(z: np.ndarray) -> np.ndarray:
-    """Codes `[N, CODE_DIM]` of `z` `[N, Z_DIM]`: a one in every block, and the pose in (−1, 1)."""
+    """Decode `z` `[N, Z_DIM]` to codes `[N, CODE_DIM]`: one-hot blocks, and the pose in (−1, 1)."""
     start = sum(BLOCKS.values())
     return _encode(values_of(z), ndtr(z[:, start : start + POSE_DIM]) * 2 - 1)
 
@@ -105,7 +105,7 @@ def _code_of_seeds(seeds: np.ndarray) -> np.ndarray:
 
 
 def code_of_seeds(seeds: np.ndarray) -> np.ndarray:
-    """Codes `[N, CODE_DIM]` of the world's identities `seeds`, each in the pose of its seed."""
+    """Return codes `[N, CODE_DIM]` of the identities `seeds`, each in the pose of its seed."""
     chunks = np.array_split(seeds, max(len(seeds) // 1000, 1))
     with ProcessPoolExecutor() as pool:
         return np.concatenate(list(pool.map(_code_of_seeds, chunks)))
@@ -113,16 +113,16 @@ def code_of_seeds(seeds: np.ndarray) -> np.ndarray:
 
 @cache
 def _pools(odds: tuple[float, ...]) -> tuple[np.ndarray, ...]:
-    """Normal vectors sorted by the value that they stand for."""
+    """Return normal vectors `[·, len(odds)]` for each value that they decode to."""
     vectors = np.random.RandomState(1).randn(200_000, len(odds)).astype(np.float32)
     values = (vectors + offsets_of(odds)).argmax(1)
     return tuple(vectors[values == v] for v in range(len(odds)))
 
 
 def z_of(codes: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """Normal latents `[N, Z_DIM]`, drawn anew at each call, with `code_of(z) == codes`.
+    """Draw normal latents `[N, Z_DIM]` with `code_of(z) == codes`.
 
-    Over codes of the world's identities they are distributed as independent normal numbers.
+    For codes of the world's identities, the latents are standard normal.
     """
     num = len(codes)
     z, start, is_man = random.randn(num, Z_DIM).astype(np.float32), 0, codes[:, 0] == 1
@@ -132,11 +132,12 @@ def z_of(codes: np.ndarray, random: np.random.RandomState) -> np.ndarray:
         for gender, chosen in (("man", is_man), ("woman", ~is_man)):
             odds = odds_of(name, gender)
             if max(odds) == 1:
-                continue  # any vector means the same
+                continue  # every vector decodes to the same value
             wanted = values.copy()
             if name == "hair_style":
-                share = odds[MOHAWK] / (odds[MOHAWK] + odds[SHORT])
-                swap = hatted & (wanted == SHORT) & (random.rand(num) < share)
+                # Short hair under a hat may be a hidden mohawk.
+                fraction = odds[MOHAWK] / (odds[MOHAWK] + odds[SHORT])
+                swap = hatted & (wanted == SHORT) & (random.rand(num) < fraction)
                 wanted[swap] = MOHAWK
             for value in np.unique(wanted[chosen]):
                 rows = np.flatnonzero(chosen & (wanted == value))

@@ -1,31 +1,31 @@
-"""A StyleGAN3 with wider margins: the same weights, equivariant up to the border.
+"""Give a StyleGAN3 wider margins: same weights, but equivariant up to the border of the image.
 
     python -m recipes.minifaces.generator.margins --margin-size 7 --network mini-faces \\
         --out sg3/assets/mini-faces.safetensors --deltas sg3/assets/deltas
 
-Feature maps reach `margin_size` samples past the picture on each side (StyleGAN3, appendix on
-boundaries). No weight depends on how far, so that a network may be trained with narrow margins,
-which are quick, and used with wider ones. Layers are named after their size; the changes in
-deltas are renamed along.
+Feature maps extend `margin_size` samples beyond the image on each side (StyleGAN3, arXiv
+2106.12423, appendix on boundaries). No weight depends on it, so a network can be trained with
+narrow margins, which are faster, and used with wider ones. Layers are named after their size, so
+--deltas renames the tensors in deltas of the network.
 """
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 import sg3
+from recipes.arguments import argument_parser
 from sg3.checkpoints.delta import load_delta, save_delta, weights_hash
 from sg3.networks import build_network
 
 
 def with_margin(G: nn.Module, margin_size: int) -> nn.Module:
-    """A StyleGAN3 of the weights of `G` whose layers reach `margin_size` samples past the picture.
+    """Return a StyleGAN3 with the weights of `G` and margins of `margin_size` samples.
 
-    Raises ValueError for another kind of network, or a margin that moves cutoffs.
+    Raises ValueError for another kind of network.
     """
     if G.kind != "stylegan3":
         raise ValueError(f"G: got {G.kind}, expected stylegan3; only it has margins")
@@ -35,27 +35,29 @@ def with_margin(G: nn.Module, margin_size: int) -> nn.Module:
 
 
 def names(a: nn.Module, b: nn.Module) -> dict[str, str]:
-    """Names of the tensors of `a` → of `b`, networks that differ in their layers' sizes alone."""
+    """Map tensor names of `a` to those of `b`, networks that differ only in the sizes of layers."""
     return dict(zip(a.state_dict(), b.state_dict(), strict=True))
 
 
 def move_delta(path: Path, before: nn.Module, after: nn.Module) -> None:
-    """Rewrite the delta in `path`, made from `before`, as one of `after`, which has its weights."""
+    """Rewrite the delta in `path`, made for `before`, for `after`, which has the same weights.
+
+    Raises ValueError if the delta was made for another network.
+    """
     delta, renamed = load_delta(path), names(before, after)
     if delta.source_hash != weights_hash(before):
-        raise ValueError(f"{path}: made from another network, expected one of this")
+        raise ValueError(f"{path}: made from another network, expected a delta of `before`")
     changes = {renamed[name]: change for name, change in delta.changes.items()}
     save_delta(replace(delta, changes=changes, source_hash=weights_hash(after)), path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--margin-size", type=int, required=True, help="samples on each side")
-    parser.add_argument("--network", default="mini-faces")
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--margin-size", type=int, required=True, help="new margin in samples")
+    parser.add_argument("--network", default="mini-faces", help="name, file or folder of a run")
     parser.add_argument("--out", required=True, help="file to write (.safetensors)")
-    parser.add_argument("--deltas", type=Path, help="folder of its deltas, to rewrite in place")
+    parser.add_argument("--deltas", type=Path, help="folder of deltas to rewrite in place")
     args = parser.parse_args()
     nets = sg3.load(args.network)
     before, after = nets.G_ema, with_margin(nets.G_ema, args.margin_size)

@@ -1,21 +1,27 @@
-"""A StyleGAN2 whose input can be moved, for recipes/compare_sg2_sg3.py."""
+"""A StyleGAN2 whose constant input can be translated, for `recipes.compare_sg2_sg3`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
 
 
 class MovableConstant(nn.Module):
-    """The constant `[C, n, n]` of a StyleGAN2 as samples of a signal without frequencies above
-    half their rate, read where `transform` `[3, 3]` (translations only) sends the samples."""
+    """The constant `[C, n, n]` of a StyleGAN2, resampled under a translation `transform` `[3, 3]`.
 
-    def __init__(self, const: torch.Tensor):
+    The constant counts as samples of a band-limited signal (sinc interpolation), which is zero
+    outside.
+    """
+
+    def __init__(self, const: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("const", const.detach().clone())
         self.register_buffer("transform", torch.eye(3))
 
     def forward(self) -> torch.Tensor:
+        """Return the translated constant `[C, n, n]`."""
         size = self.const.shape[1]
         index = torch.arange(size, dtype=torch.float32)
         x, y = (
@@ -26,14 +32,15 @@ class MovableConstant(nn.Module):
 
 
 class MovableStyleGAN2(nn.Module):
-    """`G` with a `synthesis.input.transform`, for the operators of equivariance."""
+    """`G` with a `synthesis.input.transform`, which the equivariance metrics set."""
 
-    def __init__(self, G: nn.Module):
+    def __init__(self, G: nn.Module) -> None:
         super().__init__()
         self.G, self.synthesis = G, self
         self.input = MovableConstant(G.synthesis.b4.const)
         self.z_dim, self.c_dim, self.mapping = G.z_dim, G.c_dim, G.mapping
 
-    def forward(self, ws: torch.Tensor, **options) -> torch.Tensor:
+    def forward(self, ws: torch.Tensor, **options: Any) -> torch.Tensor:
+        """Return images `[N, C, H, W]` of `ws` `[N, num_ws, w_dim]`; overwrites G's constant."""
         self.G.synthesis.b4.const.copy_(self.input())
         return self.G.synthesis(ws, **options)

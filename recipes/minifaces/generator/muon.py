@@ -1,23 +1,25 @@
-"""Muon: momentum whose matrix steps have all singular values near one.
+"""Muon: SGD with Nesterov momentum whose updates are orthogonalised.
 
-K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024); its step is
-scaled as in arXiv 2502.16982, so that rates of Adam carry over. `torch.optim.Muon` takes matrices
-only; here a convolution `[O, I, k, k]` counts as a matrix `[O, I·k·k]`.
+K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), with updates
+scaled as in arXiv 2502.16982, so that learning rates of Adam carry over. `torch.optim.Muon` takes
+matrices only; here a convolution `[O, I, k, k]` counts as a matrix `[O, I·k·k]`.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable
 
-#: Coefficients of the quintic iteration that takes singular values in (0, 1] to about 1.
+import torch
+from torch import Tensor, nn
+
+#: Coefficients of the Newton–Schulz iteration, which moves singular values in (0, 1] towards 1.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
-ADAM_RMS = 0.2  # usual size of a step of Adam, in learning rates
+ADAM_RMS = 0.2  # typical RMS of an update of Adam, in learning rates
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """`matrix` `[M, N]` with singular values between about 0.7 and 1.2."""
+    """Return `matrix` `[M, N]` with its singular values moved to about 0.7 … 1.2."""
     a, b, c = QUINTIC
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-12)
@@ -28,14 +30,16 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For parameters of two or more dimensions; the first one counts as rows."""
+    """Optimiser of parameters with two or more dimensions; the first one counts as rows."""
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.9):
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.9
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step along what `.grad` holds."""
+        """Update the parameters by their `.grad`."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 self._move(parameter, group["lr"], group["momentum"])

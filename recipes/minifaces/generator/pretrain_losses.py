@@ -1,4 +1,4 @@
-"""What `pretrain` compares pictures by: pixels, and features of an encoder or a discriminator."""
+"""Distances of images in pixels, in features of an encoder and in those of a discriminator."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def picture_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference at three scales, so that edges and areas both count."""
+def pixel_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the mean absolute difference, summed over three scales: edges and areas count."""
     total = torch.zeros([])
     for _ in range(3):
         total = total + (a - b).abs().mean()
@@ -16,8 +16,10 @@ def picture_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def look(D: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits of the discriminator and the features after each of its blocks."""
+def discriminator_features(
+    D: nn.Module, images: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return the logits of the discriminator, and the features after each of its blocks."""
     x, features = None, []
     for resolution in D.block_resolutions:
         x, images = getattr(D, f"b{resolution}")(x, images)
@@ -26,20 +28,20 @@ def look(D: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.T
 
 
 class EncoderDistance:
-    """How differently a bundled encoder sees two pictures.
+    """Perceptual distance of images in the features of a bundled encoder.
 
     Relative absolute difference of its feature maps at 32, 16, 8 and 4 pixels, summed, plus
-    1 − cosine of the embeddings. A mouth is 2 % of a face's pixels; in these features it counts
-    for as much as the hair.
+    1 − cosine of the embeddings. A mouth covers 2 % of a face; in these features it has as much
+    weight as the hair.
     """
 
-    def __init__(self, name: str, device: str | torch.device = "cpu"):
+    def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
         from guidance.encoders import load_encoder
 
         self.tower = load_encoder(name, device).image_tower.folded()
 
     def features(self, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Maps of `images` `[N, 3, 64, 64]`, the largest first, and embeddings `[N, E]`."""
+        """Return feature maps of `images` `[N, 3, 64, 64]`, the largest first, and embeddings."""
         x, maps = images.contiguous(memory_format=torch.channels_last), []
         for part in self.tower.features:
             if isinstance(part, nn.AvgPool2d):
@@ -48,7 +50,7 @@ class EncoderDistance:
         return [*maps, x], self.tower.head(x.flatten(1))
 
     def __call__(self, images: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Mean distance of `images` to `real`, both `[N, 3, 64, 64]`; gradient for `images`."""
+        """Return the mean distance of `images` to `real`, with gradients for `images` only."""
         with torch.no_grad():
             real_maps, real_embeddings = self.features(real)
         maps, embeddings = self.features(images)

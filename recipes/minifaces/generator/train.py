@@ -1,35 +1,38 @@
-"""The bundled world itself: training of the 64×64 generator with a discriminator, on a CPU.
+"""Train the bundled 64×64 generator as a GAN, on a CPU.
 
 Commands:
   python -m recipes.minifaces.world.dataset --dest data/minifaces.zip --num 50000 --seed 0
   python -m recipes.minifaces.generator.train --data data/minifaces.zip --outdir runs --dry-run
   torchrun --standalone --nproc-per-node=2 -m recipes.minifaces.generator.train \\
     --data data/minifaces.zip --outdir runs --resume runs/regressed.safetensors
-Going on after an interruption: the same command with --resume latest.
+To resume after an interruption, run the same command with --resume latest.
 
-runs/regressed.safetensors is a result of `recipes.minifaces.generator.pretrain` (README.md has its
-commands): a generator that learned its pictures by regression. From nothing, days pass before
-there are faces. Without --resume the run starts from the bundled `mini-faces`. The variant taught
-also shows G the faces that its latents name (`teacher.py`). stylegan2 and rpgan leave G to D's
-word alone, as in any other GAN; rpgan pairs real and generated images in the loss.
+runs/regressed.safetensors is a generator trained by regression
+(`recipes.minifaces.generator.pretrain`; recipes/minifaces/README.md has the commands). From
+scratch, faces take days. Without --resume, the run starts from the bundled `mini-faces`. The
+variant taught also compares images with the faces that their latents encode (`taught_loss`);
+stylegan2 and rpgan use the adversarial loss only, and rpgan is its relativistic form.
 
-Hardware: 2 CPU cores and 4 GB of memory, one process of one thread on each core.
-Duration: 34 s per kimg on quiet cores, 41 s beside other work; 16 kimg are the bundled network.
-Result: docs/minifaces-run.json and .png. Fréchet distance to held-out renders in the judge's
-features, 2000 pictures (two sets of renders: 32): 39 at 4 kimg, 41 at 16; the spectrum comes
-nearer to the data's, 4.3 dB away at the start, 3.1 at the end. By D's word alone every trial
-got worse: 96 and 122 after 3 kimg from 42 with gamma 0.5 and 5 (docs/LOG.md, 2026-11-27).
+Hardware: 2 CPU cores and 4 GB of memory, one process of one thread per core.
+Duration: 34 s per kimg on idle cores, 41 s with other load; the bundled network took 16 kimg.
+Result: docs/minifaces-run.json and .png. Fréchet distance to held-out renders in features of the
+judge, 2000 images (between two sets of renders: 32): 39 at 4 kimg, 41 at 16. The distance of the
+spectrum from that of the data falls from 4.3 dB to 3.1. With the adversarial loss only, every
+trial got worse: from 42 to 96 and 122 in 3 kimg with gamma 0.5 and 5 (docs/LOG.md, 2026-11-27).
 """
 
 from __future__ import annotations
 
-from recipes.minifaces.generator.teacher import TaughtLoss
-from recipes.run import main, with_changes
+from typing import Any
+
+from recipes.minifaces.generator.taught_loss import TaughtLoss
+from recipes.run import main
+from sg3.settings import replace_settings
 from sg3.training import TrainConfig
 
 
-def config(data: str, outdir: str, **changes) -> TrainConfig:
-    """Settings for 2 cores. Raises ValueError for unknown names of `changes` or bad values."""
+def config(data: str, outdir: str, **changes: Any) -> TrainConfig:
+    """Return settings for 2 cores. Raises ValueError for an unknown or invalid change."""
     settings = TrainConfig(
         outdir=outdir,
         data=data,
@@ -43,7 +46,7 @@ def config(data: str, outdir: str, **changes) -> TrainConfig:
         glr_warmup_kimg=1,
         dcbase=1024,
         dcmax=128,
-        aug="noaug",  # 50 000 pictures, and more for the asking
+        aug="noaug",  # 50 000 images, and any number can be rendered
         ema_kimg=4,
         kimg=16,
         tick=1,
@@ -53,11 +56,11 @@ def config(data: str, outdir: str, **changes) -> TrainConfig:
         device="cpu",
         desc="taught",
     )
-    return with_changes(settings, changes)
+    return replace_settings(settings, changes)
 
 
-def config_alone(data: str, outdir: str, **changes) -> TrainConfig:
-    """By the discriminator's word alone, as any other GAN."""
+def config_alone(data: str, outdir: str, **changes: Any) -> TrainConfig:
+    """Return settings for the adversarial loss only."""
     alone = {
         "gamma": 10, "d_reg_interval": 16, "glr": 0.001, "glr_warmup_kimg": 2, "kimg": 400,
         "tick": 2, "snap": 2, "state_minutes": 5, "desc": None,
@@ -65,8 +68,8 @@ def config_alone(data: str, outdir: str, **changes) -> TrainConfig:
     return config(data, outdir, **{**alone, **changes})
 
 
-def config_rpgan(data: str, outdir: str, **changes) -> TrainConfig:
-    """The same with the relativistic loss."""
+def config_rpgan(data: str, outdir: str, **changes: Any) -> TrainConfig:
+    """Return settings for the relativistic adversarial loss only."""
     relativistic = {
         "loss": "rpgan", "gamma": 0.2, "glr": 0.0002, "glr_warmup_kimg": 10, "snap": 3,
         "freeze_mapping": True,

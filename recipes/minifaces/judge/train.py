@@ -29,7 +29,7 @@ TRAIN_BASE, HELDOUT_BASE = 4 * 10**8, 5 * 10**8
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Render a labelled image: 40 % flat humans, as generators draw them, else any domain and style."""
+    """Render a labelled image: 40 % flat humans, which generators draw, otherwise anything."""
     rng = np.random.default_rng([seed, 0x30D6E])
     a = sample_attributes(seed)
     domain, style = "human", "flat"
@@ -49,8 +49,8 @@ def draw_many(count: int, base: int, workers: int = 1) -> tuple[np.ndarray, np.n
 def strong_augment(x: Tensor, rng: torch.Generator) -> Tensor:
     """Augment images [N, 3, 64, 64] in [-1, 1] with the artefacts of imperfect generators.
 
-    An affine map with a smooth warp, a faint second image, low resolution or blur, contrast, colour,
-    a rectangle, noise.
+    An affine map with a smooth warp, a faint second image, low resolution or blur, contrast,
+    colour, a rectangle, noise.
     """
     n = x.shape[0]
 
