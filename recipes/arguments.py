@@ -50,3 +50,9 @@ def add_setting(parser: argparse.ArgumentParser, config: type, name: str, *flags
         if known.unset:
             settings["help"] += f" (default: {known.unset})"
     parser.add_argument(*(flags or ("--" + name.replace("_", "-"),)), **settings)
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the network and the encoder, by default the bundled ones."""
+    parser.add_argument("--network", default="mini-faces", help="name, file or URL of the network")
+    parser.add_argument("--clip", default="mini", help="encoder of images and texts")

@@ -13,14 +13,14 @@ Commands:
 `measure` writes compare-sg2-sg3.json and compare-sg2-sg3.png:
 
 - EQ-T of the input, as in `sg3 metrics`. The constant of StyleGAN2 counts as samples of a
-  band-limited signal, which can be translated like the Fourier features of StyleGAN3; zeros enter at
-  the border. Also for the inner half of the image, where the margins of the layers do not matter.
+  band-limited signal, which can be translated like the Fourier features of StyleGAN3; zeros enter
+  at the border. Also for the inner half of the image, where the layers' margins do not matter.
 - EQ-R of the input, as in `sg3 metrics`, for StyleGAN3.
 - EQ-T of the pose: all networks, and the renderer, take a pose (up to 2 pixels) from the latent.
   The image of a latent whose pose is 1 to 4 pixels further is compared with the translated image.
-- Stickiness (`sg3.analysis.stickiness`) over random poses of a face, summed over faces. True renders
-  have some, too, and more when they are out of focus, because edges wider than the motion overlap.
-  Therefore each network is compared with renders of the same high-pass energy
+- Stickiness (`sg3.analysis.stickiness`) over random poses of a face, summed over faces. True
+  renders have some, too, and more when they are out of focus, because edges wider than the motion
+  overlap. Therefore each network is compared with renders of the same high-pass energy
   (`stickiness_of_renders`).
 
 Hardware: one CPU core, 4 GB. Duration: 50 minutes of CPU time to train, 9 to measure (twice as long

@@ -1,4 +1,4 @@
-"""Wider margins: the same weights, the same picture inside, equivariance up to the border."""
+"""Wider margins: same weights, same image inside, equivariance up to the border."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def small():
     return build_network("stylegan3", SMALL).eval().requires_grad_(False)
 
 
-def test_the_inside_stays(small):
+def test_the_inside_does_not_change(small):
     z = torch.randn(4, 8)
     narrow, wide = small(z, None), with_margin(small, 12)(z, None)
     assert narrow.shape == wide.shape
@@ -32,7 +32,7 @@ def test_the_inside_stays(small):
     assert torch.equal(with_margin(with_margin(small, 12), 3)(z, None), narrow)
 
 
-def test_a_delta_moves_along(small, tmp_path):
+def test_a_delta_is_renamed_with_its_network(small, tmp_path):
     adapted = with_margin(small, 3)
     for parameter in adapted.synthesis.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
@@ -48,13 +48,13 @@ def test_a_delta_moves_along(small, tmp_path):
 
 
 def test_the_bundled_network_is_equivariant():
-    """A healthy StyleGAN3-T has more than 50 dB (StyleGAN3, table 1)."""
+    """A StyleGAN3-T should reach more than 50 dB (StyleGAN3, Table 1)."""
     found = evaluate("eqt0.05k_int", sg3.load("mini-faces").G_ema, None)["results"]
     assert found["eqt0.05k_int"] > 52
 
 
-def test_only_configuration_r_follows_rotations():
-    """As in StyleGAN3's table 1; both follow translations."""
+def test_only_configuration_r_is_equivariant_to_rotations():
+    """As in StyleGAN3, Table 1; both are equivariant to translations."""
     found = {
         name: evaluate("eqr0.02k", sg3.load(name).G_ema, None)["results"]["eqr0.02k"]
         for name in ("mini-faces", "mini-faces-r")

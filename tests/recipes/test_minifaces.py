@@ -1,4 +1,4 @@
-"""The bundled world: renderer, captions, pairs, data set."""
+"""The bundled world: renderer, captions, pairs, dataset."""
 
 import json
 import zipfile
@@ -32,7 +32,7 @@ def test_any_size_and_style(size, style):
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_every_visible_value_changes_the_picture(domain):
+def test_every_visible_value_changes_the_image(domain):
     for name in visible(BASE, domain):
         seen = [render(BASE.with_(**{name: value}), domain) for value in ATTRIBUTES[name]]
         for i, one in enumerate(seen):
@@ -42,14 +42,14 @@ def test_every_visible_value_changes_the_picture(domain):
 
 
 def test_features_are_large():
-    """Mouth about 20 units wide, an eye about 11 (what small networks can learn)."""
+    """The mouth is about 20 units wide, an eye about 11: small networks can learn them."""
     smile = np.abs(render(BASE).astype(int) - render(BASE.with_(mouth="neutral"))).max(-1) > 40
     assert np.ptp(np.flatnonzero(smile.any(0))) >= 17
     iris = np.abs(render(BASE).astype(int) - render(BASE.with_(eye_colour="brown"))).max(-1) > 40
     assert iris[:, :32].any(0).sum() >= 5
 
 
-def test_hidden_attributes_do_not_change_the_picture():
+def test_hidden_attributes_do_not_change_the_image():
     for domain in DOMAINS:
         for name in set(ATTRIBUTES) - set(visible(BASE, domain)):
             images = [render(BASE.with_(**{name: value}), domain) for value in ATTRIBUTES[name]]
@@ -124,7 +124,7 @@ def few_pairs():
 
 
 def test_variants_of_one_identity(few_pairs):
-    assert few_pairs.pictures.shape == (6, pairs.VARIANTS, 64, 64, 3)
+    assert few_pairs.images.shape == (6, pairs.VARIANTS, 64, 64, 3)
     domain, style = pairs.NAMES.index("domain"), pairs.NAMES.index("style")
     assert (few_pairs.labels[:, :7, domain] == np.arange(7)).all()
     assert (few_pairs.labels[:, 7:11, style] == np.arange(1, 5)).all()

@@ -1,4 +1,4 @@
-"""How the bundled generator is made: latents that name faces, pretraining, distillation."""
+"""Training of the bundled generator: latents, regression, distillation."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ import torch
 from guidance.encoders.mini_vocabulary import ATTRIBUTES
 from recipes.minifaces.generator import distil, latents, pretrain
 from recipes.minifaces.generator.muon import ADAM_RMS, Muon
-from recipes.minifaces.generator.pretrain_losses import EncoderDistance, picture_distance
+from recipes.minifaces.generator.pretrain_losses import EncoderDistance, pixel_distance
 from recipes.minifaces.world.attributes import (
     HAIR_ODDS,
     HAT_ODDS,
@@ -22,7 +22,7 @@ from sg3.networks import build_network
 
 @pytest.fixture(scope="module")
 def world():
-    """Codes of 1500 identities and latents that stand for them."""
+    """Codes of 1500 identities, and latents that encode them."""
     codes = latents.code_of_seeds(np.arange(1500))
     return codes, latents.z_of(codes, np.random.RandomState(0))
 
@@ -36,7 +36,7 @@ def test_latents_of_the_world_are_standard_normal(world):
     assert np.abs(correlation).max() < 0.15
 
 
-def test_latents_name_their_faces(world):
+def test_latents_decode_to_their_codes(world):
     codes, z = world
     assert latents.CODE_DIM == codes.shape[1] <= latents.Z_DIM
     assert np.array_equal(latents.code_of(z)[:, : -latents.POSE_DIM], codes[:, : -latents.POSE_DIM])
@@ -59,7 +59,7 @@ def test_normal_latents_have_the_odds_of_the_world():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images_and_codes():
     codes = torch.from_numpy(latents.code_of_seeds(np.arange(16)))
     from recipes.minifaces.world.renderer import render_seed
 
@@ -73,20 +73,20 @@ def small(**changes) -> pretrain.PretrainConfig:
 
 
 @pytest.mark.parametrize("changes", [{"lr": 0.02}, {"lr": 0.02, "muon": True}])
-def test_pretraining_lowers_the_distance(pictures, changes):
-    images, codes = pictures
+def test_pretraining_lowers_the_distance(images_and_codes, changes):
+    images, codes = images_and_codes
     config = small(kimg=0.32, **changes)
     *_, last = pretrain.pretrain(config, images, codes)
     real = images / 127.5 - 1
     with torch.no_grad():
-        before = picture_distance(pretrain.Pretrainer(config).G(codes), real)
-        after = picture_distance(last.networks.G(codes), real)
+        before = pixel_distance(pretrain.Pretrainer(config).G(codes), real)
+        after = pixel_distance(last.networks.G(codes), real)
     assert last.nimg == 320
     assert after < 0.93 * before
 
 
-def test_pretraining_by_features_lowers_their_distance(pictures):
-    images, codes = pictures
+def test_pretraining_by_features_lowers_their_distance(images_and_codes):
+    images, codes = images_and_codes
     config = small(kimg=0.32, lr=0.02, picture_weight=0, encoder="mini-a")
     *_, last = pretrain.pretrain(config, images, codes)
     distance, real = EncoderDistance("mini-a"), images / 127.5 - 1
@@ -96,16 +96,18 @@ def test_pretraining_by_features_lowers_their_distance(pictures):
     assert after < 0.96 * before
 
 
-def to_pictures(*renders: np.ndarray) -> torch.Tensor:
+def to_images(*renders: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack(renders)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def test_a_mouth_counts_for_more_in_features_than_in_pixels():
     face, pose = replace(sample_attributes(3), beard="none", mouth="smile"), sample_pose(3)
     versions = (face, replace(face, mouth="frown"))
-    plain, frown = to_pictures(*(render(f, "human", "flat", 64, pose) for f in versions)).split(1)
-    paler = plain + picture_distance(plain, frown) / 3  # as far away in pixels, everywhere
-    torch.testing.assert_close(picture_distance(plain, paler), picture_distance(plain, frown))
+    plain, frown = to_images(*(render(f, "human", "flat", 64, pose) for f in versions)).split(1)
+    paler = (
+        plain + pixel_distance(plain, frown) / 3
+    )  # at the same distance in pixels, spread over the image
+    torch.testing.assert_close(pixel_distance(plain, paler), pixel_distance(plain, frown))
     distance = EncoderDistance("mini-a")
     assert distance(plain, plain) == pytest.approx(0, abs=1e-5)
     assert distance(frown, plain) > 1.5 * distance(paler, plain)
@@ -135,10 +137,10 @@ def test_muon_gets_the_matrices_of_the_synthesis_network_only():
     assert sorted(map(id, both)) == sorted(names)
 
 
-def test_adversarial_pretraining_moves_both_networks(pictures):
+def test_adversarial_pretraining_moves_both_networks(images_and_codes):
     config = small(kimg=0.016, adversarial=True)
     first = pretrain.Pretrainer(config)
-    steps = list(pretrain.pretrain(config, *pictures))
+    steps = list(pretrain.pretrain(config, *images_and_codes))
     last = steps[-1]
     assert set(last.losses) == {"picture", "feature", "G", "D"}
     assert all(np.isfinite(list(last.losses.values())))
@@ -156,7 +158,7 @@ def teacher():
     return build_network("stylegan3", pretrain.generator_kwargs(small())).eval()
 
 
-def test_distilled_latents_draw_the_faces_they_stand_for(teacher):
+def test_distilled_latents_draw_the_faces_they_encode(teacher):
     student = distil.distil(teacher)
     assert distil.unexplained(teacher, student) < 0.06
     z = np.random.RandomState(3).randn(200, latents.Z_DIM).astype(np.float32)
@@ -164,16 +166,16 @@ def test_distilled_latents_draw_the_faces_they_stand_for(teacher):
         w = student.mapping(torch.from_numpy(z))[:, 0]
         expected = teacher.mapping(torch.from_numpy(latents.code_of(z)))[:, 0]
         other = teacher.mapping(torch.from_numpy(latents.code_of(-z)))[:, 0]
-        picture = student.synthesis(student.mapping(torch.from_numpy(z[:2])))
-        torch.testing.assert_close(student(torch.from_numpy(z[:2])), picture)
+        image = student.synthesis(student.mapping(torch.from_numpy(z[:2])))
+        torch.testing.assert_close(student(torch.from_numpy(z[:2])), image)
     near, far = (w - expected).norm(dim=1), (w - other).norm(dim=1)
     assert (near < far).float().mean() > 0.99
-    # Where no two numbers of a block are close the answer is exact, but for pose and length.
+    # Where no two coordinates of a block are close, only pose and length are approximate.
     assert near.median() < 0.2 * far.median()
 
 
 def test_a_mohawk_is_not_seen_under_a_hat(teacher):
-    """The one place where two blocks meet: hat and mohawk draw short hair."""
+    """The only interaction of two blocks: a hat and a mohawk give short hair."""
     student = distil.distil(teacher)
     z = np.zeros([2, latents.Z_DIM], np.float32)
     z[:, 0] = 2  # a man

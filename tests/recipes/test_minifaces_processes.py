@@ -1,4 +1,4 @@
-"""Several processes of `recipes.minifaces.generator.pretrain` end together."""
+"""The processes of `recipes.minifaces.generator.pretrain` end together."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def processes_of(pid: int) -> set[int]:
-    """All processes that `pid` started, and those that they started."""
+    """Return all descendants of `pid`."""
     try:
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     except OSError:
@@ -25,7 +25,7 @@ def processes_of(pid: int) -> set[int]:
 
 
 def workers_of(pid: int) -> set[int]:
-    """Those of its processes that train: torch starts them anew, Python's pools fork theirs."""
+    """Return the training processes of `pid`: torch spawns them, pools fork theirs."""
     return {p for p in processes_of(pid) if b"spawn_main" in command_of(p)}
 
 
@@ -37,7 +37,7 @@ def command_of(pid: int) -> bytes:
 
 
 def runs(pid: int) -> bool:
-    """Whether it exists and is no zombie that nobody has asked about."""
+    """Return whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:

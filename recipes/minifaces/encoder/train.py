@@ -39,7 +39,7 @@ from recipes.minifaces.world.captions import known_words
 
 @dataclass(frozen=True)
 class TrainStep:
-    """One step: its losses, and the EMA model, which the run goes on to update."""
+    """One step: its losses, and the EMA model, which later steps update in place."""
 
     index: int
     losses: dict[str, float]

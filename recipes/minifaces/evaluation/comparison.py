@@ -1,5 +1,4 @@
-"""What recipes/compare_sg2_sg3.py measures: how pictures move with their input and their latent,
-and what of them sticks to the screen."""
+"""Measurements of `recipes.compare_sg2_sg3`: equivariance and texture sticking."""
 
 from __future__ import annotations
 
@@ -12,30 +11,33 @@ from scipy.special import ndtri
 from torch import nn
 
 from recipes.minifaces.encoder.batches import to_float
-from recipes.minifaces.evaluation.generator import HELDOUT_BASE, sample_images
+from recipes.minifaces.evaluation.generator import (
+    HELDOUT_BASE,
+    render_features,
+    sample_images,
+)
 from recipes.minifaces.generator.latents import POSE_DIM, code_of_seeds, start_of, z_of
 from recipes.minifaces.generator.movable import MovableStyleGAN2
 from recipes.minifaces.judge.model import collect_features, load_judge
-from recipes.minifaces.world.attributes import Pose, sample_attributes
-from recipes.minifaces.world.renderer import render, render_seed
+from recipes.minifaces.world.attributes import pose_of, sample_attributes
+from recipes.minifaces.world.renderer import render
 from sg3.analysis.stickiness import Stickiness
 from sg3.metrics import frechet_distance
 from sg3.metrics.equivariance import draws, psnr, squared_errors, translate_integer
 
 #: Draws face `seed` in poses u `[N, 4]` in (−1, 1): `[N, 3, 64, 64]`.
 Source = Callable[[int, np.ndarray], torch.Tensor]
-PICTURES, FACES, POSES = 500, 40, 32
+IMAGES, FACES, POSES = 500, 40, 32
 
 
 def rendered(seed: int, poses: np.ndarray) -> torch.Tensor:
-    """The truth."""
+    """Draw true renders; a `Source`."""
     face = sample_attributes(seed)
-    moved = [Pose(2 * u[0], 2 * u[1], 4 * u[2], 1 + 0.04 * u[3]) for u in poses.tolist()]
-    return to_float(np.stack([render(face, pose=pose) for pose in moved]))
+    return to_float(np.stack([render(face, pose=pose_of(u)) for u in poses]))
 
 
 def generated(G: nn.Module) -> Source:
-    """The same faces from latents of `G`."""
+    """Return a `Source` that draws the same faces with `G`."""
 
     @torch.no_grad()
     def draw(seed: int, poses: np.ndarray) -> torch.Tensor:
@@ -48,14 +50,14 @@ def generated(G: nn.Module) -> Source:
     return draw
 
 
-def input_equivariance(G: nn.Module, kind: str, num: int = PICTURES) -> float:
-    """Decibels; `kind` is eqt_int, eqt_frac or eqr."""
+def input_equivariance(G: nn.Module, kind: str, num: int = IMAGES) -> float:
+    """Return the equivariance in dB; `kind` is eqt_int, eqt_frac or eqr."""
     return psnr(*sum(squared_errors(G, draw, kind) for draw in draws(G, None, num, seed=0)))
 
 
 @torch.no_grad()
-def inner_equivariance(G: nn.Module, num: int = PICTURES, border_px: int = 16) -> float:
-    """As eqt_int, without a border: what margins that are too small do is left out."""
+def inner_equivariance(G: nn.Module, num: int = IMAGES, border_px: int = 16) -> float:
+    """Return eqt_int without a border, which excludes the effect of small margins."""
     error = count = 0.0
     transform = G.synthesis.input.transform
     for draw in draws(G, None, num, seed=0):
@@ -72,7 +74,7 @@ def inner_equivariance(G: nn.Module, num: int = PICTURES, border_px: int = 16) -
 
 
 def pose_equivariance(source: Source, faces: int = 4 * FACES) -> float:
-    """Decibels of faces that their latent moves by 1 to 4 whole pixels to the right or down."""
+    """Return the EQ-T in dB of translations by the latent: 1 to 4 pixels to the right or down."""
     error = count = 0.0
     for i in range(faces):
         shift, axis = 1 + i // 2 % 4, i % 2
@@ -86,8 +88,7 @@ def pose_equivariance(source: Source, faces: int = 4 * FACES) -> float:
 
 
 def stickiness(source: Source, faces: int = FACES, poses: int = POSES) -> tuple[float, float]:
-    """Share of the high-pass energy of faces that stays in place while their poses change, and
-    that energy."""
+    """Return the fraction of high-pass energy that does not move with the pose, and that energy."""
     fixed = energy = 0.0
     for i in range(faces):
         measure = Stickiness()
@@ -98,7 +99,7 @@ def stickiness(source: Source, faces: int = FACES, poses: int = POSES) -> tuple[
 
 
 def blurred(sigma_px: float) -> Source:
-    """The renderer out of focus."""
+    """Return a `Source` of renders out of focus."""
 
     def draw(seed: int, poses: np.ndarray) -> torch.Tensor:
         sharp = rendered(seed, poses).numpy()
@@ -107,12 +108,11 @@ def blurred(sigma_px: float) -> Source:
     return draw
 
 
-def measure(networks: dict[str, nn.Module], pictures: int = 2000) -> Iterator[tuple[str, dict]]:
-    """(name, numbers) of the renderer and then of every network."""
+def measure(networks: dict[str, nn.Module], images: int = 2000) -> Iterator[tuple[str, dict]]:
+    """Yield (name, numbers) for the renderer and then for each network."""
     judge = load_judge()
-    seeds = range(HELDOUT_BASE, HELDOUT_BASE + pictures)
-    real = collect_features(judge, to_float(np.stack([render_seed(seed) for seed in seeds])))
-    # Stickiness and energy of renders more and more out of focus: wide edges overlap themselves.
+    real = render_features(judge, images)
+    # Stickiness and energy of renders less and less out of focus: wide edges overlap themselves.
     foci = np.array([stickiness(blurred(sigma)) for sigma in np.linspace(1.2, 0, 13)])
     truth = {"pose": pose_equivariance(rendered), "stickiness": foci[-1, 0], "detail": foci[-1, 1]}
     yield "true renders", _rounded(truth)
@@ -123,7 +123,7 @@ def measure(networks: dict[str, nn.Module], pictures: int = 2000) -> Iterator[tu
             "eqt_frac": input_equivariance(movable, "eqt_frac"),
             "eqt_int_inner": inner_equivariance(movable),
         }
-        if G.kind == "stylegan2":  # leave the constant where it was
+        if G.kind == "stylegan2":  # restore the constant
             G.synthesis.b4.const.copy_(movable.input.const)
         else:
             numbers["eqr"] = input_equivariance(G, "eqr")
@@ -131,7 +131,7 @@ def measure(networks: dict[str, nn.Module], pictures: int = 2000) -> Iterator[tu
         numbers["pose"] = pose_equivariance(source)
         numbers["stickiness"], numbers["detail"] = stickiness(source)
         numbers["stickiness_of_renders"] = np.interp(numbers["detail"], foci[:, 1], foci[:, 0])
-        fake = collect_features(judge, sample_images(G, pictures))
+        fake = collect_features(judge, sample_images(G, images))
         numbers["frechet"] = frechet_distance(fake, real)
         numbers["parameters"] = sum(p.numel() for p in G.synthesis.parameters())
         yield name, _rounded(numbers)

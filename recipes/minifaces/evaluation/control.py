@@ -1,23 +1,27 @@
-"""Steering on sixty held-out prompts, away from attributes, and with what was not asked for kept.
+"""Evaluate steering: sixty held-out prompts, negative prompts, and terms that keep the rest.
 
     python -m recipes.minifaces.evaluation.control --sheet docs/minifaces-control.png
 
-A judge that was never optimised against reads the pictures (`judge`).
+The judge reads the images; no run is optimised against it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 import guidance
 import sg3
+from guidance.encoders.mini_vocabulary import ATTRIBUTES
 from guidance.latents import latent_statistics, map_latents, seed_latents
+from recipes.arguments import add_models, argument_parser
 from recipes.minifaces.evaluation import heldout_prompts
 from recipes.minifaces.evaluation.steering import draw_sheet, score, steer_prompts, summarise
 from recipes.minifaces.judge.model import Judge, load_judge
@@ -25,26 +29,22 @@ from recipes.minifaces.world.captions import Mentions
 
 STEPS = 60
 FIRST_SEED = 5000
-#: Pictures that show an attribute before a text pushes it away.
-PUSHED = 10
-#: What keeps the rest, chosen on prompts of `steering_prompts`.
+#: Number of images per negative prompt.
+NEGATIVE_IMAGES = 10
+#: Settings that keep the rest, chosen on prompts of `steering_prompts`.
 KEEPING = {
     "space": "s", "keep": 0.5, "look": 1.2, "identity": 1.0, "identity_encoder": "mini-smooth",
 }  # fmt: skip
-#: Attributes that cannot be seen where another has this value.
+#: Attributes that are hidden where another one has this value.
 HIDDEN = {
     "hat_colour": ("hat", "none"),
     "hair_colour": ("hair_style", "bald"),
     "eye_colour": ("glasses", "sunglasses"),
 }
-ATTRIBUTES = (
-    "gender", "skin", "hair_colour", "hair_style", "mouth", "glasses", "beard", "hat",
-    "hat_colour", "background", "eye_colour",
-)  # fmt: skip
 
 
 def changes(before: Mentions, after: Mentions, claims: Mentions) -> dict[str, bool]:
-    """Of each attribute that is not claimed and can be seen in both pictures: did it change?"""
+    """Return whether each attribute changed that is visible in both images and not claimed."""
     found = {}
     for name in ATTRIBUTES:
         other, value = HIDDEN.get(name, (None, None))
@@ -54,8 +54,15 @@ def changes(before: Mentions, after: Mentions, claims: Mentions) -> dict[str, bo
     return found
 
 
-def first_and_last(G, texts, seeds, clip: str, batch: int = 10, **settings):
-    """Pictures `[N, 3, H, W]` of the seeds themselves and after steering."""
+def first_and_last(
+    G: nn.Module,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    clip: str,
+    batch: int = 10,
+    **settings: Any,
+) -> tuple[Tensor, Tensor]:
+    """Steer each seed by its text; returns images `[N, 3, H, W]` before and after."""
     pairs = []
     for i in range(0, len(texts), batch):
         part = slice(i, i + batch)
@@ -66,18 +73,19 @@ def first_and_last(G, texts, seeds, clip: str, batch: int = 10, **settings):
         for closing in run:  # noqa: B007
             pass
         pairs.append([torch.cat([s.image for s in steps]) for steps in (opening, closing)])
-    return (torch.cat(images).float().clamp(-1, 1) for images in zip(*pairs, strict=True))
+    before, after = (torch.cat(images) for images in zip(*pairs, strict=True))
+    return before.float().clamp(-1, 1), after.float().clamp(-1, 1)
 
 
-def kept(network: str, clip: str, judge: Judge, **settings) -> dict:
-    """From a random face to each prompt with one attribute: how much else changes."""
+def kept(network: str, clip: str, judge: Judge, **settings: Any) -> dict:
+    """Steer random faces to prompts with one attribute; returns how much else changes."""
     G = sg3.load(network).G_ema
     prompts = heldout_prompts.ONE
     texts, seeds = [text for text, _ in prompts], list(range(FIRST_SEED, FIRST_SEED + len(prompts)))
     before, after = (judge.read(x) for x in first_and_last(G, texts, seeds, clip, **settings))
     claims = [claim for _, claim in prompts]
     found = [changes(*row) for row in zip(before, after, claims, strict=True)]
-    shares = {
+    fractions = {
         name: round(float(np.mean([row[name] for row in found if name in row])), 3)
         for name in ATTRIBUTES
     }
@@ -90,12 +98,12 @@ def kept(network: str, clip: str, judge: Judge, **settings) -> dict:
         "met_before": round(float(np.mean(held)), 4),
         "met": round(float(np.mean(met)), 4),
         "not_mentioned_changed": round(float(np.mean(every)), 4),
-        "changed_by_attribute": shares,
+        "changed_by_attribute": fractions,
     }
 
 
-def pushed_away(network: str, clip: str, judge: Judge, **settings) -> dict:
-    """Share of pictures that still show an attribute after a negative prompt; all did before."""
+def negative(network: str, clip: str, judge: Judge, **settings: Any) -> dict:
+    """Return the fraction of images that still show an attribute after a negative prompt."""
     G = sg3.load(network).G_ema
     found = {}
     for text, name, value in heldout_prompts.NEGATIVE:
@@ -111,25 +119,25 @@ def pushed_away(network: str, clip: str, judge: Judge, **settings) -> dict:
 
 
 @torch.no_grad()
-def _showing(G, judge: Judge, name: str, value: str, most: int = 2000) -> list[int]:
-    """The first seeds whose own picture shows a value."""
+def _showing(G: nn.Module, judge: Judge, name: str, value: str, max_seeds: int = 2000) -> list[int]:
+    """Return the first seeds whose images show a value."""
     found: list[int] = []
     mean = latent_statistics(G).mean
-    for first in range(FIRST_SEED, FIRST_SEED + most, 50):
+    for first in range(FIRST_SEED, FIRST_SEED + max_seeds, 50):
         seeds = range(first, first + 50)
         z = torch.cat([seed_latents(seed, 1, G.z_dim) for seed in seeds])
         images = G.synthesis(mean.lerp(map_latents(G, z), 0.7), noise_mode="const")
         readings = judge.read(images.float().clamp(-1, 1))
         found += [seed for seed, r in zip(seeds, readings, strict=True) if r[name] == value]
-        if len(found) >= PUSHED:
+        if len(found) >= NEGATIVE_IMAGES:
             break
-    return found[:PUSHED]
+    return found[:NEGATIVE_IMAGES]
 
 
 def evaluate_control(
     network: str = "mini-faces", clip: str = "mini", sheet: Path | None = None, steps: int = STEPS
 ) -> dict:
-    """Figures for the held-out prompts, the negative ones, and the keep-terms on and off."""
+    """Return results of held-out and negative prompts, and with and without keeping the rest."""
     judge = load_judge()
     prompts = [*heldout_prompts.ONE, *heldout_prompts.TWO]
     steered = steer_prompts(network, clip, prompts, steps=steps)
@@ -147,7 +155,7 @@ def evaluate_control(
         "two_attributes": summarise(rows[count:]),
         "missed": missed,
         "wrong_by_attribute": dict(wrong),
-        "negative": pushed_away(network, clip, judge, steps=steps),
+        "negative": negative(network, clip, judge, steps=steps),
         "kept": kept(network, clip, judge, steps=steps, **KEEPING),
         "not_kept": kept(network, clip, judge, steps=steps, keep=0.0),
         "rows": rows,
@@ -155,13 +163,11 @@ def evaluate_control(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--network", default="mini-faces")
-    parser.add_argument("--clip", default="mini")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--sheet", type=Path, help="PNG with the results of all prompts")
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    add_models(parser)
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps per prompt")
+    parser.add_argument("--sheet", type=Path, help="PNG file for the images of all prompts")
     args = parser.parse_args()
     found = evaluate_control(args.network, args.clip, args.sheet, args.steps)
     print(json.dumps(found, indent=1))

@@ -1,13 +1,12 @@
-"""Edit directions read by the judge: does it see more of what was asked for as alpha grows?
+"""Evaluate edit directions: does the judge see more of the attribute as alpha grows?
 
 python -m recipes.minifaces.evaluation.directions --sheet out/directions.png
-python -m recipes.minifaces.evaluation.directions --plain 2       # time against the plain method
-python -m recipes.minifaces.evaluation.directions --bundle 48     # statistics that ship: 6 minutes
+python -m recipes.minifaces.evaluation.directions --plain 2    # time against the direct method
+python -m recipes.minifaces.evaluation.directions --bundle 48  # bundled statistics: 6 minutes
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -34,15 +33,16 @@ from guidance.directions.relevance import differences, plain_differences, releva
 from guidance.encoders import Encoder, load_encoder
 from guidance.encoders.mini_vocabulary import CLASSES
 from guidance.latents import map_latents, seed_latents
+from recipes.arguments import argument_parser
 from recipes.minifaces.judge.model import Judge, load_judge
 from sg3.media import contact_sheet, save_png
 
-#: Latents of the published statistics.
+#: Number of latents of the published method (StyleCLIP).
 PUBLISHED_LATENTS = 100
-#: A response that has reached 0 or 1 still trembles by this much.
-TREMBLE = 0.01
-#: What is asked for, and the attribute and value that the judge should see more of.
-ASKED = (
+#: Fluctuation of a response that has saturated at 0 or 1.
+NOISE = 0.01
+#: Prompts, each with the attribute and value that the judge should see more of.
+PROMPTS = (
     ("a face with red hair", "hair_colour", "red"),
     ("a face with blond hair", "hair_colour", "blond"),
     ("a face wearing glasses", "glasses", "glasses"),
@@ -52,8 +52,15 @@ ASKED = (
 
 @dataclass(frozen=True)
 class Response:
-    """The judge's mean probability of the value at each alpha, and how much each step of alpha
-    changes all the other attributes it reads, as a share of pictures against alpha 0."""
+    """The judge's readings along a direction.
+
+    Attributes:
+        text: prompt of the direction.
+        alphas: positions along the direction.
+        probability: mean probability of the value at each alpha.
+        others_changed: fraction of readings of the other attributes that differ from alpha 0.
+        info: facts about the direction.
+    """
 
     text: str
     alphas: tuple[float, ...]
@@ -63,12 +70,12 @@ class Response:
 
     @property
     def monotone(self) -> bool:
-        """Whether no step up lowers the probability by more than it trembles."""
-        return self.largest_fall <= TREMBLE
+        """Whether no step of alpha lowers the probability by more than its noise."""
+        return self.largest_fall <= NOISE
 
     @property
     def largest_fall(self) -> float:
-        """The most by which a step up lowers the probability."""
+        """Largest decrease of the probability in a step of alpha."""
         pairs = zip(self.probability, self.probability[1:], strict=False)
         return round(max(0.0, *(a - b for a, b in pairs)), 3)
 
@@ -84,13 +91,25 @@ def respond(
     largest: float = 4.0,
     count: int = 9,
 ) -> tuple[Response, list[torch.Tensor]]:
-    """The judge's response to `direction` on `ws` `[N, num_ws, w_dim]` at `count` alphas from
-    −largest to largest, and the pictures `[N, 3, H, W]` at each."""
+    """Let the judge read images along a direction.
+
+    Args:
+        G: generator.
+        judge: classifier of the images.
+        direction: direction to move along.
+        attribute: attribute that should change.
+        value: value that should become more probable.
+        ws: latents `[N, num_ws, w_dim]` to start from.
+        largest: alphas are in −largest … largest.
+        count: number of alphas.
+
+    Returns the response, and the images `[N, 3, H, W]` at each alpha.
+    """
     number = CLASSES[attribute].index(value)
     steps = list(sweep(G, ws, [(direction, -largest, largest)], count))
-    pictures = [step.images.clamp(-1, 1) for step in steps]
-    probability = [float(judge(p)[attribute].softmax(dim=1)[:, number].mean()) for p in pictures]
-    readings = [judge.classify(p) for p in pictures]
+    images = [step.images.clamp(-1, 1) for step in steps]
+    probability = [float(judge(p)[attribute].softmax(dim=1)[:, number].mean()) for p in images]
+    readings = [judge.classify(p) for p in images]
     middle = readings[count // 2]
     related = {attribute, "domain", "style"}
     others = [name for name in CLASSES if name not in related]
@@ -100,7 +119,7 @@ def respond(
     ]
     alphas = tuple(step.alphas[0] for step in steps)
     rounded = (tuple(round(v, 3) for v in values) for values in (probability, changed))
-    return Response(direction.name, alphas, *rounded, info=dict(direction.info)), pictures
+    return Response(direction.name, alphas, *rounded, info=dict(direction.info)), images
 
 
 def evaluate_directions(
@@ -112,25 +131,35 @@ def evaluate_directions(
     labels: bool = False,
     sheet: Path | None = None,
 ) -> dict:
-    """Responses for everything asked for, in style space at each beta and in W by `labels`."""
+    """Evaluate all `PROMPTS`.
+
+    Args:
+        clip: encoder of images and texts.
+        seeds: number of faces.
+        betas: thresholds of the directions in style space.
+        images: number of latents of the statistics.
+        largest: alphas are in −largest … largest.
+        labels: also evaluate directions in W from labels.
+        sheet: PNG file for the images.
+    """
     G, encoder, judge = sg3.load("mini-faces").G_ema, load_encoder(clip), load_judge()
     start = time.perf_counter()
     relevance = find_relevance(G, encoder, RelevanceConfig(images=images))
     seconds = time.perf_counter() - start
     ws = map_latents(G, seed_latents(4000, seeds, G.z_dim))
     rows, cells, captions = [], [], []
-    for text, attribute, value in ASKED:
+    for text, attribute, value in PROMPTS:
         made = [(f"style space, beta {b}", _text(relevance, encoder, text, b)) for b in betas]
         if labels:
             made.append(("labels in W", described_direction(G, encoder, text)))
         for kind, direction in made:
-            response, pictures = respond(G, judge, direction, attribute, value, ws, largest)
+            response, shown = respond(G, judge, direction, attribute, value, ws, largest)
             falls = {"monotone": response.monotone, "largest_fall": response.largest_fall}
             rows.append({"kind": kind, **falls, **vars(response)})
-            middle = judge.classify(pictures[len(pictures) // 2])[attribute]
+            middle = judge.classify(shown[len(shown) // 2])[attribute]
             lacking = (middle != CLASSES[attribute].index(value)).nonzero()[0]
             for face in lacking.tolist():
-                cells += [picture[face] for picture in pictures]
+                cells += [image[face] for image in shown]
                 captions += [f"{value} {alpha:+g}" for alpha in response.alphas]
     if sheet is not None:
         sheet.parent.mkdir(parents=True, exist_ok=True)
@@ -144,13 +173,15 @@ def _text(relevance: Relevance, encoder: Encoder, text: str, beta: float) -> Dir
 
 
 def time_statistics(clip: str = "mini", latents: int = 2) -> dict:
-    """Seconds per latent of the statistics, of the clock and of the processor: ours and the
-    definition, on the same latents, which also have to agree; and minutes for a first text, with
-    our number of latents and the published one."""
+    """Time the statistics against the direct method on the same latents.
+
+    Returns wall-clock and CPU seconds per latent of both, and minutes for a first text: with our
+    number of latents, and with the published one. The results of both must agree.
+    """
     G, encoder = sg3.load("mini-faces").G_ema, load_encoder(clip)
     relevance = find_relevance(G, encoder, RelevanceConfig(images=1))
     ws = map_latents(G, seed_latents(11, latents, G.z_dim))
-    encoder.encode_images(G.synthesis(ws))  # whatever is compiled is compiled now
+    encoder.encode_images(G.synthesis(ws))  # warm-up: compiles what needs compiling
     clocks = [_clocks()]
     ours = torch.stack([differences(G, encoder, w, relevance, 5.0) for w in ws.split(1)], dim=1)
     clocks.append(_clocks())
@@ -173,7 +204,7 @@ def _clocks() -> tuple[float, float]:
 
 
 def bundle(latents: int) -> Path:
-    """Compute the statistics of mini-faces and `mini` that ship with the package."""
+    """Compute and write the bundled statistics of mini-faces and `mini`."""
     G, encoder = sg3.load("mini-faces").G_ema, load_encoder("mini")
     config = RelevanceConfig(images=latents)
     for state in tqdm(relevance_steps(G, encoder, config), total=latents, unit="img"):
@@ -183,18 +214,29 @@ def bundle(latents: int) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--clip", default="mini", help="encoder of images and texts")
+    parser.add_argument("--seeds", type=int, default=48, help="number of faces")
+    parser.add_argument(
+        "--images", type=int, default=32, help="number of latents of the statistics"
     )
-    parser.add_argument("--clip", default="mini")
-    parser.add_argument("--seeds", type=int, default=48)
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--beta", type=float, nargs="+", default=[0.12, 0.2])
-    parser.add_argument("--largest", type=float, default=4.0, help="alpha")
-    parser.add_argument("--labels", action="store_true", help="also directions in W from labels")
-    parser.add_argument("--sheet", type=Path, help="PNG with a face without it for each direction")
-    parser.add_argument("--plain", type=int, metavar="N", help="time ours and the plain method")
-    parser.add_argument("--bundle", type=int, metavar="N", help="write those that ship")
+    parser.add_argument(
+        "--beta", type=float, nargs="+", default=[0.12, 0.2], help="thresholds of style channels"
+    )
+    parser.add_argument("--largest", type=float, default=4.0, help="largest alpha")
+    parser.add_argument(
+        "--labels", action="store_true", help="also evaluate directions in W from labels"
+    )
+    parser.add_argument(
+        "--sheet", type=Path, help="PNG file for faces that lack the attribute, by direction"
+    )
+    parser.add_argument(
+        "--plain", type=int, metavar="N", help="time the statistics and the direct method instead"
+    )
+    parser.add_argument(
+        "--bundle", type=int, metavar="N", help="write the bundled statistics of N latents instead"
+    )
     args = parser.parse_args()
     if args.bundle:
         found = {"written": str(bundle(args.bundle))}

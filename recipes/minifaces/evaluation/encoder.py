@@ -1,11 +1,10 @@
-"""How well an encoder knows the world, on identities that it never saw.
+"""Evaluate encoders on held-out identities: zero-shot accuracy and paired differences.
 
 python -m recipes.minifaces.evaluation.encoder mini-a mini-b mini
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import numpy as np
@@ -15,10 +14,12 @@ from torch import Tensor
 
 from guidance.encoders import Encoder, load_encoder
 from guidance.encoders.mini_vocabulary import CLASSES, DOMAINS, STYLES
+from recipes.arguments import argument_parser
 from recipes.minifaces.encoder.batches import to_float
 from recipes.minifaces.encoder.pairs import HELDOUT_BASE, HIDDEN, NAMES, Pairs, build
 from recipes.minifaces.world.captions import phrasings
 
+#: Required accuracies.
 GATES = {
     "domain": 0.95,
     "style": 0.95,
@@ -30,7 +31,7 @@ GATES = {
     "background": 0.95,
     "beard": 0.90,
 }
-COSINE_GATE, COSINE_COUNT = 0.8, 8
+COSINE_GATE, COSINE_COUNT = 0.8, 8  # required mean cosine, and number of targets that reach it
 _SOURCES = ("a face", "a picture of a face", "a portrait of a face")
 _STYLE_TARGETS = {
     "sketch": ("a pencil sketch of a face", "a sketch of a face", "a pencil drawing of a face"),
@@ -41,28 +42,33 @@ _STYLE_TARGETS = {
 
 
 @torch.no_grad()
-def embed(encoder: Encoder, pictures: np.ndarray, batch: int = 256) -> Tensor:
-    """uint8 [N, H, W, 3] to unit vectors [N, D]."""
+def embed(encoder: Encoder, images: np.ndarray, batch: int = 256) -> Tensor:
+    """Embed images, uint8 [N, H, W, 3], as unit vectors [N, D]."""
     return torch.cat(
         [
-            encoder.encode_images(to_float(pictures[i : i + batch]))
-            for i in range(0, len(pictures), batch)
+            encoder.encode_images(to_float(images[i : i + batch]))
+            for i in range(0, len(images), batch)
         ]
     )
 
 
 @torch.no_grad()
 def text_mean(encoder: Encoder, texts: list[str] | tuple[str, ...]) -> Tensor:
-    """The normalised mean [D] of several phrasings."""
+    """Return the normalised mean embedding [D] of several phrasings."""
     return F.normalize(encoder.encode_texts(list(texts)).mean(0), dim=0)
 
 
 def attribute_accuracies(
-    encoder: Encoder, pictures: np.ndarray, labels: np.ndarray
+    encoder: Encoder, images: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:
-    """Zero-shot accuracy per attribute over the pictures [N, H, W, 3] that show it; labels [N,
-    len(NAMES)]."""
-    embedded = embed(encoder, pictures)
+    """Return the zero-shot accuracy of each attribute over the images that show it.
+
+    Args:
+        encoder: encoder of images and texts.
+        images: uint8 [N, H, W, 3].
+        labels: int8 [N, len(NAMES)].
+    """
+    embedded = embed(encoder, images)
     target = torch.from_numpy(np.ascontiguousarray(labels).astype(np.int64))
     out = {}
     for i, name in enumerate(NAMES):
@@ -74,16 +80,16 @@ def attribute_accuracies(
 
 
 def paired_cosines(encoder: Encoder, data: Pairs) -> tuple[dict[str, float], dict[str, float]]:
-    """cos(E(changed) - E(plain), T(target) - T(face)) per domain and style.
+    """Return cos(E(changed) − E(plain), T(target) − T(face)) for each domain and style.
 
-    First the mean over identities; then the cosine of the mean difference of all identities.
+    First the mean of the cosine over identities, then the cosine of the mean difference.
     """
-    plain = embed(encoder, data.pictures[:, 0])
+    plain = embed(encoder, data.images[:, 0])
     source = text_mean(encoder, _SOURCES)
     targets = {d: tuple(phrasings("domain", d, 6)) for d in DOMAINS[1:]} | _STYLE_TARGETS
     each, of_mean = {}, {}
     for variant, name in enumerate([*DOMAINS[1:], *STYLES[1:]], start=1):
-        delta = embed(encoder, data.pictures[:, variant]) - plain
+        delta = embed(encoder, data.images[:, variant]) - plain
         direction = text_mean(encoder, targets[name]) - source
         cosine = F.cosine_similarity(delta, direction[None]).mean()
         each[name] = round(cosine.item(), 4)
@@ -92,11 +98,11 @@ def paired_cosines(encoder: Encoder, data: Pairs) -> tuple[dict[str, float], dic
 
 
 def evaluate_encoder(spec: str, data: Pairs) -> dict:
-    """Accuracies, cosines and whether the gates hold, for one encoder."""
+    """Return accuracies and cosines of an encoder, and which requirements it misses."""
     encoder = load_encoder(spec)
     found = attribute_accuracies(
         encoder,
-        data.pictures.reshape(-1, *data.pictures.shape[2:]),
+        data.images.reshape(-1, *data.images.shape[2:]),
         data.labels.reshape(-1, len(NAMES)),
     )
     cosines, of_mean = paired_cosines(encoder, data)
@@ -111,11 +117,12 @@ def evaluate_encoder(spec: str, data: Pairs) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "encoders", nargs="*", default=["mini-a", "mini-b", "mini"], help="names or files"
     )
-    parser.add_argument("encoders", nargs="*", default=["mini-a", "mini-b", "mini"])
-    parser.add_argument("--identities", type=int, default=300)
+    parser.add_argument("--identities", type=int, default=300, help="number of identities")
     args = parser.parse_args()
     data = build(args.identities, HELDOUT_BASE)
     print(json.dumps({spec: evaluate_encoder(spec, data) for spec in args.encoders}, indent=1))

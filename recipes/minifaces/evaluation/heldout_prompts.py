@@ -1,7 +1,7 @@
-"""Prompts for the final measurement of steering in full, with what each one claims.
+"""Sixty held-out prompts of the evaluation of steering, and six negative ones, with their claims.
 
-Written down before any of them was run, and none was used while settings were chosen. Change the
-settings, never the prompts. `steering_prompts` holds the fifty that were there before.
+They were written before any of them was run, and none was used to choose settings. Change the
+settings, never the prompts. The fifty older ones are in `steering_prompts`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ TWO: tuple[tuple[str, Mentions], ...] = (
     ("glasses on a purple background", {"glasses": "glasses", "background": "purple"}),
     ("green eyes and red hair", {"eye_colour": "green", "hair_colour": "red"}),
 )
-#: Pushed away from, and the readings of which there should be fewer afterwards.
+#: Negative prompts, each with the attribute and value that should become rarer.
 NEGATIVE: tuple[tuple[str, str, str], ...] = (
     ("a smiling face:-1", "mouth", "smile"),
     ("a person wearing sunglasses:-1", "glasses", "sunglasses"),

@@ -1,18 +1,19 @@
-"""Inversion of held-out renders: how near the network comes to pictures that it never saw.
+"""Evaluate inversion: reconstruction of held-out renders, and localisation of faces in photos.
 
-python -m recipes.minifaces.evaluation.inversion --sheet out/inversion.png --out out/inversion.json
-python -m recipes.minifaces.evaluation.inversion --photos 24
+    python -m recipes.minifaces.evaluation.inversion --sheet out/inversion.png \\
+        --out out/inversion.json
+    python -m recipes.minifaces.evaluation.inversion --photos 24
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,33 +25,43 @@ from guidance.encoders import Encoder, load_encoder
 from guidance.inversion import Distance, load_distance, project, tune
 from guidance.inversion.locate import choose_crop
 from guidance.latents import map_latents, seed_latents
-from recipes.minifaces.judge.model import load_judge
+from recipes.arguments import argument_parser
+from recipes.minifaces.encoder.batches import to_float
+from recipes.minifaces.judge.model import Judge, load_judge
 from recipes.minifaces.world.renderer import render_seed
 from sg3.data.photos import Crop, put_back
 from sg3.files import write_text
 from sg3.media import contact_sheet, save_png
 
-#: Identities of no data set: those have numbers below 10**9, in tens of millions per seed.
+#: Identities of no dataset, which have numbers below 10**9.
 HELD_OUT = 1_234_500_000
 STAGES = ("start", "w", "w+", "tuned")
 SHOWN = 8
 
 
 def held_out(count: int) -> torch.Tensor:
-    """Renders `[count, 3, 64, 64]` in [−1, 1] that no network was trained on."""
-    pictures = np.stack([render_seed(HELD_OUT + i) for i in range(count)])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """Render images `[count, 3, 64, 64]` in [−1, 1] that no network was trained on."""
+    return to_float(np.stack([render_seed(HELD_OUT + i) for i in range(count)]))
 
 
 def invert(
     G: nn.Module, targets: torch.Tensor, distance: Distance, steps: int, tune_steps: int
 ) -> tuple[dict[str, torch.Tensor], list[nn.Module], dict[str, float]]:
-    """Pictures by stage, the tuned networks, and processor seconds per picture.
+    """Invert `targets` by projection and tuning.
 
-    Projection into w takes `steps`, w+ goes on from there with half as many, and each network is
-    tuned around the latent in w.
+    Projection into W takes `steps`, W+ continues with half as many, and a copy of the network is
+    tuned around each latent in W.
+
+    Args:
+        G: generator.
+        targets: images `[N, 3, H, W]`.
+        distance: perceptual distance to minimise.
+        steps: steps of the projection into W.
+        tune_steps: steps of tuning.
+
+    Returns images by stage, the tuned networks, and CPU seconds per image and stage.
     """
-    pictures, networks, seconds, clock = {}, [], {}, time.process_time()
+    images, networks, seconds, clock = {}, [], {}, time.process_time()
 
     def lap(name: str) -> None:
         nonlocal clock
@@ -59,40 +70,42 @@ def invert(
 
     for step in project(G, targets, distance, steps=steps):
         if step.index == 0:
-            pictures["start"] = step.images
-    pictures["w"], pivots = step.images, step.ws
+            images["start"] = step.images
+    images["w"], pivots = step.images, step.ws
     lap("w")
     more = {"space": "w+", "start_ws": pivots, "exploration": 0.0}
-    pictures["w+"] = _last(project(G, targets, distance, steps=steps // 2, **more)).images
+    images["w+"] = _last(project(G, targets, distance, steps=steps // 2, **more)).images
     lap("w+")
     tuned = []
     for ws, target in zip(pivots.split(1), targets.split(1), strict=True):
         tuning = tune(G, ws, target, distance, steps=tune_steps)
         tuned.append(_last(tuning).images)
         networks.append(tuning.G)
-    pictures["tuned"] = torch.cat(tuned)
+    images["tuned"] = torch.cat(tuned)
     lap("tuned")
-    return pictures, networks, seconds
+    return images, networks, seconds
 
 
-def _last(steps: Iterator):
+def _last(steps: Iterator[Any]) -> Any:
     return deque(steps, maxlen=1)[0]
 
 
 @torch.no_grad()
-def _distances(distance: Distance, pictures: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return (distance.features(pictures) - distance.features(targets)).square().sum(dim=1)
+def _distances(distance: Distance, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (distance.features(images) - distance.features(targets)).square().sum(dim=1)
 
 
 @torch.no_grad()
 def measure(
-    pictures: torch.Tensor, targets: torch.Tensor, distance: Distance, encoder: Encoder, judge
+    images: torch.Tensor, targets: torch.Tensor, distance: Distance, encoder: Encoder, judge: Judge
 ) -> dict[str, float]:
-    """Of pictures against their targets: the distance that was optimised; and what was not, the
-    peak signal-to-noise ratio in dB, 1 − cosine of an encoder, and the share of attributes that a
-    judge reads alike."""
-    shown = pictures.clamp(-1, 1)
-    away = _distances(distance, pictures, targets)
+    """Compare images with their targets.
+
+    Returns the distance that was optimised, and what was not: PSNR in dB, 1 − cosine of an encoder,
+    and the fraction of attributes that the judge reads equally.
+    """
+    shown = images.clamp(-1, 1)
+    away = _distances(distance, images, targets)
     ratio = 10 * torch.log10(4 / (shown - targets).square().mean(dim=(1, 2, 3)))
     cosine = (encoder.encode_images(shown) * encoder.encode_images(targets)).sum(dim=1)
     read = [judge.read(x) for x in (shown, targets)]
@@ -105,8 +118,10 @@ def measure(
 
 @torch.no_grad()
 def changed_elsewhere(G: nn.Module, networks: list[nn.Module], count: int = 8) -> float:
-    """How much tuning has changed pictures of random latents: mean squared difference over the
-    mean squared difference of two random pictures."""
+    """Return how much tuning changes images of random latents.
+
+    Mean squared difference, relative to that of two random images.
+    """
     ws = map_latents(G, seed_latents(77, count, G.z_dim))
     before = G.synthesis(ws)
     usual = (before - before.roll(1, dims=0)).square().mean()
@@ -121,15 +136,23 @@ def evaluate_inversion(
     distance: str = "scales",
     sheet: Path | None = None,
 ) -> dict:
-    """Figures by stage, how PTI compares to w, what tuning changes elsewhere, seconds each."""
+    """Evaluate inversion of held-out renders.
+
+    Args:
+        count: number of renders.
+        steps: steps of the projection into W.
+        tune_steps: steps of tuning.
+        distance: perceptual distance, "scales" or "lpips".
+        sheet: PNG file for the first images.
+    """
     G, targets, measured = sg3.load("mini-faces").G_ema, held_out(count), load_distance(distance)
-    pictures, networks, seconds = invert(G, targets, measured, steps, tune_steps)
+    images, networks, seconds = invert(G, targets, measured, steps, tune_steps)
     encoder, judge = load_encoder("mini-a"), load_judge()
-    rows = {s: measure(pictures[s], targets, measured, encoder, judge) for s in STAGES}
-    each = [_distances(measured, pictures[stage], targets) for stage in ("w", "tuned")]
+    rows = {s: measure(images[s], targets, measured, encoder, judge) for s in STAGES}
+    each = [_distances(measured, images[stage], targets) for stage in ("w", "tuned")]
     if sheet is not None:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        shown = torch.cat([targets[:SHOWN], *(pictures[s][:SHOWN] for s in STAGES)])
+        shown = torch.cat([targets[:SHOWN], *(images[s][:SHOWN] for s in STAGES)])
         captions = [name for name in ("render", *STAGES) for _ in targets[:SHOWN]]
         save_png(sheet, contact_sheet(shown, captions, columns=len(targets[:SHOWN])))
     return {
@@ -144,8 +167,7 @@ def evaluate_inversion(
 
 
 def photo_with_a_face(index: int) -> tuple[Image.Image, Crop]:
-    """A photo of 400 × 300 pixels in which a held-out render lies somewhere, turned a little, on a
-    background of soft colours; and where."""
+    """Return a photo of 400×300 pixels with a rotated held-out render, and where that is."""
     random = np.random.RandomState(index)
     colours = Image.fromarray(random.randint(0, 256, [6, 8, 3], dtype=np.uint8))
     background = colours.resize((400, 300), Image.Resampling.BICUBIC)
@@ -156,24 +178,27 @@ def photo_with_a_face(index: int) -> tuple[Image.Image, Crop]:
 
 
 def evaluate_photos(count: int) -> dict:
-    """How near the crops that are found lie to the true ones: share within a tenth of a side and
-    ten degrees, medians of what they are off by, and processor seconds each."""
-    G, off = sg3.load("mini-faces").G_ema, []
+    """Evaluate the localisation of faces.
+
+    Returns the fraction found within a tenth of the side and ten degrees, the median errors, and
+    CPU seconds per photo.
+    """
+    G, errors = sg3.load("mini-faces").G_ema, []
     start = time.process_time()
     for index in range(count):
         photo, true = photo_with_a_face(index)
         found = choose_crop(G, photo)
         place = math.hypot(found.x - true.x, found.y - true.y) / true.size
-        off.append((place, abs(found.size / true.size - 1), abs(found.degrees - true.degrees)))
-    near = np.array([place < 0.1 and size < 0.1 and angle < 10 for place, size, angle in off])
-    place, size, angle = np.median(np.array(off), axis=0).round(3).tolist()
+        errors.append((place, abs(found.size / true.size - 1), abs(found.degrees - true.degrees)))
+    near = np.array([place < 0.1 and size < 0.1 and angle < 10 for place, size, angle in errors])
+    place, size, angle = np.median(np.array(errors), axis=0).round(3).tolist()
     seconds = round((time.process_time() - start) / count, 1)
     medians = {"place": place, "size": size, "degrees": angle}
     return {"found": round(float(near.mean()), 3), "off_by": medians, "cpu_seconds_each": seconds}
 
 
 def table(result: dict, write: Callable[[str], None] = print) -> None:
-    """The figures as a table."""
+    """Write the results as a table."""
     columns = list(result["stages"]["w"])
     write("stage".ljust(8) + "".join(name.rjust(18) for name in columns))
     for stage, row in result["stages"].items():
@@ -182,16 +207,19 @@ def table(result: dict, write: Callable[[str], None] = print) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--count", type=int, default=32, help="number of renders")
+    parser.add_argument("--steps", type=int, default=60, help="steps of the projection into W")
+    parser.add_argument("--tune", type=int, default=120, help="steps of tuning")
+    parser.add_argument(
+        "--distance", default="scales", choices=("lpips", "scales"), help="perceptual distance"
     )
-    parser.add_argument("--count", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--tune", type=int, default=120)
-    parser.add_argument("--distance", default="scales", choices=("lpips", "scales"))
-    parser.add_argument("--sheet", type=Path, help="PNG of the first pictures")
-    parser.add_argument("--out", type=Path, help="JSON of the figures")
-    parser.add_argument("--photos", type=int, metavar="N", help="find faces in N photos instead")
+    parser.add_argument("--sheet", type=Path, help="PNG file for the first images")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    parser.add_argument(
+        "--photos", type=int, metavar="N", help="localise faces in N photos instead"
+    )
     args = parser.parse_args()
     if args.photos:
         print(json.dumps(evaluate_photos(args.photos)))

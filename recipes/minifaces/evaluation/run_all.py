@@ -1,14 +1,13 @@
-"""The evidence for the bundled models: encoder, generator, steering.
+"""Evaluate the bundled models: encoders, generator, steering.
 
     python -m recipes.minifaces.evaluation.run_all --outdir docs
 
-Writes minifaces-evaluation.json, minifaces-steering.png (all fifty results) and
-minifaces-control.png (those of the sixty held-out prompts).
+Writes minifaces-evaluation.json, minifaces-steering.png (images of the fifty prompts) and
+minifaces-control.png (images of the sixty held-out prompts).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -16,20 +15,21 @@ from pathlib import Path
 
 import torch
 
+from recipes.arguments import add_models, argument_parser
 from recipes.minifaces.encoder.pairs import HELDOUT_BASE, build
-from recipes.minifaces.encoder.train import git_commit
 from recipes.minifaces.evaluation.control import evaluate_control
 from recipes.minifaces.evaluation.encoder import evaluate_encoder
 from recipes.minifaces.evaluation.generator import evaluate_generator
 from recipes.minifaces.evaluation.steering import evaluate_steering
 from recipes.minifaces.judge.model import load_judge
+from recipes.minifaces.provenance import git_commit
 
 ENCODERS = ("mini-a", "mini-b", "mini", "mini-smooth")
 PARTS = ("encoder", "generator", "steering", "control")
 
 
 def run(part: str, network: str, clip: str, outdir: Path) -> dict:
-    """Figures of one part."""
+    """Return the results of one part."""
     if part == "encoder":
         data = build(300, HELDOUT_BASE)
         found = {spec: evaluate_encoder(spec, data) for spec in ENCODERS}
@@ -44,14 +44,16 @@ def run(part: str, network: str, clip: str, outdir: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--outdir", type=Path, default=Path("docs"), help="output folder")
+    parser.add_argument(
+        "--parts",
+        default=",".join(PARTS),
+        help="what to evaluate, comma-separated; the results of other parts are kept",
     )
-    parser.add_argument("--outdir", type=Path, default=Path("docs"))
-    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
-    parser.add_argument("--network", default="mini-faces")
-    parser.add_argument("--clip", default="mini")
-    parser.add_argument("--threads", type=int, default=2)
+    add_models(parser)
+    parser.add_argument("--threads", type=int, default=2, help="number of threads of torch")
     args = parser.parse_args()
     unknown = set(args.parts.split(",")) - set(PARTS)
     if unknown:
@@ -66,7 +68,7 @@ def main() -> None:
         report[part]["commit"], report[part]["seconds"] = git_commit(), round(time.time() - started)
         shown = {k: v for k, v in report[part].items() if k != "rows"}
         print(part, json.dumps(shown, indent=1), flush=True)
-        temporary = path.with_suffix(".partial")  # parts that were measured before are kept
+        temporary = path.with_suffix(".partial")
         temporary.write_text(json.dumps(report, indent=1) + "\n")
         os.replace(temporary, path)
 

@@ -1,15 +1,15 @@
-"""Steering on fifty fixed prompts, read by a judge that was never optimised against.
+"""Evaluate steering on fifty fixed prompts; the judge reads the images.
 
 python -m recipes.minifaces.evaluation.steering --sheet docs/minifaces-steering.png
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 import guidance
 import sg3
+from recipes.arguments import add_models, argument_parser
 from recipes.minifaces.evaluation.steering_prompts import ONE, SEVERAL
 from recipes.minifaces.judge.model import Judge, load_judge
 from recipes.minifaces.world.captions import Mentions
@@ -25,8 +26,16 @@ from recipes.minifaces.world.captions import Mentions
 
 @dataclass(frozen=True)
 class Steered:
-    """One prompt: pictures [1, 3, H, W] of a random seed, of the best-of-N start and of the
-    result."""
+    """Images [1, 3, H, W] of a prompt.
+
+    Attributes:
+        prompt: text of the prompt.
+        claims: what it states.
+        random: image of a random latent.
+        start: image of the best of N random latents.
+        result: image after steering.
+        sigma: distance of the resulting latent from the mean of W.
+    """
 
     prompt: str
     claims: Mentions
@@ -37,9 +46,9 @@ class Steered:
 
 
 def steer_prompts(
-    network: str, clip: str, prompts: list[tuple[str, Mentions]], batch: int = 10, **settings
+    network: str, clip: str, prompts: list[tuple[str, Mentions]], batch: int = 10, **settings: Any
 ) -> list[Steered]:
-    """Steer every prompt from its own seed; `settings` go to guidance.steer_batch."""
+    """Steer each prompt from a seed of its own; `settings` are those of `guidance.steer_batch`."""
     G = sg3.load(network).G_ema
     out = []
     for first in range(0, len(prompts), batch):
@@ -63,7 +72,7 @@ def steer_prompts(
 
 
 def score(judge: Judge, steered: list[Steered]) -> list[dict]:
-    """Per prompt: for random, start and result, which claims the judge confirms."""
+    """Return for each prompt which claims the judge confirms in its three images."""
     rows = [{"prompt": s.prompt, "claims": s.claims, "sigma": round(s.sigma, 3)} for s in steered]
     for stage in ("random", "start", "result"):
         readings = judge.read(torch.cat([getattr(s, stage) for s in steered]).float().clamp(-1, 1))
@@ -74,7 +83,7 @@ def score(judge: Judge, steered: list[Steered]) -> list[dict]:
 
 
 def summarise(rows: list[dict]) -> dict:
-    """Shares of prompts with all mentioned attributes right, and of attributes right, per stage."""
+    """Return the fractions of prompts with all claims right, and of claims right, by stage."""
     out: dict = {"prompts": len(rows)}
     for stage in ("random", "start", "result"):
         out[f"{stage}_all_right"] = round(float(np.mean([all(r[stage].values()) for r in rows])), 4)
@@ -90,8 +99,7 @@ def summarise(rows: list[dict]) -> dict:
 
 
 def draw_sheet(steered: list[Steered], rows: list[dict], path: Path, columns: int = 10) -> None:
-    """Every result with its prompt; a green frame where the judge confirms all claims, a red one
-    elsewhere."""
+    """Draw each result and its prompt, in a green frame if all claims are right, else a red one."""
     side, text_height = 128, 44
     cell = side + 8, side + text_height
     lines = -(-len(steered) // columns)
@@ -116,9 +124,9 @@ def draw_sheet(steered: list[Steered], rows: list[dict], path: Path, columns: in
 
 
 def evaluate_steering(
-    network: str = "mini-faces", clip: str = "mini", sheet: Path | None = None, **settings
+    network: str = "mini-faces", clip: str = "mini", sheet: Path | None = None, **settings: Any
 ) -> dict:
-    """Figures for one and for several attributes, every prompt's reading, and the settings used."""
+    """Return results for one and for several attributes, for each prompt, and the settings."""
     prompts = [*ONE, *SEVERAL]
     steered = steer_prompts(network, clip, prompts, **settings)
     rows = score(load_judge(), steered)
@@ -135,19 +143,14 @@ def evaluate_steering(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--network", default="mini-faces")
-    parser.add_argument("--clip", default="mini")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--sheet", type=Path, help="PNG with all results")
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    add_models(parser)
+    parser.add_argument("--steps", type=int, default=60, help="steps per prompt")
+    parser.add_argument("--sheet", type=Path, help="PNG file for the images of all prompts")
     args = parser.parse_args()
-    print(
-        json.dumps(
-            evaluate_steering(args.network, args.clip, args.sheet, steps=args.steps), indent=1
-        )
-    )
+    found = evaluate_steering(args.network, args.clip, args.sheet, steps=args.steps)
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

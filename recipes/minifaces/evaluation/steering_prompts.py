@@ -1,7 +1,6 @@
-"""Fifty prompts for the final measurement of steering, with what each one claims.
+"""Fifty prompts of the evaluation of steering, with their claims.
 
-Written down before steering was tuned; not used while developing. Change the settings, never the
-prompts.
+They were written before steering was tuned. Change the settings, never the prompts.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Images of the documentation, each with the command that makes it."""
+"""Commands that make the images of the documentation."""

@@ -1,8 +1,8 @@
-"""The picture in docs/ADAPTATION.md: latents that a text found on mini-faces, on adapted networks.
+"""Make the figure of docs/ADAPTATION.md: latents steered on mini-faces, on adapted networks.
 
     python -m recipes.minifaces.pictures.shared_latents --out docs/shared-latents.png
 
-The same for one latent on the command line:
+For one latent, on the command line:
 
     sg3 steer "a smiling woman with red hair" --outdir out/red
     sg3 generate --latent out/red/latent.safetensors --delta zombie --outdir out/red-zombie
@@ -10,7 +10,6 @@ The same for one latent on the command line:
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from PIL import Image
 
 import guidance
 import sg3
+from recipes.arguments import argument_parser
 from recipes.minifaces.pictures.steering import PROMPTS, labelled_row
 from sg3.checkpoints.delta import apply_deltas, load_delta
 from sg3.cli.options import parse_delta
@@ -27,7 +27,7 @@ SIDE_PX = 128
 
 
 def shared_latents(seed: int) -> Image.Image:
-    """A row per text: its picture, then the same latent on every adapted network."""
+    """Draw a row per prompt: its image, then the same latent on each adapted network."""
     G = sg3.load("mini-faces").G_ema
     prompts = list(PROMPTS[:4])
     *_, last = guidance.steer_batch(G, prompts, "mini", seeds=[seed] * len(prompts))
@@ -48,12 +48,12 @@ def shared_latents(seed: int) -> Image.Image:
 
 
 def main() -> None:
-    """Draw and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--seed", type=int, default=3, help="random seed")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/shared-latents.png"), help="PNG file to write"
     )
-    parser.add_argument("--seed", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("docs/shared-latents.png"))
     args = parser.parse_args()
     shared_latents(args.seed).save(args.out, optimize=True)
     print(args.out)

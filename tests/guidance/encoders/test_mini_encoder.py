@@ -105,7 +105,7 @@ def test_bundled_weights_know_the_world(name):
     data = build(12, FRESH)
     found = attribute_accuracies(
         load_encoder(name),
-        data.pictures.reshape(-1, 64, 64, 3),
+        data.images.reshape(-1, 64, 64, 3),
         data.labels.reshape(-1, len(NAMES)),
     )
     assert np.mean([found[gate] for gate in GATES]) >= 0.93, found

@@ -73,7 +73,7 @@ def test_the_picture_has_a_row_for_everyone(stylegan2):
     numbers = {"true renders": {"pose": 50.0, "stickiness": 0.1}}
     both = {"eqt_int": 12.0, "eqt_frac": 12.0, "eqt_int_inner": 12.0, "frechet": 9.0}
     numbers["StyleGAN2"] = numbers["true renders"] | both
-    svg = compare.picture({"StyleGAN2": stylegan2}, numbers).svg()
+    svg = compare.figure({"StyleGAN2": stylegan2}, numbers).svg()
     assert svg.count("<image") == 7 and "stickiness 0.100" in svg
 
 

@@ -1,29 +1,23 @@
-"""Fréchet distances of a run of `recipes.minifaces.generator.train`, snapshot by snapshot.
+"""Evaluate the snapshots of a run of `recipes.minifaces.generator.train`.
 
-    python -m recipes.minifaces.evaluation.follow --run runs/00000-stylegan3-t-minifaces-… \
+    python -m recipes.minifaces.evaluation.snapshots --run runs/00000-stylegan3-t-minifaces-… \\
         --json docs/minifaces-run.json --picture docs/minifaces-run.png
 
-Adds a line per snapshot to `metric-fd2k_judge.jsonl` in the run's folder, in features of the
-attribute judge (`recipes.minifaces.judge.model`) against renders that no run has seen,
-and rewrites the
-run's page; `--picture` photographs it, which needs Chromium. Snapshots that have their line are
-not measured again.
+Appends the Fréchet distance of each snapshot to held-out renders, in features of the judge, to
+`metric-fd2k_judge.jsonl` in the run's folder, and rewrites the run's progress page. Snapshots that
+are in that file are skipped. --picture takes a screenshot of the page, which needs Chromium.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
 from pathlib import Path
 
-import numpy as np
-
 import sg3
-from recipes.minifaces.encoder.batches import to_float
-from recipes.minifaces.evaluation.generator import HELDOUT_BASE, sample_images
+from recipes.arguments import argument_parser
+from recipes.minifaces.evaluation.generator import render_features, sample_images
 from recipes.minifaces.judge.model import collect_features, load_judge
-from recipes.minifaces.world.renderer import render_seed
+from recipes.minifaces.pictures.browser import chromium
 from sg3.metrics import frechet_distance
 from sg3.training import run_folder
 from sg3.training.progress_page import read_jsonl, write_progress_page
@@ -32,19 +26,13 @@ METRIC = "fd2k_judge"
 NUM = 2000
 
 
-def render_features(judge, first: int) -> np.ndarray:
-    """Features of `NUM` held-out renders."""
-    renders = np.stack([render_seed(HELDOUT_BASE + first + i) for i in range(NUM)])
-    return collect_features(judge, to_float(renders))
-
-
 def measure(run: Path) -> list[dict]:
-    """Measure what has no line yet; all lines, by kimg."""
+    """Evaluate snapshots without a record; returns all records, ordered by kimg."""
     path = run / f"metric-{METRIC}.jsonl"
     known = {record["snapshot"] for record in read_jsonl(path)}
     judge = load_judge()
-    real = render_features(judge, 0)
-    floor = frechet_distance(render_features(judge, NUM), real)
+    real = render_features(judge, NUM)
+    floor = frechet_distance(render_features(judge, NUM, first=NUM), real)
     for snapshot in sorted(run.glob("network-*.safetensors")):
         if snapshot.name in known:
             continue
@@ -59,28 +47,20 @@ def measure(run: Path) -> list[dict]:
     return sorted(read_jsonl(path), key=lambda record: record["kimg"])
 
 
-def photograph(page: Path, picture: Path) -> None:
-    """The whole page as a PNG."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
+def take_screenshot(page: Path, path: Path) -> None:
+    """Write a screenshot of the whole page as PNG."""
+    with chromium() as browser:
         view = browser.new_page(viewport={"width": 1180, "height": 900})
         view.goto(page.resolve().as_uri())
-        view.screenshot(path=str(picture), full_page=True)
-        browser.close()
+        view.screenshot(path=str(path), full_page=True)
 
 
 def main() -> None:
-    """Measure, rewrite the page, keep the evidence."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--run", type=Path, required=True, help="a run's folder")
-    parser.add_argument("--json", type=Path, help="numbers of the run")
-    parser.add_argument("--picture", type=Path, help="its page as a PNG")
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--json", type=Path, help="JSON file for the results")
+    parser.add_argument("--picture", type=Path, help="PNG file for a screenshot of the page")
     args = parser.parse_args()
     records = measure(args.run)
     page = write_progress_page(args.run)
@@ -96,7 +76,7 @@ def main() -> None:
         }
         args.json.write_text(json.dumps(evidence, indent=1) + "\n")
     if args.picture:
-        photograph(page, args.picture)
+        take_screenshot(page, args.picture)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The bundled generator as a run of the ordinary trainer, beside the faces its latents name."""
+"""Training of the bundled generator with supervision by the faces that latents encode."""
 
 import json
 
@@ -8,8 +8,8 @@ import torch
 from click.testing import CliRunner
 
 from recipes.minifaces.generator import latents, train
-from recipes.minifaces.generator.pretrain_losses import EncoderDistance, picture_distance
-from recipes.minifaces.generator.teacher import TaughtLoss, render_latents
+from recipes.minifaces.generator.pretrain_losses import EncoderDistance, pixel_distance
+from recipes.minifaces.generator.taught_loss import TaughtLoss, render_latents
 from recipes.minifaces.world.dataset import write_dataset
 from recipes.minifaces.world.renderer import render_seed
 from recipes.run import recipe_command
@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 
 
 def run(data, outdir, num_images, loss=TaughtLoss, **changes):
-    """Train up to `num_images`; the run's folder."""
+    """Train up to `num_images`; returns the folder of the run."""
     config = train.config(data, str(outdir), **SMALL | {"kimg": num_images / 1000} | changes)
     return list(steps_of(config, loss=loss))[-1].folder
 
@@ -46,15 +46,15 @@ def test_latents_are_drawn_as_the_world_draws_them():
 
 
 def distances(G, num=32):
-    """To the faces that fresh latents name: in pixels and in the encoder."""
+    """Return distances to the faces that new latents encode, in pixels and in the encoder."""
     z = np.random.RandomState(5).randn(num, latents.Z_DIM).astype(np.float32)
-    asked = torch.from_numpy(render_latents(z)).permute(0, 3, 1, 2) / 127.5 - 1
+    expected = torch.from_numpy(render_latents(z)).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
         images = G(torch.from_numpy(z))
-        return picture_distance(images, asked), EncoderDistance("mini-a")(images, asked)
+        return pixel_distance(images, expected), EncoderDistance("mini-a")(images, expected)
 
 
-def test_a_taught_run_learns_what_its_latents_name_and_goes_on_exactly(data, tmp_path):
+def test_a_taught_run_learns_what_its_latents_encode_and_resumes_exactly(data, tmp_path):
     whole = run(data, tmp_path / "whole", 512)
     after = newest_state(whole)[0]
     G = build_network("stylegan3", after["kwargs"]["G"]).eval()
@@ -87,7 +87,7 @@ def call(*args):
     return CliRunner().invoke(command, args)
 
 
-def test_the_recipe_teaches_unless_told_otherwise(data, tmp_path):
+def test_the_recipe_uses_the_taught_loss_by_default(data, tmp_path):
     options = {**SMALL, "grid": "2x2", "resume": "", "kimg": 0.008}
     changes = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
     args = ["--data", data, "--outdir", str(tmp_path), *changes]
