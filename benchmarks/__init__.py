@@ -1,5 +1,5 @@
-"""Measurements: ours beside the floor of the machine, in one process, interleaved.
+"""Benchmarks: our operators and networks against the floor of the machine.
 
-Each module in this folder is one benchmark with a function ``main() -> None`` that first proves
-that the compared outputs agree and then prints its table.
+Each module of this folder is a benchmark with a function `main(arguments)`. It first checks that
+the compared outputs agree, then times both in turns in one process, and prints a table.
 """

@@ -1,10 +1,10 @@
-"""Eight visitors steer on the page for a minute: does any fail, does memory come back?
+"""Load test of the page: eight visitors steer for a minute; errors, memory, latency.
 
-    python -m benchmarks.app_load [--clients 8] [--seconds 60]
+    python -m benchmarks.app_load --clients 8 --seconds 60
 
-Starts the page as a process of its own, measures how long that takes and how long the first
-picture takes, warms it up with one round of all visitors, then lets them steer again and again.
-Prints what happened; exits with 1 if a visitor failed or memory stayed above 5 % more.
+Starts the page in a process, measures the time until it answers and until the first image is
+visible, warms it up with all visitors, then lets them steer repeatedly. Exits with status 1 if a
+visitor fails, or if memory grows by more than 5 %.
 """
 
 from __future__ import annotations
@@ -16,35 +16,38 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import click
+from recipes.arguments import argument_parser
 
 STEER = {"latent_file": None, "pictures": None, "mask": None, "steps": 10, "candidates": 8}
-TOLERANCE, REST_S = 0.05, 8
+TOLERANCE, REST_S = 0.05, 8  # largest growth of memory; pause before memory is measured
 
 
 def memory_mib(pid: int) -> float:
-    """Resident memory of a process (Linux)."""
+    """Return the resident memory of a process (Linux only)."""
     text = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
 
 
 def cpu_seconds(pid: int) -> float:
-    """Time on processors so far (Linux)."""
+    """Return the CPU time of a process (Linux only)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
 
 class Visitor(threading.Thread):
-    """Steers until `until`; counts its runs and keeps what went wrong."""
+    """A client that steers until the time `until`; counts its runs and collects errors."""
 
-    def __init__(self, address: str, number: int, until: float):
+    def __init__(self, address: str, number: int, until: float) -> None:
         super().__init__(daemon=True)
         self.address, self.number, self.until = address, number, until
-        self.runs, self.errors = 0, []
+        self.runs = 0
+        self.errors: list[str] = []
 
     def run(self) -> None:
+        """Steer at least once."""
         from gradio_client import Client
 
         client = Client(self.address, verbose=False)
@@ -54,14 +57,14 @@ class Visitor(threading.Thread):
                 if "Done after" not in found[2]:
                     raise ValueError(found[2])
                 self.runs += 1
-        except Exception as error:  # whatever it is, the visitor did not get a picture
+        except Exception as error:  # of any kind: the visitor got no image
             self.errors.append(f"visitor {self.number}: {error!r:.200}")
         finally:
             client.close()
 
 
 def crowd(address: str, count: int, seconds: float) -> tuple[int, list[str]]:
-    """Runs that `count` visitors finished, and what went wrong."""
+    """Let `count` visitors steer for `seconds`; returns the number of runs, and errors."""
     until = time.monotonic() + seconds
     visitors = [Visitor(address, i, until) for i in range(count)]
     for visitor in visitors:
@@ -72,7 +75,7 @@ def crowd(address: str, count: int, seconds: float) -> tuple[int, list[str]]:
 
 
 def start(port: int, outdir: str) -> tuple[subprocess.Popen, float]:
-    """The page's process, and the seconds until it answers."""
+    """Start the page; returns its process, and the seconds until it answers."""
     began = time.monotonic()
     command = [sys.executable, "-m", "app", "--port", str(port), "--outdir", outdir]
     page = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -82,8 +85,8 @@ def start(port: int, outdir: str) -> tuple[subprocess.Popen, float]:
     raise SystemExit("the page did not start")
 
 
-def first_picture(address: str) -> float:
-    """Seconds from opening the page in Chromium to a picture on it; NaN without Chromium."""
+def first_image(address: str) -> float:
+    """Return the seconds from opening the page to its first image; NaN without Chromium."""
     import shutil
 
     from playwright.sync_api import sync_playwright
@@ -104,8 +107,8 @@ def first_picture(address: str) -> float:
     return seconds
 
 
-def main(clients: int = 8, seconds: float = 60) -> None:
-    """Load the page with visitors that steer; raises SystemExit if it does not hold."""
+def measure(clients: int = 8, seconds: float = 60) -> None:
+    """Run the load test; raises SystemExit if it fails."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -113,9 +116,9 @@ def main(clients: int = 8, seconds: float = 60) -> None:
     with tempfile.TemporaryDirectory() as outdir:
         page, ready = start(port, outdir)
         try:
-            click.echo(f"ready after {ready:.1f} s (processor {cpu_seconds(page.pid):.1f} s)")
-            click.echo(f"first picture {first_picture(address):.2f} s after the page was opened")
-            for _ in range(2):  # caches fill, and arenas of the allocator
+            print(f"ready after {ready:.1f} s (CPU time {cpu_seconds(page.pid):.1f} s)")
+            print(f"first image {first_image(address):.2f} s after the page was opened")
+            for _ in range(2):  # warm-up: fills caches and arenas of the allocator
                 _, errors = crowd(address, clients, 0)
             time.sleep(REST_S)
             before, spent = memory_mib(page.pid), cpu_seconds(page.pid)
@@ -128,21 +131,22 @@ def main(clients: int = 8, seconds: float = 60) -> None:
             page.terminate()
             page.wait()
     growth = after / before - 1
-    click.echo(f"{clients} visitors, {runs} runs, processor {spent:.0f} s, {len(errors)} failed")
-    click.echo(f"memory {before:.0f} MiB before, {after:.0f} MiB after ({growth:+.1%})")
+    print(f"{clients} visitors, {runs} runs, CPU time {spent:.0f} s, {len(errors)} failed")
+    print(f"memory {before:.0f} MiB before, {after:.0f} MiB after ({growth:+.1%})")
     for error in errors:
-        click.echo(error)
+        print(error)
     if errors or growth > TOLERANCE:
         raise SystemExit(1)
 
 
-@click.command()
-@click.option("--clients", default=8, show_default=True)
-@click.option("--seconds", default=60.0, show_default=True)
-def command(clients: int, seconds: float) -> None:
-    """Load the page with visitors that steer."""
-    main(clients, seconds)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--clients", type=int, default=8, help="number of visitors")
+    parser.add_argument("--seconds", type=float, default=60, help="duration of the load")
+    args = parser.parse_args(arguments)
+    measure(args.clients, args.seconds)
 
 
 if __name__ == "__main__":
-    command()
+    main()

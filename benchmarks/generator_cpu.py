@@ -1,26 +1,26 @@
-"""StyleGAN3 on a CPU against its convolution floor, measured in turns in one process.
+"""Speed of StyleGAN3 on a CPU, relative to its convolutions.
 
     python -m benchmarks generator_cpu
 
-The floor is the plain `conv2d` of every layer, forward, and for the gradient also its derivative
-with respect to the input: what remains when everything else costs nothing. Before anything is
-timed the fast path has to agree with the definition. Writes out/bench/generator_cpu.json.
+The floor is the `conv2d` of every layer, forward, and for the gradient also its derivative with
+respect to the input: the time that would remain if everything else were free. First checks that the
+fast path agrees with the reference implementation. Writes out/bench/generator_cpu.json.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks._results import write_results
+from recipes.arguments import argument_parser
 from sg3.networks import build_network
 
 ROUNDS = 3
@@ -33,7 +33,7 @@ CONFIGURATIONS = {
 
 
 def build(name: str) -> nn.Module:
-    """A generator with random weights, 256×256, frozen."""
+    """Build a frozen 256×256 generator with random weights."""
     sizes = dict(z_dim=512, c_dim=0, w_dim=512, img_resolution=256, img_channels=3)
     torch.manual_seed(0)
     G = build_network("stylegan3", {**sizes, **CONFIGURATIONS[name]})
@@ -41,7 +41,7 @@ def build(name: str) -> nn.Module:
 
 
 def conv_floor(G: nn.Module, batch: int, backward: bool) -> Callable[[], None]:
-    """Runs the convolution of every layer on inputs of its size."""
+    """Return a function that runs the convolution of every layer."""
     calls = []
     for name in G.synthesis.layer_names:
         layer, plan = getattr(G.synthesis, name), G.synthesis.plans[len(calls)]
@@ -60,7 +60,7 @@ def conv_floor(G: nn.Module, batch: int, backward: bool) -> Callable[[], None]:
 
 
 def ours(G: nn.Module, batch: int, backward: bool) -> Callable[[], None]:
-    """The synthesis network, and its gradient with respect to ws."""
+    """Return a function that runs the synthesis network, and its gradient with respect to ws."""
     ws = G.mapping(torch.randn(batch, G.z_dim)).requires_grad_(backward)
 
     def run() -> None:
@@ -72,7 +72,7 @@ def ours(G: nn.Module, batch: int, backward: bool) -> Callable[[], None]:
 
 
 def disagreement(G: nn.Module) -> float:
-    """Largest relative difference between the fast path and the definition."""
+    """Return the largest relative difference of the fast path to the reference implementation."""
     ws = G.mapping(torch.randn(1, G.z_dim))
     with torch.no_grad():
         fast = G.synthesis(ws)
@@ -86,7 +86,7 @@ def disagreement(G: nn.Module) -> float:
 
 
 def timed(run: Callable[[], None]) -> tuple[float, float, float]:
-    """Wall, user and system seconds of one call."""
+    """Return wall-clock, user and system seconds of a call."""
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     run()
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
@@ -94,7 +94,7 @@ def timed(run: Callable[[], None]) -> tuple[float, float, float]:
 
 
 def compare(floor: Callable[[], None], own: Callable[[], None]) -> dict[str, float]:
-    """The best of a few rounds of each, taken in turns after one to warm up."""
+    """Time both in turns after a warm-up; returns the best of the rounds."""
     floor(), own()
     pairs = [(timed(floor), timed(own)) for _ in range(ROUNDS)]
     best_floor, best_own = min(a for a, _ in pairs), min(b for _, b in pairs)
@@ -109,7 +109,7 @@ def compare(floor: Callable[[], None], own: Callable[[], None]) -> dict[str, flo
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """The profiler's libraries announce themselves there, below Python."""
+    """Silence messages that the profiler's libraries write to the file descriptor."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
@@ -119,15 +119,15 @@ def silent_stderr() -> Iterator[None]:
         os.close(kept), os.close(nothing)
 
 
-def shares(run: Callable[[], None]) -> dict[str, float]:
-    """Where one call spends its time, by the kind of operator."""
+def time_fractions(run: Callable[[], None]) -> dict[str, float]:
+    """Return the fraction of time that a call spends in each kind of operator."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     profiler = torch.profiler.profile(activities=activities, acc_events=True)
     with silent_stderr(), profiler as profile:
         run()
     found = {"convolutions": 0.0, "filtered_lrelu": 0.0, "the rest": 0.0}
     for event in profile.key_averages():
-        if "conv" in event.key or event.key == "aten::mm":  # 1x1: products of matrices
+        if "conv" in event.key or event.key == "aten::mm":  # 1×1 convolutions are matrix products
             kind = "convolutions"
         elif "filtered_lrelu" in event.key:
             kind = "filtered_lrelu"
@@ -139,24 +139,26 @@ def shares(run: Callable[[], None]) -> dict[str, float]:
 
 
 def measure(name: str, batch: int = 1) -> Iterator[dict]:
-    """Rows of the table for one configuration."""
+    """Yield the rows of the table for a configuration."""
     G = build(name)
     torch.set_num_threads(2)
     error = disagreement(G)
     if not error < TOLERANCE:
-        raise SystemExit(f"{name}: the fast path differs from the definition by {error:.1e}")
+        raise SystemExit(f"{name}: the fast path differs from the reference by {error:.1e}")
     for threads in (1, 2):
         torch.set_num_threads(threads)
         for what, target in TARGETS.items():
             backward = what != "forward"
             with torch.set_grad_enabled(backward):
                 own = ours(G, batch, backward)
-                found = compare(conv_floor(G, batch, backward), own) | {"shares": shares(own)}
+                found = compare(conv_floor(G, batch, backward), own)
+                found["shares"] = time_fractions(own)
             yield dict(network=name, what=what, threads=threads, target=target, **found)
 
 
-def main() -> None:
-    """Measure, print a table, write JSON."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    argument_parser(__doc__).parse_args(arguments)
     rows = []
     print(
         "network  what                threads  floor s  ours s  ratio  target  user s  system s  "
@@ -169,13 +171,11 @@ def main() -> None:
                 f"{row['network']:8s} {row['what']:19s} {row['threads']:7d} "
                 f"{row['floor_sec']:8.2f} {row['ours_sec']:7.2f} {row['ratio']:6.2f} "
                 f"{row['target']:7.1f} {row['user_sec']:7.2f} {row['system_sec']:9.2f}  "
-                + "/".join(f"{100 * share:.0f}" for share in row["shares"].values()),
+                + "/".join(f"{100 * fraction:.0f}" for fraction in row["shares"].values()),
                 flush=True,
             )
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    path = Path("out/bench/generator_cpu.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": rows, "peak_gb": peak_gb}, indent=2) + "\n")
+    path = write_results("generator_cpu", {"rows": rows, "peak_gb": peak_gb})
     print(f"peak memory {peak_gb:.1f} GB; {path}")
 
 

@@ -1,21 +1,23 @@
-"""The Triton kernels on a GPU, each against its memory floor: `python -m benchmarks kernels_gpu`.
+"""Speed of the Triton kernels on a GPU, relative to memory bandwidth.
 
-Not yet run: no GPU was at hand when it was written. In order: a copy measures bandwidth; every
-kind of layer is compared with the definition in float64, and nothing is timed after a failure;
-then each layer of StyleGAN3 T and R at 256² and 1024² is timed (forward, with states, gradient),
-channels-last layouts and the other operators; last, a search over tile sizes says what
-`ops_cuda/filtered_lrelu/triton_tables.py` should prefer. Writes out/bench/kernels_gpu.json.
+    python -m benchmarks kernels_gpu
+
+Not yet run: no GPU was available when it was written. In this order: bandwidth is measured by a
+copy; each kind of layer is compared with the reference implementation in float64, and a failure
+ends the benchmark; each layer of StyleGAN3 T and R at 256² and 1024² is timed (forward, with
+states, gradient), and so are channels-last layouts and the other operators; a search over tile
+sizes finds what `ops_cuda/filtered_lrelu/triton_tables.py` should prefer. Writes
+out/bench/kernels_gpu.json.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 
+from benchmarks._results import write_results
 from ops_cuda.bias_act import triton_path as bias_act_path
 from ops_cuda.filtered_lrelu import reference
 from ops_cuda.filtered_lrelu import triton_path as path
@@ -23,6 +25,7 @@ from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.filtered_lrelu.triton_tables import tiles
 from ops_cuda.upfirdn2d import triton_path as upfirdn2d_path
 from ops_cuda.upfirdn2d.reference import Resampling
+from recipes.arguments import argument_parser
 from sg3.networks.layer_schedule import plan_layers
 from sg3.networks.stylegan3 import SynthesisLayer
 
@@ -45,7 +48,7 @@ TILES_PER_SHAPE = 6
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """What filtered_lrelu computes in one layer."""
+    """Arguments of filtered_lrelu in a layer."""
 
     name: str
     channels: int
@@ -56,21 +59,22 @@ class Layer:
     geometry: Geometry
 
     def input(self, batch: int, channels: int | None = None) -> torch.Tensor:
+        """Return a random input `[batch, channels, size, size]`."""
         shape = [batch, channels or self.channels, self.size, self.size]
         return torch.randn(shape, device=DEVICE).to(self.dtype)
 
     def kind(self) -> tuple:
-        """Layers of one kind differ in sizes only."""
+        """Return a key that layers share which differ in their sizes only."""
         axes = [None if f is None else f.ndim for f in (self.fu, self.fd)]
         return (self.geometry.up, self.geometry.down, *axes, self.geometry.padding)
 
 
 def layers(config: str, resolution: int) -> Iterator[Layer]:
-    """The layers of a network that use the fused operator."""
+    """Yield the layers of a network that use the fused operator."""
     plans = plan_layers(img_resolution=resolution, **SCHEDULE, **NETWORKS[config, resolution])
     radial, conv_kernel = config == "R", 1 if config == "R" else 3
-    for plan in plans[:-1]:  # ToRGB is a bias_act
-        narrow = replace(plan, source=replace(plan.source, channels=1))  # weights are not needed
+    for plan in plans[:-1]:  # ToRGB uses bias_act
+        narrow = replace(plan, source=replace(plan.source, channels=1))  # no memory for weights
         layer = SynthesisLayer(1, narrow, conv_kernel=conv_kernel, use_radial_filters=radial)
         fu, fd = (None if f is None else f.to(DEVICE) for f in (layer.up_filter, layer.down_filter))
         geometry = Geometry(
@@ -84,27 +88,27 @@ def layers(config: str, resolution: int) -> Iterator[Layer]:
 
 
 def milliseconds(run: Callable[[], object]) -> float:
-    """Median time on the device, with a cold cache."""
+    """Return the median time on the device, with a cold cache."""
     import triton
 
     return triton.testing.do_bench(run, return_mode="median", **PATIENCE_MS)
 
 
 def copy_bandwidth() -> float:
-    """Bytes per millisecond of a large copy, read and written bytes both counted."""
+    """Return bytes per millisecond of a large copy; bytes read and written both count."""
     source = torch.randn(2**28, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * source.nbytes / milliseconds(lambda: target.copy_(source))
 
 
 def error(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative error in the 2-norm; infinite where anything is NaN."""
+    """Return the relative error in the 2-norm; infinite if anything is NaN."""
     found = float((got.double() - expected).norm() / expected.norm())
     return found if found == found else float("inf")
 
 
 def check(layer: Layer) -> dict[str, float]:
-    """Errors against float64 in units of what is allowed; SystemExit above 1."""
+    """Return errors against float64, relative to the tolerance; raises SystemExit above 1."""
     x, b = layer.input(2, 3), torch.randn(3, device=DEVICE)
     fu, fd, geometry = layer.fu, layer.fd, layer.geometry
     wide = [None if t is None else t.double() for t in (x, fu, fd, b)]
@@ -113,7 +117,7 @@ def check(layer: Layer) -> dict[str, float]:
     dy, back = torch.randn_like(y), geometry.transposed(x.shape, fu, fd)
     slopes = path.unpacked(states)[..., : geometry.middle_size(x.shape[3], x.shape[2], fu)[0]]
 
-    def carried(dy, fu, fd):
+    def carried(dy: torch.Tensor, fu: torch.Tensor, fd: torch.Tensor) -> torch.Tensor:
         return reference.linear(dy, fd, fu, slopes, back)
 
     triples = {
@@ -138,7 +142,7 @@ def check(layer: Layer) -> dict[str, float]:
 
 
 def timed_parts(layer: Layer) -> dict[str, tuple[Callable[[], object], int]]:
-    """Part → what to run, and the fewest bytes it has to move."""
+    """Return for each part a function to time, and the minimum number of bytes it moves."""
     x, b = layer.input(BATCH), torch.randn(layer.channels, device=DEVICE)
     fu, fd, geometry = layer.fu, layer.fd, layer.geometry
     y, states = path.forward_with_states(x, fu, fd, b, geometry)
@@ -146,7 +150,7 @@ def timed_parts(layer: Layer) -> dict[str, tuple[Callable[[], object], int]]:
     moved = x.nbytes + y.nbytes
     last = x.contiguous(memory_format=torch.channels_last)
 
-    def strided():
+    def strided() -> torch.Tensor:
         before, path.MOST_STRIDED_CHANNELS = path.MOST_STRIDED_CHANNELS, layer.channels
         try:
             return path.forward(last, fu, fd, b, geometry)
@@ -165,7 +169,7 @@ def timed_parts(layer: Layer) -> dict[str, tuple[Callable[[], object], int]]:
 
 
 def others() -> dict[str, tuple[Callable[[], object], int]]:
-    """upfirdn2d and bias_act as a discriminator at 1024² uses them."""
+    """Return calls of upfirdn2d and bias_act as in a discriminator at 1024²."""
     x = torch.randn([BATCH, 64, 1024, 1024], device=DEVICE).half()
     last = x.contiguous(memory_format=torch.channels_last)
     b, f = torch.randn(64, device=DEVICE), torch.rand(4, 4, device=DEVICE) / 8
@@ -204,7 +208,7 @@ def measured(name: str, parts: dict, bandwidth: float) -> list[dict]:
 
 
 def search(layer: Layer) -> list[dict]:
-    """Times of other tiles and warps for all three parts of a layer, the fastest first."""
+    """Time other tiles and numbers of warps for all parts of a layer; the fastest come first."""
     x, b = layer.input(BATCH), torch.randn(layer.channels, device=DEVICE)
     y, states = path.forward_with_states(x, layer.fu, layer.fd, b, layer.geometry)
     back = layer.geometry.transposed(x.shape, layer.fu, layer.fd)
@@ -225,7 +229,7 @@ def search(layer: Layer) -> list[dict]:
                     ms = milliseconds(
                         lambda: path.run(t, fu, fd, bias, geometry, tile, mode, kept)  # noqa: B023
                     )
-                except Exception as problem:  # more shared memory than there is
+                except Exception as problem:  # too much shared memory
                     print(f"{layer.name} {part} {tile}: {type(problem).__name__}", flush=True)
                     continue
                 rows.append(dict(what=layer.name, part=part, ms=ms, tile=asdict(tile)))
@@ -236,11 +240,12 @@ def search(layer: Layer) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    """Check, measure, search, write JSON."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    argument_parser(__doc__).parse_args(arguments)
     missing = path.missing()
     if missing or not torch.cuda.is_available():
-        print(f"kernels_gpu: nothing measured, {missing or 'there is no CUDA device'}")
+        print(f"kernels_gpu: nothing was measured; {missing or 'there is no CUDA device'}")
         return
     everything = [layer for network in NETWORKS for layer in layers(*network)]
     kinds = {layer.kind(): layer for layer in reversed(everything)}
@@ -263,10 +268,7 @@ def main() -> None:
         card=properties.name, torch=torch.__version__, bytes_per_ms=bandwidth, errors=errors,
         rows=rows, search=found,
     )  # fmt: skip
-    file = Path("out/bench/kernels_gpu.json")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=2) + "\n")
-    print(file)
+    print(write_results("kernels_gpu", report))
 
 
 if __name__ == "__main__":

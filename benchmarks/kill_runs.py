@@ -1,19 +1,19 @@
-"""kill -9 a small training run at random moments; every resume must find a complete state.
+"""Robustness of resuming: kill -9 a small training run at random moments, and resume it.
 
     python -m benchmarks.kill_runs --kills 20
 
-After the last kill the run goes on to the end and must equal one that nobody interrupted, bit for
-bit. A test does this three times; this is for more.
+Each resume must find a complete training state. After the last kill, the run is finished and must
+equal an uninterrupted one bit for bit. A test does this with three kills; use this for more.
 """
 
 from __future__ import annotations
 
-import argparse
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from recipes.arguments import argument_parser
 from sg3.training.state import newest_state, state_paths
 
 OPTIONS = """
@@ -31,45 +32,43 @@ OPTIONS = """
 
 
 def command(data: Path, outdir: Path, kimg: float) -> list[str]:
-    """`sg3 train` with a network small enough for many steps a second."""
+    """Return an `sg3 train` command whose network is small enough for many steps per second."""
     paths = ["--data", str(data), "--outdir", str(outdir), "--kimg", str(kimg)]
     return [sys.executable, "-m", "sg3", "train", *OPTIONS.split(), *paths]
 
 
 def write_images(folder: Path) -> None:
-    """Twenty pictures of noise."""
+    """Write twenty images of noise."""
     folder.mkdir()
     random = np.random.RandomState(0)
     for i in range(20):
-        picture = random.randint(0, 255, [16, 16, 3], np.uint8)
-        Image.fromarray(picture).save(folder / f"{i:02}.png")
+        pixels = random.randint(0, 255, [16, 16, 3], np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
 
 
 def kill_once(arguments: list[str], seconds: float) -> None:
-    """Start, wait for the first line and `seconds`, kill -9."""
+    """Start a run, wait for its first line of output and `seconds` more, and kill -9 it."""
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     line = process.stdout.readline()
     if not line:
-        raise SystemExit("the run did not start: see the message above")
+        raise SystemExit("the run did not start; see the message above")
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
 
 def final_networks(outdir: Path) -> dict:
-    """Networks of the last state of the only run in `outdir`."""
+    """Return the networks in the last training state of the only run in `outdir`."""
     (folder,) = outdir.iterdir()
     return newest_state(folder)[0]["networks"]
 
 
-def main() -> None:
-    """Kill, resume, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
+    args = parser.parse_args(arguments)
     random, shown, leftovers = np.random.RandomState(args.seed), [0], 0
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
@@ -79,10 +78,10 @@ def main() -> None:
             (folder,) = (top / "killed").iterdir()
             leftovers += len(list(folder.glob("*.tmp")))
             if not state_paths(folder):
-                continue  # killed before the first tick: the next start begins anew
+                continue  # killed before the first tick: the next call starts from scratch
             state, notes = newest_state(folder)
             if notes:
-                raise SystemExit(f"a damaged state: {notes}")
+                raise SystemExit(f"damaged training state: {notes}")
             shown.append(state["counters"]["cur_nimg"])
         kimg = (shown[-1] + 40) / 1000
         for outdir in ("killed", "whole"):
@@ -96,8 +95,8 @@ def main() -> None:
         for name, tensor in tensors.items()
     )
     print(
-        f"{args.kills} kills; images shown at each resume {shown}; {leftovers} half-written files "
-        f"met, none read; {'equal' if equal else 'NOT equal'} to an unbroken run at {kimg} kimg"
+        f"{args.kills} kills; images shown at each resume {shown}; {leftovers} partial files found "
+        f"and ignored; {'equal' if equal else 'NOT equal'} to an uninterrupted run at {kimg} kimg"
     )
     if not equal:
         raise SystemExit(1)

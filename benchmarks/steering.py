@@ -1,30 +1,31 @@
-"""Steps of steering per second, and what they leave in memory.
+"""Speed of steering: steps per second, CPU time and memory.
 
     python -m benchmarks steering                 # mini-faces, 16 cutouts, 2 threads, 150 steps
-    python benchmarks/steering.py --steps 500
+    python -m benchmarks steering --steps 500
 
-On a machine with a GPU also a 1024×1024 StyleGAN3-T and a ViT-B/32 with random weights at 32
-cutouts. Before anything is timed, the encoder as it is used has to agree with the plain one. The
-median of the steps counts where the machine is quiet, the fastest tenth where it is not; processor
-time says what the work costs. Writes out/bench/steering.json.
+With a GPU, also a 1024×1024 StyleGAN3-T and a ViT-B/32 with random weights and 32 cutouts. First
+checks that the folded encoder agrees with the plain one. Use the median on an idle machine, the
+fastest tenth of the steps on a busy one. Writes out/bench/steering.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
 import resource
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
 import guidance
 import sg3
-from guidance.encoders import load_encoder
+from benchmarks._results import write_results
+from guidance.encoders import Encoder, load_encoder
+from recipes.arguments import argument_parser
 from sg3.allocator import keep_large_blocks
 from sg3.threads import CpuTimes, free_cores
 
@@ -32,12 +33,12 @@ PROMPT = "a smiling woman with red hair"
 THREADS, CUTOUTS, WARM_UP = 2, 16, 5
 TARGET, GPU_TARGET = 12.0, 15.0
 TOLERANCE = 1e-5
-#: What memory may grow by from the first fifth of the steps to the last, in MB.
+#: Largest growth of memory from the first fifth of the steps to the last, in MB.
 GROWTH_MB = 20.0
 
 
 def disagreement() -> float:
-    """Largest difference between embeddings by the encoder as it is used and the plain one."""
+    """Return the largest difference between embeddings of the folded encoder and the plain one."""
     members = load_encoder("mini").members
     images = torch.rand([4, 3, 64, 64], generator=torch.Generator().manual_seed(0)) * 2 - 1
     found = 0.0
@@ -49,13 +50,13 @@ def disagreement() -> float:
 
 
 def resident_mb() -> float:
-    """Memory of this process that is in use now."""
+    """Return the resident memory of this process in MB."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
 
-def measure(G, clip, steps: int, cutouts: int) -> dict:
-    """Seconds per step, processor seconds, and memory along the way."""
+def measure(G: nn.Module, clip: str | Encoder, steps: int, cutouts: int) -> dict:
+    """Return steps per second, CPU time and memory of a run."""
     cuda = next(G.parameters()).device.type == "cuda"
     run = guidance.steer(G, PROMPT, clip, steps=steps + WARM_UP, cutouts=cutouts, start="mean")
     for _ in range(WARM_UP):
@@ -83,7 +84,7 @@ def measure(G, clip, steps: int, cutouts: int) -> dict:
 
 
 def on_gpu(steps: int) -> dict:
-    """A 1024×1024 T and a ViT-B/32 of random weights, as `sg3 steer` would run them."""
+    """Measure a 1024×1024 T and a ViT-B/32 with random weights, as `sg3 steer` runs them."""
     import open_clip
 
     from guidance.encoders.open_clip import OpenClipEncoder
@@ -96,15 +97,15 @@ def on_gpu(steps: int) -> dict:
     return measure(G, encoder, steps, cutouts=32) | {"device": torch.cuda.get_device_name()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--threads", type=int, default=THREADS)
-    # Also called by `python -m benchmarks`, whose arguments are names of benchmarks.
-    args, _ = parser.parse_known_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--steps", type=int, default=150, help="number of timed steps")
+    parser.add_argument("--threads", type=int, default=THREADS, help="number of threads of torch")
+    args = parser.parse_args(arguments)
     difference = disagreement()
     if difference > TOLERANCE:
-        raise SystemExit(f"encoders disagree by {difference:.1e}: nothing is timed")
+        raise SystemExit(f"encoders differ by {difference:.1e}; nothing was timed")
     keep_large_blocks()
     torch.set_num_threads(args.threads)
     gc.collect()
@@ -118,9 +119,7 @@ def main() -> None:
         flat = "flat" if grown <= GROWTH_MB else f"grows by {grown:.0f} MB"
         print(f"{name}: {json.dumps(figures)}")
         print(f"  target {target:g} steps/s: {verdict}; memory: {flat}")
-    path = Path("out/bench/steering.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"cores": os.cpu_count(), **found}, indent=1) + "\n")
+    print(write_results("steering", {"cores": os.cpu_count(), **found}))
 
 
 if __name__ == "__main__":

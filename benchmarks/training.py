@@ -1,11 +1,11 @@
-"""Seconds per thousand images of a training step, and where they go.
+"""Speed of training: seconds per thousand images, by operator.
 
     python -m benchmarks.training                    # two CPU processes, or one GPU
     python -m benchmarks.training --cases 1024 --batch-gpu 8
 
-Every case trains the real `sg3.training.Trainer` on random pictures in memory: a warm-up, then
-whole cycles of 16 steps, so that lazy regularisation has its share. `--processes` start by
-themselves. Shares come from one further profiled cycle.
+Each case runs `sg3.training.Trainer` on random images in memory: a warm-up, then full cycles of 16
+steps, which include lazy regularisation. A further cycle is profiled for the fraction of time of
+each operator. The processes are started by this command.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from recipes.arguments import argument_parser
 from sg3.data import open_dataset
 from sg3.distributed.team import Team
 from sg3.training import TrainConfig
@@ -34,7 +36,7 @@ CYCLE = 16  # D's regularisation interval
 
 @dataclass(frozen=True)
 class Case:
-    """A network and how it is trained."""
+    """A network, and options of its training."""
 
     resolution: int
     options: dict
@@ -53,7 +55,7 @@ CASES = {
     "256": Case(256, dict(cbase=16384, batch=32)),
     "1024": Case(1024, dict(batch=32)),
 }  # fmt: skip
-#: Part of an operator's name → where its time is counted.
+#: Part of an operator's name → group that its time counts for.
 GROUPS = {
     "conv": "convolutions",
     "filtered_lrelu": "filtered_lrelu",
@@ -67,12 +69,12 @@ GROUPS = {
 
 
 def group_of(name: str) -> str:
-    """Where the time of the operator `name` is counted."""
+    """Return the group that the time of operator `name` counts for."""
     return next((group for part, group in GROUPS.items() if part in name.lower()), "other")
 
 
 def make_data(folder: Path, resolution: int, num: int = 64) -> None:
-    """Random pictures."""
+    """Write random images."""
     random = np.random.RandomState(0)
     for i in range(num):
         pixels = random.randint(0, 255, [resolution, resolution, 3], np.uint8)
@@ -80,7 +82,7 @@ def make_data(folder: Path, resolution: int, num: int = 64) -> None:
 
 
 def measure(case: Case, data: Path, seconds: float, batch_gpu: int | None) -> dict | None:
-    """Seconds per kimg and shares, on rank 0."""
+    """Return seconds per kimg and the fraction of time of each group."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     team = Team.join(device)
     config = TrainConfig(outdir="unused", data=str(data), batch_gpu=batch_gpu, **case.options)
@@ -104,15 +106,15 @@ def measure(case: Case, data: Path, seconds: float, batch_gpu: int | None) -> di
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
         cycle()
-    shares: dict[str, float] = {}
+    times: dict[str, float] = {}
     for event in profile.key_averages():
         spent_here = (
             event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
         )
-        shares[group_of(event.key)] = shares.get(group_of(event.key), 0) + spent_here
+        times[group_of(event.key)] = times.get(group_of(event.key), 0) + spent_here
     trainer.close()
     team.leave()
-    total = sum(shares.values())
+    total = sum(times.values())
     kimg = CYCLE * config.batch / 1000
     return {
         "sec_per_kimg": min(spent) / kimg,
@@ -121,12 +123,12 @@ def measure(case: Case, data: Path, seconds: float, batch_gpu: int | None) -> di
         "processes": team.size,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "shares": {k: round(v / total, 3) for k, v in sorted(shares.items(), key=lambda x: -x[1])},
+        "shares": {k: round(v / total, 3) for k, v in sorted(times.items(), key=lambda x: -x[1])},
     }
 
 
 def run_case(name: str, args: argparse.Namespace, folder: Path) -> dict:
-    """`measure` in processes of its own."""
+    """Run `measure` in new processes."""
     result = folder / "result.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={args.processes}", "-m", "benchmarks.training"]
@@ -137,20 +139,22 @@ def run_case(name: str, args: argparse.Namespace, folder: Path) -> dict:
     return json.loads(result.read_text())
 
 
-def main() -> None:
-    """Measure the cases and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argument_parser(__doc__)
     gpu = torch.cuda.is_available()
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=["mini-64", "64", "128"])
-    parser.add_argument("--processes", type=int, default=1 if gpu else 2)
-    parser.add_argument("--seconds", type=float, default=60, help="per case, at least")
+    parser.add_argument(
+        "--cases", nargs="+", choices=CASES, default=["mini-64", "64", "128"], help="networks"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1 if gpu else 2, help="number of processes"
+    )
+    parser.add_argument("--seconds", type=float, default=60, help="minimum duration per case")
     parser.add_argument("--batch-gpu", type=int, help="images per pass")
-    parser.add_argument("--json", help="write the results there")
+    parser.add_argument("--json", help="JSON file for the results")
     parser.add_argument("--measure", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.measure:
         folder = Path(args.folder)
         found = measure(CASES[args.measure], folder / "data", args.seconds, args.batch_gpu)
@@ -163,8 +167,8 @@ def main() -> None:
             (Path(top) / "data").mkdir()
             make_data(Path(top) / "data", CASES[name].resolution)
             results[name] = found = run_case(name, args, Path(top))
-        shares = ", ".join(f"{k} {v:.0%}" for k, v in found["shares"].items() if v >= 0.01)
-        print(f"{name:>8}: {found['sec_per_kimg']:8.1f} s/kimg ({found['device']}; {shares})")
+        groups = ", ".join(f"{k} {v:.0%}" for k, v in found["shares"].items() if v >= 0.01)
+        print(f"{name:>8}: {found['sec_per_kimg']:8.1f} s/kimg ({found['device']}; {groups})")
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
 

@@ -1,25 +1,25 @@
-"""`upfirdn2d` on a CPU against memory, measured in turns in one process.
+"""Speed of `upfirdn2d` on a CPU, relative to memory bandwidth.
 
     python -m benchmarks upfirdn2d_cpu
 
-Two floors: copying as many bytes as a call reads and writes between buffers that exist (`copy`),
-and reading the input and filling a new result (`new`), which also pays for the pages that the
-system has to hand out and clear for a large result. Before anything is timed the path in use has
-to agree with the reference. Writes out/bench/upfirdn2d_cpu.json.
+There are two floors: `copy` copies as many bytes as a call reads and writes between existing
+buffers; `new` reads the input and fills a new result, and so includes the time in which the system
+allocates and clears pages. First checks that the path in use agrees with the reference
+implementation. Writes out/bench/upfirdn2d_cpu.json.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from benchmarks._results import write_results
 from benchmarks.generator_cpu import timed
 from ops_cuda import setup_filter
 from ops_cuda.upfirdn2d import Resampling, operator, reference
+from recipes.arguments import argument_parser
 
 ROUNDS = 5
 TOLERANCE = 1e-5
@@ -31,7 +31,7 @@ UP = Resampling((2, 2), (1, 1), (2, 1, 2, 1), True, 4.0)
 
 @dataclass(frozen=True)
 class Case:
-    """One call: what it is for, the shape of its input, filter, settings, memory format."""
+    """A call: its purpose, shape of the input, filter, settings, memory format."""
 
     name: str
     shape: tuple[int, int, int, int]
@@ -41,7 +41,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Discriminators (channels-last, as they compute), images and ADA's augmentations."""
+    """Return the calls of discriminators (which are channels-last), RGB images and ADA."""
     found = []
     for size, channels, batches in ((64, 512, (1, 16)), (256, 128, (1, 4)), (1024, 32, (1,))):
         for n in batches:
@@ -64,7 +64,7 @@ def cases() -> list[Case]:
 
 
 def disagreement(case: Case, run: Callable[[torch.Tensor], torch.Tensor]) -> float:
-    """Largest relative difference from the definition for one image."""
+    """Return the largest relative difference to the reference implementation for one image."""
     x = _input(case, 1)
     expected = reference.definition(x, case.f, case.spec)
     return float((run(x) - expected).abs().max() / expected.abs().max())
@@ -76,7 +76,7 @@ def _input(case: Case, n: int) -> torch.Tensor:
 
 
 def measure(case: Case, threads: int) -> dict:
-    """The best of a few rounds of both floors and the operator, taken in turns."""
+    """Time both floors and the operator in turns; returns the best of the rounds."""
     path = operator.OPERATOR.path("cpu", torch.float32)
 
     def run(x: torch.Tensor) -> torch.Tensor:
@@ -85,7 +85,7 @@ def measure(case: Case, threads: int) -> dict:
     torch.set_num_threads(threads)
     error = disagreement(case, run)
     if not error < TOLERANCE:
-        raise SystemExit(f"{case.name}: {path} differs from the definition by {error:.1e}")
+        raise SystemExit(f"{case.name}: {path} differs from the reference by {error:.1e}")
     x = _input(case, case.shape[0])
     y = run(x)
     shape, elements = y.shape, (x.numel() + y.numel()) // 2
@@ -113,8 +113,9 @@ def measure(case: Case, threads: int) -> dict:
     }
 
 
-def main() -> None:
-    """Measure, print a table, write JSON."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    argument_parser(__doc__).parse_args(arguments)
     rows = []
     print(
         "case          input                 threads  copy ms   new ms  ours ms  /copy   /new"
@@ -132,10 +133,7 @@ def main() -> None:
                     f"{row['user_ms']:8.1f} {row['system_ms']:10.1f}",
                     flush=True,
                 )
-    path = Path("out/bench/upfirdn2d_cpu.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
-    print(path)
+    print(write_results("upfirdn2d_cpu", {"rows": rows}))
 
 
 if __name__ == "__main__":

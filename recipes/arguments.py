@@ -13,23 +13,24 @@ TYPES = {"int": int, "float": float, "str": str}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keep the line breaks of the description, and append the default to each option's help."""
+    """Keep the line breaks of the description, and append defaults to the help of options."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        text = action.help
-        silent = action.default in (None, False, "", argparse.SUPPRESS) or action.required
-        if not text or silent or "%(default)" in text:
+        text, default = (action.help or "").removesuffix("."), action.default
+        if default is None or default is False or default in ("", argparse.SUPPRESS):
             return text
-        if isinstance(action.default, (list, tuple)):
-            return f"{text} (default: {' '.join(map(str, action.default))})"
+        if isinstance(default, (list, tuple)):
+            return f"{text} (default: {' '.join(map(str, default))})"
         return f"{text} (default: %(default)s)"
 
 
 def argument_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose description is the module docstring `doc`."""
+    """Return a parser whose description is the module docstring `doc`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = spec.name.removesuffix(".__main__") if spec else None
-    prog = f"python -m {name}" if name and not name.startswith("pytest") else None
+    name, prog = spec.name if spec else "", None
+    if name.startswith(("recipes.", "benchmarks.")):
+        # `python -m benchmarks NAME`: the package runs one of its modules.
+        prog = f"python -m {name}".replace(".__main__", " ".join(["", *sys.argv[1:2]]))
     return argparse.ArgumentParser(prog=prog, description=doc, formatter_class=HelpFormatter)
 
 
@@ -48,7 +49,7 @@ def add_setting(parser: argparse.ArgumentParser, config: type, name: str, *flags
         default = None if field.default is dataclasses.MISSING else field.default
         settings |= {"type": TYPES[kind], "default": default, "choices": known.choices}
         if known.unset:
-            settings["help"] += f" (default: {known.unset})"
+            settings["help"] = f"{known.doc.removesuffix('.')} (default: {known.unset})"
     parser.add_argument(*(flags or ("--" + name.replace("_", "-"),)), **settings)
 
 
