@@ -157,7 +157,7 @@ def evaluate_directions(
             falls = {"monotone": response.monotone, "largest_fall": response.largest_fall}
             rows.append({"kind": kind, **falls, **vars(response)})
             middle = judge.classify(shown[len(shown) // 2])[attribute]
-            lacking = (middle != CLASSES[attribute].index(value)).nonzero()[0]
+            lacking = (middle != CLASSES[attribute].index(value)).nonzero()[:1, 0]
             for face in lacking.tolist():
                 cells += [image[face] for image in shown]
                 captions += [f"{value} {alpha:+g}" for alpha in response.alphas]

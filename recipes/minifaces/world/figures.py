@@ -91,7 +91,7 @@ WOUND = smooth([(17, 41), (21, 40.4), (22.4, 44), (20.4, 48.4), (17.6, 46)])
 
 
 def zombie(pen: Pen, a: Attributes) -> None:
-    """Draw a zombie: green skin, sunken eyes, a scar; hair is half as bright."""
+    """Draw a zombie: green skin, sunken eyes, a scar, hair tinted green."""
     hair = tuple(
         (7 * h + 3 * g) // 10
         for h, g in zip(HAIR_COLOUR[a.hair_colour], (92, 100, 70), strict=True)
