@@ -23,6 +23,9 @@ CHOICES = ("auto", "lpips", "scales")
 #: What the package torch-fidelity builds its LPIPS from, in torch's cache of checkpoints.
 LPIPS_FILES = ("weights-vgg16-lpips.pth", "vgg16-397923af.pth")
 
+#: Larger images are compared at this size, as the published StyleGAN2 projector does.
+LARGEST_PX = 256
+
 
 class Distance(Protocol):
     """Pictures as vectors."""
@@ -90,6 +93,35 @@ class LpipsDistance:
             for x, weight in zip(layers, weights, strict=True)
         ]
         return torch.cat(parts, dim=1)
+
+
+class Goal:
+    """How far pictures are from their targets."""
+
+    def __init__(self, targets: torch.Tensor, distance: Distance, largest_px: int = LARGEST_PX):
+        self.targets, self.distance, self.largest_px = targets, distance, largest_px
+        with torch.no_grad():
+            self.features = self._features(targets)
+
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
+        height, width = images.shape[2:]
+        if max(height, width) > self.largest_px:
+            share = self.largest_px / max(height, width)
+            size = (round(height * share), round(width * share))
+            images = F.interpolate(images, size=size, mode="area")
+        return self.distance.features(images)
+
+    def terms(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`[B, C, H, W]` → the distance and the mean squared difference of pixels, each `[B]`."""
+        return {
+            "distance": (self._features(images) - self.features).square().sum(dim=1),
+            "pixels": (images - self.targets).square().mean(dim=(1, 2, 3)),
+        }
+
+    def nearest(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of `images` `[N, C, H, W]`, the smallest distance to each target, and which one `[B]`."""
+        found = [(self._features(image[None]) - self.features).square().sum(1) for image in images]
+        return torch.stack(found).min(dim=0)
 
 
 def load_distance(name: str = "auto", device: torch.device | str = "cpu") -> Distance:

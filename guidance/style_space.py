@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
+from sg3.errors import UserError
+from sg3.networks.layer_units import select_layers, units_of
 from sg3.networks.style_space import (
     StyleLayer,
     added_styles,
@@ -22,9 +25,33 @@ __all__ = [
     "layer_outputs",
     "replaced_styles",
     "resumed",
+    "rows_of_layers",
     "style_layers",
     "styles_of",
 ]
+
+
+def rows_of_layers(G: nn.Module, text: str) -> set[int]:
+    """Rows of ws named by `"2-5,7"` (row numbers) or `"L3-L6,torgb"` (layer names).
+
+    Raises ValueError for a row or layer that does not exist.
+    """
+    if not re.fullmatch(r"[\d\s,-]+", text):
+        units = units_of(G)
+        chosen = select_layers([unit.name for unit in units], text)
+        return {row for i in chosen for row in units[i].ws_rows}
+    rows: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first = int(match[1]) if match else -1
+        last = int(match[2]) if match and match[2] else first
+        if not 0 <= first <= last < G.num_ws:
+            raise UserError(
+                f"layers: got {part.strip()!r}, expected rows 0 to {G.num_ws - 1} like 2-5,7, or "
+                "names of layers"
+            )
+        rows |= set(range(first, last + 1))
+    return rows
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ PROMPTS = (
 def main(outdir, prompts, network, clip, steps, fade, motion, amount, seed, device) -> None:
     import sg3
     from guidance.steering.dissolve import dissolve
-    from guidance.steering.record import Recording
+    from guidance.steering.record import SteeringRecord
 
     check_folder(outdir)
     G = sg3.load(network, device=resolve_device(device)).G_ema
@@ -57,7 +57,7 @@ def main(outdir, prompts, network, clip, steps, fade, motion, amount, seed, devi
         seed=seed,
     )
     folder = prepare_folder(outdir)
-    with Recording(folder, folder / "dissolve.mp4", {"network": network}, G) as recording:
+    with SteeringRecord(folder, folder / "dissolve.mp4", {"network": network}, G) as recording:
         for (step,) in run:
             recording.add(step)
     for path in recording.paths:

@@ -125,8 +125,8 @@ def _start(G, latent, seeds, sha256, options):
     import torch
 
     from guidance.directions import EditedLatent, centres_of, mix_styles, read_latent, truncate
-    from guidance.directions.spec import rows_of_layers
     from guidance.latents import map_latents, seed_latents
+    from guidance.style_space import rows_of_layers
 
     class_index = options["class_index"]
     if not math.isfinite(options["psi"]):
@@ -150,9 +150,10 @@ def _start(G, latent, seeds, sha256, options):
 def _directions(G, specs, options, known):
     """What `specs` say; `known` is the network whose style space is looked at."""
     from guidance.commands.steer import warn_of_unknown_words
-    from guidance.directions.spec import make_directions, rows_of_layers
+    from guidance.directions.spec import make_directions
     from guidance.encoders import load_encoder
     from guidance.prompts import Prompt
+    from guidance.style_space import rows_of_layers
 
     rows = rows_of_layers(G, options["layers"]) if options["layers"] else None
     encoder = None

@@ -39,8 +39,9 @@ def project(photo, network, deltas, crop, latent, outdir, video, device, distanc
     from guidance.inversion import load_distance  # torch is imported only now: `--help` is quick
     from guidance.inversion import project as start_projecting
     from guidance.inversion import tune as start_tuning
-    from guidance.inversion.projection_record import Recording
-    from sg3.data.photos import cut, read_photo, to_target
+    from guidance.inversion.crops import cut
+    from guidance.inversion.projection_record import ProjectionRecord
+    from sg3.data.photos import read_photo, to_target
 
     config, tuning = configs(options)
     outdir = Path(outdir or f"out/project-{slug(Path(photo).stem)}")
@@ -72,7 +73,9 @@ def project(photo, network, deltas, crop, latent, outdir, video, device, distanc
     metadata["crop"] = json.dumps(astuple(found))
     manifest.results |= {"distance": measure.name, "crop": asdict(found)}
     total, whole = sum(count for _, count, _ in stages), (image, found)
-    recording = Recording(outdir, source, target, total, video, metadata, whole, rank, adapted=G)
+    recording = ProjectionRecord(
+        outdir, source, target, total, video, metadata, whole, rank, adapted=G
+    )
     stopped = run(recording, stages, manifest)
     for path in [*manifest.outputs, manifest.write(finished=not stopped).name]:
         click.echo((outdir / path).resolve())
@@ -138,7 +141,7 @@ def _with_transform(G, config, asked: bool | None):
 
 def _start(G, latent, sha256):
     """Where an earlier run ended, and where in the photo it looked; None, None without one."""
-    from guidance.directions.files import latent_metadata, read_latent
+    from guidance.latent_files import latent_metadata, read_latent
 
     if latent is None:
         return None, None
@@ -150,8 +153,8 @@ def _start(G, latent, sha256):
 
 
 def _crop(G, image, crop, class_index):
+    from guidance.inversion.crops import PhotoCrop, central_crop
     from guidance.inversion.locate import choose_crop
-    from sg3.data.photos import Crop, central_crop
 
     if crop == "auto":
         return choose_crop(G, image, class_index)
@@ -162,7 +165,7 @@ def _crop(G, image, crop, class_index):
         raise UserError(
             f"crop: got {x:g},{y:g},{size:g}, but the photo has {image.width}x{image.height} pixels"
         )
-    return Crop(x, y, size, *degrees)
+    return PhotoCrop(x, y, size, *degrees)
 
 
 def _drain(recording, steps, total: int, name: str, stop) -> None:

@@ -51,7 +51,9 @@ def steer(
       sg3 steer "a crown" --latent out/steer/latent.safetensors --space w+ --region 8,0,56,24
       sg3 steer "a bald man" "a woman with pink hair" "a face with a crown" --dissolve 60
     """
-    from guidance.steering.steer import SteerConfig  # torch is imported only now: `--help` is quick
+    from guidance.steering.config import (
+        SteerConfig,
+    )  # torch is imported only now: `--help` is quick
     from sg3.networks.compiled import compile_synthesis
 
     arguments = click.get_current_context().params
@@ -80,7 +82,7 @@ def steer(
     about = json.dumps([provenance, deltas, precision, clip])
     saved = outdir / PROGRESS if resume and (outdir / PROGRESS).is_file() else None
     with manifest.time("start"):
-        common = {"config": config, "start_ws": start, "progress": saved, "about": about}
+        common = {"config": config, "start_ws": start, "resume_from": saved, "about": about}
         texts = prompts if options["dissolve"] else parsed
         steps = begin(G, texts, encoder, options, variants, common)
     prepare_folder(outdir)
@@ -116,7 +118,7 @@ def settings_of(options) -> dict:
     """What the options say as settings of `SteerConfig`."""
     from dataclasses import replace
 
-    from guidance.cutouts import AUGMENTS
+    from guidance.augment import AUGMENTS
 
     plain = {k: v for k, v in options.items() if v is not None and k not in NOT_SETTINGS}
     if options["transform"] is not None:
@@ -146,8 +148,8 @@ def read_start(G, options, provenance, variants: int):
     """The latent to start from, once for each variant, or None."""
     if not options["latent"]:
         return None
-    from guidance.directions import read_latent
-    from guidance.directions.base import EditedLatent
+    from guidance.latent_files import read_latent
+    from guidance.render import EditedLatent
 
     path = options["latent"]
     found = read_latent(path, G, provenance.get("network_sha256"), options["force"])
@@ -187,7 +189,7 @@ def run(steps, outdir: Path, video, metadata, manifest, G) -> bool:
     """Drain `steps` and record; True if the user stopped it. Files are written either way."""
     from tqdm import tqdm
 
-    from guidance.steering.record import Recording
+    from guidance.steering.record import SteeringRecord
 
     stopped, recordings, total = False, [], steps.config.steps + 1
     count = len(steps.movable.latent.ws)
@@ -196,7 +198,7 @@ def run(steps, outdir: Path, video, metadata, manifest, G) -> bool:
         for i in range(count):
             folder = outdir if count == 1 else prepare_folder(outdir / f"variant-{i}")
             movie = video if count == 1 else bool(video)
-            recordings.append(stack.enter_context(Recording(folder, movie, metadata, G)))
+            recordings.append(stack.enter_context(SteeringRecord(folder, movie, metadata, G)))
         try:
             bar = tqdm(steps, total=total, disable=None, unit="step")
             for points in bar:
@@ -211,7 +213,7 @@ def run(steps, outdir: Path, video, metadata, manifest, G) -> bool:
         except KeyboardInterrupt:
             stopped = True
             click.echo("Stopped; keeping what there is.", err=True)
-    if stopped and steps.progress.points:
+    if stopped and steps.points:
         steps.save(outdir / PROGRESS)
     elif not stopped:
         (outdir / PROGRESS).unlink(missing_ok=True)

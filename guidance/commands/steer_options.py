@@ -114,8 +114,8 @@ KEEPING = [
     ),
     click.option("--outside", type=WEIGHT, help="How much the rest is held."),
     click.option("--keep", type=WEIGHT, help="Pull towards the start: the rest stays."),
-    click.option("--look", type=WEIGHT, help="Pull towards how the start looks (LPIPS)."),
-    click.option("--look-distance", type=click.Choice(["auto", "lpips", "scales"])),
+    click.option("--perceptual", type=WEIGHT, help="Pull towards how the start looks (LPIPS)."),
+    click.option("--perceptual-distance", type=click.Choice(["auto", "lpips", "scales"])),
     click.option("--identity", type=WEIGHT, help="Pull towards who the start shows."),
     click.option(
         "--identity-encoder",

@@ -1,9 +1,9 @@
 """Directions in which a latent is edited: from texts, weights, latents and labels."""
 
-from guidance.directions.base import Direction, EditedLatent, EditStep, apply_directions, sweep
+from guidance.directions.base import Direction, EditStep, apply_directions, sweep
 from guidance.directions.cache import find_relevance, relevance_with_cache
 from guidance.directions.centres import centres_of, mix_styles, truncate
-from guidance.directions.files import read_direction, read_latent, write_direction, write_latent
+from guidance.directions.files import read_direction, write_direction
 from guidance.directions.linear import (
     described_direction,
     labelled_direction,
@@ -12,6 +12,8 @@ from guidance.directions.linear import (
 )
 from guidance.directions.relevance import Relevance, RelevanceConfig, relevance_steps
 from guidance.directions.text import text_difference, text_direction
+from guidance.latent_files import read_latent, write_latent
+from guidance.render import EditedLatent
 
 __all__ = [
     "Direction",

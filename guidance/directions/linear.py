@@ -14,7 +14,7 @@ from guidance.directions.base import Direction
 from guidance.directions.text import text_difference
 from guidance.encoders import Encoder
 from guidance.latents import latent_statistics, map_latents, seed_latents
-from guidance.render import pictures_at_once, renderer
+from guidance.render import images_at_once, renderer
 from guidance.style_space import style_layers
 from sg3.errors import UserError
 from sg3.media.images import as_rgb
@@ -117,7 +117,7 @@ def described_direction(
     ws = map_latents(G, seed_latents(seed, samples, G.z_dim), class_index)
     render, scores = renderer(G), []
     with torch.no_grad():
-        for part in ws.split(min(pictures_at_once(G), 64)):
+        for part in ws.split(min(images_at_once(G), 64)):
             scores.append(encoder.encode_images(as_rgb(render(part))).float() @ change)
     return labelled_direction(G, ws[:, 0], torch.cat(scores), target, class_index)
 

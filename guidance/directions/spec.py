@@ -17,7 +17,6 @@ from guidance.directions.text import text_difference, text_direction
 from guidance.encoders import Encoder
 from sg3.checkpoints.delta import weights_hash
 from sg3.errors import UserError
-from sg3.networks.layer_units import select_layers, units_of
 
 NUMBERED = re.compile(r"(sefa|pca):(\d+)")
 #: Before a text: a direction in W from pictures that the encoder labels.
@@ -58,29 +57,6 @@ def parse_direction(text: str, neutral: str = "a face", beta: float = 0.12) -> D
         which = "neutral" if content else "direction"
         raise UserError(f"{which}: got an empty text, expected one such as 'a smiling face'")
     return DirectionSpec("label" if labelled else "text", content, neutral, beta)
-
-
-def rows_of_layers(G: nn.Module, text: str) -> set[int]:
-    """Rows of ws of `"2-5,7"` (their numbers) or `"L3-L6,torgb"` (names of layers).
-
-    Raises UserError for a row or a name that is not there.
-    """
-    if not re.fullmatch(r"[\d\s,-]+", text):
-        units = units_of(G)
-        chosen = select_layers([unit.name for unit in units], text)
-        return {row for i in chosen for row in units[i].ws_rows}
-    rows: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        first = int(match[1]) if match else -1
-        last = int(match[2]) if match and match[2] else first
-        if not 0 <= first <= last < G.num_ws:
-            raise UserError(
-                f"layers: got {part.strip()!r}, expected rows 0 to {G.num_ws - 1} like 2-5,7, or "
-                "names of layers"
-            )
-        rows |= set(range(first, last + 1))
-    return rows
 
 
 def make_directions(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from guidance.directions.base import Direction, EditedLatent, EditStep, sweep
+from guidance.directions.base import Direction, EditStep, sweep
+from guidance.render import EditedLatent
 from sg3.media import VideoWriter, contact_sheet, image_grid, save_png, to_uint8
 
 #: Small pictures are enlarged in the video by whole factors: players blur them otherwise.
@@ -25,7 +26,7 @@ def write_sheet(
     Returns the last point.
     """
     steps = list(sweep(G, start, edits, columns if edits else 1))
-    pictures = [to_uint8(step.images) for step in steps]
+    pictures = [to_uint8(step.image) for step in steps]
     captions = ["  ".join(f"{alpha:+.3g}" for alpha in step.alphas) or "edited" for step in steps]
     rows = range(len(start.ws))
     images = [picture[row] for row in rows for picture in pictures]
@@ -39,7 +40,7 @@ def write_video(
     """Write an MP4 of `frames` points there and back again, which loops; latents in a grid."""
     shown = []
     for step in sweep(G, start, edits, frames):
-        frame = image_grid(step.images)[:, :, :3]
+        frame = image_grid(step.image)[:, :, :3]
         factor = max(1, -(-VIDEO_SIZE_PX // min(frame.shape[:2])))
         shown.append(frame.repeat(factor, axis=0).repeat(factor, axis=1))
     with VideoWriter(Path(path), fps=30, crf=17) as writer:

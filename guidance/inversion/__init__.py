@@ -1,13 +1,14 @@
-"""From a photo to a latent: where it lies, which latent it is, and what the network must learn."""
+"""Inversion of photos: find the crop, project it to a latent, tune the generator around it."""
 
 from guidance.distance import Distance, load_distance
-from guidance.inversion.project import ProjectConfig, Step, project
-from guidance.inversion.tune import TuneConfig, TuneStep, Tuning, tune
+from guidance.inversion.config import ProjectConfig, TuneConfig
+from guidance.inversion.projection import ProjectStep, project
+from guidance.inversion.tuning import TuneStep, Tuning, tune
 
 __all__ = [
     "Distance",
     "ProjectConfig",
-    "Step",
+    "ProjectStep",
     "TuneConfig",
     "TuneStep",
     "Tuning",

@@ -29,7 +29,7 @@ FIRST_SEED = 5000
 PUSHED = 10
 #: What keeps the rest, chosen on prompts of `steering_prompts`.
 KEEPING = {
-    "space": "s", "keep": 0.5, "look": 1.2, "identity": 1.0, "identity_encoder": "mini-smooth",
+    "space": "s", "keep": 0.5, "perceptual": 1.2, "identity": 1.0, "identity_encoder": "mini-smooth",
 }  # fmt: skip
 #: Attributes that cannot be seen where another has this value.
 HIDDEN = {

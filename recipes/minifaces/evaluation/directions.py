@@ -88,7 +88,7 @@ def respond(
     −largest to largest, and the pictures `[N, 3, H, W]` at each."""
     number = CLASSES[attribute].index(value)
     steps = list(sweep(G, ws, [(direction, -largest, largest)], count))
-    pictures = [step.images.clamp(-1, 1) for step in steps]
+    pictures = [step.image.clamp(-1, 1) for step in steps]
     probability = [float(judge(p)[attribute].softmax(dim=1)[:, number].mean()) for p in pictures]
     readings = [judge.classify(p) for p in pictures]
     middle = readings[count // 2]

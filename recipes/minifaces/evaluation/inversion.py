@@ -22,11 +22,11 @@ from torch import nn
 import sg3
 from guidance.encoders import Encoder, load_encoder
 from guidance.inversion import Distance, load_distance, project, tune
+from guidance.inversion.crops import PhotoCrop, put_back
 from guidance.inversion.locate import choose_crop
 from guidance.latents import map_latents, seed_latents
 from recipes.minifaces.judge.model import load_judge
 from recipes.minifaces.world.renderer import render_seed
-from sg3.data.photos import Crop, put_back
 from sg3.files import write_text
 from sg3.media import contact_sheet, save_png
 
@@ -59,16 +59,16 @@ def invert(
 
     for step in project(G, targets, distance, steps=steps):
         if step.index == 0:
-            pictures["start"] = step.images
-    pictures["w"], pivots = step.images, step.ws
+            pictures["start"] = step.image
+    pictures["w"], pivots = step.image, step.ws
     lap("w")
     more = {"space": "w+", "start_ws": pivots, "exploration": 0.0}
-    pictures["w+"] = _last(project(G, targets, distance, steps=steps // 2, **more)).images
+    pictures["w+"] = _last(project(G, targets, distance, steps=steps // 2, **more)).image
     lap("w+")
     tuned = []
     for ws, target in zip(pivots.split(1), targets.split(1), strict=True):
         tuning = tune(G, ws, target, distance, steps=tune_steps)
-        tuned.append(_last(tuning).images)
+        tuned.append(_last(tuning).image)
         networks.append(tuning.G)
     pictures["tuned"] = torch.cat(tuned)
     lap("tuned")
@@ -143,7 +143,7 @@ def evaluate_inversion(
     }
 
 
-def photo_with_a_face(index: int) -> tuple[Image.Image, Crop]:
+def photo_with_a_face(index: int) -> tuple[Image.Image, PhotoCrop]:
     """A photo of 400 × 300 pixels in which a held-out render lies somewhere, turned a little, on a
     background of soft colours; and where."""
     random = np.random.RandomState(index)
@@ -151,7 +151,7 @@ def photo_with_a_face(index: int) -> tuple[Image.Image, Crop]:
     background = colours.resize((400, 300), Image.Resampling.BICUBIC)
     size = random.uniform(80, 220)
     x, y = (random.uniform(size / 2 + 20, n - size / 2 - 20) for n in background.size)
-    crop = Crop(x, y, size, random.uniform(-15, 15))
+    crop = PhotoCrop(x, y, size, random.uniform(-15, 15))
     return put_back(background, crop, render_seed(HELD_OUT + 1000 + index)), crop
 
 

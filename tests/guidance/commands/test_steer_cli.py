@@ -91,14 +91,14 @@ def test_no_video_and_seed_start(clip, tmp_path):
 def test_stopping_keeps_what_there_is(clip, tmp_path, monkeypatch):
     import guidance.steering.record
 
-    add = guidance.steering.record.Recording.add
+    add = guidance.steering.record.SteeringRecord.add
 
     def stop_at_three(self, step):
         add(self, step)
         if step.index == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("guidance.steering.record.Recording.add", stop_at_three)
+    monkeypatch.setattr("guidance.steering.record.SteeringRecord.add", stop_at_three)
     result, _ = call(
         "x", "--network", NETWORK, "--clip", clip, "--outdir", str(tmp_path), "--candidates", "2"
     )
