@@ -11,12 +11,13 @@ All names are imported on first use: `import guidance` does not import PyTorch.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from sg3.installation import check_packages
 
 check_packages("ops_cuda", "guidance")
+
+from guidance.lazy import lazy_names  # noqa: E402
 
 if TYPE_CHECKING:
     from guidance.augment import Augment
@@ -93,49 +94,40 @@ __all__ = [
     "write_latent",
 ]
 
-_MODULES = {
-    "augment": ["Augment"],
-    "directions": [
-        "Direction",
-        "apply_directions",
-        "centres_of",
-        "described_direction",
-        "find_relevance",
-        "labelled_direction",
-        "mix_styles",
-        "pca_direction",
-        "read_direction",
-        "sefa_direction",
-        "sweep",
-        "text_direction",
-        "truncate",
-        "write_direction",
-    ],
-    "distance": ["Distance", "load_distance"],
-    "encoders": ["Encoder", "load_encoder"],
-    "inversion.config": ["ProjectConfig", "TuneConfig"],
-    "inversion.projection": ["ProjectStep", "project"],
-    "inversion.tuning": ["TuneStep", "Tuning", "tune"],
-    "latent_files": ["read_latent", "write_latent"],
-    "latents": ["map_latents", "seed_latents"],
-    "masks": ["Region", "load_region"],
-    "prompts": ["Prompt", "image_prompt"],
-    "render": ["EditedLatent"],
-    "steering.config": ["SteerConfig"],
-    "steering.dissolve": ["dissolve"],
-    "steering.record": ["SteeringRecord"],
-    "steering.run": ["SteerStep", "SteeringRun"],
-    "steering.steer": ["steer", "steer_batch"],
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'guidance' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"guidance.{_HOMES[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "guidance.augment": ["Augment"],
+        "guidance.directions": [
+            "Direction",
+            "apply_directions",
+            "centres_of",
+            "described_direction",
+            "find_relevance",
+            "labelled_direction",
+            "mix_styles",
+            "pca_direction",
+            "read_direction",
+            "sefa_direction",
+            "sweep",
+            "text_direction",
+            "truncate",
+            "write_direction",
+        ],
+        "guidance.distance": ["Distance", "load_distance"],
+        "guidance.encoders": ["Encoder", "load_encoder"],
+        "guidance.inversion.config": ["ProjectConfig", "TuneConfig"],
+        "guidance.inversion.projection": ["ProjectStep", "project"],
+        "guidance.inversion.tuning": ["TuneStep", "Tuning", "tune"],
+        "guidance.latent_files": ["read_latent", "write_latent"],
+        "guidance.latents": ["map_latents", "seed_latents"],
+        "guidance.masks": ["Region", "load_region"],
+        "guidance.prompts": ["Prompt", "image_prompt"],
+        "guidance.render": ["EditedLatent"],
+        "guidance.steering.config": ["SteerConfig"],
+        "guidance.steering.dissolve": ["dissolve"],
+        "guidance.steering.record": ["SteeringRecord"],
+        "guidance.steering.run": ["SteerStep", "SteeringRun"],
+        "guidance.steering.steer": ["steer", "steer_batch"],
+    },
+)

@@ -65,7 +65,7 @@ def read_latent_file(
         if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim):
             raise UserError(
                 f"latent {path}: got shape {list(ws.shape)}, expected [N, {G.num_ws}, {G.w_dim}]; "
-                "it was made with another network"
+                "it belongs to another network"
             )
         check_styles(path, styles, G)
     return LatentFile(ws, styles, metadata)

@@ -28,7 +28,7 @@ class ProjectConfig:
     )
     start: str = setting(
         "best",
-        'Where to start. "best": the nearest of `candidates` random images; "seed": the image of '
+        'Where to start. "best": the nearest of a number of random candidates; "seed": the image of '
         'the seed; "mean": the mean of W.',
         choices=("best", "seed", "mean"),
     )

@@ -45,8 +45,8 @@ class SteerConfig:
     )
     start: str = setting(
         "best",
-        'Where to start. "best": the best of `candidates` random images; "seed": the image of the '
-        'seed; "mean": the mean of W.',
+        'Where to start. "best": the best of a number of random candidates; "seed": the image of '
+        'the seed; "mean": the mean of W.',
         choices=("best", "seed", "mean"),
     )
     candidates: int | None = setting(
@@ -100,7 +100,7 @@ class SteerConfig:
         choices=("auto", "lpips", "scales"),
     )
     identity: float = setting(
-        0.0, "Weight of the identity distance from the start; needs `identity_encoder`.", min=0
+        0.0, "Weight of the identity distance from the start; needs an identity encoder.", min=0
     )
     identity_encoder: str | None = setting(
         None, "TorchScript file of a face encoder, or an image-text model.", unset="none"
@@ -125,8 +125,8 @@ class SteerConfig:
     )
     distance: str = setting(
         "spherical",
-        'Distance between embeddings. "directional" compares changes of images and texts, from '
-        "`source` on (REFERENCE.md §8.6).",
+        'Distance between embeddings. "directional" compares the change of the image with that '
+        "from the source text to the prompt (REFERENCE.md §8.6).",
         choices=("spherical", "cosine", "directional"),
     )
     source: str | None = setting(

@@ -65,7 +65,7 @@ def test_text_direction_of_known_relevance(relevance):
         ({"target": "x", "neutral": ""}, "neutral"),
         ({"target": "a face"}, "the same"),
         ({"target": "x", "beta": 1.2}, "beta"),
-        ({"target": "y", "beta": 0.999}, "use less"),
+        ({"target": "y", "beta": 0.999}, "use a smaller one"),
         ({"target": "x", "templates": ["none"]}, "templates"),
     ],
 )

@@ -119,7 +119,7 @@ def test_a_stopped_run_is_resumed(tmp_path, monkeypatch, more):
         assert whole.read_bytes() == resumed.read_bytes(), name
     assert not (tmp_path / "out" / "progress.safetensors").exists()
     result, _ = call(*arguments, "--resume")
-    assert result.exit_code == 0 and "finished already" in result.output
+    assert result.exit_code == 0 and "already finished" in result.output
 
 
 @pytest.mark.parametrize(
