@@ -6,15 +6,18 @@ import os
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from guidance.render import EditedLatent
 from sg3.files import read_tensors
 from sg3.latent_files import read_latent_file, write_latent_file
+from sg3.networks.generator import MappedGenerator
 
 
 def read_latent(
-    path: str | os.PathLike, G: nn.Module, network_sha256: str | None = None, force: bool = False
+    path: str | os.PathLike,
+    G: MappedGenerator,
+    network_sha256: str | None = None,
+    force: bool = False,
 ) -> EditedLatent:
     """Read latents that `sg3 steer`, `project` or `edit` wrote, on the device of `G`.
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sg3.generate import class_label
+from sg3.networks.generator import MappedGenerator
 
 STATISTICS_SAMPLES = 10_000
 #: Components below this fraction of the largest variance are rounding errors, not directions.
@@ -57,7 +58,7 @@ class LatentStatistics:
 
 @torch.no_grad()
 def latent_statistics(
-    G: nn.Module, components: int = 48, class_index: int | None = None
+    G: MappedGenerator, components: int = 48, class_index: int | None = None
 ) -> LatentStatistics:
     """Statistics of W from 10,000 latents at psi 1 (REFERENCE.md §8.1).
 
@@ -92,7 +93,7 @@ def latent_statistics(
 
 @torch.no_grad()
 def map_latents(
-    G: nn.Module, z: torch.Tensor, class_index: int | None = None, truncation_psi: float = 1
+    G: MappedGenerator, z: torch.Tensor, class_index: int | None = None, truncation_psi: float = 1
 ) -> torch.Tensor:
     """Map `z` `[N, z_dim]` to ws `[N, num_ws, w_dim]`, in batches.
 
@@ -139,7 +140,7 @@ class StartSettings(Protocol):
 
 
 def truncated_latents(
-    G: nn.Module, z: torch.Tensor, mean: torch.Tensor, config: StartSettings
+    G: MappedGenerator, z: torch.Tensor, mean: torch.Tensor, config: StartSettings
 ) -> torch.Tensor:
     """Map `z` `[N, z_dim]` to ws `[N, num_ws, w_dim]`, truncated towards `mean` `[w_dim]`.
 
@@ -150,7 +151,7 @@ def truncated_latents(
 
 
 def starting_latents(
-    G: nn.Module,
+    G: MappedGenerator,
     mean: torch.Tensor,
     seeds: Sequence[int],
     config: StartSettings,

@@ -6,9 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
-from guidance.style_space import added_styles, replaced_styles, style_layers, styles_of
+from guidance.style_space import (
+    added_styles,
+    affine_weight,
+    replaced_styles,
+    style_layers,
+    styles_of,
+)
+from sg3.networks.generator import MappedGenerator
 
 #: Pixels rendered at once where no gradient is needed.
 RENDER_BUDGET_PX = 2**21
@@ -24,7 +30,7 @@ class EditedLatent:
     styles: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
-    def render(self, G: nn.Module, noise_mode: str = "const") -> torch.Tensor:
+    def render(self, G: MappedGenerator, noise_mode: str = "const") -> torch.Tensor:
         """Images `[N, C, H, W]`, float32, nominally in [−1, 1]."""
         own = styles_of(G, self.ws)
         changed = {name: own[name] + extra for name, extra in self.styles.items()}
@@ -36,7 +42,7 @@ class EditedLatent:
         return torch.cat(images)
 
     @torch.no_grad()
-    def folded(self, G: nn.Module) -> EditedLatent:
+    def folded(self, G: MappedGenerator) -> EditedLatent:
         """The same images from `ws` alone where `G` allows it, otherwise `self`.
 
         Each layer of a StyleGAN3 reads its own row of ws. With affine weights A of full rank,
@@ -49,8 +55,8 @@ class EditedLatent:
         for layer in style_layers(G):
             if layer.name in self.styles:
                 wanted[layer.name] = wanted[layer.name] + self.styles[layer.name]
-                weight = layer.module.affine.weight.double() * layer.module.affine.weight_gain
-                step = self.styles[layer.name].double() @ torch.linalg.pinv(weight).T
+                inverse = torch.linalg.pinv(affine_weight(layer))
+                step = self.styles[layer.name].double() @ inverse.T
                 ws[:, layer.ws_row] += step.float()
         found = styles_of(G, ws)
         close = all(
@@ -66,12 +72,14 @@ def one_of(latent: EditedLatent, i: int) -> EditedLatent:
     return EditedLatent(latent.ws[i : i + 1], styles)
 
 
-def images_at_once(G: nn.Module) -> int:
+def images_at_once(G: MappedGenerator) -> int:
     """Number of images of `G` that make up `RENDER_BUDGET_PX`, at least one."""
     return max(1, RENDER_BUDGET_PX // (G.img_height * G.img_width))
 
 
-def renderer(G: nn.Module, force_fp32: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
+def renderer(
+    G: MappedGenerator, force_fp32: bool = False
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from ws `[N, num_ws, w_dim]` to images `[N, C, H, W]`, without gradients."""
 
     @torch.no_grad()
@@ -83,7 +91,7 @@ def renderer(G: nn.Module, force_fp32: bool = False) -> Callable[[torch.Tensor],
     return render
 
 
-def synthesize(G: nn.Module, latent: EditedLatent, force_fp32: bool = False) -> torch.Tensor:
+def synthesize(G: MappedGenerator, latent: EditedLatent, force_fp32: bool = False) -> torch.Tensor:
     """Images `[N, C, H, W]` of `latent`; gradients flow to `ws` and `styles`."""
     with added_styles(G, latent.styles):
         return G.synthesis(latent.ws, noise_mode="const", force_fp32=force_fp32)

@@ -1,4 +1,4 @@
-"""What the commands of `guidance` and `nada` share: options, loading, messages."""
+"""Shared parts of the commands of `guidance` and `nada`: options, loading, messages."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sg3.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported when a command runs: `--help` is quick
     import torch
-    from torch import nn
 
     from guidance.encoders import Encoder
     from guidance.prompts import Prompt
+    from sg3.networks.generator import MappedGenerator
 
 
 def parse_templates(text: str) -> str | tuple[str, ...]:
@@ -64,8 +64,8 @@ class LoadedNetwork:
         origin: metadata for files of latents made with `G`.
     """
 
-    source: nn.Module
-    G: nn.Module
+    source: MappedGenerator
+    G: MappedGenerator
     sha256: str
     origin: dict[str, str]
 
@@ -82,7 +82,7 @@ def load_network(
     origin = {"network": network, "network_sha256": sha256}
     if deltas:
         origin["deltas"] = json.dumps(deltas)
-    return LoadedNetwork(source, with_deltas(source, deltas), sha256, origin)
+    return LoadedNetwork(source, generator_of(with_deltas(source, deltas)), sha256, origin)
 
 
 def load_models(

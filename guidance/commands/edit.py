@@ -21,12 +21,12 @@ from sg3.manifest import RunManifest
 
 if TYPE_CHECKING:  # torch is imported when the command runs: `--help` is quick
     import torch
-    from torch import nn
 
     from guidance.directions import Direction, Relevance
     from guidance.directions.spec import DirectionSpec
     from guidance.encoders import Encoder
     from guidance.render import EditedLatent
+    from sg3.networks.generator import MappedGenerator
 
 
 @click.command()
@@ -156,7 +156,11 @@ def _start(
     for seed, layers in options["mixes"]:
         ws = mix_styles(ws, of_seed(seed), rows_of_layers(G, layers))
     count = options["centres"]
-    centres = G.mapping.w_avg[None] if count is None else centres_of(G, count, 0, class_index)
+    centres = (
+        G.mapping.get_buffer("w_avg")[None]
+        if count is None
+        else centres_of(G, count, 0, class_index)
+    )
     return EditedLatent(truncate(ws, centres, options["psi"]), start.styles)
 
 
@@ -189,7 +193,9 @@ def _directions(
     )
 
 
-def _relevance(G: nn.Module, encoder: Encoder | None, options: Mapping[str, Any]) -> Relevance:
+def _relevance(
+    G: MappedGenerator, encoder: Encoder | None, options: Mapping[str, Any]
+) -> Relevance:
     """Statistics of style space, computed with a progress bar; every latent is cached.
 
     Raises KeyboardInterrupt after the latent during which the user asked to stop.
@@ -210,7 +216,9 @@ def _relevance(G: nn.Module, encoder: Encoder | None, options: Mapping[str, Any]
     return state
 
 
-def _save_directions(G: nn.Module, directions: Sequence[Direction], outdir: Path) -> list[Path]:
+def _save_directions(
+    G: MappedGenerator, directions: Sequence[Direction], outdir: Path
+) -> list[Path]:
     from guidance.directions import write_direction
     from sg3.checkpoints.delta import weights_hash
 

@@ -23,12 +23,12 @@ from sg3.manifest import RunManifest
 if TYPE_CHECKING:  # torch is imported when the command runs: `--help` is quick
     import torch
     from PIL import Image
-    from torch import nn
 
     from guidance.inversion.crops import PhotoCrop
     from guidance.inversion.projection import ProjectStep
     from guidance.inversion.projection_record import ProjectionRecord
     from guidance.inversion.tuning import TuneStep
+    from sg3.networks.generator import MappedGenerator
 
     Steps = Iterable[ProjectStep] | Iterable[TuneStep]
     #: Name, number of steps, and a function from the record to the steps.
@@ -131,7 +131,7 @@ def configs(options: Mapping[str, Any]) -> tuple[ProjectConfig, TuneConfig]:
         return config, TuneConfig(**tuning)
 
 
-def _with_transform(G: nn.Module, config: ProjectConfig, asked: bool | None) -> ProjectConfig:
+def _with_transform(G: MappedGenerator, config: ProjectConfig, asked: bool | None) -> ProjectConfig:
     """By default the transform of a StyleGAN3 is optimised in w; in w+, row 0 determines it."""
     from sg3.networks import stylegan3
 
@@ -155,7 +155,7 @@ def _start(
 
 
 def _crop(
-    G: nn.Module,
+    G: MappedGenerator,
     image: Image.Image,
     crop: str | tuple[float, ...],
     class_index: int | None,

@@ -15,6 +15,7 @@ from guidance.style_space import style_layers
 from sg3.checkpoints import Networks
 from sg3.errors import UserError
 from sg3.media import ImageStep, ImageTensor
+from sg3.networks.generator import MappedGenerator
 from sg3.progress import with_bar
 
 #: A direction, and its alphas at the first and the last point of a sweep.
@@ -37,7 +38,7 @@ class Direction:
     styles: Mapping[str, torch.Tensor] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
-    def on_rows(self, G: nn.Module, rows: Collection[int]) -> Direction:
+    def on_rows(self, G: MappedGenerator, rows: Collection[int]) -> Direction:
         """This direction restricted to the layers that read these rows of ws."""
         kept = {layer.name for layer in style_layers(G) if layer.ws_row in rows}
         styles = {name: style for name, style in self.styles.items() if name in kept}
@@ -87,7 +88,7 @@ class EditStep(ImageStep):
     count: int
     alphas: tuple[float, ...]
     latent: EditedLatent
-    image: ImageTensor = field(repr=False, compare=False)  # type: ignore[assignment]
+    image: ImageTensor = field(repr=False, compare=False)
 
 
 def sweep(
@@ -126,7 +127,7 @@ def sweep(
 
 
 def _sweep(
-    G: nn.Module, latent: EditedLatent | torch.Tensor, edits: Sequence[Edit], count: int
+    G: MappedGenerator, latent: EditedLatent | torch.Tensor, edits: Sequence[Edit], count: int
 ) -> Iterator[EditStep]:
     for index in range(count):
         t = index / (count - 1) if count > 1 else 1.0

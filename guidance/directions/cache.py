@@ -23,6 +23,7 @@ from ops_cuda.cache import cache_dir
 from sg3.checkpoints import Networks
 from sg3.checkpoints.delta import weights_hash
 from sg3.files import aligned, prepare_folder, write_tensors
+from sg3.networks.generator import MappedGenerator
 from sg3.progress import with_bar
 
 FORMAT, VERSION = "sg3-relevance", "1"
@@ -48,7 +49,7 @@ def encoder_hash(encoder: Encoder) -> str | None:
 
 
 def relevance_with_cache(
-    G: nn.Module, encoder: Encoder, config: RelevanceConfig | None = None
+    G: MappedGenerator, encoder: Encoder, config: RelevanceConfig | None = None
 ) -> Iterator[Relevance]:
     """`relevance_steps` with every state kept in the cache folder; yields at least once.
 
@@ -71,7 +72,9 @@ def relevance_with_cache(
         yield step
 
 
-def whose_relevance(G: nn.Module, encoder: Encoder, config: RelevanceConfig) -> dict[str, Any]:
+def whose_relevance(
+    G: MappedGenerator, encoder: Encoder, config: RelevanceConfig
+) -> dict[str, Any]:
     """The key of statistics: hashes of both models' weights, and the settings."""
     return {"network": weights_hash(G), "encoder": encoder_hash(encoder), **asdict(config)}
 
@@ -87,7 +90,7 @@ def write_relevance(
 ) -> None:
     """Write statistics, complete or not, atomically; `small` stores the sums as float16."""
     prepare_folder(path.parent)
-    content = {"whose": whose, "layers": relevance.layers}
+    content: dict[str, Any] = {"whose": whose, "layers": relevance.layers}
     content |= {"images": relevance.images, "total": relevance.total}
     tensors = {name: getattr(relevance, name) for name in TENSORS}
     if small:

@@ -14,10 +14,11 @@ from guidance.encoders import Encoder, load_encoder
 from guidance.generator import generator_of
 from guidance.latents import latent_statistics, map_latents, seed_latents
 from guidance.render import images_at_once, renderer
-from guidance.style_space import style_layers
+from guidance.style_space import affine_weight, style_layers
 from sg3.checkpoints import Networks
 from sg3.errors import UserError
 from sg3.media.images import as_rgb
+from sg3.networks.generator import MappedGenerator
 
 #: More than any w_dim: the variance along a direction needs all components of W.
 ALL_COMPONENTS = 1 << 20
@@ -48,7 +49,7 @@ def sefa_direction(
     """
     G = generator_of(network)
     weights = [
-        layer.module.affine.weight.double() * layer.module.affine.weight_gain
+        affine_weight(layer)
         for layer in style_layers(G)
         if not layer.is_input and (rows is None or layer.ws_row in rows)
     ]
@@ -179,7 +180,7 @@ def _check_index(kind: str, index: int, count: int) -> None:
         raise UserError(f"direction: got {kind}:{index}, expected {kind}:0 to {kind}:{count - 1}")
 
 
-def _one_deviation(G: nn.Module, unit: torch.Tensor, class_index: int | None) -> torch.Tensor:
+def _one_deviation(G: MappedGenerator, unit: torch.Tensor, class_index: int | None) -> torch.Tensor:
     """Scale `unit` `[w_dim]` to W's standard deviation along it; `[num_ws, w_dim]`."""
     statistics = latent_statistics(G, ALL_COMPONENTS, class_index)
     variance = ((statistics.components @ unit).square() * statistics.variances).sum()

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import repeat
-from torch import nn
 
 from guidance.directions.config import RelevanceConfig
 from guidance.encoders import Encoder
@@ -23,6 +22,8 @@ from guidance.latents import map_latents
 from guidance.render import RENDER_BUDGET_PX
 from guidance.style_space import (
     StyleLayer,
+    affine_of,
+    affine_weight,
     layer_outputs,
     replaced_styles,
     resumed,
@@ -30,6 +31,7 @@ from guidance.style_space import (
     styles_of,
 )
 from sg3.media.images import as_rgb
+from sg3.networks.generator import MappedGenerator
 
 #: Pixels rendered at once on a CPU, whose caches hold few images; a GPU takes RENDER_BUDGET_PX.
 CPU_BUDGET_PX = 2**16
@@ -78,7 +80,7 @@ class Relevance:
         return dict(zip(self.layers, values.split(list(self.layers.values())), strict=True))
 
 
-def compared_layers(G: nn.Module, max_resolution: int) -> list[StyleLayer]:
+def compared_layers(G: MappedGenerator, max_resolution: int) -> list[StyleLayer]:
     """Layers whose channels are tried: no input, no ToRGB, none larger than `max_resolution`."""
     layers = style_layers(G)
     return [
@@ -90,7 +92,7 @@ def compared_layers(G: nn.Module, max_resolution: int) -> list[StyleLayer]:
 
 @torch.no_grad()
 def style_statistics(
-    G: nn.Module, layers: Sequence[StyleLayer], config: RelevanceConfig
+    G: MappedGenerator, layers: Sequence[StyleLayer], config: RelevanceConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation `[C]` of the styles of `layers`.
 
@@ -98,7 +100,8 @@ def style_statistics(
     diag(A·Σ·Aᵀ).
     """
     random = np.random.RandomState(config.seed)
-    total = torch.zeros([], device=G.mapping.w_avg.device)
+    w_avg = G.mapping.get_buffer("w_avg")
+    total = torch.zeros([], device=w_avg.device)
     products, done = torch.zeros_like(total), 0
     while done < config.samples:
         count = min(STATISTICS_BATCH, config.samples - done)
@@ -107,19 +110,19 @@ def style_statistics(
         total, products, done = total + w.sum(dim=0), products + w.T @ w, done + count
     mean = total / done
     covariance = (products - done * torch.outer(mean, mean)) / (done - 1)
-    centre = G.mapping.w_avg.double()
+    centre = w_avg.double()
     means, deviations = [], []
     for layer in layers:
         psi = config.truncation if layer.ws_row < config.cutoff else 1.0
-        affine = layer.module.affine
-        weight = affine.weight.double() * affine.weight_gain
+        affine, weight = affine_of(layer), affine_weight(layer)
+        assert affine.bias is not None
         means.append(weight @ centre.lerp(mean, psi) + affine.bias.double() * affine.bias_gain)
         deviations.append(psi * ((weight @ covariance) * weight).sum(dim=1).clamp_min(0).sqrt())
     return torch.cat(means).float(), torch.cat(deviations).float()
 
 
 def relevance_steps(
-    G: nn.Module, encoder: Encoder, config: RelevanceConfig, begun: Relevance | None = None
+    G: MappedGenerator, encoder: Encoder, config: RelevanceConfig, begun: Relevance | None = None
 ) -> Iterator[Relevance]:
     """Yield the statistics after each latent; the last ones have `images == total`.
 
@@ -144,17 +147,17 @@ def relevance_steps(
         yield state
 
 
-def _latents(G: nn.Module, config: RelevanceConfig) -> torch.Tensor:
+def _latents(G: MappedGenerator, config: RelevanceConfig) -> torch.Tensor:
     z = torch.from_numpy(np.random.RandomState(config.seed).randn(config.images, G.z_dim))
     ws = map_latents(G, z, config.class_index)
     rows = slice(0, config.cutoff)
-    ws[:, rows] = G.mapping.w_avg.lerp(ws[:, rows], config.truncation)
+    ws[:, rows] = G.mapping.get_buffer("w_avg").lerp(ws[:, rows], config.truncation)
     return ws
 
 
 @torch.no_grad()
 def differences(
-    G: nn.Module, encoder: Encoder, ws: torch.Tensor, of: Relevance, sigmas: float
+    G: MappedGenerator, encoder: Encoder, ws: torch.Tensor, of: Relevance, sigmas: float
 ) -> torch.Tensor:
     """Embedding at mean + sigmas·std minus that at mean − sigmas·std, for each channel `[C, D]`.
 
@@ -195,7 +198,7 @@ def _embed(encoder: Encoder, images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def plain_differences(
-    G: nn.Module, encoder: Encoder, ws: torch.Tensor, of: Relevance, sigmas: float
+    G: MappedGenerator, encoder: Encoder, ws: torch.Tensor, of: Relevance, sigmas: float
 ) -> Iterator[torch.Tensor]:
     """Reference implementation of `differences`: every image in full, channel by channel.
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from guidance.directions.base import Direction
 from guidance.directions.files import read_direction
 from guidance.directions.linear import described_direction, pca_direction, sefa_direction
@@ -16,6 +14,7 @@ from guidance.directions.relevance import Relevance
 from guidance.directions.text import text_difference, text_direction
 from guidance.encoders import Encoder
 from sg3.errors import UserError
+from sg3.networks.generator import MappedGenerator
 
 NUMBERED = re.compile(r"(sefa|pca):(\d+)")
 #: Prefix of a text: a direction in W from images that the encoder scores.
@@ -66,7 +65,7 @@ def parse_direction(text: str, neutral: str = "a face", beta: float = 0.12) -> D
 
 
 def make_directions(
-    G: nn.Module,
+    G: MappedGenerator,
     specs: Sequence[DirectionSpec],
     encoder: Encoder | None = None,
     relevance: Callable[[], Relevance] | None = None,
@@ -119,7 +118,7 @@ def make_directions(
 
 
 def _quick(
-    G: nn.Module,
+    G: MappedGenerator,
     spec: DirectionSpec,
     encoder: Encoder | None,
     rows: Collection[int] | None,

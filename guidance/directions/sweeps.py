@@ -6,19 +6,22 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
-
 from guidance.directions.base import Edit, EditStep, sweep
 from guidance.render import EditedLatent
 from sg3.media import VideoWriter, contact_sheet, image_grid, save_png, to_uint8
 from sg3.media.images import enlarge
+from sg3.networks.generator import MappedGenerator
 
 #: Small images are enlarged in the video by whole factors; video players would blur them.
 VIDEO_SIZE_PX = 256
 
 
 def write_sheet(
-    path: str | os.PathLike, G: nn.Module, start: EditedLatent, edits: Sequence[Edit], columns: int
+    path: str | os.PathLike,
+    G: MappedGenerator,
+    start: EditedLatent,
+    edits: Sequence[Edit],
+    columns: int,
 ) -> EditStep:
     """Write a PNG with one row per latent of `start` and `columns` points of the sweep.
 
@@ -35,7 +38,11 @@ def write_sheet(
 
 
 def write_video(
-    path: str | os.PathLike, G: nn.Module, start: EditedLatent, edits: Sequence[Edit], frames: int
+    path: str | os.PathLike,
+    G: MappedGenerator,
+    start: EditedLatent,
+    edits: Sequence[Edit],
+    frames: int,
 ) -> None:
     """Write an MP4 of `frames` points and back again, which loops; several latents in a grid."""
     shown = [

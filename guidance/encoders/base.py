@@ -24,8 +24,16 @@ class Encoder(Protocol):
     name: str
     input_size_px: int
     embed_dim: int
-    mean: Sequence[float]
-    std: Sequence[float]
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Mean of each channel."""
+        ...
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Standard deviation of each channel."""
+        ...
 
     def encode_images(self, img: torch.Tensor) -> torch.Tensor:
         """Embed `img` `[N, 3, H, W]` in [−1, 1] of any size: `[N, embed_dim]` of unit norm."""

@@ -71,8 +71,10 @@ class EnsembleEncoder:
 
     def unknown_words(self, text: str) -> list[str]:
         """Words that no member knows; members without a vocabulary know all words."""
-        lists = [getattr(m, "unknown_words", lambda _: [])(text) for m in self.members]
-        return [word for word in lists[0] if all(word in other for other in lists)]
+        unknown: list[list[str]] = [
+            getattr(member, "unknown_words", lambda _: [])(text) for member in self.members
+        ]
+        return [word for word in unknown[0] if all(word in other for other in unknown)]
 
     def _join(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat([e * s for e, s in zip(embeddings, self.scales, strict=True)], dim=1)

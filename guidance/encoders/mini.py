@@ -118,7 +118,9 @@ class ImageTower(nn.Module):
         copied = copy.deepcopy(self).eval().requires_grad_(False)
         for part in copied.features:
             if isinstance(part, nn.Sequential):
-                part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), nn.Identity()
+                conv, norm = part[0], part[1]
+                assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+                part[0], part[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
         return copied.to(memory_format=torch.channels_last)
 
 
@@ -205,7 +207,7 @@ class MiniEncoder(nn.Module):
         return super()._apply(function, recurse)
 
     def encode_images(self, img: Tensor) -> Tensor:
-        """Embed images `[N, 3, H, W]` in [-1, 1], resized to 64 x 64: `[N, embed_dim]` of unit norm.
+        """Embed images `[N, 3, H, W]` in [-1, 1], at 64 x 64 pixels: `[N, embed_dim]` of unit norm.
 
         Differentiable. Raises ValueError for another number of channels.
         """

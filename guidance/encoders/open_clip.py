@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 class OpenClipEncoder:
     """A frozen open_clip model, with the input size and normalisation of its preprocessing."""
 
-    def __init__(self, model: torch.nn.Module, tokenizer, name: str):
+    def __init__(self, model: Any, tokenizer: Callable[[list[str]], torch.Tensor], name: str):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.name = tokenizer, name
         settings = model.visual.preprocess_cfg

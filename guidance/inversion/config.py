@@ -28,8 +28,8 @@ class ProjectConfig:
     )
     start: str = setting(
         "best",
-        'Where to start. "best": the nearest of a number of random candidates; "seed": the image of '
-        'the seed; "mean": the mean of W.',
+        'Where to start. "best": the nearest of a number of random candidates; "seed": the image '
+        'of the seed; "mean": the mean of W.',
         choices=("best", "seed", "mean"),
     )
     candidates: int = setting(64, "Number of random images to choose the start from.", min=1)

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
-from torch import nn
 
 from guidance.inversion.crops import PhotoCrop, Size, central_crop
 from guidance.latents import map_latents, seed_latents
@@ -24,6 +23,7 @@ from guidance.render import images_at_once, renderer
 from sg3.data.photos import to_target
 from sg3.data.transforms import to_mode
 from sg3.media.images import as_rgb
+from sg3.networks.generator import MappedGenerator
 
 #: Larger side at which images are compared, in pixels.
 SIDE_PX = 16
@@ -76,7 +76,7 @@ def _unit_contrast(images: torch.Tensor, size: Size) -> torch.Tensor:
 
 
 @torch.no_grad()
-def likeness_of(G: nn.Module, class_index: int | None = None, seed: int = 0) -> Likeness:
+def likeness_of(G: MappedGenerator, class_index: int | None = None, seed: int = 0) -> Likeness:
     """Random images of `G`, downscaled for comparison."""
     height, width = G.img_height, G.img_width
     scale = SIDE_PX / max(height, width)
@@ -231,7 +231,9 @@ def _sample(
     return F.avg_pool2d(views, 2).flatten(1)
 
 
-def choose_crop(G: nn.Module, photo: Image.Image, class_index: int | None = None) -> PhotoCrop:
+def choose_crop(
+    G: MappedGenerator, photo: Image.Image, class_index: int | None = None
+) -> PhotoCrop:
     """`find_crop` for `G`, or the central crop if the two are nearly the same.
 
     So photos that were already cropped for the network are taken as they are.

@@ -1,4 +1,5 @@
-"""What projection finds in addition to the latent: input transform (StyleGAN3), noise (StyleGAN2)."""
+"""Parameters that projection optimises in addition to the latent: the input transform of a
+StyleGAN3, the noise of a StyleGAN2."""
 
 from __future__ import annotations
 
@@ -7,12 +8,12 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from guidance.inversion.config import ProjectConfig
 from guidance.latents import MOVE
 from sg3.errors import UserError
 from sg3.networks import stylegan3
+from sg3.networks.generator import MappedGenerator
 
 TRANSFORM = "input.transform"
 SMALLEST_NOISE_PX = 8
@@ -32,13 +33,13 @@ class Nuisance:
     Raises ValueError for an input transform of a network that has none.
     """
 
-    def __init__(self, G: nn.Module, batch: int, config: ProjectConfig, drawn: bool = True):
+    def __init__(self, G: MappedGenerator, batch: int, config: ProjectConfig, drawn: bool = True):
         self.device, self.batch = next(G.synthesis.parameters()).device, batch
         self.move: torch.Tensor | None = None
         if config.transform:
             if not isinstance(G, stylegan3.Generator):
                 raise UserError("transform: only StyleGAN3 networks have an input transform")
-            self.before = G.synthesis.input.transform
+            self.before = G.synthesis.get_buffer(TRANSFORM)
             self.move = torch.zeros([batch, 3], device=self.device, requires_grad=True)
         self.noise: dict[str, torch.Tensor] = {}
         if config.noise:

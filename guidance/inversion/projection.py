@@ -29,6 +29,7 @@ from guidance.learning_rate import learning_rate
 from guidance.render import renderer
 from sg3.checkpoints import Networks
 from sg3.media import ImageStep, ImageTensor
+from sg3.networks.generator import MappedGenerator
 from sg3.progress import with_bar
 from sg3.settings import replace_settings
 
@@ -69,7 +70,7 @@ class ProjectStep(ImageStep):
         """Images `[B, C, H, W]`, nominally in [−1, 1]; rendered on first use."""
         return ImageTensor.of(self.render(self.ws, self.buffers))
 
-    def network(self, G: nn.Module) -> nn.Module:
+    def network(self, G: MappedGenerator) -> MappedGenerator:
         """A copy of `G` with the buffers of the first image, which it renders from `ws` alone."""
         found = copy.deepcopy(G)
         named = dict(found.synthesis.named_buffers())
@@ -138,7 +139,7 @@ def project(
     return with_bar(steps, config.steps + 1, "project", progress)
 
 
-def check_targets(G: nn.Module, targets: torch.Tensor) -> None:
+def check_targets(G: MappedGenerator, targets: torch.Tensor) -> None:
     """Raise ValueError unless `targets` are finite images of the size and channels of `G`."""
     expected = (G.img_channels, G.img_height, G.img_width)
     if targets.ndim != 4 or tuple(targets.shape[1:]) != expected or not len(targets):
@@ -152,7 +153,7 @@ def check_targets(G: nn.Module, targets: torch.Tensor) -> None:
 
 @torch.no_grad()
 def _starting_latents(
-    G: nn.Module, goal: Goal, mean: torch.Tensor, config: ProjectConfig
+    G: MappedGenerator, goal: Goal, mean: torch.Tensor, config: ProjectConfig
 ) -> torch.Tensor:
     """Latents `[B, num_ws, w_dim]` to start from; `mean` `[w_dim]` is that of W."""
 
@@ -175,7 +176,7 @@ def _starting_latents(
 
 
 def _optimise(
-    G: nn.Module, goal: Goal, space: LatentSpace, nuisance: Nuisance, config: ProjectConfig
+    G: MappedGenerator, goal: Goal, space: LatentSpace, nuisance: Nuisance, config: ProjectConfig
 ) -> Iterator[ProjectStep]:
     latent = space.start.clone().requires_grad_(True)
     parameters = [latent, *nuisance.parameters]

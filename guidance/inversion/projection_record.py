@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
-from torch import nn
 
+from guidance.generator import generator_of
 from guidance.inversion.crops import PhotoCrop, put_back
 from guidance.inversion.projection import ProjectStep
 from guidance.inversion.tuning import TuneStep
@@ -24,6 +24,7 @@ from sg3.checkpoints.delta import apply_deltas, difference, save_delta
 from sg3.files import atomic_path
 from sg3.media import VideoWriter, contact_sheet, save_png, to_uint8
 from sg3.media.images import as_rgb, enlarge
+from sg3.networks.generator import MappedGenerator
 
 VIDEO_SIZE_PX, VIDEO_LENGTH_S, VIDEO_HOLD_S = 256, 5.0, 1.0
 #: Frames per second. With more steps than fit at the largest, only every n-th step is shown.
@@ -58,14 +59,14 @@ class ProjectionRecord:
     def __init__(
         self,
         outdir: str | os.PathLike,
-        G: nn.Module,
+        G: MappedGenerator,
         target: torch.Tensor,
         total: int,
         video: bool = True,
         metadata: dict[str, str] | None = None,
         photo: tuple[Image.Image, PhotoCrop] | None = None,
         rank: int | None = None,
-        adapted: nn.Module | None = None,
+        adapted: MappedGenerator | None = None,
     ):
         self.outdir, self.G, self.target = Path(outdir), G, target
         self.adapted = G if adapted is None else adapted
@@ -116,7 +117,7 @@ class ProjectionRecord:
         frame = rearrange(pair, "n h w c -> 1 h (n w) c")
         return enlarge(frame, VIDEO_SIZE_PX)[0]
 
-    def network(self) -> nn.Module:
+    def network(self) -> MappedGenerator:
         """The network after projection, with the transform or noise that was found."""
         assert self.projected is not None, "network() comes after add()"
         return self.projected.network(self.adapted)
@@ -149,7 +150,8 @@ class ProjectionRecord:
             delta = difference(self.G, network, self.rank, meta=meta)
             save_delta(delta, self._path("delta.safetensors"))
             # Show what is stored, including the delta's rounding and rank.
-            end = apply_deltas(self.G, [(delta, 1.0)]).synthesis(ws, noise_mode="const")
+            stored = generator_of(apply_deltas(self.G, [(delta, 1.0)]))
+            end = stored.synthesis(ws, noise_mode="const")
             if self.tuned is not None:
                 self._images["tuned"] = end
         else:  # the delta of an earlier run here would not belong to this latent

@@ -22,6 +22,7 @@ from guidance.latents import latent_statistics, map_latents
 from guidance.render import renderer
 from sg3.checkpoints import Networks
 from sg3.media import ImageStep, ImageTensor
+from sg3.networks.generator import MappedGenerator
 from sg3.progress import with_bar
 from sg3.settings import replace_settings
 
@@ -122,7 +123,7 @@ class Tuning(Iterator[TuneStep]):
 
     def __init__(
         self,
-        G: nn.Module,
+        G: MappedGenerator,
         ws: torch.Tensor,
         targets: torch.Tensor,
         distance: Distance,
@@ -176,7 +177,7 @@ class Tuning(Iterator[TuneStep]):
                 total = total + config.locality * change
             return losses, total.sum()
 
-    def _synthesize(self, G: nn.Module, ws: torch.Tensor) -> torch.Tensor:
+    def _synthesize(self, G: MappedGenerator, ws: torch.Tensor) -> torch.Tensor:
         return G.synthesis(ws, noise_mode="const", force_fp32=self.config.force_fp32)
 
     def _change_nearby(self) -> torch.Tensor:

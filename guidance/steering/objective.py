@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,7 +56,9 @@ def embed_prompts(
 ) -> torch.Tensor:
     """Embed texts and images: `[len(prompts), embed_dim]` of unit norm."""
     texts = [prompt.text for prompt in prompts if prompt.image is None]
-    rows = iter(text_embeddings(encoder, texts, templates).to(device) if texts else [])
+    rows: Iterator[torch.Tensor] = iter(())
+    if texts:
+        rows = iter(text_embeddings(encoder, texts, templates).to(device))
     found = []
     for prompt in prompts:
         if prompt.image is None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from torch import nn
 
 from guidance.latent_files import write_latent
 from guidance.steering.run import SteerStep
 from sg3.files import write_text
 from sg3.media import VideoWriter, contact_sheet, save_png, to_uint8
 from sg3.media.images import enlarge
+from sg3.networks.generator import MappedGenerator
 
 #: Small images are enlarged in the video by whole factors; video players would blur them.
 VIDEO_SIZE_PX = 256
@@ -50,7 +50,7 @@ class SteeringRecord:
         outdir: str | os.PathLike,
         video: bool | str | os.PathLike = True,
         metadata: dict[str, str] | None = None,
-        G: nn.Module | None = None,
+        G: MappedGenerator | None = None,
     ):
         self.outdir, self.metadata, self.G = Path(outdir), dict(metadata or {}), G
         self.video: Path | None = None

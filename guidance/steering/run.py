@@ -10,7 +10,6 @@ from functools import cached_property, partial, reduce
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from guidance.learning_rate import learning_rate
 from guidance.render import EditedLatent, one_of, synthesize
@@ -23,6 +22,7 @@ from guidance.steering.state import write_state
 from sg3.generate import user_transform
 from sg3.media import ImageStep, ImageTensor
 from sg3.motion import Move
+from sg3.networks.generator import MappedGenerator
 from sg3.progress import with_bar
 
 #: Tensors of Adam's state, per parameter.
@@ -96,7 +96,7 @@ class SteeringRun(Iterator[tuple[SteerStep, ...]]):
 
     def __init__(
         self,
-        G: nn.Module,
+        G: MappedGenerator,
         objective: SteeringObjective,
         keeps: KeepTerms,
         movable: Movable,

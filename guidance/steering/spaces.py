@@ -17,9 +17,10 @@ from torch import nn
 from guidance.latents import MOVE, LatentSpace, latent_statistics
 from guidance.render import EditedLatent
 from guidance.steering.config import SteerConfig
-from guidance.style_space import StyleLayer, style_layers, styles_of
+from guidance.style_space import StyleLayer, affine_weight, style_layers, styles_of
 from sg3.errors import UserError
 from sg3.networks import stylegan3
+from sg3.networks.generator import MappedGenerator
 
 #: "latent" or "styles", and perhaps "transform" → values `[B, ...]`.
 Coordinates = dict[str, torch.Tensor]
@@ -29,7 +30,11 @@ class StyleCoordinates:
     """Styles around a start, standardised by their mean and standard deviation over W."""
 
     def __init__(
-        self, G: nn.Module, start: EditedLatent, layers: list[StyleLayer], class_index: int | None
+        self,
+        G: MappedGenerator,
+        start: EditedLatent,
+        layers: list[StyleLayer],
+        class_index: int | None,
     ):
         self.layers, self.ws, self.before = layers, start.ws, start.styles
         everything = latent_statistics(G, G.w_dim, class_index)
@@ -38,8 +43,7 @@ class StyleCoordinates:
         stds, places = [], []
         for layer in layers:
             # Styles are affine in w, so their variances follow from those of W.
-            affine = layer.module.affine
-            spread = (affine.weight * affine.weight_gain) @ everything.components.T
+            spread = affine_weight(layer, torch.float32) @ everything.components.T
             stds.append((spread.square() @ everything.variances).sqrt().clamp_min(1e-8))
             style = found[layer.name] + start.styles.get(layer.name, 0)
             places.append((style - mean[layer.name]) / stds[-1])
@@ -66,7 +70,7 @@ class StyleCoordinates:
             coordinates.mul_(factor[:, None])
 
 
-def check_space(G: nn.Module, config: SteerConfig) -> None:
+def check_space(G: MappedGenerator, config: SteerConfig) -> None:
     """Raise ValueError if `G` lacks the style space or input transform that `config` needs."""
     if config.space == "s":
         style_layers(G)
@@ -88,7 +92,7 @@ class Movable:
 
     def __init__(
         self,
-        G: nn.Module,
+        G: MappedGenerator,
         latent: EditedLatent,
         config: SteerConfig,
         rows: Collection[int] | None = None,
@@ -114,9 +118,9 @@ class Movable:
             per_layer = config.space == "w+"
             self.space = LatentSpace(self.statistics, latent.ws, config.basis, per_layer, rows)
             self.start["latent"] = self.space.start
-        self.input = None
+        self.input: nn.Module | None = None
         if config.transform != "follow":
-            self.input = G.synthesis.input.affine
+            self.input = G.synthesis.get_submodule("input.affine")
             with torch.no_grad():
                 self.placed = self.input(latent.ws[:, 0])  # [B, 4]
             if config.transform == "free":

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from guidance.latents import seed_latents, truncated_latents
 from guidance.render import images_at_once, renderer
 from guidance.steering.config import SteerConfig
 from guidance.steering.objective import SteeringObjective
 from sg3.media.images import as_rgb
+from sg3.networks.generator import MappedGenerator
 
 #: Images up to this size are cheap enough for many candidates.
 SMALL_PX = 64
@@ -31,7 +31,11 @@ class StartSearch:
     """
 
     def __init__(
-        self, G: nn.Module, objective: SteeringObjective, mean: torch.Tensor, config: SteerConfig
+        self,
+        G: MappedGenerator,
+        objective: SteeringObjective,
+        mean: torch.Tensor,
+        config: SteerConfig,
     ):
         self.G, self.objective, self.mean, self.config = G, objective, mean, config
         self.render = renderer(G, config.force_fp32)

@@ -29,6 +29,7 @@ from guidance.steering.state import read_state
 from guidance.style_space import rows_of_layers
 from sg3.checkpoints import Networks
 from sg3.motion import Move
+from sg3.networks.generator import MappedGenerator
 from sg3.settings import replace_settings
 
 Prompts = PromptLike | Iterable[PromptLike]
@@ -134,7 +135,7 @@ def steer_batch(
 class Preparation:
     """Checked and loaded inputs of a run, before the search for its start."""
 
-    G: nn.Module
+    G: MappedGenerator
     objective: SteeringObjective
     keeps: KeepTerms
     config: SteerConfig
@@ -227,7 +228,7 @@ class Preparation:
 
 
 def check_start(
-    G: nn.Module, start: torch.Tensor | EditedLatent, count: int, device: torch.device
+    G: MappedGenerator, start: torch.Tensor | EditedLatent, count: int, device: torch.device
 ) -> EditedLatent:
     """`start` on `device`, with styles of `count` rows. Raises ValueError for another shape."""
     latent = start if isinstance(start, EditedLatent) else EditedLatent(start)
