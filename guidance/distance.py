@@ -129,7 +129,7 @@ class Goal:
         return self.distance.features(images)
 
     def terms(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Terms `[B]` of images `[B, C, H, W]`: "distance", and "pixels", the mean squared error."""
+        """Terms `[B]` of images `[B, C, H, W]`: "distance" and "pixels" (mean squared error)."""
         return {
             "distance": (self._features(images) - self.features).square().sum(dim=1),
             "pixels": (images - self.targets).square().mean(dim=(1, 2, 3)),

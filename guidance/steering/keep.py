@@ -1,4 +1,4 @@
-"""Terms that preserve the start image: its appearance, its identity, and pixels outside a region."""
+"""Terms that preserve the start image: its appearance, identity, and pixels outside a region."""
 
 from __future__ import annotations
 
