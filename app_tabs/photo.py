@@ -16,9 +16,10 @@ from app_tabs.theme import shown, status
 from app_tabs.wiring import command_line
 from guidance.directions import EditedLatent
 from guidance.inversion import load_distance, project, tune
+from guidance.inversion.crops import central_crop, cut
 from guidance.inversion.locate import choose_crop
-from guidance.inversion.projection_record import Recording
-from sg3.data.photos import central_crop, cut, to_target
+from guidance.inversion.projection_record import ProjectionRecord
+from sg3.data.photos import to_target
 from sg3.media import to_uint8
 from sg3.networks import stylegan3
 
@@ -55,7 +56,7 @@ def find(
     metadata = {"network": context.name_of(network), "network_sha256": loaded.meta["sha256"]}
     total = int(steps) + 1 + (int(tune_steps) + 1 if tune_steps else 0)
     folder = context.new_folder(session, "photo")
-    recording = Recording(folder, G, target, total, metadata=metadata, photo=(image, crop))
+    recording = ProjectionRecord(folder, G, target, total, metadata=metadata, photo=(image, crop))
     before = shown(to_uint8(target)[0])
     with recording:
         stages = [("Finding", int(steps), lambda: project(G, target, measure, **settings))]
@@ -68,7 +69,7 @@ def find(
     yield _finished(session, recording, before, stop.is_set())
 
 
-def _tuning(recording: Recording, target, measure, steps: int, class_index):
+def _tuning(recording: ProjectionRecord, target, measure, steps: int, class_index):
     def begin():
         settings = {"steps": steps, "class_index": class_index}
         return tune(recording.network(), recording.projected.ws, target, measure, **settings)
@@ -89,12 +90,12 @@ def _drain(recording, steps, name: str, most: int, before, stop) -> Iterator[tup
         last, share = now, step.index / max(most, 1)
         line = f"{name}: step {step.index} of {most}, distance {step.distance:.4f}"
         line += theme.to_go(share, began, now)
-        view = shown(to_uint8(step.images)[0])
+        view = shown(to_uint8(step.image)[0])
         drawn = status(line, {"Distance": distances}, share)
         yield (before, view), drawn, *[gr.skip()] * 3
 
 
-def _finished(session: Session, recording: Recording, before, stopped: bool) -> tuple:
+def _finished(session: Session, recording: ProjectionRecord, before, stopped: bool) -> tuple:
     last = recording.tuned or recording.projected
     G = recording.network() if recording.tuned is None else recording.tuned.tuning.G
     folder = recording.outdir
@@ -104,7 +105,7 @@ def _finished(session: Session, recording: Recording, before, stopped: bool) -> 
     delta = folder / "delta.safetensors"
     files = [str(folder / "comparison.png"), str(folder / "latent.safetensors")]
     files.append(str(delta) if delta.exists() else None)
-    return (before, shown(to_uint8(last.images)[0])), status(line), *files
+    return (before, shown(to_uint8(last.image)[0])), status(line), *files
 
 
 def command(

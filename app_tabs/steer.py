@@ -18,7 +18,7 @@ from guidance.directions import read_latent
 from guidance.encoders import is_mini
 from guidance.prompts import image_prompt, parse_prompts
 from guidance.steering.config import SteerConfig
-from guidance.steering.record import Recording
+from guidance.steering.record import SteeringRecord
 from sg3.media import to_uint8
 
 PREVIEW_INTERVAL_S = 0.15
@@ -107,7 +107,7 @@ def _run(context: Context, session: Session, network, values: dict, latent) -> I
     folder = context.new_folder(session, "steer")
     losses, began, last, first = [], time.monotonic(), 0.0, None
     origin = {"network": context.name_of(network), "network_sha256": loaded.meta["sha256"]}
-    with Recording(folder, metadata=origin) as recording:
+    with SteeringRecord(folder, metadata=origin) as recording:
         for step in run:
             recording.add(step)
             losses.append(step.loss)

@@ -1,28 +1,42 @@
-"""Statistics of W and coordinates in which one step means the same in every direction."""
+"""Sampling W: mapping, statistics, whitened coordinates, and the latents that runs start from."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-#: Of the files that hold latents.
-LATENT_FORMAT = "sg3-latent"
+from sg3.generate import class_label
+from sg3.networks.generator import MappedGenerator
+
 STATISTICS_SAMPLES = 10_000
-#: Components with less than this share of the largest variance are rounding, not directions.
+#: Components below this fraction of the largest variance are rounding errors, not directions.
 SMALLEST_VARIANCE = 1e-6
+#: Latents that are mapped at once.
+MAPPING_BATCH = 2048
+#: Scale of the optimised input transform of a StyleGAN3: one unit translates the image by this
+#: fraction of its larger side or rotates it by this angle in radians. That is about how much poses
+#: vary, just as one unit of a latent is one standard deviation of W.
+MOVE = 0.05
 
 _cache: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """Of W: `mean` and `std` `[w_dim]`, principal `components` `[K, w_dim]` (orthonormal rows,
-    largest first) and their `variances` `[K]`."""
+    """Statistics of W.
+
+    Attributes:
+        mean: `[w_dim]`.
+        std: standard deviation of each element, `[w_dim]`.
+        components: principal components, orthonormal rows `[K, w_dim]`, largest variance first.
+        variances: their variances, `[K]`.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -30,26 +44,33 @@ class LatentStatistics:
     variances: torch.Tensor
 
     def whiten(self, ws: torch.Tensor) -> torch.Tensor:
-        """`ws` `[..., w_dim]` → coordinates `[..., K]` with unit variance over W."""
+        """Map `ws` `[..., w_dim]` to coordinates `[..., K]` with unit variance over W."""
         return (ws - self.mean) @ self.components.T / self.variances.sqrt()
 
     def sigma(self, ws: torch.Tensor) -> torch.Tensor:
         """Distance of `ws` `[N, num_ws, w_dim]` from the mean, in standard deviations `[N]`.
 
-        The root mean square of the whitened coordinates: the Mahalanobis distance in the span of
-        the components over √K. Samples of W lie near 1, the mean at 0.
+        The root mean square of the whitened coordinates, which is the Mahalanobis distance in the
+        span of the components divided by √K: about 1 for samples of W, 0 for the mean.
         """
         return self.whiten(ws).square().mean(dim=(1, 2)).sqrt()
 
 
 @torch.no_grad()
 def latent_statistics(
-    G: nn.Module, components: int = 48, class_index: int | None = None
+    G: MappedGenerator, components: int = 48, class_index: int | None = None
 ) -> LatentStatistics:
-    """Statistics of W from 10 000 latents, psi 1 (REFERENCE.md §8.1), with at most `components` axes.
+    """Statistics of W from 10,000 latents at psi 1 (REFERENCE.md §8.1).
 
-    Computed once per network and label and kept as long as the network lives; computed anew
-    when the weights of its mapping change. Raises ValueError for `components` < 1.
+    Cached per network and class as long as the network lives, and recomputed when the weights of
+    its mapping change.
+
+    Args:
+        G: the generator.
+        components: number of principal components, at most w_dim.
+        class_index: class of a conditional network.
+
+    Raises ValueError if `components` is below 1.
     """
     if components < 1:
         raise ValueError(f"components: got {components}, expected at least 1")
@@ -72,40 +93,100 @@ def latent_statistics(
 
 @torch.no_grad()
 def map_latents(
-    G: nn.Module, z: torch.Tensor, class_index: int | None = None, truncation_psi: float = 1
+    G: MappedGenerator, z: torch.Tensor, class_index: int | None = None, truncation_psi: float = 1
 ) -> torch.Tensor:
-    """`z` `[N, z_dim]` → ws `[N, num_ws, w_dim]`, in chunks that a small machine can hold.
+    """Map `z` `[N, z_dim]` to ws `[N, num_ws, w_dim]`, in batches.
 
-    Raises ValueError when the network needs a class and gets none, or the other way round.
+    Args:
+        G: the generator.
+        z: samples of a standard normal distribution.
+        class_index: class of a conditional network.
+        truncation_psi: 1 does not truncate, 0 returns the mean of W.
+
+    Raises ValueError if a conditional network gets no class or an unconditional one gets one.
     """
-    c_dim = G.c_dim
-    if c_dim and (class_index is None or not 0 <= class_index < c_dim):
-        raise ValueError(f"class: got {class_index}, expected 0 … {c_dim - 1} for this network")
-    if not c_dim and class_index is not None:
-        raise ValueError(f"class: got {class_index}, but this network has no classes; leave it out")
+    label = class_label(G, class_index)
     device = next(G.mapping.parameters()).device
-    parts = []
-    for part in z.to(device, torch.float32).split(2048):
-        c = torch.zeros([len(part), c_dim], device=device)
-        if c_dim:
-            c[:, class_index] = 1
-        parts.append(G.mapping(part, c, truncation_psi=truncation_psi))
+    parts = [
+        G.mapping(
+            part,
+            None if label is None else label.repeat(len(part), 1),
+            truncation_psi=truncation_psi,
+        )
+        for part in z.to(device, torch.float32).split(MAPPING_BATCH)
+    ]
     return torch.cat(parts)
 
 
 def seed_latents(seed: int, count: int, z_dim: int) -> torch.Tensor:
-    """`z` `[count, z_dim]` of a seed; the first row is what `sg3 generate` draws for that seed."""
+    """`z` `[count, z_dim]` drawn with a seed; the first row is that of `sg3 generate`."""
     return torch.from_numpy(np.random.RandomState(seed).randn(count, z_dim))
 
 
-class LatentSpace:
-    """Coordinates around a start: `ws = base + coordinates @ directions`.
+class StartSettings(Protocol):
+    """The settings that decide where a run starts (`SteerConfig`, `ProjectConfig`)."""
 
-    `basis="pca"` moves along the principal components of W only, each scaled to unit variance;
-    `basis="std"` moves every number of w, each scaled by its standard deviation (REFERENCE.md §8.1).
-    `per_layer` gives each of the `num_ws` rows coordinates of its own (W+). Whatever of the start
-    lies outside the span stays in `base`, so the start itself is met exactly. With `rows` the
-    others stay where they start.
+    @property
+    def start(self) -> str:
+        """One of "best", "seed", "mean"."""
+
+    @property
+    def truncation(self) -> float:
+        """Truncation psi of seeds and candidates."""
+
+    @property
+    def class_index(self) -> int | None:
+        """Class of a conditional network."""
+
+
+def truncated_latents(
+    G: MappedGenerator, z: torch.Tensor, mean: torch.Tensor, config: StartSettings
+) -> torch.Tensor:
+    """Map `z` `[N, z_dim]` to ws `[N, num_ws, w_dim]`, truncated towards `mean` `[w_dim]`.
+
+    `mean` is that of `latent_statistics`: unlike the network's own average `w_avg` it is the mean
+    of the requested class.
+    """
+    return mean.lerp(map_latents(G, z, config.class_index), config.truncation)
+
+
+def starting_latents(
+    G: MappedGenerator,
+    mean: torch.Tensor,
+    seeds: Sequence[int],
+    config: StartSettings,
+    search: Callable[[], torch.Tensor],
+) -> torch.Tensor:
+    """Latents `[B, num_ws, w_dim]` that a run starts from.
+
+    Args:
+        G: the generator.
+        mean: mean of W, `[w_dim]`.
+        seeds: one per run.
+        config: what to start from.
+        search: finds the best latents if `config.start` is "best".
+    """
+    if config.start == "mean":
+        return mean.expand(len(seeds), G.num_ws, -1).clone()
+    if config.start == "seed":
+        z = torch.cat([seed_latents(seed, 1, G.z_dim) for seed in seeds])
+        return truncated_latents(G, z, mean, config)
+    return search()
+
+
+class LatentSpace:
+    """Whitened coordinates around a start: `ws = base + coordinates @ directions`.
+
+    What of the start lies outside the span of the directions stays in `base`, so the coordinates
+    `start` decode to exactly the start.
+
+    Args:
+        statistics: of W.
+        start: ws `[B, num_ws, w_dim]`.
+        basis: "pca" moves along the principal components of W, each scaled to unit variance; "std"
+            moves every element of w, scaled by its standard deviation (REFERENCE.md §8.1).
+        per_layer: coordinates for each row of ws (W+) instead of one set for all rows.
+        rows: the rows that move; the others stay where they start. None for all.
     """
 
     def __init__(
@@ -124,22 +205,22 @@ class LatentSpace:
             self.directions = statistics.components * scale[:, None]  # [D, w_dim]
             places = statistics.whiten(start)
         else:
-            # A dead number of w keeps its value instead of blowing up the division.
+            # An element of w that never varies keeps its value instead of dividing by zero.
             scale = statistics.std.clamp_min(1e-8)
             self.directions = torch.diag(scale)
             places = (start - statistics.mean) / scale
         self.fixed = start
         places = places[:, self.rows]
-        # In W all rows share their coordinates; what the start has beyond that is base, too.
+        # In W all rows share their coordinates; deviations of the start's rows go into base.
         self.start = places if per_layer else places.mean(dim=1, keepdim=True)  # [B, 1 or R, D]
         self.base = start[:, self.rows] - self.start @ self.directions  # [B, R, w_dim]
 
     def moving(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """`coordinates` `[B, 1 or R, D]` → the rows of ws that move, `[B, R, w_dim]`."""
+        """Decode `coordinates` `[B, 1 or R, D]` to the rows that move, `[B, R, w_dim]`."""
         return self.base + coordinates @ self.directions
 
     def decode(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """`coordinates` `[B, 1 or R, D]`, R the rows that move → ws `[B, num_ws, w_dim]`."""
+        """Decode `coordinates` `[B, 1 or R, D]` to ws `[B, num_ws, w_dim]`."""
         moving = self.moving(coordinates)
         if len(self.rows) == self.num_ws:
             return moving
@@ -147,17 +228,20 @@ class LatentSpace:
         return self.fixed.index_copy(1, index, moving)
 
     def square(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """Of the rows that move: mean squared whitened coordinate, `[B]`."""
+        """Mean squared whitened coordinate of the rows that move, `[B]`."""
         return self.statistics.whiten(self.moving(coordinates)).square().mean(dim=(1, 2))
 
     @torch.no_grad()
     def bound_(self, coordinates: torch.Tensor, max_sigma: float | torch.Tensor) -> None:
-        """Pull `coordinates`, in place, back to where the root of `square` is at most `max_sigma`
-        (a number or `[B]`; 0 for no bound)."""
+        """Shrink `coordinates` in place until the root of `square` is at most `max_sigma`.
+
+        `max_sigma` is a number or `[B]`; 0 = no limit.
+        """
         limit = torch.as_tensor(max_sigma, dtype=coordinates.dtype, device=coordinates.device)
         if not limit.any():
             return
-        # `base` need not be at the mean, so shrinking once may fall short; three times do not.
+        # base may lie away from the mean, so shrinking the coordinates once can fall short of the
+        # limit; three times is enough.
         for _ in range(3):
             factor = (limit / self.square(coordinates).sqrt().clamp_min(1e-12)).clamp_max(1)
             coordinates.mul_(factor[:, None, None])

@@ -1,4 +1,4 @@
-"""Regions of a picture: a box, or a picture that is white where it counts."""
+"""Regions of an image: boxes, and images that are white inside."""
 
 from __future__ import annotations
 
@@ -17,11 +17,21 @@ Region = str | os.PathLike | Box | Image.Image | torch.Tensor
 
 
 def load_region(region: Region, height: int, width: int) -> torch.Tensor:
-    """`[1, 1, height, width]` in [0, 1], 1 inside the region.
+    """Load a region as a mask `[1, 1, height, width]` in [0, 1], 1 inside.
 
-    `region` is a box (x0, y0, x1, y1) in pixels, x1 and y1 not included, or as text "8,8,40,24";
-    a picture (white inside; grey in part) or its file; or a tensor `[height, width]`. Raises
-    UserError for another size, a box outside the picture, or a region without any pixel.
+    Args:
+        region: a box (x0, y0, x1, y1) in pixels, where x1 and y1 are exclusive, or the same as
+            text: "8,8,40,24"; an image or its file, white inside (grey counts in part); or a
+            tensor `[height, width]`.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+
+    Raises ValueError for another size, a box outside the image, or an empty region.
+
+    Example:
+        >>> import guidance
+        >>> float(guidance.load_region("8,8,40,24", height=64, width=64).sum())
+        512.0
     """
     if isinstance(region, str):
         region = parse_box(region) or Path(region)
@@ -30,21 +40,24 @@ def load_region(region: Region, height: int, width: int) -> torch.Tensor:
     elif isinstance(region, torch.Tensor):
         mask = region.float()
     else:
-        mask = _picture_mask(region)
+        mask = _image_mask(region)
     if mask.ndim != 2 or tuple(mask.shape) != (height, width):
         got = "x".join(map(str, reversed(mask.shape)))
         raise UserError(f"region: got a mask of {got} pixels, expected {width}x{height}")
     if not mask.isfinite().all() or mask.min() < 0 or mask.max() > 1:
         raise UserError("region: got values outside 0 … 1, expected a mask")
     if not (mask > 0).any():
-        raise UserError("region: got an empty mask, expected white where the picture may change")
+        raise UserError("region: got an empty mask, expected white where the image may change")
     return mask[None, None]
 
 
 def parse_box(text: str) -> Box | None:
-    """`"8,8,40,24"` → (8, 8, 40, 24); None for what is no four numbers."""
+    """`"8,8,40,24"` → (8, 8, 40, 24); None unless the text has four integers."""
     match = re.fullmatch(r"\s*(-?\d+)\s*" + r",\s*(-?\d+)\s*" * 3, text)
-    return tuple(map(int, match.groups())) if match else None
+    if not match:
+        return None
+    x0, y0, x1, y1 = map(int, match.groups())
+    return x0, y0, x1, y1
 
 
 def _box_mask(box: Box, height: int, width: int) -> torch.Tensor:
@@ -59,16 +72,16 @@ def _box_mask(box: Box, height: int, width: int) -> torch.Tensor:
     return mask
 
 
-def _picture_mask(region: str | os.PathLike | Image.Image) -> torch.Tensor:
+def _image_mask(region: str | os.PathLike | Image.Image) -> torch.Tensor:
     if isinstance(region, Image.Image):
-        picture = region
+        image = region
     else:
         try:
             with Image.open(region) as opened:
-                picture = opened.copy()
+                image = opened.copy()
         except (OSError, ValueError, SyntaxError) as error:
-            reason = getattr(error, "strerror", None) or "no picture that can be read"
+            reason = getattr(error, "strerror", None) or "not a readable image"
             raise UserError(
-                f"region: {region}: {reason}; expected a box x0,y0,x1,y1 or a picture, white inside"
+                f"region: {region}: {reason}; expected a box x0,y0,x1,y1 or an image, white inside"
             ) from None
-    return torch.from_numpy(np.asarray(picture.convert("L"), dtype=np.float32) / 255)
+    return torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32) / 255)

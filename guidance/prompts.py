@@ -1,4 +1,4 @@
-"""Texts and pictures with weights."""
+"""Prompts: texts and images with weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from sg3.data.photos import read_photo
 from sg3.data.transforms import to_mode
 from sg3.errors import UserError
 
@@ -18,23 +19,28 @@ WEIGHT = re.compile(r"^(.*):\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$", re.DOTALL)
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text, or a picture (of which `text` is the name), and how strongly it pulls; a negative
-    weight pushes away."""
+    """A text or an image with a weight.
+
+    Attributes:
+        text: the text, or the name of the image.
+        weight: relative weight; a negative one pushes away.
+        image: the image of an image prompt.
+    """
 
     text: str
     weight: float = 1.0
     image: Image.Image | None = field(default=None, repr=False, hash=False)
 
 
-#: What stands for prompts: a text, a picture's path (as a `Path`) or the picture, a `Prompt`.
+#: What can be given as a prompt: a text, the path of an image (as a `Path`), an image, a `Prompt`.
 PromptLike = str | os.PathLike | Image.Image | Prompt
 
 
 def parse_prompt(text: str) -> tuple[Prompt, ...]:
-    """`"red hair:1.5 | a hat | beard:-0.5"` → prompts with their weights (1 when not given).
+    """Parse `"red hair:1.5 | a hat | beard:-0.5"` into prompts; the default weight is 1.
 
-    A number after the last colon is the weight; a text that itself ends so ("at 10:30") takes
-    an explicit one ("at 10:30:1"). Raises ValueError for an empty text or a weight of zero.
+    A number after the last colon is the weight. A text that itself ends in one ("at 10:30") needs
+    an explicit weight ("at 10:30:1"). Raises ValueError for an empty text or a weight of 0.
     """
     prompts = []
     for part in text.split("|"):
@@ -49,24 +55,22 @@ def parse_prompt(text: str) -> tuple[Prompt, ...]:
     return tuple(prompts)
 
 
-def image_prompt(picture: str | os.PathLike | Image.Image, weight: float = 1.0) -> Prompt:
-    """A picture, or the file of one, that pulls like a text.
+def image_prompt(image: str | os.PathLike | Image.Image, weight: float = 1.0) -> Prompt:
+    """A prompt from an image or an image file of any mode and orientation.
 
-    Files of any mode and orientation. Raises UserError for a file that is no picture.
+    Raises ValueError for a weight of 0, or a file that is not an image.
     """
     if weight == 0:
         raise UserError("image: the weight is 0, expected another number")
-    if isinstance(picture, Image.Image):
-        return Prompt("a picture", weight, to_mode(picture, "RGB"))
-    from sg3.data.photos import read_photo  # reads what cameras write, orientation too
-
-    return Prompt(Path(picture).name, weight, to_mode(read_photo(picture), "RGB"))
+    if isinstance(image, Image.Image):
+        return Prompt("an image", weight, to_mode(image, "RGB"))
+    return Prompt(Path(image).name, weight, to_mode(read_photo(image), "RGB"))
 
 
 def parse_image(text: str) -> Prompt:
-    """`"photo.jpg:0.5"` → a picture with its weight; which files exist decides on the colon.
+    """Parse `"photo.jpg:0.5"` into an image prompt; an existing file's name may contain a colon.
 
-    Raises UserError where there is no such file, or it is no picture.
+    Raises ValueError for a missing file, or one that is not an image.
     """
     match = WEIGHT.match(text)
     if match and not Path(text).is_file():
@@ -75,7 +79,7 @@ def parse_image(text: str) -> Prompt:
 
 
 def parse_prompts(prompts: PromptLike | Iterable[PromptLike]) -> tuple[Prompt, ...]:
-    """One prompt or several, all pulling the same picture → `Prompt`s. Raises as `parse_prompt`."""
+    """Parse one or several prompts of one image. Raises ValueError as `parse_prompt` does."""
     if isinstance(prompts, PromptLike):
         prompts = [prompts]
     found: list[Prompt] = []

@@ -1,4 +1,4 @@
-"""Sentences into which a name is put, so that an embedding does not hang on one wording."""
+"""Sentences to average text embeddings over, so that they do not depend on one wording."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def _imagenet() -> tuple[str, ...]:
     return (*sentences, "a photo of my {}.", "a photo of one {}.", "itap of my {}.")
 
 
-#: "imagenet": the 79 that StyleGAN-NADA averages, from CLIP's ImageNet prompts (REFERENCE.md §8.6).
+#: "imagenet": the 79 of CLIP's ImageNet prompts that StyleGAN-NADA uses (REFERENCE.md §8.6).
 TEMPLATES = {
     "imagenet": _imagenet(),
     "mini": ("{}", "a {}", "the {}", "a picture of a {}", "a face of a {}"),
     "plain": ("{}",),
 }
 
-#: Views of a part, for the patch term.
+#: Parts of an object, for the patch term of adaptation.
 PARTS = (
     "the eyes of a {}.", "the left eye of a {}.", "the nose of a {}.", "the mouth of a {}.",
     "the teeth of a {}.", "the ears of a {}.", "the hair of a {}.", "the skin of a {}.",
@@ -46,9 +46,9 @@ PARTS = (
 
 
 def templates_of(choice: str | Sequence[str]) -> tuple[str, ...]:
-    """The sentences of a name in `TEMPLATES`, or those given, each with one `{}`.
+    """Sentences by their name in `TEMPLATES`, or the given ones.
 
-    Raises UserError for an unknown name or a sentence without a place for the name.
+    Raises ValueError for an unknown name, or a sentence without exactly one `{}`.
     """
     if isinstance(choice, str):
         if choice not in TEMPLATES:
@@ -62,5 +62,5 @@ def templates_of(choice: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def filled(templates: Sequence[str], name: str) -> list[str]:
-    """`templates` with `name` in its place."""
+    """`templates` with `name` in place of `{}`."""
     return [sentence.replace("{}", name) for sentence in templates]

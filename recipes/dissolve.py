@@ -66,7 +66,7 @@ def main(
     """Run the command."""
     import sg3
     from guidance.steering.dissolve import dissolve
-    from guidance.steering.record import Recording
+    from guidance.steering.record import SteeringRecord
 
     check_folder(outdir)
     G = sg3.load(network, device=resolve_device(device)).G_ema
@@ -81,7 +81,7 @@ def main(
         seed=seed,
     )
     folder = prepare_folder(outdir)
-    with Recording(folder, folder / "dissolve.mp4", {"network": network}, G) as recording:
+    with SteeringRecord(folder, folder / "dissolve.mp4", {"network": network}, G) as recording:
         for (step,) in run:
             recording.add(step)
     for path in recording.paths:

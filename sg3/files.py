@@ -72,6 +72,25 @@ def write_tensors(
             raise OSError(errno.EIO, reason, str(path)) from error
 
 
+def read_tensors(
+    path: str | os.PathLike, kind: str = "file"
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read the tensors and metadata of a safetensors file, on the CPU.
+
+    Raises ValueError for a missing or damaged file; `kind` names it in the message.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            tensors = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError(f"{kind} {path}: no such file") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{kind} {path}: damaged or not a safetensors file ({error})") from None
+
+
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor where torch would put it; a copy if it lies where a file or numpy put it.
 

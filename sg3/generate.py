@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from sg3.errors import UserError
-from sg3.files import aligned
 from sg3.media import to_uint8
 from sg3.networks.style_space import added_styles
 
 NOISE_MODES = ("const", "random", "none")
-#: In files of latents: what is added to the styles of a layer; and the ws of latents with such
-#: styles, under a name of its own so that nobody leaves the styles out unknowingly.
-STYLE, UNEDITED = "styles.", "ws_before_styles"
 
 
 @dataclass(frozen=True)
@@ -86,54 +80,6 @@ def generate_from_latents(
             with added_styles(G, own):
                 image = _render(G, one, noise_mode, i)
             yield Generated(f"latent{i:04d}", image, one)
-
-
-def load_latents(path: str | os.PathLike, network_sha256: str | None = None) -> torch.Tensor:
-    """`load_styled_latents` for those who take ws alone. Raises UserError for latents with styles,
-    too."""
-    ws, styles = load_styled_latents(path, network_sha256)
-    if styles:
-        raise UserError(
-            f"{path}: holds no tensor 'ws' alone but styles beside it; sg3 generate and sg3 edit "
-            "take those"
-        )
-    return ws
-
-
-def load_styled_latents(
-    path: str | os.PathLike, network_sha256: str | None = None
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Latents of a safetensors file: ws [N, num_ws, w_dim], and what is added to the styles of
-    layers, [N or 1, channels] by name.
-
-    Raises UserError for any other file, and for latents that name another network than that of the
-    file hash `network_sha256`; files that name no network are taken.
-    """
-    try:
-        with safe_open(os.fspath(path), framework="pt") as file:
-            tensors = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged or no safetensors file: {error}") from None
-    ws = tensors.get("ws", tensors.get(UNEDITED))
-    if ws is None:
-        raise UserError(f"{path}: holds no tensor 'ws', only {', '.join(tensors)[:80]}")
-    check_origin(path, metadata, network_sha256)
-    styles = {k.removeprefix(STYLE): t for k, t in tensors.items() if k.startswith(STYLE)}
-    return ws[None] if ws.ndim == 2 else ws, styles
-
-
-def check_origin(
-    path: str | os.PathLike, metadata: Mapping[str, str], network_sha256: str | None
-) -> None:
-    """Raise UserError if the `metadata` of a latent name another network than this file hash."""
-    theirs = metadata.get("network_sha256")
-    if theirs and network_sha256 and theirs != network_sha256:
-        name = metadata.get("network", "another network")[:80]
-        raise UserError(
-            f"latent {path}: made with {name!r} ({theirs[:12]}), this network is "
-            f"{network_sha256[:12]}; give that one as --network"
-        )
 
 
 def class_label(G: nn.Module, class_index: int | None) -> torch.Tensor | None:

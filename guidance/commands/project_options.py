@@ -6,22 +6,25 @@ import math
 
 import click
 
+from guidance.inversion.config import ProjectConfig, TuneConfig
 from sg3.cli.options import (
     ParsedType,
+    config_option,
     debug_option,
     delta_option,
     device_option,
     network_option,
+    option,
     seed_option,
 )
 from sg3.errors import UserError
 
-COUNT = click.IntRange(0)
-WEIGHT = click.FloatRange(min=0)
+#: Prefix of the parameters that are fields of `TuneConfig`.
+TUNE = "tune__"
 
 
 def parse_crop(text: str) -> str | tuple[float, ...]:
-    """`auto`, `centre`, or `"X,Y,SIZE[,DEG]"` → numbers. Raises UserError otherwise."""
+    """`auto`, `centre`, or the numbers of `"X,Y,SIZE[,DEG]"`. Raises ValueError otherwise."""
     if text in ("auto", "centre"):
         return text
     try:
@@ -33,84 +36,88 @@ def parse_crop(text: str) -> str | tuple[float, ...]:
     return numbers
 
 
-WHAT = [
+INPUT = [
     network_option,
     delta_option,
-    click.option(
+    option(
         "--crop",
         type=ParsedType("crop", parse_crop),
         metavar="auto|centre|X,Y,SIZE[,DEG]",
-        help="Where in the photo to look: where it resembles the network's pictures most, the "
-        "central part, or there (centre, larger side and angle, in pixels of the photo).  "
-        "[default: auto, or that of --latent]",
+        unset="auto, or that of --latent",
+        help="Part of the photo to project. auto: the part that resembles the network's images "
+        "most; centre: the largest central part; or centre, larger side and rotation in pixels "
+        "of the photo.",
     ),
-    click.option(
+    option(
         "--latent",
         type=click.Path(),
         metavar="FILE",
-        help="Go on from the latent of an earlier run; give its delta as --delta.",
+        unset="that of --start",
+        help="Latent of an earlier run to continue from; give its delta as --delta.",
     ),
-    click.option(
+    option(
         "--transform/--no-transform",
         default=None,
-        help="Let the input transform move and turn the picture.  [default: on StyleGAN3 in w]",
+        unset="on for StyleGAN3 in space w",
+        help="Optimise the input transform of a StyleGAN3 too.",
     ),
-    click.option("--class", "class_index", type=int, help="Class of a conditional network."),
+    config_option(ProjectConfig, "class_index", "--class"),
 ]
-HOW = [
-    click.option("--steps", type=COUNT, help="Of the projection."),
-    click.option("--space", type=click.Choice(["w", "w+"]), help="One latent, or one per layer."),
-    click.option(
-        "--start",
-        type=click.Choice(["best", "seed", "mean"]),
-        help="The nearest of the candidates, the picture of the seed, or the mean.",
-    ),
-    click.option("--candidates", type=click.IntRange(1), help="How many to choose the start from."),
-    click.option("--lr", type=WEIGHT, help="Learning rate, in standard deviations of W."),
-    click.option("--exploration", type=WEIGHT, help="Random steps at first, in the same."),
-    click.option("--pixels", type=WEIGHT, help="Weight of pixels beside the distance."),
-    click.option("--prior", type=WEIGHT, help="Pull towards the mean of W."),
-    click.option("--spread", type=WEIGHT, help="Of w+: pull of its rows towards each other."),
-    click.option(
+PROJECTION = [
+    config_option(ProjectConfig, "steps"),
+    config_option(ProjectConfig, "space"),
+    config_option(ProjectConfig, "start"),
+    config_option(ProjectConfig, "candidates"),
+    config_option(ProjectConfig, "lr"),
+    config_option(ProjectConfig, "exploration"),
+    config_option(ProjectConfig, "pixels"),
+    config_option(ProjectConfig, "prior"),
+    config_option(ProjectConfig, "spread"),
+    option(
         "--distance",
         default="auto",
         type=click.Choice(["auto", "lpips", "scales"]),
-        show_default=True,
-        help="lpips needs weights, scales none; auto is lpips where they are at hand.",
+        help="Perceptual distance. lpips needs weights, scales does not; auto takes lpips if its "
+        "weights are installed.",
     ),
     seed_option,
 ]
 TUNING = [
-    click.option(
+    config_option(
+        TuneConfig,
+        "steps",
         "--tune",
-        "tune__steps",
-        type=COUNT,
+        param=f"{TUNE}steps",
         default=0,
-        show_default=True,
-        help="Steps, at most, in which the network itself learns the photo (PTI).",
+        help="Maximum number of steps that fine-tune the network itself to the photo (PTI); "
+        "0 = off.",
     ),
-    click.option("--tune-lr", "tune__lr", type=WEIGHT, help="Learning rate of its weights."),
-    click.option("--tune-stop", "tune__stop", type=WEIGHT, help="Distance that is enough."),
-    click.option(
-        "--locality", "tune__locality", type=WEIGHT, help="Keep the pictures near it: weight."
+    config_option(TuneConfig, "lr", "--tune-lr", param=f"{TUNE}lr"),
+    config_option(TuneConfig, "stop", "--tune-stop", param=f"{TUNE}stop"),
+    config_option(TuneConfig, "locality", param=f"{TUNE}locality"),
+    option(
+        "--rank",
+        type=click.IntRange(1),
+        unset="full",
+        help="Rank of the delta; a lower one makes it smaller and less exact.",
     ),
-    click.option("--rank", type=click.IntRange(1), help="Of the delta: smaller, less exact."),
 ]
 OUTPUT = [
-    click.option(
+    option(
         "--outdir",
         type=click.Path(file_okay=False),
         metavar="DIR",
-        help="Where to write; made if missing.  [default: out/project-PHOTO]",
+        unset="out/project-PHOTO",
+        help="Output folder; created if missing.",
     ),
-    click.option("--video/--no-video", default=True, show_default=True, help="Write project.mp4."),
+    option("--video/--no-video", default=True, help="Write project.mp4."),
     device_option,
     debug_option,
 ]
 
 
 def project_options(function):
-    """All of them, in the order in which --help shows them."""
-    for option in reversed([*WHAT, *HOW, *TUNING, *OUTPUT]):
-        function = option(function)
+    """Decorator with all options, in the order of --help."""
+    for add in reversed([*INPUT, *PROJECTION, *TUNING, *OUTPUT]):
+        function = add(function)
     return function

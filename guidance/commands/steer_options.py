@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import click
 
-from guidance.commands.edit_options import parse_templates
+from guidance.augment import AUGMENTS, Augment
+from guidance.commands.common import templates_option
+from guidance.steering.config import SteerConfig
 from sg3.cli.options import (
     ParsedType,
+    config_option,
     debug_option,
     delta_option,
     device_option,
     network_option,
+    option,
     precision_option,
     seed_option,
 )
 from sg3.errors import UserError
 
-WEIGHT = click.FloatRange(min=0)
-SHARE = click.FloatRange(min=0, max=1)
+FRACTION = click.FloatRange(min=0, max=1)
 
 
 def parse_times(text: str) -> tuple[int, ...]:
-    """`"0,40,100"` → (0, 40, 100). Raises UserError otherwise."""
+    """`"0,40,100"` → (0, 40, 100). Raises ValueError otherwise."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -29,7 +32,7 @@ def parse_times(text: str) -> tuple[int, ...]:
 
 
 def parse_video(text: str) -> str:
-    """A file's name. Raises UserError for what looks like a prompt that stands behind the flag."""
+    """A file name. Raises ValueError for one without .mp4: probably a prompt after the flag."""
     if text and not text.lower().endswith(".mp4"):
         raise UserError(
             f"video: got {text!r}, expected a name ending in .mp4; texts come before --video"
@@ -37,154 +40,165 @@ def parse_video(text: str) -> str:
     return text
 
 
-WHAT = [
-    click.option(
+def _augment(name: str, unset: str = "that of --augment"):
+    return config_option(Augment, name, default=None, unset=unset)
+
+
+INPUT = [
+    option(
         "--image",
         "images",
         multiple=True,
         metavar="FILE[:WEIGHT]",
-        help="A picture that pulls like a text.",
+        help="Image that works like a text; can be repeated.",
     ),
     network_option,
     delta_option,
-    click.option(
+    option(
         "--clip",
         "clips",
         multiple=True,
         default=["mini"],
-        show_default=True,
         metavar="MODEL[/TAG|/FILE][:WEIGHT]",
-        help="mini, mini-smooth, any open_clip model (SigLIP too); several together.",
+        help="Encoder: mini, mini-smooth or any open_clip model (SigLIP too); can be repeated.",
     ),
-    click.option(
-        "--templates",
-        type=ParsedType("templates", parse_templates),
-        metavar="plain|mini|imagenet|FILE",
-        help="Sentences around each text, to average over.  [default: plain]",
-    ),
-    click.option("--steps", type=click.IntRange(0), default=60, show_default=True),
+    templates_option,
+    config_option(SteerConfig, "steps"),
     seed_option,
-    click.option(
+    option(
         "--variants",
         type=click.IntRange(1),
         default=1,
-        help="So many results side by side, from this seed on.",
+        help="Number of variants, seeds SEED…SEED+N−1.",
     ),
-    click.option("--class", "class_index", type=int, help="Class of a conditional network."),
+    config_option(SteerConfig, "class_index", "--class"),
 ]
 START = [
-    click.option(
-        "--start",
-        type=click.Choice(["best", "seed", "mean"]),
-        help="Best of the candidates, the seed's own picture, or the mean.",
+    config_option(SteerConfig, "start"),
+    option(
+        "--latent",
+        metavar="FILE",
+        unset="that of --start",
+        help="Latent of sg3 steer, project or edit to start from.",
     ),
-    click.option("--latent", metavar="FILE", help="Start from a latent of steer, project or edit."),
-    click.option("--candidates", type=click.IntRange(1), help="How many to choose the start from."),
-    click.option(
-        "--generations", type=click.IntRange(0), help="How often to cross the best of them."
-    ),
-    click.option("--trunc", "truncation", type=float, help="Truncation psi of the start."),
+    config_option(SteerConfig, "candidates"),
+    config_option(SteerConfig, "generations"),
+    config_option(SteerConfig, "truncation", "--trunc"),
 ]
-MOVING = [
-    click.option(
-        "--space",
-        type=click.Choice(["w", "w+", "s"]),
-        help="One latent, one per layer, or every channel's style.",
-    ),
-    click.option("--basis", type=click.Choice(["pca", "std"]), help="Coordinates of the latent."),
-    click.option(
+OPTIMISER = [
+    config_option(SteerConfig, "space"),
+    config_option(SteerConfig, "basis"),
+    option(
         "--transform/--no-transform",
         default=None,
-        help="Let the input transform of a StyleGAN3 move freely, or hold it.  [default: it "
-        "follows w]",
+        unset="computed from w as usual",
+        help="Optimise the input transform of a StyleGAN3, or hold it fixed.",
     ),
-    click.option("--layers", metavar="LAYERS", help="Only these move: rows 4-9 or names L4-L9."),
-    click.option("--lr", type=float, help="Learning rate, in standard deviations of W."),
-    click.option("--schedule", type=click.Choice(["ramp", "cosine", "constant"])),
-    click.option("--ema", type=float, help="Share of the old in the average that is shown."),
-    click.option(
-        "--patience", type=click.IntRange(0), help="Stop after so many steps without progress."
-    ),
+    config_option(SteerConfig, "layers", metavar="LAYERS"),
+    config_option(SteerConfig, "lr"),
+    config_option(SteerConfig, "schedule"),
+    config_option(SteerConfig, "ema"),
+    config_option(SteerConfig, "patience"),
 ]
 KEEPING = [
-    click.option(
+    option(
         "--region",
         metavar="X0,Y0,X1,Y1|FILE",
-        help="Judge only this part (a box, or a picture, white inside) and hold the rest.",
+        unset="the whole image",
+        help="Compare only this part with the prompts and preserve the rest: a box in pixels, or "
+        "an image that is white inside.",
     ),
-    click.option("--outside", type=WEIGHT, help="How much the rest is held."),
-    click.option("--keep", type=WEIGHT, help="Pull towards the start: the rest stays."),
-    click.option("--look", type=WEIGHT, help="Pull towards how the start looks (LPIPS)."),
-    click.option("--look-distance", type=click.Choice(["auto", "lpips", "scales"])),
-    click.option("--identity", type=WEIGHT, help="Pull towards who the start shows."),
-    click.option(
-        "--identity-encoder",
-        metavar="FILE|MODEL",
-        help="A TorchScript face encoder, or an image-text model.",
-    ),
-    click.option("--prior", type=WEIGHT, help="Pull towards the mean of W."),
-    click.option("--max-sigma", type=float, help="Largest distance from the mean of W; 0: none."),
+    config_option(SteerConfig, "outside"),
+    config_option(SteerConfig, "keep"),
+    config_option(SteerConfig, "perceptual"),
+    config_option(SteerConfig, "perceptual_distance"),
+    config_option(SteerConfig, "identity"),
+    config_option(SteerConfig, "identity_encoder", metavar="FILE|MODEL"),
+    config_option(SteerConfig, "prior"),
+    config_option(SteerConfig, "max_sigma"),
 ]
-JUDGING = [
-    click.option(
-        "--distance",
-        type=click.Choice(["spherical", "cosine", "directional"]),
-        help="Of embeddings; directional compares changes since --source.",
+OBJECTIVE = [
+    config_option(SteerConfig, "distance"),
+    config_option(SteerConfig, "source", metavar="TEXT"),
+    config_option(SteerConfig, "cutouts"),
+    option(
+        "--augment",
+        type=click.Choice(list(AUGMENTS)),
+        default=SteerConfig.augment,
+        help="Augmentation of the views.",
     ),
-    click.option("--source", metavar="TEXT", help="What texts start from, such as 'a face'."),
-    click.option("--cutouts", type=click.IntRange(1), help="Views per step."),
-    click.option("--augment", type=click.Choice(["none", "light", "strong"])),
-    click.option("--perspective", type=SHARE, help="Tilt views by up to this share (0.5)."),
-    click.option("--flip", type=SHARE, help="Mirror this share of the views."),
-    click.option("--jitter", type=SHARE, help="Change their colours by up to this share."),
-    click.option("--noise", type=SHARE, help="Add noise of this deviation."),
+    _augment("perspective", unset="0"),
+    _augment("flip", unset="0"),
+    option(
+        "--jitter",
+        type=FRACTION,
+        unset="that of --augment",
+        help="Colour jitter of the views.",
+    ),
+    _augment("noise"),
 ]
 DISSOLVE = [
-    click.option(
+    option(
         "--dissolve",
         type=click.IntRange(1),
         metavar="STEPS",
-        help="Go from prompt to prompt, so many steps for each.",
+        unset="off",
+        help="Make a video that goes from prompt to prompt, with this many steps per prompt.",
     ),
-    click.option(
+    option(
         "--times",
         type=ParsedType("times", parse_times),
         metavar="0,T,...",
-        help="Steps at which the prompts take over.",
+        unset="at equal intervals",
+        help="Steps at which the prompts of --dissolve take over.",
     ),
-    click.option("--fade", type=SHARE, default=0.5, help="Share of a section that cross-fades."),
-    click.option(
+    option(
+        "--fade",
+        type=FRACTION,
+        default=0.5,
+        help="Fraction of the shortest section of --dissolve over which prompts cross-fade.",
+    ),
+    option(
         "--motion",
         type=click.Choice(["shift", "circle", "turn", "both"]),
-        help="Move the input of a StyleGAN3 meanwhile.",
+        unset="none",
+        help="Move the frames of --dissolve through the input transform of a StyleGAN3.",
     ),
-    click.option("--amount", type=float, default=0.1, help="How far, in larger sides."),
+    option(
+        "--amount",
+        type=float,
+        default=0.1,
+        help="Extent of --motion, as a fraction of the larger side.",
+    ),
 ]
 OUTPUT = [
-    click.option(
+    option(
         "--outdir",
         type=click.Path(file_okay=False),
         metavar="DIR",
-        help="Where to write; made if missing.  [default: out/steer-PROMPT]",
+        unset="out/steer-PROMPT",
+        help="Output folder; created if missing.",
     ),
-    click.option(
+    option(
         "--video",
         is_flag=False,
         flag_value="",
         default="",
         type=ParsedType("video", parse_video),
         metavar="[FILE.mp4]",
-        help="Where the video goes.  [default: DIR/steer.mp4]",
+        unset="DIR/steer.mp4",
+        help="Video file.",
     ),
-    click.option("--no-video", is_flag=True, help="Write none."),
-    click.option("--resume", is_flag=True, help="Go on with what was stopped in DIR."),
-    click.option("--force", is_flag=True, help="Take a latent of another network of its shape."),
+    option("--no-video", is_flag=True, help="Write no video."),
+    option("--resume", is_flag=True, help="Continue the interrupted run in DIR."),
+    option("--force", is_flag=True, help="Accept a latent of another network of the same shape."),
     precision_option,
-    click.option(
+    option(
         "--compile",
         "compiled",
         is_flag=True,
-        help="torch.compile the generator, with CUDA graphs: for many steps on a GPU.",
+        help="Compile the generator with torch.compile and CUDA graphs; pays off for many steps "
+        "on a GPU.",
     ),
     device_option,
     debug_option,
@@ -192,7 +206,7 @@ OUTPUT = [
 
 
 def steer_options(function):
-    """All of them, in the order in which --help shows them."""
-    for option in reversed([*WHAT, *START, *MOVING, *KEEPING, *JUDGING, *DISSOLVE, *OUTPUT]):
-        function = option(function)
+    """Decorator with all options, in the order of --help."""
+    for add in reversed([*INPUT, *START, *OPTIMISER, *KEEPING, *OBJECTIVE, *DISSOLVE, *OUTPUT]):
+        function = add(function)
     return function

@@ -1,4 +1,4 @@
-"""A direction, and what edits along directions make of a latent."""
+"""Directions of latents, and sweeps along them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from guidance.render import pictures_at_once
-from guidance.style_space import replaced_styles, style_layers, styles_of
+from guidance.generator import generator_of
+from guidance.render import EditedLatent
+from guidance.style_space import style_layers
+from sg3.checkpoints import Networks
 from sg3.errors import UserError
+from sg3.media import ImageStep, ImageTensor
+from sg3.networks.generator import MappedGenerator
+from sg3.progress import with_bar
 
-#: Styles count as reached when they are off by no more than this share of their largest number.
-FOLDING_ERROR = 1e-4
+#: A direction, and its alphas at the first and the last point of a sweep.
+Edit = tuple["Direction", float, float]
 
 
 @dataclass(frozen=True)
 class Direction:
-    """One step (alpha 1): `ws` `[num_ws, w_dim]` is added to a latent, `styles` `[channels]` by the
-    name of their layer to what the affine layers make of it; either may be missing."""
+    """A direction in W and in style space.
+
+    Attributes:
+        name: what the direction changes.
+        ws: what alpha 1 adds to a latent, `[num_ws, w_dim]`; None for nothing.
+        styles: what alpha 1 adds to the styles, `[channels]` by layer.
+        info: JSON-able facts, such as the number of channels or the accuracy on held-out labels.
+    """
 
     name: str
     ws: torch.Tensor | None = None
     styles: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    #: What is known of it, JSON-able: how many channels, how well labels are told apart, …
     info: Mapping[str, Any] = field(default_factory=dict)
 
-    def on_rows(self, G: nn.Module, rows: Collection[int]) -> Direction:
-        """This direction in the layers that read these rows of ws, none elsewhere."""
+    def on_rows(self, G: MappedGenerator, rows: Collection[int]) -> Direction:
+        """This direction restricted to the layers that read these rows of ws."""
         kept = {layer.name for layer in style_layers(G) if layer.ws_row in rows}
         styles = {name: style for name, style in self.styles.items() if name in kept}
         ws = self.ws
@@ -39,53 +49,13 @@ class Direction:
         return replace(self, ws=ws, styles=styles)
 
 
-@dataclass(frozen=True)
-class EditedLatent:
-    """`ws` `[N, num_ws, w_dim]` and what is added to its styles, `[N or 1, channels]` by layer."""
-
-    ws: torch.Tensor
-    styles: Mapping[str, torch.Tensor] = field(default_factory=dict)
-
-    @torch.no_grad()
-    def render(self, G: nn.Module, noise_mode: str = "const") -> torch.Tensor:
-        """Pictures `[N, C, H, W]`, float32, nominally in [−1, 1]."""
-        own = styles_of(G, self.ws)
-        changed = {name: own[name] + extra for name, extra in self.styles.items()}
-        pictures = []
-        for first in range(0, len(self.ws), pictures_at_once(G)):
-            part = slice(first, first + pictures_at_once(G))
-            with replaced_styles(G, {name: style[part] for name, style in changed.items()}):
-                pictures.append(G.synthesis(self.ws[part], noise_mode=noise_mode))
-        return torch.cat(pictures)
-
-    @torch.no_grad()
-    def folded(self, G: nn.Module) -> EditedLatent:
-        """The same pictures from `ws` alone, where the network allows it; else itself.
-
-        Each layer of a StyleGAN3 reads a row of its own, so a row can be chosen that gives the
-        styles: w + A⁺·(s' − s), as long as A has full rank. Layers of a StyleGAN2 share rows.
-        """
-        if not self.styles:
-            return self
-        ws, wanted = self.ws.clone(), styles_of(G, self.ws)
-        for layer in style_layers(G):
-            if layer.name in self.styles:
-                wanted[layer.name] = wanted[layer.name] + self.styles[layer.name]
-                weight = layer.module.affine.weight.double() * layer.module.affine.weight_gain
-                step = self.styles[layer.name].double() @ torch.linalg.pinv(weight).T
-                ws[:, layer.ws_row] += step.float()
-        found = styles_of(G, ws)
-        close = all(
-            (found[name] - style).abs().max() <= FOLDING_ERROR * style.abs().max()
-            for name, style in wanted.items()
-        )
-        return EditedLatent(ws) if close else self
-
-
 def apply_directions(
     latent: EditedLatent | torch.Tensor, edits: Sequence[tuple[Direction, float]]
 ) -> EditedLatent:
-    """`latent` (or ws `[N, num_ws, w_dim]`) with Σ alpha · direction added."""
+    """Add Σ alpha · direction to a latent or ws `[N, num_ws, w_dim]`.
+
+    Raises ValueError for a direction of another shape.
+    """
     if isinstance(latent, torch.Tensor):
         latent = EditedLatent(latent)
     ws, styles = latent.ws, dict(latent.styles)
@@ -103,31 +73,65 @@ def apply_directions(
 
 
 @dataclass(frozen=True)
-class EditStep:
-    """One point of a sweep: `alphas` of the edits, `latent`, its pictures `[N, C, H, W]`."""
+class EditStep(ImageStep):
+    """One point of a sweep.
+
+    Attributes:
+        index: number of the point.
+        count: number of points.
+        alphas: strength of each edit.
+        latent: the edited latents.
+        image: their images `[N, C, H, W]`, nominally in [−1, 1].
+    """
 
     index: int
     count: int
     alphas: tuple[float, ...]
     latent: EditedLatent
-    images: torch.Tensor = field(repr=False, compare=False)
+    image: ImageTensor = field(repr=False, compare=False)
 
 
 def sweep(
-    G: nn.Module,
+    network: Networks | nn.Module,
     latent: EditedLatent | torch.Tensor,
-    edits: Sequence[tuple[Direction, float, float]],
+    edits: Sequence[Edit],
     count: int,
+    progress: bool = False,
 ) -> Iterator[EditStep]:
-    """Yield `count` points from the first alpha of every edit (direction, first, last) to its last.
+    """Yield `count` points from the first alpha of every edit to its last.
 
-    All edits move together; one point is the last.
+    All edits change together. A single point is that of the last alphas.
+
+    Args:
+        network: networks of `sg3.load`, or a generator.
+        latent: a latent or ws `[N, num_ws, w_dim]`.
+        edits: (direction, first alpha, last alpha) each.
+        count: number of points.
+        progress: show a progress bar.
+
+    Raises ValueError if `count` is below 1.
+
+    Example:
+        >>> import guidance, sg3
+        >>> G = sg3.load("mini-faces").G_ema
+        >>> ws = guidance.map_latents(G, guidance.seed_latents(3, 1, G.z_dim))
+        >>> smile = guidance.text_direction(
+        ...     guidance.find_relevance(G, "mini"), "mini", "a smiling face", beta=0.2
+        ... )
+        >>> [step.alphas for step in guidance.sweep(G, ws, [(smile, 0, 4)], count=3)]
+        [(0.0,), (2.0,), (4.0,)]
     """
     if count < 1:
         raise ValueError(f"count: got {count}, expected at least 1")
+    return with_bar(_sweep(generator_of(network), latent, edits, count), count, "sweep", progress)
+
+
+def _sweep(
+    G: MappedGenerator, latent: EditedLatent | torch.Tensor, edits: Sequence[Edit], count: int
+) -> Iterator[EditStep]:
     for index in range(count):
-        share = index / (count - 1) if count > 1 else 1.0
-        alphas = tuple((1 - share) * first + share * last for _, first, last in edits)
+        t = index / (count - 1) if count > 1 else 1.0
+        alphas = tuple((1 - t) * first + t * last for _, first, last in edits)
         directions = [direction for direction, _, _ in edits]
         edited = apply_directions(latent, list(zip(directions, alphas, strict=True)))
-        yield EditStep(index, count, alphas, edited, edited.render(G))
+        yield EditStep(index, count, alphas, edited, ImageTensor.of(edited.render(G)))

@@ -1,4 +1,4 @@
-"""Relevance statistics on disk: bundled, found again, or gone on with after an interruption."""
+"""Statistics of style space on disk: bundled, cached, or resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -8,28 +8,34 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from guidance.directions.relevance import Relevance, RelevanceConfig, relevance_steps
-from guidance.encoders import Encoder, EnsembleEncoder
+from guidance.directions.config import RelevanceConfig
+from guidance.directions.relevance import Relevance, relevance_steps
+from guidance.encoders import Encoder, EnsembleEncoder, load_encoder
 from guidance.encoders.open_clip import OpenClipEncoder
+from guidance.generator import generator_of
 from ops_cuda.cache import cache_dir
+from sg3.checkpoints import Networks
 from sg3.checkpoints.delta import weights_hash
 from sg3.files import aligned, prepare_folder, write_tensors
+from sg3.networks.generator import MappedGenerator
+from sg3.progress import with_bar
 
 FORMAT, VERSION = "sg3-relevance", "1"
 TENSORS = ("mean", "std", "sums")
-#: Statistics of mini-faces seen by `mini`: a newcomer's first text takes seconds.
+#: Statistics of mini-faces for the encoder `mini`.
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "relevance-mini-faces.safetensors"
 
 
 def encoder_hash(encoder: Encoder) -> str | None:
-    """SHA-256 of all weights of an encoder and of the shares of an ensemble's members.
+    """SHA-256 of the weights of an encoder, and of the scales of an ensemble.
 
-    None for an encoder of another make, of which only the name is known.
+    None for another kind of encoder, whose weights are not accessible.
     """
     if isinstance(encoder, EnsembleEncoder):
         members = [encoder_hash(member) for member in encoder.members]
@@ -43,13 +49,13 @@ def encoder_hash(encoder: Encoder) -> str | None:
 
 
 def relevance_with_cache(
-    G: nn.Module, encoder: Encoder, config: RelevanceConfig | None = None
+    G: MappedGenerator, encoder: Encoder, config: RelevanceConfig | None = None
 ) -> Iterator[Relevance]:
-    """`relevance_steps`, each kept in our cache folder; yields at least once.
+    """`relevance_steps` with every state kept in the cache folder; yields at least once.
 
-    The file goes by the weights of the network and the encoder and by the settings, so other
-    weights never meet these statistics. An encoder without weights to look at is not cached.
-    Bundled statistics are taken where they fit and are of at least as many latents.
+    Files are named by the hashes of both models' weights and the settings, so statistics are never
+    used with other weights. Bundled statistics are used if they fit and have at least as many
+    latents. Encoders without accessible weights are not cached.
     """
     config = config or RelevanceConfig()
     whose = whose_relevance(G, encoder, config)
@@ -66,21 +72,25 @@ def relevance_with_cache(
         yield step
 
 
-def whose_relevance(G: nn.Module, encoder: Encoder, config: RelevanceConfig) -> dict:
-    """What statistics go by: hashes of both models' weights, and the settings."""
+def whose_relevance(
+    G: MappedGenerator, encoder: Encoder, config: RelevanceConfig
+) -> dict[str, Any]:
+    """The key of statistics: hashes of both models' weights, and the settings."""
     return {"network": weights_hash(G), "encoder": encoder_hash(encoder), **asdict(config)}
 
 
-def cache_file(whose: dict) -> Path:
-    """Where statistics of these weights and settings lie; the file may not exist."""
+def cache_file(whose: dict[str, Any]) -> Path:
+    """Path of the statistics with this key; the file may not exist."""
     digest = hashlib.sha256(json.dumps(whose, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "directions" / f"{digest[:32]}.safetensors"
 
 
-def write_relevance(path: Path, relevance: Relevance, whose: dict, small: bool = False) -> None:
-    """Write the statistics, finished or not, atomically; `small`: sums in half precision."""
+def write_relevance(
+    path: Path, relevance: Relevance, whose: dict[str, Any], small: bool = False
+) -> None:
+    """Write statistics, complete or not, atomically; `small` stores the sums as float16."""
     prepare_folder(path.parent)
-    content = {"whose": whose, "layers": relevance.layers}
+    content: dict[str, Any] = {"whose": whose, "layers": relevance.layers}
     content |= {"images": relevance.images, "total": relevance.total}
     tensors = {name: getattr(relevance, name) for name in TENSORS}
     if small:
@@ -90,11 +100,11 @@ def write_relevance(path: Path, relevance: Relevance, whose: dict, small: bool =
 
 
 def read_relevance(
-    path: Path, whose: dict, device: torch.device | str = "cpu", more: bool = False
+    path: Path, whose: dict[str, Any], device: torch.device | str = "cpu", more: bool = False
 ) -> Relevance | None:
-    """What `write_relevance` wrote for the same `whose`; None for none, or a damaged file.
+    """Read what `write_relevance` wrote for the same key; None if missing, damaged or another's.
 
-    `more`: finished statistics of more latents than `whose` says will do.
+    `more` also accepts complete statistics of more latents.
     """
     if not path.is_file():
         return None
@@ -116,7 +126,20 @@ def read_relevance(
 
 
 def find_relevance(
-    G: nn.Module, encoder: Encoder, config: RelevanceConfig | None = None
+    network: Networks | nn.Module,
+    encoder: str | Encoder = "mini",
+    config: RelevanceConfig | None = None,
+    progress: bool = False,
 ) -> Relevance:
-    """The finished statistics, from the cache or computed (minutes on a processor)."""
-    return deque(relevance_with_cache(G, encoder, config), maxlen=1).pop()
+    """Complete statistics of style space: bundled, cached, or computed (minutes on a CPU).
+
+    Args:
+        network: networks of `sg3.load`, or a generator.
+        encoder: what `load_encoder` takes.
+        config: settings.
+        progress: show a progress bar.
+    """
+    G, config = generator_of(network), config or RelevanceConfig()
+    encoder = load_encoder(encoder, next(G.parameters()).device)
+    steps = relevance_with_cache(G, encoder, config)
+    return deque(with_bar(steps, config.images, "style space", progress), maxlen=1).pop()

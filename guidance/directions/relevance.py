@@ -1,9 +1,9 @@
-"""What every channel of style space means to an encoder (StyleCLIP, arXiv 2103.17249, Sec. 6;
-REFERENCE.md §8.4).
+"""The effect of every channel of style space on an encoder's embedding (StyleCLIP, arXiv
+2103.17249, Sec. 6; REFERENCE.md §8.4).
 
-A channel is set to its mean ± 5 standard deviations in a number of pictures; the mean change of
-their embedding, at unit length, is the channel's relevance vector. That is two pictures per channel
-and latent: `differences` renders only the layers from the changed one on.
+Each channel is set to its mean ± 5 standard deviations in a number of images. The normalised mean
+change of the embedding is the channel's relevance vector. That takes two images per channel and
+latent; `differences` renders only the layers from the changed one on.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from einops import repeat
 
+from guidance.directions.config import RelevanceConfig
 from guidance.encoders import Encoder
 from guidance.latents import map_latents
 from guidance.render import RENDER_BUDGET_PX
 from guidance.style_space import (
     StyleLayer,
+    affine_of,
+    affine_weight,
     layer_outputs,
     replaced_styles,
     resumed,
@@ -28,44 +31,26 @@ from guidance.style_space import (
     styles_of,
 )
 from sg3.media.images import as_rgb
+from sg3.networks.generator import MappedGenerator
 
-#: A processor's caches hold few pictures; a GPU wants many.
+#: Pixels rendered at once on a CPU, whose caches hold few images; a GPU takes RENDER_BUDGET_PX.
 CPU_BUDGET_PX = 2**16
-
-
-@dataclass(frozen=True)
-class RelevanceConfig:
-    """Settings of the statistics. Raises ValueError for values outside the stated ranges."""
-
-    #: Latents in which every channel is tried. 100 were published; directions from 32 have cosines
-    #: of 0.96 to 0.99 with those from more, from 16 of 0.89 to 0.98 (mini-faces).
-    images: int = 32
-    #: How far a channel is moved, in standard deviations to either side.
-    sigmas: float = 5.0
-    seed: int = 5
-    truncation: float = 0.7
-    #: Rows of ws that are truncated.
-    cutoff: int = 8
-    #: Latents for the mean and deviation of styles.
-    samples: int = 100_000
-    #: Finer layers than this hold texture and are left out.
-    max_resolution: int = 128
-    class_index: int | None = None
-
-    def __post_init__(self):
-        least = {"images": 1, "samples": 2, "max_resolution": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {value}")
-        if not self.sigmas > 0:
-            raise ValueError(f"sigmas: got {self.sigmas}, expected a positive number")
+#: Latents that `style_statistics` maps at once.
+STATISTICS_BATCH = 8192
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """Of all channels of `layers` (name → channels), one after the other: `mean` and `std` of
-    their style `[C]`, `sums` `[C, D]` of unit changes of the embedding over `images` of `total`
-    latents."""
+    """Statistics of C channels of style space, for an encoder with embeddings of size D.
+
+    Attributes:
+        layers: number of channels by layer; the rows of the tensors are in this order.
+        mean: mean of each style, `[C]`.
+        std: standard deviation of each style, `[C]`.
+        sums: sum of the normalised changes of the embedding, `[C, D]`.
+        images: number of latents so far.
+        total: number of latents when complete.
+    """
 
     layers: dict[str, int]
     mean: torch.Tensor
@@ -76,14 +61,14 @@ class Relevance:
 
     @property
     def vectors(self) -> torch.Tensor:
-        """Relevance of each channel, `[C, D]` of unit length (0 for one without an effect)."""
+        """Relevance of each channel, `[C, D]` of unit norm; 0 for a channel without an effect."""
         return F.normalize(self.sums, dim=1)
 
     def agreement(self) -> float:
-        """Expected cosine between these vectors and those of endlessly many latents, median.
+        """Expected cosine between these vectors and those of infinitely many latents, median.
 
-        With R² the squared length of the mean of n unit vectors, freed of the 1/n that even
-        random ones have: R / √(R² + (1 − R²)/n).
+        R / √(R² + (1 − R²)/n), where R² is the squared length of the mean of n unit vectors minus
+        its expectation 1/n for random ones.
         """
         n = max(self.images, 2)
         length2 = ((self.sums.square().sum(dim=1) / n - 1) / (n - 1)).clamp(0, 1)
@@ -91,12 +76,12 @@ class Relevance:
         return float(cosines.median())
 
     def by_layer(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Split `values` `[C, …]` into one part for each layer."""
+        """Split `values` `[C, …]` by layer."""
         return dict(zip(self.layers, values.split(list(self.layers.values())), strict=True))
 
 
-def compared_layers(G: nn.Module, max_resolution: int) -> list[StyleLayer]:
-    """Layers whose channels are tried: not the input, not ToRGB, none finer than that."""
+def compared_layers(G: MappedGenerator, max_resolution: int) -> list[StyleLayer]:
+    """Layers whose channels are tried: no input, no ToRGB, none larger than `max_resolution`."""
     layers = style_layers(G)
     return [
         layer
@@ -107,38 +92,45 @@ def compared_layers(G: nn.Module, max_resolution: int) -> list[StyleLayer]:
 
 @torch.no_grad()
 def style_statistics(
-    G: nn.Module, layers: Sequence[StyleLayer], config: RelevanceConfig
+    G: MappedGenerator, layers: Sequence[StyleLayer], config: RelevanceConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation `[C]` of the styles of `layers`, one after the other.
+    """Mean and standard deviation `[C]` of the styles of `layers`.
 
-    Styles are linear in w, so those of W say everything: mean A·m + b, variances diag(A·Σ·Aᵀ).
+    Styles are affine in w, so they follow from the statistics of W: means A·m + b, variances
+    diag(A·Σ·Aᵀ).
     """
     random = np.random.RandomState(config.seed)
-    total, products, done = 0, 0, 0
+    w_avg = G.mapping.get_buffer("w_avg")
+    total = torch.zeros([], device=w_avg.device)
+    products, done = torch.zeros_like(total), 0
     while done < config.samples:
-        count = min(8192, config.samples - done)
+        count = min(STATISTICS_BATCH, config.samples - done)
         z = torch.from_numpy(random.randn(count, G.z_dim))
         w = map_latents(G, z, config.class_index)[:, 0].double()
         total, products, done = total + w.sum(dim=0), products + w.T @ w, done + count
     mean = total / done
     covariance = (products - done * torch.outer(mean, mean)) / (done - 1)
-    centre = G.mapping.w_avg.double()
+    centre = w_avg.double()
     means, deviations = [], []
     for layer in layers:
         psi = config.truncation if layer.ws_row < config.cutoff else 1.0
-        affine = layer.module.affine
-        weight = affine.weight.double() * affine.weight_gain
+        affine, weight = affine_of(layer), affine_weight(layer)
+        assert affine.bias is not None
         means.append(weight @ centre.lerp(mean, psi) + affine.bias.double() * affine.bias_gain)
         deviations.append(psi * ((weight @ covariance) * weight).sum(dim=1).clamp_min(0).sqrt())
     return torch.cat(means).float(), torch.cat(deviations).float()
 
 
 def relevance_steps(
-    G: nn.Module, encoder: Encoder, config: RelevanceConfig, begun: Relevance | None = None
+    G: MappedGenerator, encoder: Encoder, config: RelevanceConfig, begun: Relevance | None = None
 ) -> Iterator[Relevance]:
-    """Yield the statistics after each latent; the last has `images == total`.
+    """Yield the statistics after each latent; the last ones have `images == total`.
 
-    `begun`: one of these, to go on from.
+    Args:
+        G: the generator.
+        encoder: an image-text model.
+        config: settings.
+        begun: statistics to continue from.
     """
     layers = compared_layers(G, config.max_resolution)
     sizes = {layer.name: layer.channels for layer in layers}
@@ -155,21 +147,26 @@ def relevance_steps(
         yield state
 
 
-def _latents(G: nn.Module, config: RelevanceConfig) -> torch.Tensor:
+def _latents(G: MappedGenerator, config: RelevanceConfig) -> torch.Tensor:
     z = torch.from_numpy(np.random.RandomState(config.seed).randn(config.images, G.z_dim))
     ws = map_latents(G, z, config.class_index)
     rows = slice(0, config.cutoff)
-    ws[:, rows] = G.mapping.w_avg.lerp(ws[:, rows], config.truncation)
+    ws[:, rows] = G.mapping.get_buffer("w_avg").lerp(ws[:, rows], config.truncation)
     return ws
 
 
 @torch.no_grad()
 def differences(
-    G: nn.Module, encoder: Encoder, ws: torch.Tensor, of: Relevance, sigmas: float
+    G: MappedGenerator, encoder: Encoder, ws: torch.Tensor, of: Relevance, sigmas: float
 ) -> torch.Tensor:
-    """Embedding at mean + sigmas·std minus that at mean − sigmas·std, for each channel.
+    """Embedding at mean + sigmas·std minus that at mean − sigmas·std, for each channel `[C, D]`.
 
-    `ws` `[1, num_ws, w_dim]` → `[C, D]`.
+    Args:
+        G: the generator.
+        encoder: an image-text model.
+        ws: one latent, `[1, num_ws, w_dim]`.
+        of: mean and standard deviation of the styles.
+        sigmas: change of a channel to either side, in standard deviations.
     """
     layers = style_layers(G)
     _, outputs = layer_outputs(G, layers, ws)
@@ -182,7 +179,7 @@ def differences(
             continue
         with resumed(layers, index, outputs):
             for channels in torch.arange(layer.channels, device=ws.device).split(pairs):
-                styles = base[layer.name].repeat(2 * len(channels), 1)
+                styles = repeat(base[layer.name], "1 c -> n c", n=2 * len(channels)).clone()
                 row = torch.arange(len(channels), device=ws.device)
                 styles[row, channels] = low[layer.name][channels]
                 styles[row + len(channels), channels] = high[layer.name][channels]
@@ -194,16 +191,19 @@ def differences(
 
 
 def _embed(encoder: Encoder, images: torch.Tensor) -> torch.Tensor:
-    # Half precision moves an embedding by a thousandth of what five deviations do.
+    # Half precision changes an embedding by a thousandth of what five standard deviations do.
     with torch.autocast(images.device.type, torch.float16, enabled=images.is_cuda):
         return encoder.encode_images(as_rgb(images)).float()
 
 
 @torch.no_grad()
 def plain_differences(
-    G: nn.Module, encoder: Encoder, ws: torch.Tensor, of: Relevance, sigmas: float
+    G: MappedGenerator, encoder: Encoder, ws: torch.Tensor, of: Relevance, sigmas: float
 ) -> Iterator[torch.Tensor]:
-    """The definition: channel by channel, all pictures of `ws` in full. Yields `[N, D]` each."""
+    """Reference implementation of `differences`: every image in full, channel by channel.
+
+    Yields `[N, D]` per channel for N latents `ws`.
+    """
     base = styles_of(G, ws)
     low, high = (of.by_layer(of.mean + sign * sigmas * of.std) for sign in (-1, 1))
     for name, channels in of.layers.items():

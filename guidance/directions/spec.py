@@ -1,4 +1,4 @@
-"""From what a user types to directions."""
+"""Parsing of directions on the command line, and building them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from guidance.directions.base import Direction
 from guidance.directions.files import read_direction
 from guidance.directions.linear import described_direction, pca_direction, sefa_direction
 from guidance.directions.relevance import Relevance
 from guidance.directions.text import text_difference, text_direction
 from guidance.encoders import Encoder
-from sg3.checkpoints.delta import weights_hash
 from sg3.errors import UserError
-from sg3.networks.layer_units import select_layers, units_of
+from sg3.networks.generator import MappedGenerator
 
 NUMBERED = re.compile(r"(sefa|pca):(\d+)")
-#: Before a text: a direction in W from pictures that the encoder labels.
+#: Prefix of a text: a direction in W from images that the encoder scores.
 LABEL = "label:"
 
 
 @dataclass(frozen=True)
 class DirectionSpec:
-    """`kind` is sefa, pca, label, file or text; `value` its number, file or text."""
+    """What a direction is built from.
+
+    Attributes:
+        kind: "sefa", "pca", "label", "file" or "text".
+        value: its number, file or text.
+        neutral: text that describes the image without the edit.
+        beta: threshold of `text_direction`.
+    """
 
     kind: str
     value: str
@@ -35,14 +39,14 @@ class DirectionSpec:
 
     @property
     def reads_text(self) -> bool:
-        """Whether it takes an encoder."""
+        """Whether building it needs an encoder."""
         return self.kind in ("text", "label")
 
 
 def parse_direction(text: str, neutral: str = "a face", beta: float = 0.12) -> DirectionSpec:
-    """`"sefa:3"`, `"pca:2"`, `"label:a smiling face"`, a .safetensors file, or a text.
+    """Parse `"sefa:3"`, `"pca:2"`, `"label:a smiling face"`, a .safetensors file, or a text.
 
-    Raises UserError for an empty text or a file that is not there.
+    Raises ValueError for an empty text or a missing file.
     """
     text = " ".join(text.split())
     numbered = NUMBERED.fullmatch(text)
@@ -60,31 +64,8 @@ def parse_direction(text: str, neutral: str = "a face", beta: float = 0.12) -> D
     return DirectionSpec("label" if labelled else "text", content, neutral, beta)
 
 
-def rows_of_layers(G: nn.Module, text: str) -> set[int]:
-    """Rows of ws of `"2-5,7"` (their numbers) or `"L3-L6,torgb"` (names of layers).
-
-    Raises UserError for a row or a name that is not there.
-    """
-    if not re.fullmatch(r"[\d\s,-]+", text):
-        units = units_of(G)
-        chosen = select_layers([unit.name for unit in units], text)
-        return {row for i in chosen for row in units[i].ws_rows}
-    rows: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        first = int(match[1]) if match else -1
-        last = int(match[2]) if match and match[2] else first
-        if not 0 <= first <= last < G.num_ws:
-            raise UserError(
-                f"layers: got {part.strip()!r}, expected rows 0 to {G.num_ws - 1} like 2-5,7, or "
-                "names of layers"
-            )
-        rows |= set(range(first, last + 1))
-    return rows
-
-
 def make_directions(
-    G: nn.Module,
+    G: MappedGenerator,
     specs: Sequence[DirectionSpec],
     encoder: Encoder | None = None,
     relevance: Callable[[], Relevance] | None = None,
@@ -93,33 +74,66 @@ def make_directions(
     class_index: int | None = None,
     force: bool = False,
 ) -> list[Direction]:
-    """The directions that `specs` ask for, in the layers of `rows` only if given.
+    """Build the directions of `specs`.
 
-    `encoder` is needed for texts, `relevance` (asked once, and last: it may take minutes) for
-    those in style space. `force` takes files of other weights. Raises UserError as the makers do.
+    Args:
+        G: the generator.
+        specs: what to build.
+        encoder: an image-text model; needed for texts.
+        relevance: returns the statistics for texts in style space. It may take minutes, so it is
+            called once, after everything else has been built.
+        rows: restrict the directions to layers that read these rows of ws; None for all.
+        templates: sentences to average texts over.
+        class_index: class of a conditional network.
+        force: accept files made for other weights.
+
+    Raises ValueError as the functions do that build them.
     """
-    for spec in specs:
-        if spec.reads_text:
-            text_difference(encoder, spec.value, spec.neutral, templates)
-    quick = [spec for spec in specs if spec.kind != "text"]
-    made: dict[DirectionSpec, Direction] = {}
-    for spec in quick:
-        if spec.kind == "sefa":
-            made[spec] = sefa_direction(G, int(spec.value), rows, class_index)
-        elif spec.kind == "pca":
-            made[spec] = pca_direction(G, int(spec.value), class_index)
-        elif spec.kind == "file":
-            made[spec] = read_direction(spec.value, G, weights_hash(G), force)
-        else:
-            made[spec] = described_direction(
-                G, encoder, spec.value, spec.neutral, templates=templates, class_index=class_index
-            )
+    read = [spec for spec in specs if spec.reads_text]
+    if read and encoder is None:
+        raise ValueError("encoder: got None, expected one for directions of texts")
+    for spec in read:  # fail before the slow part
+        text_difference(encoder, spec.value, spec.neutral, templates)  # type: ignore[arg-type]
+    made = {
+        spec: _quick(G, spec, encoder, rows, templates, class_index, force)
+        for spec in specs
+        if spec.kind != "text"
+    }
     texts = [spec for spec in specs if spec.kind == "text"]
     if texts:
+        if relevance is None:
+            raise ValueError("relevance: got None, expected statistics for texts in style space")
         known = relevance()
         for spec in texts:
             made[spec] = text_direction(
-                known, encoder, spec.value, spec.neutral, spec.beta, templates
+                known,
+                encoder,  # type: ignore[arg-type]
+                spec.value,
+                spec.neutral,
+                spec.beta,
+                templates,
             )
     found = [made[spec] for spec in specs]
     return found if rows is None else [direction.on_rows(G, rows) for direction in found]
+
+
+def _quick(
+    G: MappedGenerator,
+    spec: DirectionSpec,
+    encoder: Encoder | None,
+    rows: Collection[int] | None,
+    templates: str | Sequence[str],
+    class_index: int | None,
+    force: bool,
+) -> Direction:
+    """Build a direction that needs no statistics."""
+    if spec.kind == "sefa":
+        return sefa_direction(G, int(spec.value), rows, class_index)
+    if spec.kind == "pca":
+        return pca_direction(G, int(spec.value), class_index)
+    if spec.kind == "file":
+        return read_direction(spec.value, G, force=force)
+    assert encoder is not None
+    return described_direction(
+        G, encoder, spec.value, spec.neutral, templates=templates, class_index=class_index
+    )

@@ -1,4 +1,4 @@
-"""A text as a direction in style space (StyleCLIP's global method, REFERENCE.md §8.4)."""
+"""Texts as directions in style space (StyleCLIP's global method, REFERENCE.md §8.4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from guidance.directions.base import Direction
 from guidance.directions.relevance import Relevance
-from guidance.encoders import Encoder
+from guidance.encoders import Encoder, load_encoder
 from guidance.templates import filled, templates_of
 from sg3.errors import UserError
 
@@ -18,10 +18,15 @@ from sg3.errors import UserError
 def text_difference(
     encoder: Encoder, target: str, neutral: str, templates: str | Sequence[str] = "plain"
 ) -> torch.Tensor:
-    """Unit vector `[D]` from what `neutral` says to what `target` says, means over `templates`
-    (a name or sentences, as `templates_of` takes them).
+    """Unit vector `[D]` from the embedding of `neutral` to that of `target`.
 
-    Raises UserError for an empty text, or two that the encoder cannot tell apart.
+    Args:
+        encoder: an image-text model.
+        target: text that describes the edit.
+        neutral: text that describes the image without the edit.
+        templates: sentences to average the texts over, as `templates_of` takes them.
+
+    Raises ValueError for an empty text, or for two that the encoder cannot tell apart.
     """
     for name, text in (("direction", target), ("neutral", neutral)):
         if not text.strip():
@@ -40,20 +45,38 @@ def text_difference(
 
 def text_direction(
     relevance: Relevance,
-    encoder: Encoder,
+    encoder: str | Encoder,
     target: str,
     neutral: str = "a face",
     beta: float = 0.12,
     templates: str | Sequence[str] = "plain",
 ) -> Direction:
-    """The direction in style space that `target` asks for, seen from `neutral`.
+    """The direction in style space that a text describes.
 
-    Channels whose relevance agrees with the texts by less than `beta` (a cosine) stay; a larger
-    beta changes less besides. Alpha 1 moves the most relevant channel by its standard deviation.
-    Raises UserError for texts as `text_difference` does, or where no channel is left.
+    Alpha 1 moves the most relevant channel by one standard deviation.
+
+    Args:
+        relevance: statistics of the network, from `find_relevance`.
+        encoder: the encoder of these statistics; what `load_encoder` takes.
+        target: text that describes the edit, such as "a smiling face".
+        neutral: text that describes the image without the edit.
+        beta: channels whose relevance has a smaller cosine with the difference of the texts are
+            left alone, so a larger beta preserves more of the image.
+        templates: sentences to average the texts over.
+
+    Raises ValueError for texts as `text_difference` does, or if no channel is left.
+
+    Example:
+        >>> import guidance, sg3
+        >>> nets = sg3.load("mini-faces")
+        >>> statistics = guidance.find_relevance(nets, "mini")
+        >>> smile = guidance.text_direction(statistics, "mini", "a smiling face", beta=0.2)
+        >>> smile.info["channels"] > 10
+        True
     """
     if not 0 <= beta < 1:
-        raise UserError(f"beta: got {beta}, expected 0 ≤ beta < 1")
+        raise UserError(f"beta: got {beta}, expected at least 0 and below 1")
+    encoder = load_encoder(encoder, relevance.sums.device)
     change = text_difference(encoder, target, neutral, templates)
     agreement = relevance.vectors @ change.to(relevance.sums)
     largest = float(agreement.abs().max())
@@ -61,7 +84,7 @@ def text_direction(
     if largest == 0 or not chosen.any():
         raise UserError(
             f"beta: got {beta}, but no channel agrees with {target!r} by more than {largest:.3f}; "
-            "use less"
+            "use a smaller one"
         )
     steps = agreement / largest * chosen * relevance.std
     parts = relevance.by_layer(steps)

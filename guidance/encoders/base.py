@@ -1,4 +1,4 @@
-"""What steering needs of an image–text model, and the arithmetic every adapter shares."""
+"""The interface of image-text models, and the image preprocessing that adapters share."""
 
 from __future__ import annotations
 
@@ -11,32 +11,55 @@ import torch.nn.functional as F
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A joint embedding of images and texts. Gradients flow through `encode_images`."""
+    """A joint embedding of images and texts. Gradients flow through `encode_images`.
+
+    Attributes:
+        name: what identifies the encoder and its weights.
+        input_size_px: side of the square input of the image tower.
+        embed_dim: size of an embedding.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel.
+    """
 
     name: str
-    #: Side of the square picture that the image tower reads.
     input_size_px: int
     embed_dim: int
-    #: Per channel, for pixels in [0, 1].
-    mean: Sequence[float]
-    std: Sequence[float]
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Mean of each channel."""
+        ...
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Standard deviation of each channel."""
+        ...
 
     def encode_images(self, img: torch.Tensor) -> torch.Tensor:
-        """`img` `[N, 3, H, W]` in [−1, 1], any size → `[N, embed_dim]` of unit norm."""
+        """Embed `img` `[N, 3, H, W]` in [−1, 1] of any size: `[N, embed_dim]` of unit norm."""
         ...
 
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
-        """N texts → `[N, embed_dim]` of unit norm."""
+        """Embed N texts: `[N, embed_dim]` of unit norm."""
         ...
 
 
 def prepare_images(
     img: torch.Tensor, size_px: int, mean: Sequence[float], std: Sequence[float]
 ) -> torch.Tensor:
-    """`img` `[N, 3, H, W]` in [−1, 1] → `[N, 3, size_px, size_px]`, normalised for a tower.
+    """Resize and normalise images for an image tower.
 
-    Bicubic with antialiasing to the shorter side, then the centre. No clamp: a gradient must
-    also flow where the generator left [−1, 1] (REFERENCE.md §8.1).
+    Bicubic with antialiasing to the shorter side, then a centre crop. Values are not clamped, so
+    that gradients flow where the generator leaves [−1, 1] (REFERENCE.md §8.1).
+
+    Args:
+        img: `[N, 3, H, W]` in [−1, 1].
+        size_px: side of the result.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel.
+
+    Returns:
+        `[N, 3, size_px, size_px]`.
     """
     if img.ndim != 4 or img.shape[1] != 3:
         raise ValueError(f"img: got shape {tuple(img.shape)}, expected [N, 3, H, W]")

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 
 from guidance.encoders.base import Encoder
 
 
 class EnsembleEncoder:
-    """Concatenated embeddings, each scaled by the root of its share of the weights.
+    """Concatenates the embeddings of its members, each scaled by the root of its weight.
 
-    The cosine of two concatenations is then exactly the weighted mean of the members' cosines,
-    so every loss on embeddings works unchanged. With `shares_views`, `encode_views` shows each
-    member its share of many views, not all of them. Raises ValueError for unusable weights.
+    The cosine of two concatenations is then the weighted mean of the members' cosines, so losses
+    on embeddings work unchanged.
+
+    Args:
+        members: the encoders.
+        weights: one per member; equal by default.
+        shares_views: let `encode_views` split many views among the members instead of showing all
+            views to every member.
+
+    Raises ValueError unless there is one positive weight per encoder.
     """
 
     def __init__(
@@ -26,8 +34,8 @@ class EnsembleEncoder:
         weights = list(weights) if weights is not None else [1.0] * len(members)
         if not members or len(weights) != len(members) or min(weights) <= 0:
             raise ValueError(
-                f"ensemble: got {len(members)} encoders with weights {weights},"
-                " expected one positive weight per encoder"
+                f"weights: got {weights} for {len(members)} encoders, expected one positive weight "
+                "per encoder"
             )
         total = sum(weights)
         self.members, self.shares_views = tuple(members), shares_views
@@ -35,36 +43,38 @@ class EnsembleEncoder:
         self.name = ",".join(member.name for member in members)
         self.input_size_px = max(member.input_size_px for member in members)
         self.embed_dim = sum(member.embed_dim for member in members)
-        # Members normalise for themselves; these describe the first.
+        # Members normalise for themselves; these are those of the first.
         self.mean, self.std = members[0].mean, members[0].std
 
     def encode_images(self, img: torch.Tensor) -> torch.Tensor:
-        """`img` `[N, 3, H, W]` in [−1, 1] → `[N, embed_dim]` of unit norm."""
+        """Embed `img` `[N, 3, H, W]` in [−1, 1]: `[N, embed_dim]` of unit norm."""
         return self._join([member.encode_images(img) for member in self.members])
 
     def encode_views(self, views: torch.Tensor) -> torch.Tensor:
-        """`[B, V, 3, H, W]`, V views of each of B pictures → `[B, R, embed_dim]` of unit norm.
+        """Embed V views of each of B images, `[B, V, 3, H, W]`: `[B, R, embed_dim]` of unit norm.
 
-        R = V, or with `shares_views`, from two views per member on, V / members: each row then
-        joins what every member makes of a view of its own.
+        R = V. With `shares_views` and at least two views per member, R = V / members: each row
+        then joins the embeddings of a different view by each member.
         """
         count = len(self.members)
-        share = self.shares_views and views.shape[1] >= 2 * count and views.shape[1] % count == 0
-        shares = [views[:, i::count] for i in range(count)] if share else [views] * count
+        split = self.shares_views and views.shape[1] >= 2 * count and views.shape[1] % count == 0
+        parts = [views[:, i::count] for i in range(count)] if split else [views] * count
         rows = [
-            member.encode_images(part.flatten(0, 1))
-            for member, part in zip(self.members, shares, strict=True)
+            member.encode_images(rearrange(part, "b v c h w -> (b v) c h w"))
+            for member, part in zip(self.members, parts, strict=True)
         ]
-        return self._join(rows).unflatten(0, shares[0].shape[:2])
+        return rearrange(self._join(rows), "(b v) d -> b v d", b=len(views))
 
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
-        """N texts → `[N, embed_dim]` of unit norm."""
+        """Embed N texts: `[N, embed_dim]` of unit norm."""
         return self._join([member.encode_texts(texts) for member in self.members])
 
     def unknown_words(self, text: str) -> list[str]:
-        """Words that no member knows; members that read any text know them all."""
-        lists = [getattr(m, "unknown_words", lambda _: [])(text) for m in self.members]
-        return [word for word in lists[0] if all(word in other for other in lists)]
+        """Words that no member knows; members without a vocabulary know all words."""
+        unknown: list[list[str]] = [
+            getattr(member, "unknown_words", lambda _: [])(text) for member in self.members
+        ]
+        return [word for word in unknown[0] if all(word in other for other in unknown)]
 
     def _join(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat([e * s for e, s in zip(embeddings, self.scales, strict=True)], dim=1)

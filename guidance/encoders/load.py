@@ -1,4 +1,4 @@
-"""From what a user types to an encoder."""
+"""Loading encoders by name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from guidance.encoders.base import Encoder
 from guidance.encoders.ensemble import EnsembleEncoder
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-#: Bundled names → the files that make them up; several files are an ensemble.
-#: "mini" knows the most; "mini-smooth" knows a little less, and its gradients look most like what
-#: is asked for, which adaptation needs.
+#: Bundled names → their files; several files are an ensemble.
+#: "mini" knows the most words. "mini-smooth" knows slightly fewer, and its gradients look more like
+#: the prompt, which adaptation needs.
 BUNDLED = {
     "mini": ("mini-a", "mini-b"),
     "mini-smooth": ("mini-c", "mini-d"),
@@ -28,12 +28,22 @@ WEIGHTED = re.compile(r"^(.+):(\d+(?:\.\d*)?|\.\d+)$")
 
 
 def load_encoder(spec: str | Encoder, device: str | torch.device = "cpu") -> Encoder:
-    """Encoder for `spec`, frozen, on `device`.
+    """Load an encoder, frozen, on `device`.
 
-    `spec` is a bundled name (`mini`, `mini-smooth`, `mini-a` …), a mini encoder's file
-    (`PATH.safetensors`), an open_clip model (`NAME`, `NAME/TAG`, `NAME/PATH`), several of these
-    separated by commas, each with an optional weight (`ViT-B-32/openai:2,ViT-B-16/openai`), or
-    an `Encoder`, which is returned as it is. Raises ValueError in one line otherwise.
+    Args:
+        spec: a bundled name ("mini", "mini-smooth", "mini-a", …), the file of a mini encoder
+            ("PATH.safetensors"), an open_clip model ("NAME", "NAME/TAG", "NAME/PATH"), several of
+            these with optional weights ("ViT-B-32/openai:2,ViT-B-16/openai"), or an `Encoder`,
+            which is returned as it is.
+        device: where to run it.
+
+    Raises ValueError, in one line, for anything else.
+
+    Example:
+        >>> import guidance
+        >>> encoder = guidance.load_encoder("mini")
+        >>> list(encoder.encode_texts(["a red hat", "a blue hat"]).shape)
+        [2, 384]
     """
     if not isinstance(spec, str):
         if isinstance(spec, Encoder):
@@ -46,7 +56,7 @@ def load_encoder(spec: str | Encoder, device: str | torch.device = "cpu") -> Enc
 
 
 def _parts(spec: str) -> list[tuple[str, float]]:
-    """The names and weights of what stands between commas."""
+    """Names and weights of the encoders in `spec`, which are separated by commas."""
     parts = [part.strip() for part in spec.split(",")]
     if not all(parts):
         raise ValueError(f"encoder: got {spec!r}, expected a name such as mini or ViT-B-32/openai")
@@ -55,7 +65,7 @@ def _parts(spec: str) -> list[tuple[str, float]]:
 
 
 def is_mini(spec: str | Encoder) -> bool:
-    """Whether all encoders of `spec`, as in `load_encoder`, are of the bundled kind."""
+    """Whether all encoders of `spec`, as for `load_encoder`, are mini encoders."""
     if isinstance(spec, str):
         return all(name in BUNDLED or _is_mini_file(name) for name, _ in _parts(spec))
     from guidance.encoders.mini import MiniEncoder
@@ -73,7 +83,7 @@ def _load_one(name: str, device: str) -> Encoder:
         return _load_bundled(name, device)
     if _is_mini_file(name):
         return _load_mini(Path(name), device)
-    from guidance.encoders import open_clip  # the package behind it takes seconds to import
+    from guidance.encoders import open_clip  # importing the open_clip package takes seconds
 
     found = open_clip.split_spec(name)
     if found is None:
@@ -90,7 +100,7 @@ def _load_one(name: str, device: str) -> Encoder:
 
 @lru_cache(maxsize=6)
 def _load_bundled(name: str, device: str) -> Encoder:
-    """Bundled encoders are small and asked for often (a demo page), so they stay in memory."""
+    """Load a bundled encoder; they are small and used often, so they stay in memory."""
     members = [_load_mini(ASSETS / f"{stem}.safetensors", device) for stem in BUNDLED[name]]
     return members[0] if len(members) == 1 else EnsembleEncoder(members, shares_views=True)
 

@@ -1,10 +1,9 @@
 """The mini encoder: a small contrastive image-text model, one word one token, about two million
 parameters.
 
-It is trained by `recipes/minifaces/encoder/train.py` and stored as one safetensors file whose
-metadata holds the configuration, the vocabulary and the provenance as JSON. Architecture: a plain
-convolutional tower that keeps a 4 x 4 map to the end (small features survive), and a two-layer text
-transformer.
+`recipes/minifaces/encoder/train.py` trains it. A safetensors file holds the weights and, as JSON in
+its metadata, configuration, vocabulary and provenance. The image tower is convolutional and keeps a
+4 x 4 map to the end, so that small features survive; the text tower is a two-layer transformer.
 """
 
 from __future__ import annotations
@@ -18,21 +17,35 @@ from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from guidance.encoders.text import clean_text
+from sg3.files import write_tensors
+
 FORMAT = "sg3-mini-encoder"
 PAD, UNKNOWN = 0, 1
-# The input is brought to this fixed scale; the mini encoder has no channel statistics of its own.
+# Pixels are used in [-1, 1] as they are: there are no channel statistics.
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class MiniConfig:
-    """Sizes of both towers. `widths` are the channels at 32, 16, 8 and 4 pixels."""
+    """Sizes of both towers.
+
+    Attributes:
+        vocabulary: the words that the text tower knows.
+        widths: channels of the image tower at 32, 16, 8 and 4 pixels.
+        hidden: width of the image tower's head.
+        embed_dim: size of an embedding.
+        text_width: width of the text tower.
+        text_layers: number of its blocks.
+        text_heads: number of its attention heads.
+        context: longest text, in words.
+    """
 
     vocabulary: tuple[str, ...]
     widths: tuple[int, int, int, int] = (32, 64, 128, 192)
@@ -45,12 +58,13 @@ class MiniConfig:
 
 
 def _words(text: str) -> list[str]:
-    """Lower-case words without a possessive ending: "the man's hat" is the, man, hat."""
-    return re.findall(r"[a-z0-9]+", re.sub(r"['’]s\b", "", text.lower()))
+    """Lower-case words of a cleaned text, without possessive endings: "the man's hat" → the, man,
+    hat. Words with accents stay whole."""
+    return re.findall(r"[^\W_]+", re.sub(r"['’]s\b", "", clean_text(text).lower()))
 
 
 class Tokenizer:
-    """Lower-case words to numbers: 0 pads, 1 stands for every unknown word."""
+    """Maps words to tokens: 0 is padding, 1 any unknown word."""
 
     def __init__(self, vocabulary: Sequence[str], context: int = 24) -> None:
         self.vocabulary = tuple(vocabulary)
@@ -58,8 +72,7 @@ class Tokenizer:
         self._number = {word: i + 2 for i, word in enumerate(self.vocabulary)}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """int64 [N, L], L = the longest text, at least 1 and at most `context`; longer texts are
-        cut."""
+        """Tokens of N texts, int64 `[N, L]`, padded to the longest; cut to `context` words."""
         rows = [self._numbers(text) or [UNKNOWN] for text in texts]
         length = max(map(len, rows), default=1)
         return torch.tensor([row + [PAD] * (length - len(row)) for row in rows], dtype=torch.long)
@@ -68,7 +81,7 @@ class Tokenizer:
         return [self._number.get(w, UNKNOWN) for w in _words(text)][: self.context]
 
     def unknown_words(self, text: str) -> list[str]:
-        """The words of a text that the model has never seen, in order."""
+        """Words of a text that are not in the vocabulary, in order."""
         return [w for w in _words(text) if w not in self._number]
 
 
@@ -81,7 +94,7 @@ def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Seq
 
 
 class ImageTower(nn.Module):
-    """[N, 3, 64, 64] in [-1, 1] to [N, embed_dim]."""
+    """Images `[N, 3, 64, 64]` in [-1, 1] to `[N, embed_dim]`."""
 
     def __init__(self, config: MiniConfig) -> None:
         super().__init__()
@@ -100,17 +113,22 @@ class ImageTower(nn.Module):
         return self.head(self.features(image).flatten(1))
 
     def folded(self) -> ImageTower:
-        """A copy that computes the same as in eval mode, a fifth faster on a CPU: normalisation is
-        in the convolutions' weights, and pixels lie channels last."""
+        """A copy for inference that is a fifth faster on a CPU: batch norms are folded into the
+        convolutions, and the memory format is channels last."""
         copied = copy.deepcopy(self).eval().requires_grad_(False)
         for part in copied.features:
             if isinstance(part, nn.Sequential):
-                part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), nn.Identity()
+                conv, norm = part[0], part[1]
+                assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+                part[0], part[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
         return copied.to(memory_format=torch.channels_last)
 
 
 class TextBlock(nn.Module):
-    """Pre-norm self-attention and MLP. x: [N, L, width]; mask: bool [N, 1, 1, L], True = attend."""
+    """Pre-norm self-attention and MLP.
+
+    `x`: `[N, L, width]`; `mask`: bool `[N, 1, 1, L]`, True = attend.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -122,15 +140,15 @@ class TextBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        n, length, width = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(self.norm1(x))
+        q, k, v = rearrange(qkv, "n l (three h d) -> three n h l d", three=3, h=self.heads)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + self.out(attended.transpose(1, 2).reshape(n, length, width))
+        x = x + self.out(rearrange(attended, "n h l d -> n l (h d)"))
         return x + self.mlp(self.norm2(x))
 
 
 class TextTower(nn.Module):
-    """Tokens [N, L] to [N, embed_dim]: the mean over the words of a transformer's output."""
+    """Tokens `[N, L]` to `[N, embed_dim]`: a transformer, averaged over the words."""
 
     def __init__(self, config: MiniConfig) -> None:
         super().__init__()
@@ -154,8 +172,7 @@ class TextTower(nn.Module):
 
 
 class MiniEncoder(nn.Module):
-    """Images and texts into one space of unit vectors; the Encoder interface of
-    `guidance.encoders`."""
+    """A small image-text model with the interface `Encoder`."""
 
     input_size_px = 64
     mean, std = MEAN, STD
@@ -170,16 +187,16 @@ class MiniEncoder(nn.Module):
         self.text_tower = TextTower(config)
         self.logit_scale = nn.Parameter(torch.tensor(10.0).log())
         self.provenance: dict = {}
-        #: The image tower for use, in a list so that it is no part of the model's state.
+        # In a list, so that the tower is no submodule and not part of the state_dict.
         self._folded: list[ImageTower] = []
 
     def fold(self) -> MiniEncoder:
-        """Use a faster image tower from now on, until the model is trained again; returns self."""
+        """Switch to eval mode with a faster image tower, until `train` is called; returns self."""
         self._folded = [self.image_tower.folded()]
         return self.eval()
 
     def train(self, mode: bool = True) -> MiniEncoder:
-        """As of every module; weights that may change are no longer folded."""
+        """Set training mode; drops the folded tower, whose weights would become outdated."""
         if mode:
             self._folded = []
         return super().train(mode)
@@ -190,7 +207,7 @@ class MiniEncoder(nn.Module):
         return super()._apply(function, recurse)
 
     def encode_images(self, img: Tensor) -> Tensor:
-        """[N, 3, H, W] in [-1, 1], any size (resized to 64 x 64), to unit vectors [N, embed_dim].
+        """Embed images `[N, 3, H, W]` in [-1, 1], at 64 x 64 pixels: `[N, embed_dim]` of unit norm.
 
         Differentiable. Raises ValueError for another number of channels.
         """
@@ -206,17 +223,16 @@ class MiniEncoder(nn.Module):
         return F.normalize(tower(img), dim=-1)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts to unit vectors [N, embed_dim]. Unknown words count as one shared token."""
+        """Embed texts: `[N, embed_dim]` of unit norm. All unknown words share one token."""
         tokens = self.tokenizer(texts).to(self.logit_scale.device)
         return F.normalize(self.text_tower(tokens), dim=-1)
 
     def unknown_words(self, text: str) -> list[str]:
-        """The words of a text that this model does not know."""
+        """Words of a text that are not in the vocabulary."""
         return self.tokenizer.unknown_words(text)
 
     def save(self, path: str | os.PathLike[str], provenance: dict | None = None) -> None:
-        """Write one safetensors file (fp16 storage, JSON metadata); a temporary name, then
-        renamed."""
+        """Write a safetensors file with float16 weights and JSON metadata, atomically."""
         metadata = {
             "format": FORMAT,
             "version": "1",
@@ -224,20 +240,17 @@ class MiniEncoder(nn.Module):
             "provenance": json.dumps(provenance if provenance is not None else self.provenance),
         }
         tensors = {
-            name: (t.half() if t.is_floating_point() else t).contiguous().cpu()
-            for name, t in self.state_dict().items()
+            name: t.half() if t.is_floating_point() else t for name, t in self.state_dict().items()
         }
-        temporary = f"{os.fspath(path)}.partial"
-        save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
+        write_tensors(path, tensors, metadata)
 
     @staticmethod
     def load(
         path: str | os.PathLike[str], device: torch.device | str = "cpu", name: str = "mini"
     ) -> MiniEncoder:
-        """Read a file written by `save`; eval mode, float32, no gradients for the weights.
+        """Load a file of `save` for inference: eval mode, float32, weights without gradients.
 
-        Raises ValueError if the file is not a mini encoder, OSError if it is not there.
+        Raises ValueError if the file is not a mini encoder, OSError if it is missing.
         """
         try:
             with safe_open(path, framework="pt") as file:

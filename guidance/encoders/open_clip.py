@@ -1,26 +1,28 @@
-"""Any model of open_clip behind the `Encoder` interface."""
+"""open_clip models with the interface `Encoder`."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from guidance.encoders.base import prepare_images
+from guidance.encoders.text import clean_text
 from sg3.checkpoints.hub import ask_hub_once, root_cause
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 
 
 class OpenClipEncoder:
-    """An open_clip model, frozen, with the size and normalisation of its own preprocessing."""
+    """A frozen open_clip model, with the input size and normalisation of its preprocessing."""
 
-    def __init__(self, model: torch.nn.Module, tokenizer, name: str):
+    def __init__(self, model: Any, tokenizer: Callable[[list[str]], torch.Tensor], name: str):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.name = tokenizer, name
         settings = model.visual.preprocess_cfg
@@ -31,28 +33,28 @@ class OpenClipEncoder:
         self.embed_dim = self.encode_texts(["a face"]).shape[1]
 
     def encode_images(self, img: torch.Tensor) -> torch.Tensor:
-        """`img` `[N, 3, H, W]` in [−1, 1] → `[N, embed_dim]` of unit norm."""
+        """Embed `img` `[N, 3, H, W]` in [−1, 1]: `[N, embed_dim]` of unit norm."""
         pixels = prepare_images(img, self.input_size_px, self.mean, self.std)
         return self.model.encode_image(pixels, normalize=True).float()
 
     @torch.no_grad()
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
-        """N texts → `[N, embed_dim]` of unit norm."""
-        tokens = self.tokenizer(list(texts)).to(self.device)
+        """Embed N texts: `[N, embed_dim]` of unit norm."""
+        tokens = self.tokenizer([clean_text(text) for text in texts]).to(self.device)
         return self.model.encode_text(tokens, normalize=True).float()
 
 
 def list_models() -> list[str]:
-    """Names of the architectures that the installed open_clip knows."""
+    """Names of the architectures of the installed open_clip."""
     import open_clip
 
     return open_clip.list_models()
 
 
 def split_spec(spec: str) -> tuple[str, str] | None:
-    """`NAME`, `NAME/TAG` or `NAME/PATH` → (name, tag or path or ""); None for unknown names.
+    """Split `NAME`, `NAME/TAG` or `NAME/PATH` into name and tag or path; None for unknown names.
 
-    OpenAI's own spelling with a slash (`ViT-B/32`, `ViT-B/32/openai`) is understood too.
+    OpenAI's spelling with a slash (`ViT-B/32`, `ViT-B/32/openai`) is accepted too.
     """
     known = set(list_models())
     parts = spec.split("/")
@@ -64,11 +66,17 @@ def split_spec(spec: str) -> tuple[str, str] | None:
 
 
 def load_open_clip(name: str, source: str, device: str | torch.device) -> OpenClipEncoder:
-    """Build `name` and fill it from `source`: a local file, a known tag, or "" for its best tag.
+    """Load an open_clip model.
 
-    Local files are safetensors or weights-only checkpoints: no code of theirs runs. A tag is
-    downloaded once into the cache of the hub. Raises ValueError in one line when the file does
-    not fit, the tag is unknown, or the download fails.
+    Args:
+        name: an architecture.
+        source: a local file, a pretrained tag, or "" for the best tag. Files are safetensors or
+            weights-only checkpoints, whose code is not run. Tags are downloaded once into the
+            cache of the hub.
+        device: where to run it.
+
+    Raises ValueError, in one line, if the file does not fit, the tag is unknown or the download
+    fails.
     """
     import open_clip
 
@@ -81,7 +89,7 @@ def load_open_clip(name: str, source: str, device: str | torch.device) -> OpenCl
             f"encoder: open_clip's {name} has no weights {tag or '(none)'!r}, expected one of"
             f" {', '.join(tags) or '(none)'}, or {name}/PATH with a local file"
         )
-    # Some tags were trained with OpenAI's approximate GELU; the architecture name does not say so.
+    # Some tags were trained with OpenAI's approximate GELU, which the architecture's name hides.
     quick_gelu = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
     with _quiet(), ask_hub_once():
         try:
@@ -93,8 +101,8 @@ def load_open_clip(name: str, source: str, device: str | torch.device) -> OpenCl
             raise _needs_package(name, error) from error
         except Exception as error:
             raise ValueError(
-                f"encoder: could not fetch {name}/{tag} ({root_cause(error)}); without a network"
-                f" use --clip mini, or download the weights elsewhere and give {name}/FILE"
+                f"encoder: could not download {name}/{tag} ({root_cause(error)}); offline, use"
+                f" mini, or download the weights elsewhere and use {name}/FILE"
             ) from error
     return OpenClipEncoder(model, tokenizer, f"{name}/{tag}")
 
@@ -117,12 +125,12 @@ def _from_file(name: str, path: Path, device: str | torch.device) -> OpenClipEnc
             raise _needs_package(name, error) from error
         except OSError as error:
             raise ValueError(
-                f"encoder: could not read {path} or fetch the tokenizer of {name}"
-                f" ({root_cause(error)}); it is kept after one run with a network"
+                f"encoder: could not read {path} or download the tokenizer of {name}"
+                f" ({root_cause(error)}); it is cached after one run online"
             ) from error
         except Exception as error:
             raise ValueError(
-                f"encoder: {path} does not fill {name} ({root_cause(error)}); expected its"
+                f"encoder: {path} does not fit {name} ({root_cause(error)}); expected its"
                 " state_dict as safetensors or a weights-only checkpoint"
             ) from error
     return OpenClipEncoder(model.to(device), tokenizer, f"{name}/{path.name}")
@@ -130,14 +138,14 @@ def _from_file(name: str, path: Path, device: str | torch.device) -> OpenClipEnc
 
 def _needs_package(name: str, error: ModuleNotFoundError) -> ValueError:
     return ValueError(
-        f"encoder: {name} needs the package {error.name}, expected it to be installed; try:"
+        f"encoder: {name} needs the package {error.name}, which is not installed; try:"
         " pip install 'sg3[siglip]'"
     )
 
 
 def _common_settings(name: str) -> dict:
-    """What the published weights of an architecture agree on and a file does not say, for
-    `create_model`: the normalisation of pixels (SigLIP's is not CLIP's) and the kind of GELU."""
+    """Arguments of `create_model` that a local file does not contain: the normalisation of pixels
+    (SigLIP's differs from CLIP's) and the kind of GELU, where all published weights agree."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -153,7 +161,7 @@ def _common_settings(name: str) -> dict:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide open_clip's log lines and warnings: what goes wrong arrives as one exception."""
+    """Hide open_clip's log lines and warnings; errors arrive as exceptions."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,65 +1,74 @@
-"""Where in a photo something lies that the generator could have made.
+"""Finding the part of a photo that resembles a generator's images.
 
-Crops of the photo are compared with a few hundred random pictures of the generator, at a few pixels
-a side and unit contrast: the crop that correlates most with any of them wins. No detector of faces
-is needed, and other things than faces are found as well.
+Crops of the photo are compared with a few hundred random images of the generator, downscaled to 16
+pixels and normalised to unit contrast. The crop that correlates most with any of them wins. This
+needs no face detector and works for other subjects than faces.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
-from torch import nn
 
+from guidance.inversion.crops import PhotoCrop, Size, central_crop
 from guidance.latents import map_latents, seed_latents
-from guidance.render import pictures_at_once, renderer
-from sg3.data.photos import Crop, central_crop
+from guidance.render import images_at_once, renderer
+from sg3.data.photos import to_target
 from sg3.data.transforms import to_mode
 from sg3.media.images import as_rgb
+from sg3.networks.generator import MappedGenerator
 
-#: Larger side of what is compared, in pixels.
+#: Larger side at which images are compared, in pixels.
 SIDE_PX = 16
-#: Crops of less contrast (root of the sum of squares) are not stretched to the full one.
+#: Crops with less contrast (root of the sum of squares) are not stretched to full contrast.
 FAINT = 3.0
-#: How many pictures: of small networks, and of large ones.
-PICTURES, FEW_PICTURES, SMALL_PX = 400, 120, 128
-#: Sizes of crops that are tried, as a share of the largest, and the ratio between two of them.
-SMALLEST_SHARE, RATIO = 0.2, 1.19
-#: Larger side of the largest crop at which a photo is searched: twice what its smallest need.
-PHOTO_PX = round(2 * SIDE_PX / SMALLEST_SHARE)
-#: Of the places that are tried, in the pixels of what is compared.
+#: Number of random images of small networks, and of those above SMALL_PX pixels.
+IMAGES, FEW_IMAGES, SMALL_PX = 400, 120, 128
+#: Smallest crop that is tried, as a fraction of the largest, and the ratio of successive sizes.
+SMALLEST_FRACTION, RATIO = 0.2, 1.19
+#: Larger side of the largest crop at which a photo is searched: enough for its smallest crops.
+PHOTO_PX = round(2 * SIDE_PX / SMALLEST_FRACTION)
+#: Stride of the places that are tried, in the pixels of the comparison.
 STRIDE = 2
-#: How far something may be turned, at first; refinement goes on from the nearest.
+#: Rotations that are tried before the refinement, in degrees.
 ANGLES = (-15.0, 0.0, 15.0)
-#: Refinement, of the best: the best of so many crops around the last one, ever nearer.
+#: The best BEST crops are refined, each in ROUNDS rounds of TRIES random crops around it.
 BEST, TRIES, ROUNDS = 12, 48, 6
-#: Within these of the central crop, in its sides, a crop is the central one.
+#: A crop this near to the central one, as a fraction of its side and in degrees, is replaced by it.
 NEAR, NEAR_DEGREES = 0.08, 10.0
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """Small pictures of a generator, `[N, 3·h·w]`, of unit contrast; `size` is (w, h)."""
+    """Downscaled images of a generator with unit contrast.
 
-    size: tuple[int, int]
-    pictures: torch.Tensor
+    Attributes:
+        size: (w, h) in pixels.
+        images: `[N, D]`, as `_unit_contrast` returns them.
+    """
+
+    size: Size
+    images: torch.Tensor
 
     def cost(self, crops: torch.Tensor) -> torch.Tensor:
-        """1 − correlation of each of `crops` `[M, 3·h·w]` with the nearest picture, `[M]`."""
-        return 1 - (_unit_contrast(crops, self.size) @ self.pictures.T).amax(dim=1)
+        """1 − correlation of each of `crops` `[M, 3·h·w]` with the nearest image, `[M]`."""
+        return 1 - (_unit_contrast(crops, self.size) @ self.images.T).amax(dim=1)
 
 
-def _unit_contrast(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """`[N, 3·h·w]` → colours and edges, each of mean 0 and length 1 over the square root of 2.
+def _unit_contrast(images: torch.Tensor, size: Size) -> torch.Tensor:
+    """Colours and edges of images `[N, 3·h·w]`, each part with zero mean and length 1/√2.
 
-    Light and its colour say little about what it falls on; what has no edges is no picture.
+    Subtracting the mean removes the colour of the light. Edges keep flat areas, which correlate
+    with anything in colour, from matching.
     """
-    x = pictures.unflatten(1, (3, size[1], size[0]))
+    x = rearrange(images, "n (c h w) -> n c h w", c=3, w=size[0])
     colours = (x - x.mean(dim=(2, 3), keepdim=True)).flatten(1)
     edges = [(x[..., 1:] - x[..., :-1]).flatten(1), (x[..., 1:, :] - x[..., :-1, :]).flatten(1)]
     parts = [colours, torch.cat(edges, dim=1)]
@@ -67,63 +76,58 @@ def _unit_contrast(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
 
 
 @torch.no_grad()
-def likeness_of(G: nn.Module, class_index: int | None = None, seed: int = 0) -> Likeness:
-    """Pictures of `G` at a few pixels a side."""
+def likeness_of(G: MappedGenerator, class_index: int | None = None, seed: int = 0) -> Likeness:
+    """Random images of `G`, downscaled for comparison."""
     height, width = G.img_height, G.img_width
-    share = SIDE_PX / max(height, width)
-    size = (max(4, round(width * share)), max(4, round(height * share)))
-    count = PICTURES if max(height, width) <= SMALL_PX else FEW_PICTURES
+    scale = SIDE_PX / max(height, width)
+    size = (max(4, round(width * scale)), max(4, round(height * scale)))
+    count = IMAGES if max(height, width) <= SMALL_PX else FEW_IMAGES
     ws = map_latents(G, seed_latents(seed, count, G.z_dim), class_index, truncation_psi=0.8)
     render = renderer(G)
     small = [
         F.interpolate(as_rgb(render(part)).clamp(-1, 1), size=size[::-1], mode="area").flatten(1)
-        for part in ws.split(min(16, pictures_at_once(G)))
+        for part in ws.split(min(16, images_at_once(G)))
     ]
     return Likeness(size, _unit_contrast(torch.cat(small).cpu(), size))
 
 
 @torch.no_grad()
-def find_crop(likeness: Likeness, photo: Image.Image, picture: tuple[int, int]) -> Crop:
-    """The crop of the shape of a `picture` that looks most like the generator's pictures.
+def find_crop(likeness: Likeness, photo: Image.Image, image: Size) -> PhotoCrop:
+    """The crop with the aspect ratio of `image` that looks most like the generator's images.
 
-    Size and place are searched everywhere within the photo, upright and turned a little either
-    way, then refined together with the angle.
-    The same photo gives the same crop.
+    Searches all sizes and places within the photo at three rotations, then refines the best crops
+    together with their rotation. Deterministic.
     """
-    small = _shrunk(photo, picture)
-    scale, largest = photo.width / small.width, central_crop(small.size, picture).size
-    whole, found = _tensor(small), []
+    small = _shrunk(photo, image)
+    scale, largest = photo.width / small.width, central_crop(small.size, image).size
+    whole, found = to_target(small, 3), []
     for degrees in ANGLES:
-        # Turned back, what is turned in the photo is upright.
+        # Rotating the photo by the opposite angle makes what is tilted in it upright.
         turned = small.rotate(-degrees, Image.Resampling.BICUBIC, expand=True)
-        image = _tensor(turned)
-        for level in range(1 + int(math.log(1 / SMALLEST_SHARE) / math.log(RATIO))):
+        pixels = to_target(turned, 3)
+        for level in range(1 + int(math.log(1 / SMALLEST_FRACTION) / math.log(RATIO))):
             size = largest / RATIO**level
             if size >= SIDE_PX:
-                for cost, crop in _scan(likeness, image, size):
-                    crop = _turned_to(crop, degrees, turned.size, small.size)
+                for cost, crop in _scan(likeness, pixels, size):
+                    crop = _unrotated(crop, degrees, turned.size, small.size)
                     found.append((cost + _overhang(crop, whole.shape[2:], likeness.size), crop))
     random = np.random.RandomState(0)
     best = [_refine(likeness, whole, crop, random) for crop in _distinct(found)]
     crop = min(best, key=lambda pair: pair[0])[1]
-    return Crop(crop.x * scale, crop.y * scale, crop.size * scale, crop.degrees)
+    return PhotoCrop(crop.x * scale, crop.y * scale, crop.size * scale, crop.degrees)
 
 
-def _tensor(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def _turned_to(crop: Crop, degrees: float, turned: tuple[int, int], upright: tuple[int, int]):
-    """What is `crop` in the photo turned back by `degrees`, in the photo itself."""
-    away = Crop(0, 0, 1, degrees).axes((1, 1))
+def _unrotated(crop: PhotoCrop, degrees: float, turned: Size, upright: Size) -> PhotoCrop:
+    """A crop of the photo rotated by −`degrees`, in coordinates of the photo itself."""
+    away = PhotoCrop(0, 0, 1, degrees).axes((1, 1))
     x, y = crop.x - turned[0] / 2, crop.y - turned[1] / 2
     place = np.array(upright) / 2 + x * away[0] + y * away[1]
-    return Crop(float(place[0]), float(place[1]), crop.size, degrees)
+    return PhotoCrop(float(place[0]), float(place[1]), crop.size, degrees)
 
 
-def _distinct(found: list[tuple[float, Crop]]) -> list[Crop]:
-    """The best of `found` that are not nearly the same as a better one."""
-    kept: list[Crop] = []
+def _distinct(found: list[tuple[float, PhotoCrop]]) -> list[PhotoCrop]:
+    """The best crops of `found`, without near duplicates of better ones."""
+    kept: list[PhotoCrop] = []
     for _, crop in sorted(found, key=lambda pair: pair[0]):
         same = (
             math.hypot(crop.x - other.x, crop.y - other.y) < 0.2 * other.size
@@ -138,22 +142,22 @@ def _distinct(found: list[tuple[float, Crop]]) -> list[Crop]:
     return kept
 
 
-def _shrunk(photo: Image.Image, picture: tuple[int, int]) -> Image.Image:
-    """The photo as 'RGB', as small as what is compared in its smallest crops allows."""
+def _shrunk(photo: Image.Image, image: Size) -> Image.Image:
+    """The photo as 'RGB', as small as the comparison of its smallest crops allows."""
     rgb = to_mode(photo, "RGB")
-    share = PHOTO_PX / central_crop(photo.size, picture).size
-    if share >= 1:
+    scale = PHOTO_PX / central_crop(photo.size, image).size
+    if scale >= 1:
         return rgb
-    size = [max(1, round(n * share)) for n in photo.size]
+    size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
     return rgb.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
-def _scan(likeness: Likeness, whole: torch.Tensor, size: float) -> list[tuple[float, Crop]]:
-    """The best crops of one size, upright, with their costs."""
+def _scan(likeness: Likeness, whole: torch.Tensor, size: float) -> list[tuple[float, PhotoCrop]]:
+    """The best upright crops of one size, with their costs."""
     width, height = likeness.size
-    share = max(likeness.size) / size
+    factor = max(likeness.size) / size
     small = [
-        max(n, round(side * share))
+        max(n, round(side * factor))
         for n, side in zip((height, width), whole.shape[2:], strict=True)
     ]
     image = F.interpolate(whole, size=small, mode="area")
@@ -165,7 +169,7 @@ def _scan(likeness: Likeness, whole: torch.Tensor, size: float) -> list[tuple[fl
     return [
         (
             value,
-            Crop(
+            PhotoCrop(
                 (i % across * STRIDE + width / 2) * scale[1],
                 (i // across * STRIDE + height / 2) * scale[0],
                 size,
@@ -176,13 +180,13 @@ def _scan(likeness: Likeness, whole: torch.Tensor, size: float) -> list[tuple[fl
 
 
 def _refine(
-    likeness: Likeness, whole: torch.Tensor, crop: Crop, random: np.random.RandomState
-) -> tuple[float, Crop]:
-    """The best of random crops around `crop`, again and again with half the spread."""
-    share = max(likeness.size) * 2 / crop.size
+    likeness: Likeness, whole: torch.Tensor, crop: PhotoCrop, random: np.random.RandomState
+) -> tuple[float, PhotoCrop]:
+    """The best of random crops around `crop`; the spread halves in each round."""
+    factor = max(likeness.size) * 2 / crop.size
     small = whole
-    if share < 1:
-        sides = [max(1, round(n * share)) for n in whole.shape[2:]]
+    if factor < 1:
+        sides = [max(1, round(n * factor)) for n in whole.shape[2:]]
         small = F.interpolate(whole, size=sides, mode="area")
     best, cost = crop, math.inf
     for step in range(ROUNDS):
@@ -190,32 +194,35 @@ def _refine(
         offsets = random.randn(TRIES, 4) * spread
         offsets[0] = 0
         tried = [
-            Crop(best.x + dx, best.y + dy, best.size * math.exp(ds), best.degrees + angle)
+            PhotoCrop(best.x + dx, best.y + dy, best.size * math.exp(ds), best.degrees + angle)
             for dx, dy, ds, angle in offsets.tolist()
         ]
         costs = likeness.cost(_sample(small, whole.shape[2:], tried, likeness.size))
-        # Crops that leave the photo would be judged by pixels that are not there.
+        # Pixels beyond the photo's border are made up, so crops that reach there cost more.
         costs += torch.tensor([_overhang(c, whole.shape[2:], likeness.size) for c in tried])
-        least = int(costs.argmin())
-        best, cost = tried[least], float(costs[least])
+        lowest = int(costs.argmin())
+        best, cost = tried[lowest], float(costs[lowest])
     return cost, best
 
 
-def _overhang(crop: Crop, sides, picture) -> float:
-    corners = crop.corners(picture)
+def _overhang(crop: PhotoCrop, sides: Sequence[int], image: Size) -> float:
+    """Penalty for a crop that leaves a photo of `sides` (height, width)."""
+    corners = crop.corners(image)
     out = np.maximum(-corners, corners - np.array([sides[1], sides[0]])).max()
     return 5 * max(0.0, out / crop.size - 0.02)
 
 
-def _sample(image, sides, crops: list[Crop], picture: tuple[int, int]) -> torch.Tensor:
-    """What `crops`, in pixels of a photo of `sides`, cut out of `image`, the photo at any size."""
-    width, height = picture
+def _sample(
+    image: torch.Tensor, sides: Sequence[int], crops: list[PhotoCrop], size: Size
+) -> torch.Tensor:
+    """Cut `crops`, in pixels of a photo of `sides`, out of `image`, which is the photo resized."""
+    width, height = size
     rows = []
     for crop in crops:
-        right, down = crop.axes(picture)
-        # Grids of torch span −1 … 1 from edge to edge.
-        for size, k, centre in ((sides[1], 0, crop.x), (sides[0], 1, crop.y)):
-            rows.append([right[k] * width / size, down[k] * height / size, 2 * centre / size - 1])
+        right, down = crop.axes(size)
+        # Sampling grids span −1 to 1 from edge to edge.
+        for n, k, centre in ((sides[1], 0, crop.x), (sides[0], 1, crop.y)):
+            rows.append([right[k] * width / n, down[k] * height / n, 2 * centre / n - 1])
     theta = torch.tensor(np.array(rows), dtype=torch.float32).reshape(-1, 2, 3)
     grid = F.affine_grid(theta, [len(crops), 3, 2 * height, 2 * width], align_corners=False)
     views = F.grid_sample(
@@ -224,12 +231,16 @@ def _sample(image, sides, crops: list[Crop], picture: tuple[int, int]) -> torch.
     return F.avg_pool2d(views, 2).flatten(1)
 
 
-def choose_crop(G: nn.Module, photo: Image.Image, class_index: int | None = None) -> Crop:
-    """The crop that `find_crop` finds, or the central one where the two are nearly the same:
-    photos that were cropped for the network are taken as they are."""
-    picture = (G.img_width, G.img_height)
-    central = central_crop(photo.size, picture)
-    found = find_crop(likeness_of(G, class_index), photo, picture)
+def choose_crop(
+    G: MappedGenerator, photo: Image.Image, class_index: int | None = None
+) -> PhotoCrop:
+    """`find_crop` for `G`, or the central crop if the two are nearly the same.
+
+    So photos that were already cropped for the network are taken as they are.
+    """
+    image = (G.img_width, G.img_height)
+    central = central_crop(photo.size, image)
+    found = find_crop(likeness_of(G, class_index), photo, image)
     apart = math.hypot(found.x - central.x, found.y - central.y) / central.size
     alike = apart < NEAR and found.size > (1 - 2 * NEAR) * central.size
     return central if alike and abs(found.degrees) < NEAR_DEGREES else found

@@ -1,4 +1,5 @@
-"""What projection finds beside the latent: a StyleGAN3's input transform, a StyleGAN2's noise."""
+"""Parameters that projection optimises in addition to the latent: the input transform of a
+StyleGAN3, the noise of a StyleGAN2."""
 
 from __future__ import annotations
 
@@ -7,32 +8,38 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from guidance.inversion.config import ProjectConfig
+from guidance.latents import MOVE
 from sg3.errors import UserError
 from sg3.networks import stylegan3
+from sg3.networks.generator import MappedGenerator
 
 TRANSFORM = "input.transform"
-#: One unit of the optimiser moves the picture by this share of its larger side, or turns it by
-#: this angle in radians: about what poses differ by, as a unit of the latent is.
-MOVE = 0.05
 SMALLEST_NOISE_PX = 8
 
 
-class Beside:
-    """Tensors to optimise, and the buffers of the synthesis network that follow from them.
+class Nuisance:
+    """Parameters other than the latent, and the buffers of the synthesis network they determine.
 
-    Each picture of the batch has its own. The noise begins with what `config.seed` draws, or, if
-    not `drawn`, with the network's. Raises UserError for a transform of a network that has none.
+    Each image of the batch has its own.
+
+    Args:
+        G: the generator.
+        batch: number of images.
+        config: settings of the projection.
+        drawn: start from noise drawn with the seed; otherwise from that of `G`.
+
+    Raises ValueError for an input transform of a network that has none.
     """
 
-    def __init__(self, G: nn.Module, batch: int, config, drawn: bool = True):
+    def __init__(self, G: MappedGenerator, batch: int, config: ProjectConfig, drawn: bool = True):
         self.device, self.batch = next(G.synthesis.parameters()).device, batch
-        self.move = self.before = None
+        self.move: torch.Tensor | None = None
         if config.transform:
             if not isinstance(G, stylegan3.Generator):
                 raise UserError("transform: only StyleGAN3 networks have an input transform")
-            self.before = G.synthesis.input.transform
+            self.before = G.synthesis.get_buffer(TRANSFORM)
             self.move = torch.zeros([batch, 3], device=self.device, requires_grad=True)
         self.noise: dict[str, torch.Tensor] = {}
         if config.noise:
@@ -44,20 +51,20 @@ class Beside:
                     self.noise[name] = noise.clone().requires_grad_(True)
 
     @property
-    def unknown(self) -> list[torch.Tensor]:
-        """Leaves for the optimiser."""
+    def parameters(self) -> list[torch.Tensor]:
+        """Leaf tensors for the optimizer."""
         return [*([] if self.move is None else [self.move]), *self.noise.values()]
 
     def buffers(self) -> dict[str, torch.Tensor]:
-        """Buffers by name in the synthesis network, each `[B, ...]`."""
-        moved = (
-            {} if self.move is None else {TRANSFORM: inverse_moves(self.move * MOVE) @ self.before}
-        )
+        """Buffers of the synthesis network by name, each `[B, ...]`; differentiable."""
+        moved = {}
+        if self.move is not None:
+            moved[TRANSFORM] = inverse_moves(self.move * MOVE) @ self.before
         return {**moved, **self.noise}
 
     def noise_penalty(self) -> torch.Tensor:
-        """How much the noise is a picture: its squared correlation with itself, shifted by a pixel
-        along each axis, over a pyramid; `[B]` (SG2 App. D)."""
+        """Squared autocorrelation of the noise at a shift of one pixel along each axis, summed over
+        a pyramid, `[B]` (StyleGAN2 App. D). It is small as long as the noise holds no image."""
         total = torch.zeros([self.batch], device=self.device)
         for noise in self.noise.values():
             while True:
@@ -69,16 +76,19 @@ class Beside:
         return total
 
     @torch.no_grad()
-    def settle_(self) -> None:
-        """Give the noise mean 0 and mean square 1 again."""
+    def normalize_(self) -> None:
+        """Normalise the noise in place to zero mean and unit mean square."""
         for noise in self.noise.values():
             noise -= noise.mean(dim=(1, 2, 3), keepdim=True)
             noise *= noise.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12).rsqrt()
 
 
 def inverse_moves(move: torch.Tensor) -> torch.Tensor:
-    """`move` `[B, 3]`, x and y in larger sides and an angle in radians → matrices `[B, 3, 3]` for
-    `synthesis.input.transform`: inverses of rotation, then translation (REFERENCE.md §9.1)."""
+    """Matrices `[B, 3, 3]` for `synthesis.input.transform`: inverses of rotation, then translation.
+
+    `move` `[B, 3]`: x and y as fractions of the larger side, and an angle in radians
+    (REFERENCE.md §9.1).
+    """
     x, y, angle = move.unbind(dim=1)
     cos, sin = angle.cos(), angle.sin()
     zero, one = torch.zeros_like(x), torch.ones_like(x)
@@ -87,7 +97,7 @@ def inverse_moves(move: torch.Tensor) -> torch.Tensor:
 
 
 def transform_of(buffers: Mapping[str, torch.Tensor]) -> tuple[float, float, float] | None:
-    """x, y and degrees of the first picture's transform, as `sg3 generate` takes them."""
+    """x, y and degrees of the first image's transform, as the options of `sg3 generate`."""
     if TRANSFORM not in buffers:
         return None
     m = torch.linalg.inv(buffers[TRANSFORM][0].double().cpu())

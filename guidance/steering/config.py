@@ -2,122 +2,160 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from guidance.cutouts import AUGMENTS, Augment
-from guidance.steering.learning_rate import SCHEDULES
-from guidance.steering.losses import DISTANCES
+from guidance.augment import AUGMENTS, Augment
+from guidance.learning_rate import SCHEDULES
 from guidance.templates import templates_of
-
-#: Choices of the settings that are words.
-CHOICES = {
-    "space": ("w", "w+", "s"),
-    "basis": ("pca", "std"),
-    "transform": ("follow", "free", "held"),
-    "start": ("best", "seed", "mean"),
-    "distance": (*DISTANCES, "directional"),
-    "schedule": tuple(SCHEDULES),
-}
-LEAST = {
-    "steps": 0, "components": 1, "candidates": 1, "cutouts": 1, "generations": 0, "patience": 0,
-}  # fmt: skip
-NOT_NEGATIVE = ("lr", "prior", "keep", "max_sigma", "look", "identity", "outside", "stall")
+from sg3.errors import UserError
+from sg3.settings import check_settings, documented, setting
 
 
+@documented
 @dataclass(frozen=True)
 class SteerConfig:
-    """Settings of `steer`. Raises ValueError for values outside the stated ranges."""
+    """Settings of `guidance.steer`. Raises ValueError for values out of range."""
 
-    steps: int = 60
-    seed: int = 0
-    #: "w": one latent for all layers; "w+": one per layer, freer and further from the manifold;
-    #: "s": every channel of every layer but those that make colour (StyleSpace).
-    space: str = "w"
-    #: Of w and w+. "pca": principal components of W; "std": every number of w (REFERENCE.md §8.1).
-    basis: str = "pca"
-    components: int = 48
-    #: The four numbers of a StyleGAN3's learned input transform: "follow" w as they always do, are
-    #: "free" to move beside it, or "held" where they are at the start.
-    transform: str = "follow"
-    #: Only these layers move: rows of ws "4-9" or names "L3-L6"; None for all.
-    layers: str | None = None
-    #: Where to begin: the best of `candidates` random pictures, the seed's own, or the mean of W.
-    start: str = "best"
-    #: None for 128 of pictures up to 64 pixels wide, else 32.
-    candidates: int | None = None
-    #: Times the best candidates are crossed; None for 4 of pictures up to 64 pixels wide, else 0.
-    generations: int | None = None
-    #: Truncation psi of the starting pictures.
-    truncation: float = 1.0
-    lr: float = 0.1
-    #: Of the learning rate: "ramp" (short rise, fall over the last quarter), "cosine", "constant".
-    schedule: str = "ramp"
-    betas: tuple[float, float] = (0.0, 0.999)
-    #: Share of the old in the moving average of latents that is shown and returned.
-    ema: float = 0.9
-    #: Stop once the averaged loss has not fallen by `stall` for so many steps; 0: never.
-    patience: int = 0
-    stall: float = 1e-3
-    #: Pull towards the mean of W: this times the mean squared whitened coordinate.
-    prior: float = 0.0
-    #: Pull towards the start: this times the mean squared change of the coordinates. What the text
-    #: does not mention stays as it was. None for 1 from the best candidate, which is near what the
-    #: text says, and 0.1 from any other start, which has to move.
-    keep: float | None = None
-    #: Pull towards how the start looks: this times LPIPS or its stand-in (`look_distance` is what
-    #: `guidance.inversion.load_distance` takes).
-    look: float = 0.0
-    look_distance: str = "auto"
-    #: Pull towards who the start shows, by `identity_encoder`: see `guidance.steering.keep`.
-    identity: float = 0.0
-    identity_encoder: str | None = None
-    #: Where a region is judged, pull of the pixels outside towards the start; None for 30.
-    outside: float | None = None
-    #: No further from the mean than this, in standard deviations of W; 0 for no bound.
-    max_sigma: float = 1.25
-    #: Views per picture and step; None for 32 of pictures larger than the encoder's input, else 2.
-    cutouts: int | None = None
-    #: A name in `guidance.cutouts.AUGMENTS`, or the ranges themselves.
-    augment: str | Augment = "light"
-    #: Between embeddings; "directional" compares changes since `source` (REFERENCE.md §8.6).
-    distance: str = "spherical"
-    #: Of "directional": a text that says what texts start from.
-    source: str | None = None
-    #: A name in `guidance.templates.TEMPLATES`, or sentences with {}: texts are averaged over them.
-    templates: str | tuple[str, ...] = "plain"
-    class_index: int | None = None
-    force_fp32: bool = False
+    steps: int = setting(60, "Number of optimisation steps.", min=0)
+    seed: int = setting(0, "Random seed.")
+    space: str = setting(
+        "w",
+        'Space to optimise in. "w": one latent for all layers; "w+": one per layer, which moves '
+        'more freely and further from the manifold; "s": the styles of all channels except those '
+        "of ToRGB layers (StyleSpace).",
+        choices=("w", "w+", "s"),
+    )
+    basis: str = setting(
+        "pca",
+        'Coordinates in w and w+. "pca": principal components of W; "std": every element of w '
+        "scaled by its standard deviation (REFERENCE.md §8.1).",
+        choices=("pca", "std"),
+    )
+    components: int = setting(48, 'Number of principal components of basis "pca".', min=1)
+    transform: str = setting(
+        "follow",
+        'Input transform of a StyleGAN3. "follow": computed from w as usual; "free": optimised as '
+        'well; "held": fixed to that of the start.',
+        choices=("follow", "free", "held"),
+    )
+    layers: str | None = setting(
+        None,
+        'Layers that may change: rows of ws such as "4-9", or names such as "L3-L6".',
+        unset="all layers",
+    )
+    start: str = setting(
+        "best",
+        'Where to start. "best": the best of a number of random candidates; "seed": the image of '
+        'the seed; "mean": the mean of W.',
+        choices=("best", "seed", "mean"),
+    )
+    candidates: int | None = setting(
+        None,
+        "Number of random images to choose the start from.",
+        min=1,
+        unset="128 for images of up to 64 pixels, else 32",
+    )
+    generations: int | None = setting(
+        None,
+        "How many times the best candidates are crossed.",
+        min=0,
+        unset="4 for images of up to 64 pixels, else 0",
+    )
+    truncation: float = setting(1.0, "Truncation psi of the candidates.")
+    lr: float = setting(0.1, "Learning rate, in standard deviations of W.", min=0)
+    schedule: str = setting(
+        "ramp",
+        'Learning-rate schedule. "ramp": short warm-up, cosine decay over the last quarter; '
+        '"cosine": short warm-up, cosine decay; "constant".',
+        choices=SCHEDULES,
+    )
+    betas: tuple[float, float] = setting((0.0, 0.999), "Betas of Adam.")
+    ema: float = setting(
+        0.9, "EMA decay of the latents that are shown and returned.", min=0, below=1
+    )
+    patience: int = setting(
+        0, "Stop after this many steps without progress; 0 runs all steps.", min=0
+    )
+    stall: float = setting(1e-3, "Smallest fall of the averaged loss that is progress.", min=0)
+    prior: float = setting(
+        0.0,
+        "Weight of the distance from the mean of W (mean squared whitened coordinate).",
+        min=0,
+    )
+    keep: float | None = setting(
+        None,
+        "Weight of the distance from the start (mean squared change of the coordinates), which "
+        "preserves what the prompt does not mention.",
+        min=0,
+        # The best candidate already resembles the prompt; any other start has to move further.
+        unset='1 from start "best", 0.1 otherwise',
+    )
+    perceptual: float = setting(
+        0.0, "Weight of the perceptual distance from the start image.", min=0
+    )
+    perceptual_distance: str = setting(
+        "auto",
+        'Perceptual distance. "lpips" needs weights; "scales" does not; "auto" takes lpips if its '
+        "weights are installed.",
+        choices=("auto", "lpips", "scales"),
+    )
+    identity: float = setting(
+        0.0, "Weight of the identity distance from the start; needs an identity encoder.", min=0
+    )
+    identity_encoder: str | None = setting(
+        None, "TorchScript file of a face encoder, or an image-text model.", unset="none"
+    )
+    outside: float | None = setting(
+        None,
+        "Weight of the squared change of pixels outside the region.",
+        min=0,
+        unset="30",
+    )
+    max_sigma: float = setting(
+        1.25, "Largest distance from the mean of W, in standard deviations; 0 = no limit.", min=0
+    )
+    cutouts: int | None = setting(
+        None,
+        "Random views per image and step.",
+        min=1,
+        unset="32 for images larger than the encoder's input, else 2",
+    )
+    augment: str | Augment = setting(  # noqa: RUF009
+        "light", 'Augmentation of the views: "none", "light", "strong" or an `Augment`.'
+    )
+    distance: str = setting(
+        "spherical",
+        'Distance between embeddings. "directional" compares the change of the image with that '
+        "from the source text to the prompt (REFERENCE.md §8.6).",
+        choices=("spherical", "cosine", "directional"),
+    )
+    source: str | None = setting(
+        None, 'Text that describes the start, for the directional distance: "a face".', unset="none"
+    )
+    templates: str | tuple[str, ...] = setting(
+        "plain",
+        'Sentences to average each text over: "plain", "mini", "imagenet", or sentences with {}.',
+    )
+    class_index: int | None = setting(
+        None, "Class of a conditional network.", unset="required by conditional networks"
+    )
+    force_fp32: bool = setting(False, "Run all layers in float32, on GPUs too.")
 
-    def __post_init__(self):
-        for name, expected in CHOICES.items():
-            if getattr(self, name) not in expected:
-                raise ValueError(
-                    f"{name}: got {getattr(self, name)!r}, expected {' or '.join(expected)}"
-                )
+    def __post_init__(self) -> None:
+        check_settings(self)
         if not (isinstance(self.augment, Augment) or self.augment in AUGMENTS):
             names = " or ".join(AUGMENTS)
-            raise ValueError(f"augment: got {self.augment!r}, expected {names} or an Augment")
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}: got {value}, expected at least {least}")
-        for name in NOT_NEGATIVE:
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}: got {value}, expected a number ≥ 0")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: got {self.ema}, expected 0 ≤ ema < 1")
+            raise UserError(f"augment: got {self.augment!r}, expected {names} or an Augment")
         if self.distance == "directional" and self.source is not None and not self.source.strip():
-            raise ValueError("source: got an empty text, expected one such as 'a face'")
+            raise UserError("source: got an empty text, expected one such as 'a face'")
         if self.identity and not self.identity_encoder:
-            raise ValueError(
-                "identity: needs a face encoder; name a TorchScript file or an encoder as "
-                "identity_encoder (--identity-encoder)"
+            raise UserError(
+                "identity_encoder: got none, but `identity` needs a face encoder; expected a "
+                "TorchScript file or the name of an image-text model"
             )
         templates_of(self.templates)
 
     @property
     def views(self) -> Augment:
-        """The ranges of the random views."""
+        """The augmentation of the views."""
         return AUGMENTS[self.augment] if isinstance(self.augment, str) else self.augment

@@ -1,4 +1,4 @@
-"""Several prompts one after the other as one continuous run: the "dissolve"."""
+"""Dissolve: steering through several prompts in one continuous run, for videos."""
 
 from __future__ import annotations
 
@@ -6,47 +6,57 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from guidance.directions.base import EditedLatent
 from guidance.encoders import Encoder
 from guidance.latents import LatentSpace
 from guidance.prompts import Prompt, parse_prompts
+from guidance.render import EditedLatent
 from guidance.steering.config import SteerConfig
-from guidance.steering.run import Steering
-from guidance.steering.state import Progress
+from guidance.steering.run import SteeringRun
 from guidance.steering.steer import Preparation, Prompts
+from sg3.checkpoints import Networks
 from sg3.errors import UserError
 from sg3.motion import moves
+from sg3.settings import replace_settings
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Prompt k takes over at step `times[k]`, across `fade` steps around it; the last step is
-    `end`. Raises UserError unless the times rise from 0 to before the end."""
+    """When each prompt takes over.
+
+    Attributes:
+        times: step at which each prompt takes over, rising from 0.
+        end: last step.
+        fade: length of the cross-fade around each time, in steps.
+
+    Raises ValueError unless the times rise from 0 to below the end and the fade fits in between.
+    """
 
     times: tuple[int, ...]
     end: int
     fade: float
 
-    def __post_init__(self):
-        rising = bool(self.times) and all(a < b for a, b in self.gaps())
+    def __post_init__(self) -> None:
+        rising = bool(self.times) and all(a < b for a, b in self.sections())
         if not rising or self.times[0] != 0:
             raise UserError(
                 f"times: got {','.join(map(str, self.times))}, expected rising steps from 0 to "
                 f"below {self.end}"
             )
-        if not 0 <= self.fade <= min(b - a for a, b in self.gaps()):
-            raise UserError(f"fade: got {self.fade:g} steps, expected 0 to the shortest section's")
+        shortest = min(b - a for a, b in self.sections())
+        if not 0 <= self.fade <= shortest:
+            raise UserError(f"fade: got {self.fade:g} steps, expected 0 to {shortest}")
 
-    def gaps(self) -> list[tuple[int, int]]:
-        """First step of each section, and of the next."""
+    def sections(self) -> list[tuple[int, int]]:
+        """First step of each section and of the next one."""
         return list(zip(self.times, (*self.times[1:], self.end), strict=True))
 
     def shares(self, step: float) -> list[float]:
-        """How much each prompt counts at `step`; they add up to 1."""
+        """Weight of each prompt at `step`; they sum to 1."""
         begun = [1.0]
         for time in self.times[1:]:
             t = (step - time) / self.fade + 0.5 if self.fade else float(step >= time)
@@ -56,7 +66,7 @@ class Timeline:
 
 
 def dissolve(
-    G: nn.Module,
+    network: Networks | nn.Module,
     prompts: Sequence[Prompts],
     clip: str | Encoder = "mini",
     *,
@@ -67,91 +77,118 @@ def dissolve(
     amount: float = 0.1,
     config: SteerConfig | None = None,
     start_ws: torch.Tensor | EditedLatent | None = None,
-    progress: str | os.PathLike | None = None,
+    resume_from: str | os.PathLike | None = None,
     about: str = "",
-    **settings,
-) -> Steering:
-    """Steer through `prompts`, `steps_each` steps for each; every step is a frame of the video.
+    progress: bool = False,
+    **settings: Any,
+) -> SteeringRun:
+    """Steer through `prompts` one after the other; each step is a frame of a video.
 
-    `times`: steps at which prompts take over (the first at 0), instead of every `steps_each`.
-    `fade`: share of the shortest section over which one gives way to the next. Where the start is
-    "best" and w or w+ moves, the best picture for each prompt is found first and the run goes from
-    one to the next, the texts pulling on the way; otherwise the texts alone pull. `motion` and
-    `amount` move the frames as `sg3.motion.moves` says. The rest is as for `steer_batch`. Raises
-    ValueError for fewer than two prompts, and for times that do not fit.
+    With start "best" in space w or w+, the best image of each prompt is found first and the run
+    moves from one to the next while the texts pull; otherwise only the texts pull.
+
+    Args:
+        network: networks of `sg3.load`, or a generator.
+        prompts: at least two; each as for `steer`.
+        clip: what `load_encoder` takes.
+        steps_each: steps per prompt.
+        times: steps at which the prompts take over, the first at 0; every `steps_each` by default.
+        fade: fraction of the shortest section over which one prompt fades into the next.
+        motion: moves the frames of a StyleGAN3, as `sg3.motion.moves` does.
+        amount: how far, as a fraction of the image's larger side.
+        config: settings; `steps` follows from the arguments above.
+        start_ws: `[1, num_ws, w_dim]` or an `EditedLatent` to start from.
+        resume_from: a file of `SteeringRun.save`.
+        about: text that identifies further inputs, as for `steer_batch`.
+        progress: show a progress bar.
+        **settings: fields of `SteerConfig` that replace those of `config`.
+
+    Raises ValueError for fewer than two prompts and for times that do not fit.
+
+    Example:
+        >>> import guidance, sg3
+        >>> run = guidance.dissolve(
+        ...     sg3.load("mini-faces"), ["red hair", "a crown"], steps_each=2, candidates=4
+        ... )
+        >>> frames = [step.image for (step,) in run]
+        >>> len(frames)
+        5
     """
-    config = dataclasses.replace(config or SteerConfig(), **settings)
+    config = replace_settings(config or SteerConfig(), settings)
     sections = [parse_prompts(part) for part in prompts]
-    if len(sections) < 2:
-        raise UserError(f"dissolve: got {len(sections)} prompts, expected at least two")
-    if steps_each < 1:
-        raise UserError(f"dissolve: got {steps_each} steps, expected at least 1")
-    if not 0 <= fade <= 1:
-        raise UserError(f"fade: got {fade:g}, expected a share from 0 to 1")
-    if times is None:
-        times = [i * steps_each for i in range(len(sections))]
-    if len(times) != len(sections):
-        raise UserError(
-            f"times: got {len(times)}, expected one for each of {len(sections)} prompts"
-        )
-    end = times[-1] + steps_each
-    plain = Timeline(tuple(times), end, 0.0)
-    timeline = dataclasses.replace(plain, fade=fade * min(b - a for a, b in plain.gaps()))
-    path = moves(motion, end + 1, amount) if motion else None
-    config = dataclasses.replace(config, steps=end)
+    timeline = _timeline(len(sections), steps_each, times, fade)
+    path = moves(motion, timeline.end + 1, amount) if motion else None
+    config = dataclasses.replace(config, steps=timeline.end)
     about += f" {timeline} {motion} {amount}"
     everything = [prompt for section in sections for prompt in section]
-    prepared = Preparation.of(G, [everything], clip, None, config, start_ws, None, about)
-    saved = None if progress is None else Progress.read(progress, prepared.fingerprint)
+    prepared = Preparation.of(network, [everything], clip, None, config, start_ws, None, about)
     anchors = None
     if start_ws is None and config.start == "best":
         encoder, seeds = prepared.objective.encoder, [config.seed] * len(sections)
-        parts = Preparation.of(G, sections, encoder, seeds, prepared.config, None, None, "")
+        parts = Preparation.of(network, sections, encoder, seeds, prepared.config, None, None, "")
         anchors = parts.starts()
-    run = prepared.steering(None if anchors is None else EditedLatent(anchors[:1]), saved)
-    run.moves = path
-    run.before_step = Conductor(run, timeline, sections, anchors)
-    return run
+    movable = None
+    route: LatentSpace | None = None
+    if anchors is not None:
+        movable = prepared.movable(EditedLatent(anchors[:1]))
+        route = movable.space_around(anchors)
+    device = next(prepared.G.synthesis.parameters()).device
+    schedule = DissolveSchedule(timeline, sections, route, device)
+    return prepared.run(movable, resume_from, schedule, path, progress)
 
 
-class Conductor:
-    """Gives the prompts of a run their weights at each step, and leads it past `anchors`."""
+def _timeline(count: int, steps_each: int, times: Sequence[int] | None, fade: float) -> Timeline:
+    """The timeline of `count` prompts. Raises ValueError."""
+    if count < 2:
+        raise UserError(f"prompts: got {count}, expected at least two")
+    if steps_each < 1:
+        raise UserError(f"steps_each: got {steps_each}, expected at least 1")
+    if not 0 <= fade <= 1:
+        raise UserError(f"fade: got {fade:g}, expected 0 to 1")
+    if times is None:
+        times = [i * steps_each for i in range(count)]
+    if len(times) != count:
+        raise UserError(f"times: got {len(times)}, expected one for each of {count} prompts")
+    plain = Timeline(tuple(times), times[-1] + steps_each, 0.0)
+    return dataclasses.replace(plain, fade=fade * min(b - a for a, b in plain.sections()))
+
+
+class DissolveSchedule:
+    """Weights of the prompts at each step, and where between the anchors the run starts from.
+
+    Args:
+        timeline: when the prompts take over.
+        sections: the prompts of each section.
+        route: the space around the anchors, one per section; None moves by the texts alone.
+        device: where the run is.
+    """
 
     def __init__(
         self,
-        run: Steering,
         timeline: Timeline,
         sections: Sequence[Sequence[Prompt]],
-        anchors: torch.Tensor | None,
+        route: LatentSpace | None,
+        device: torch.device,
     ):
-        self.run, self.timeline = run, timeline
+        self.timeline, self.route = timeline, route
         weights, numbers = [], []
         for number, section in enumerate(sections):
             total = sum(abs(prompt.weight) for prompt in section)
             weights += [prompt.weight / total for prompt in section]
             numbers += [number] * len(section)
-        device = run.movable.latent.ws.device
-        self.weights, self.numbers = torch.tensor(weights, device=device), numbers
-        self.route: LatentSpace | None = None
-        if anchors is not None and run.config.space != "s":
-            space, config = run.movable.space, run.config
-            self.route = LatentSpace(
-                space.statistics, anchors, config.basis, config.space == "w+", space.rows
-            )
-        self.at = len(run.progress.points) and len(run.progress.points) - 1
+        self._weights, self._numbers = torch.tensor(weights, device=device), numbers
 
-    def __call__(self, index: int) -> None:
-        shares = torch.tensor(self.timeline.shares(index), device=self.weights.device)
-        self.run.objective.weights = (self.weights * shares[self.numbers])[None]
-        if self.route is not None:
-            self._lead(index, shares)
+    def _shares(self, step: int) -> torch.Tensor:
+        return torch.tensor(self.timeline.shares(step), device=self._weights.device)
 
-    def _lead(self, index: int, shares: torch.Tensor) -> None:
-        """Move what the run is held to, and the run with it, as far from it as it has come."""
-        movable = self.run.movable
-        place = (shares[:, None, None] * self.route.start).sum(dim=0, keepdim=True)
-        movable.space.base = (shares[:, None, None] * self.route.base).sum(dim=0, keepdim=True)
-        step, movable.start["latent"] = place - movable.start["latent"], place
-        if index > self.at:  # what was saved has come this way already
-            self.run.coordinates["latent"].data += step
-            self.run.average["latent"] += step
+    def weights(self, step: int) -> torch.Tensor:
+        """Weights of the prompts at `step`, `[1, P]`."""
+        return (self._weights * self._shares(step)[self._numbers])[None]
+
+    def start(self, step: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Base and coordinates between the anchors at `step`; None without anchors."""
+        if self.route is None:
+            return None
+        shares = self._shares(step)[:, None, None]
+        base = (shares * self.route.base).sum(dim=0, keepdim=True)
+        return base, (shares * self.route.start).sum(dim=0, keepdim=True)

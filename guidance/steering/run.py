@@ -1,81 +1,116 @@
-"""The run behind `steer`: an iterator of steps that can be saved and taken up again."""
+"""A steering run: an iterator of steps that can be saved and resumed."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from typing import Any, Protocol
 
 import torch
-from torch import nn
 
-from guidance.directions.base import EditedLatent
-from guidance.render import synthesised
+from guidance.learning_rate import learning_rate
+from guidance.render import EditedLatent, one_of, synthesize
 from guidance.steering.config import SteerConfig
 from guidance.steering.keep import KeepTerms
-from guidance.steering.learning_rate import Stall, learning_rate
-from guidance.steering.objective import Objective
+from guidance.steering.objective import SteeringObjective
 from guidance.steering.spaces import Coordinates, Movable
-from guidance.steering.state import Progress
+from guidance.steering.stall import Stall
+from guidance.steering.state import write_state
 from sg3.generate import user_transform
+from sg3.media import ImageStep, ImageTensor
 from sg3.motion import Move
+from sg3.networks.generator import MappedGenerator
+from sg3.progress import with_bar
+
+#: Tensors of Adam's state, per parameter.
+MOMENTS = ("exp_avg", "exp_avg_sq")
+LATENT_STYLES = "latent.styles."
 
 
 @dataclass(frozen=True)
-class Step:
-    """One point of the way. `index` 0 is the start, `num_steps` the end unless it stalls before."""
+class SteerStep(ImageStep):
+    """One step of steering; step 0 is the start.
+
+    Attributes:
+        index: number of the step.
+        num_steps: number of the last step, unless the run stalls before.
+        loss: what is minimised: that of the latent before averaging, on augmented views.
+        losses: weighted terms of the loss, "distance", "prior", "keep" and, where they are on,
+            "perceptual", "identity", "outside"; also "similarity", the mean cosine to the prompts.
+        latent: EMA of the latents: ws `[1, num_ws, w_dim]` and offsets of styles.
+        sigma: distance from the mean of W in standard deviations; samples of W are near 1.
+        render: renders a latent as this run does.
+    """
 
     index: int
     num_steps: int
-    #: What the optimiser minimises, for the latent before averaging and under augmentation.
     loss: float
-    #: Its weighted terms: "distance", "prior", "keep", and where they are on "look", "identity"
-    #: and "outside"; beside them "similarity", the mean cosine to the prompts.
     losses: dict[str, float]
-    #: Averaged latent: ws `[1, num_ws, w_dim]` and what is added to its styles.
     latent: EditedLatent = dataclasses.field(repr=False, compare=False)
-    #: Distance of what moves from the mean of W in standard deviations (samples of W lie near 1).
     sigma: float
     render: Callable[[EditedLatent], torch.Tensor] = dataclasses.field(repr=False, compare=False)
 
     @property
     def ws(self) -> torch.Tensor:
-        """`[1, num_ws, w_dim]`: all of the latent where neither styles nor the transform move."""
+        """`[1, num_ws, w_dim]`, the whole latent unless styles or the transform are optimised."""
         return self.latent.ws
 
     @cached_property
-    def image(self) -> torch.Tensor:
-        """Picture of `latent`, `[1, C, H, W]` float32, nominally in [−1, 1]; rendered on demand."""
-        return self.render(self.latent)
+    def image(self) -> ImageTensor:
+        """Image `[1, C, H, W]` of `latent`, nominally in [−1, 1]; rendered on first use."""
+        return ImageTensor.of(self.render(self.latent))
 
 
-class Steering(Iterator[tuple[Step, ...]]):
-    """Yields B `Step`s at a time. `save` between two of them, and a run with that progress yields
-    the same steps, the ones before (from the file) and the ones after (by going on).
+class PromptSchedule(Protocol):
+    """Changes the prompts of a run from step to step (`guidance.steering.dissolve`)."""
 
-    `limit`: bound in standard deviations of W, a number or `[B]`; 0 for none.
+    def weights(self, step: int) -> torch.Tensor:
+        """Weights of the prompts at `step`, `[B, P]`."""
+
+    def start(self, step: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Base and coordinates of the start at `step` (`Movable.move_start`); None keeps it."""
+
+
+class SteeringRun(Iterator[tuple[SteerStep, ...]]):
+    """Yields a tuple of B `SteerStep`s per step.
+
+    After `save`, a run with that state yields the same steps again from the file and then
+    continues. `state_dict` and `load_state_dict` work as those of torch modules.
+
+    Args:
+        G: the generator.
+        objective: the prompts.
+        keeps: terms that preserve the start image.
+        movable: the optimised coordinates.
+        config: settings of the run.
+        limit: largest distance from the mean of W in standard deviations, a number or `[B]`;
+            0 = no limit.
+        fingerprint: JSON that a resumed run must have in common with this one.
+        schedule: changes prompts and start from step to step.
+        moves: transform of each step's image; not applied to the images that are optimised.
+        progress: show a progress bar.
     """
-
-    #: Called with the index of each step before it; it may change what is wanted.
-    before_step: Callable[[int], None] | None = None
-    #: How each step's picture (not what is judged) is moved; None: not at all.
-    moves: Sequence[Move] | None = None
 
     def __init__(
         self,
-        G: nn.Module,
-        objective: Objective,
+        G: MappedGenerator,
+        objective: SteeringObjective,
         keeps: KeepTerms,
         movable: Movable,
         config: SteerConfig,
         limit: float | torch.Tensor = 0.0,
         fingerprint: str = "",
-        saved: Progress | None = None,
+        *,
+        schedule: PromptSchedule | None = None,
+        moves: Sequence[Move] | None = None,
+        progress: bool = False,
     ):
         self.G, self.objective, self.keeps, self.movable = G, objective, keeps, movable
         self.config, self.limit, self.fingerprint = config, limit, fingerprint
+        self.schedule, self.moves, self.progress = schedule, moves, progress
         self.coordinates: Coordinates = {
             name: place.detach().clone().requires_grad_(True)
             for name, place in movable.start.items()
@@ -83,108 +118,167 @@ class Steering(Iterator[tuple[Step, ...]]):
         with torch.no_grad():
             movable.bound_({k: v.data for k, v in self.coordinates.items()}, limit)
         self.average = {name: c.detach().clone() for name, c in self.coordinates.items()}
-        unknown = list(self.coordinates.values())
-        self.optimiser = torch.optim.Adam(unknown, lr=config.lr, betas=config.betas)
-        batch = len(movable.latent.ws)
-        self.stall = Stall(batch, config.patience, config.stall)
-        self.progress = Progress(fingerprint, movable.latent)
-        if saved is not None:
-            self.progress = saved
-            saved.restore(self)
-        self._steps = self._run()
+        parameters = list(self.coordinates.values())
+        self.optimizer = torch.optim.Adam(parameters, lr=config.lr, betas=config.betas)
+        self.stall = Stall(len(movable.latent.ws), config.patience, config.stall)
+        #: Averaged coordinates and losses of all steps so far.
+        self.points: list[tuple[Coordinates, dict[str, list[float]]]] = []
+        self._steps = self._with_bar()
 
-    def __next__(self) -> tuple[Step, ...]:
+    def __next__(self) -> tuple[SteerStep, ...]:
         return next(self._steps)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write what it takes to go on from here, as safetensors, atomically."""
-        self.progress.write(path, self)
+        """Write the state as safetensors, atomically, for `steer_batch(resume_from=path)`."""
+        write_state(path, self.state_dict(), self.fingerprint)
 
-    def _run(self) -> Iterator[tuple[Step, ...]]:
-        done = list(self.progress.points)
-        for index, (place, values) in enumerate(done):
-            self._prepare(index)
-            yield self._points(index, place, values)
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers from which a run continues."""
+        latent = self.movable.latent
+        state: dict[str, Any] = {"latent.ws": latent.ws}
+        state |= {LATENT_STYLES + name: style for name, style in latent.styles.items()}
+        moments = self.optimizer.state_dict()["state"]  # by number of the parameter
+        for i, (name, value) in enumerate(self.coordinates.items()):
+            state[f"now.{name}"], state[f"average.{name}"] = value.detach(), self.average[name]
+            places = [place[name] for place, _ in self.points]
+            state[f"points.{name}"] = torch.stack(places or [value.detach()])[: len(places)]
+            state |= {f"{part}.{name}": moments[i][part] for part in MOMENTS if i in moments}
+        state["moves"] = int(moments[0]["step"]) if moments else 0
+        state["losses"] = [losses for _, losses in self.points]
+        state |= self.objective.state_dict()
+        return state | {f"stall.{name}": value for name, value in self.stall.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state of a run with the same arguments, whose steps are yielded again.
+
+        Raises ValueError if that run started from another latent.
+        """
+        start = start_of(state, self.movable.latent.ws.device)
+        if not torch.equal(start.ws, self.movable.latent.ws):
+            raise ValueError("state: belongs to a run that started from another latent")
+        moments = {}
+        with torch.no_grad():
+            for i, (name, value) in enumerate(self.coordinates.items()):
+                value.copy_(state[f"now.{name}"])
+                self.average[name].copy_(state[f"average.{name}"])
+                if state["moves"]:
+                    moments[i] = {part: state[f"{part}.{name}"].clone() for part in MOMENTS}
+                    moments[i]["step"] = torch.tensor(float(state["moves"]))
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.objective.load_state_dict(state)
+        stall = {n.removeprefix("stall."): v for n, v in state.items() if n.startswith("stall.")}
+        self.stall.load_state_dict(stall)
+        places = {name: state[f"points.{name}"] for name in self.coordinates}
+        self.points = [
+            ({name: place[i] for name, place in places.items()}, losses)
+            for i, losses in enumerate(state["losses"])
+        ]
+        self._steps = self._with_bar()
+
+    def _with_bar(self) -> Iterator[tuple[SteerStep, ...]]:
+        return with_bar(self._run(), self.config.steps + 1, "steer", self.progress)
+
+    def _run(self) -> Iterator[tuple[SteerStep, ...]]:
+        done = list(self.points)
+        for index, (place, losses) in enumerate(done):
+            self._follow_schedule(index)
+            yield self._as_steps(index, place, losses)
         if done and self._ended(len(done) - 1):
             return
         if self.objective.needs_start or self.keeps.needs_start:
             with torch.no_grad():
-                images = synthesised(self.G, self.movable.latent, self.config.force_fp32)
+                images = synthesize(self.G, self.movable.latent, self.config.force_fp32)
             self.objective.begin(images)
             self.keeps.begin(images)
         for index in range(len(done), self.config.steps + 1):
-            self._prepare(index)
+            # Restored coordinates have moved with the start up to the last point already.
+            self._follow_schedule(index, carry=index > max(len(done) - 1, 0))
             place = {name: value.clone() for name, value in self.average.items()}
-            values = self._advance(index)
-            self.progress.add(place, values)
-            yield self._points(index, place, values)
+            losses = self._advance(index)
+            self.points.append(({name: value.cpu() for name, value in place.items()}, losses))
+            yield self._as_steps(index, place, losses)
             if self._ended(index):
                 return
 
-    def _prepare(self, index: int) -> None:
-        if self.before_step is not None:
-            self.before_step(index)
+    def _follow_schedule(self, index: int, carry: bool = False) -> None:
+        """Set prompts and start of a step; `carry` moves the coordinates along with the start."""
+        if self.schedule is None:
+            return
+        self.objective.weigh(self.schedule.weights(index))
+        start = self.schedule.start(index)
+        if start is None:
+            return
+        shift = self.movable.move_start(*start)
+        if carry:
+            with torch.no_grad():
+                self.coordinates["latent"] += shift
+                self.average["latent"] += shift
 
     def _ended(self, index: int) -> bool:
         return index >= self.config.steps or bool(self.stall.stalled.all())
 
     def _advance(self, index: int) -> dict[str, list[float]]:
-        """Losses at `index`, each `[B]`; then, unless it is the last, one step further."""
+        """Losses at `index`, each `[B]`; then, unless it is the last, one optimizer step."""
         last = index >= self.config.steps
-        with torch.set_grad_enabled(not last):
+        with torch.set_grad_enabled(not last):  # the caller may have switched gradients off
             latent = self.movable.decode(self.coordinates)
-            images = synthesised(self.G, latent, self.config.force_fp32)
+            images = synthesize(self.G, latent, self.config.force_fp32)
             distance, similarity = self.objective.of_images(images)
+            keep = self.config.keep or 0.0
             terms = {
                 "distance": distance,
                 "prior": self.config.prior * self.movable.prior(self.coordinates),
-                "keep": self.config.keep * self.movable.change(self.coordinates),
+                "keep": keep * self.movable.change(self.coordinates),
                 **self.keeps.terms(images),
             }
-            loss = sum(terms.values())
-            total = loss.sum()  # a consumer may have switched gradients off outside
+            loss = reduce(torch.add, terms.values())
+            total = loss.sum()
         stalled = self.stall.add(loss)
         if not (last or stalled.all()):
-            self._move(total, index, stalled.to(loss.device))
+            self._update(total, index, stalled.to(loss.device))
         terms |= {"similarity": similarity, "loss": loss}
         return {name: value.detach().tolist() for name, value in terms.items()}
 
-    def _move(self, total: torch.Tensor, index: int, stalled: torch.Tensor) -> None:
-        unknown = list(self.coordinates.values())
-        # Only the latent's gradient: weights of G are left alone whatever their requires_grad.
-        gradients = torch.autograd.grad(total, unknown)
-        before = [value.detach().clone() for value in unknown] if stalled.any() else None
-        for value, gradient in zip(unknown, gradients, strict=True):
+    def _update(self, total: torch.Tensor, index: int, stalled: torch.Tensor) -> None:
+        parameters = list(self.coordinates.values())
+        # backward() would also fill .grad of the generator's weights where they require it.
+        gradients = torch.autograd.grad(total, parameters)
+        before = [value.detach().clone() for value in parameters] if stalled.any() else None
+        for value, gradient in zip(parameters, gradients, strict=True):
             value.grad = gradient
-        self.optimiser.param_groups[0]["lr"] = learning_rate(index, self.config)
-        self.optimiser.step()
+        config = self.config
+        rate = learning_rate(index, config.steps, config.lr, config.schedule)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
         with torch.no_grad():
             self.movable.bound_({k: v.data for k, v in self.coordinates.items()}, self.limit)
-            if before is not None:  # what has stalled stays, as if it were alone
-                for value, old in zip(unknown, before, strict=True):
+            if before is not None:  # rows that stalled stay as if they had run alone
+                for value, old in zip(parameters, before, strict=True):
                     value.data[stalled] = old[stalled]
             for name, value in self.coordinates.items():
-                moved = self.average[name].lerp(value.detach(), 1 - self.config.ema)
+                moved = self.average[name].lerp(value.detach(), 1 - config.ema)
                 self.average[name][~stalled] = moved[~stalled]
 
     @torch.no_grad()
     def _render(self, latent: EditedLatent, move: Move) -> torch.Tensor:
         with user_transform(self.G, move.translate, move.rotate_deg):
-            return synthesised(self.G, latent, self.config.force_fp32)
+            return synthesize(self.G, latent, self.config.force_fp32)
 
     @torch.no_grad()
-    def _points(self, index: int, place: Coordinates, values) -> tuple[Step, ...]:
-        """What a point of the way looks like from outside, one `Step` per set of prompts."""
+    def _as_steps(
+        self, index: int, place: Coordinates, losses: Mapping[str, list[float]]
+    ) -> tuple[SteerStep, ...]:
+        """The `SteerStep` of each set of prompts, for averaged coordinates and losses."""
         place = {name: value.to(self.movable.latent.ws) for name, value in place.items()}
         latent, sigma = self.movable.decode(place), self.movable.sigma(place).tolist()
-        count = self.config.steps
         render = partial(self._render, move=self.moves[index] if self.moves else Move())
         return tuple(
-            Step(
+            SteerStep(
                 index=index,
-                num_steps=count,
-                loss=values["loss"][i],
-                losses={name: value[i] for name, value in values.items() if name != "loss"},
+                num_steps=self.config.steps,
+                loss=losses["loss"][i],
+                losses={name: value[i] for name, value in losses.items() if name != "loss"},
                 latent=one_of(latent, i),
                 sigma=sigma[i],
                 render=render,
@@ -193,6 +287,11 @@ class Steering(Iterator[tuple[Step, ...]]):
         )
 
 
-def one_of(latent: EditedLatent, i: int) -> EditedLatent:
-    """Latent number `i` of several that have styles of their own."""
-    return EditedLatent(latent.ws[i : i + 1], {n: s[i : i + 1] for n, s in latent.styles.items()})
+def start_of(state: Mapping[str, Any], device: torch.device | str = "cpu") -> EditedLatent:
+    """The latents that the run of a `SteeringRun.state_dict()` started from."""
+    styles = {
+        name.removeprefix(LATENT_STYLES): value.to(device)
+        for name, value in state.items()
+        if name.startswith(LATENT_STYLES)
+    }
+    return EditedLatent(state["latent.ws"].to(device), styles)

@@ -1,4 +1,4 @@
-"""A text pulls a latent: optimise where in W a generator's picture says what the text says."""
+"""Steering: optimise a latent until the generator's image matches a prompt."""
 
 from __future__ import annotations
 
@@ -8,57 +8,85 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from guidance.directions.base import EditedLatent
-from guidance.directions.spec import rows_of_layers
 from guidance.encoders import Encoder, load_encoder
-from guidance.latents import latent_statistics
+from guidance.generator import generator_of
+from guidance.latents import latent_statistics, starting_latents
 from guidance.masks import Region, load_region
 from guidance.prompts import Prompt, PromptLike, parse_prompts
+from guidance.render import EditedLatent
 from guidance.steering.config import SteerConfig
 from guidance.steering.keep import KeepTerms
-from guidance.steering.learning_rate import learning_rate
-from guidance.steering.objective import Objective
-from guidance.steering.run import Steering, Step
+from guidance.steering.objective import SteeringObjective
+from guidance.steering.run import PromptSchedule, SteeringRun, SteerStep, start_of
 from guidance.steering.spaces import Movable, check_space
-from guidance.steering.start import starting_latents
-from guidance.steering.state import Progress
-
-__all__ = ["Prompts", "SteerConfig", "Steering", "Step", "learning_rate", "steer", "steer_batch"]
+from guidance.steering.start import StartSearch
+from guidance.steering.state import read_state
+from guidance.style_space import rows_of_layers
+from sg3.checkpoints import Networks
+from sg3.motion import Move
+from sg3.networks.generator import MappedGenerator
+from sg3.settings import replace_settings
 
 Prompts = PromptLike | Iterable[PromptLike]
 
 
 def steer(
-    G: nn.Module,
+    network: Networks | nn.Module,
     prompts: Prompts,
     clip: str | Encoder = "mini",
     *,
     config: SteerConfig | None = None,
     start_ws: torch.Tensor | EditedLatent | None = None,
     region: Region | None = None,
-    **settings,
-) -> Iterator[Step]:
-    """Move a latent of `G` until its picture matches `prompts`; yields `steps + 1` `Step`s.
+    progress: bool = False,
+    **settings: Any,
+) -> Iterator[SteerStep]:
+    """Optimise a latent until its image matches `prompts`; yields `steps + 1` `SteerStep`s.
 
-    `prompts`: a text, or several that all pull ("a | b", weights "text:1.5", negative ones push
-    away); pictures (`Path`, PIL) pull like texts. `clip`: what `load_encoder` takes. `settings`:
-    fields of `SteerConfig`, replacing those of `config`. `start_ws` `[1, num_ws, w_dim]`, or a
-    latent with styles, begins there instead. `region`: what `load_region` takes; only that part is
-    judged, the rest is held. The same seed gives the same result. Bad input raises ValueError here,
-    before the first step.
+    The same seed gives the same result.
+
+    Args:
+        network: networks of `sg3.load`, or a generator. Its weights stay as they are.
+        prompts: a text, or several that are all matched: "a | b". Weights are written "text:1.5";
+            negative ones push away. Images (a `Path` or a PIL image) work like texts.
+        clip: what `load_encoder` takes.
+        config: settings.
+        start_ws: `[1, num_ws, w_dim]` or an `EditedLatent` to start from.
+        region: what `load_region` takes. Only this part of the image is compared with the prompts,
+            and the rest is preserved.
+        progress: show a progress bar.
+        **settings: fields of `SteerConfig` that replace those of `config`.
+
+    Raises ValueError for bad input, before the first step.
+
+    Example:
+        >>> import guidance, sg3
+        >>> nets = sg3.load("mini-faces")
+        >>> for step in guidance.steer(nets, "a smiling woman with red hair", steps=2):
+        ...     loss, image = step.loss, step.image  # the image is rendered on first use
+        >>> step.index, list(image.shape)
+        (2, [1, 3, 64, 64])
     """
-    steps = steer_batch(
-        G, [prompts], clip, config=config, start_ws=start_ws, region=region, **settings
+    run = steer_batch(
+        network,
+        [prompts],
+        clip,
+        config=config,
+        start_ws=start_ws,
+        region=region,
+        progress=progress,
+        **settings,
     )
-    return (step[0] for step in steps)
+    return (step[0] for step in run)
 
 
 def steer_batch(
-    G: nn.Module,
+    network: Networks | nn.Module,
     prompt_sets: Sequence[Prompts],
     clip: str | Encoder = "mini",
     *,
@@ -66,28 +94,49 @@ def steer_batch(
     config: SteerConfig | None = None,
     start_ws: torch.Tensor | EditedLatent | None = None,
     region: Region | None = None,
-    progress: str | os.PathLike | None = None,
+    resume_from: str | os.PathLike | None = None,
     about: str = "",
-    **settings,
-) -> Steering:
-    """`steer` for B sets of prompts side by side, each as if it were alone; yields B `Step`s each.
+    progress: bool = False,
+    **settings: Any,
+) -> SteeringRun:
+    """Steer B latents at once, each as if it were alone; yields tuples of B `SteerStep`s.
 
-    `seeds`: one per set; `config.seed` for all when left out. `start_ws` `[B, num_ws, w_dim]`.
-    `progress`: a file of `Steering.save`; its steps are handed out again, then the run goes on to
-    the same result. `about` says what else that file belongs to, such as the network's hash.
+    Args:
+        network: networks of `sg3.load`, or a generator.
+        prompt_sets: prompts of each latent, as for `steer`.
+        clip: what `load_encoder` takes.
+        seeds: one per set of prompts; by default all have that of the settings.
+        config: settings.
+        start_ws: `[B, num_ws, w_dim]` or an `EditedLatent` to start from.
+        region: what `load_region` takes.
+        resume_from: a file of `SteeringRun.save`. Its steps are yielded again; then the run
+            continues to the result that it would have had without the interruption.
+        about: text that identifies further inputs, such as the hash of the network. A file with
+            another text is refused.
+        progress: show a progress bar.
+        **settings: fields of `SteerConfig` that replace those of `config`.
+
+    Raises ValueError for bad input, before the first step.
+
+    Example:
+        >>> import guidance, sg3
+        >>> run = guidance.steer_batch(
+        ...     sg3.load("mini-faces"), ["red hair", "a crown"], seeds=[1, 2], steps=2, start="seed"
+        ... )
+        >>> for red, crown in run:
+        ...     losses = red.loss, crown.loss
     """
-    config = dataclasses.replace(config or SteerConfig(), **settings)
-    run = Preparation.of(G, prompt_sets, clip, seeds, config, start_ws, region, about)
-    saved = None if progress is None else Progress.read(progress, run.fingerprint)
-    return run.steering(saved.latent if saved else None, saved)
+    config = replace_settings(config or SteerConfig(), settings)
+    prepared = Preparation.of(network, prompt_sets, clip, seeds, config, start_ws, region, about)
+    return prepared.run(resume_from=resume_from, progress=progress)
 
 
 @dataclass
 class Preparation:
-    """What a run needs before its start is looked for; every input is checked."""
+    """Checked and loaded inputs of a run, before the search for its start."""
 
-    G: nn.Module
-    objective: Objective
+    G: MappedGenerator
+    objective: SteeringObjective
     keeps: KeepTerms
     config: SteerConfig
     seeds: list[int]
@@ -96,8 +145,18 @@ class Preparation:
     fingerprint: str
 
     @staticmethod
-    def of(G, prompt_sets, clip, seeds, config, start_ws, region, about) -> Preparation:
-        """Check and load; raises ValueError."""
+    def of(
+        network: Networks | nn.Module,
+        prompt_sets: Sequence[Prompts],
+        clip: str | Encoder,
+        seeds: Sequence[int] | None,
+        config: SteerConfig,
+        start_ws: torch.Tensor | EditedLatent | None,
+        region: Region | None,
+        about: str,
+    ) -> Preparation:
+        """Check and load the arguments of `steer_batch`. Raises ValueError."""
+        G = generator_of(network)
         sets = [parse_prompts(prompts) for prompts in prompt_sets]
         seeds = [config.seed] * len(sets) if seeds is None else list(seeds)
         if not sets or len(seeds) != len(sets):
@@ -114,31 +173,44 @@ class Preparation:
         if config.keep is None:
             near = given is None and config.start == "best"
             config = dataclasses.replace(config, keep=1.0 if near else 0.1)
-        objective = Objective(sets, encoder, seeds, config, device, mask)
+        objective = SteeringObjective(sets, encoder, seeds, config, device, mask)
         keeps = KeepTerms(config, device, mask)
-        facts = {"prompts": [list(map(_plain, prompts)) for prompts in sets], "seeds": seeds}
-        facts |= {"start": _digest(given), "region": _digest(mask), "inputs": about}
-        facts |= {"encoder": encoder.name}
-        facts |= dataclasses.asdict(config)
-        return Preparation(
-            G, objective, keeps, config, seeds, given, rows, json.dumps(facts, default=str)
-        )
+        facts: dict[str, Any] = {"prompts": [list(map(_plain, prompts)) for prompts in sets]}
+        facts |= {"seeds": seeds, "start": _digest(given), "region": _digest(mask)}
+        facts |= {"inputs": about, "encoder": encoder.name} | dataclasses.asdict(config)
+        fingerprint = json.dumps(facts, default=str)
+        return Preparation(G, objective, keeps, config, seeds, given, rows, fingerprint)
 
     def starts(self) -> torch.Tensor:
-        """Where each set of prompts begins, `[B, num_ws, w_dim]`."""
-        latent_mean = latent_statistics(self.G, 1, self.config.class_index).mean
-        return starting_latents(self.G, self.objective, latent_mean, self.seeds, self.config)
+        """Latents `[B, num_ws, w_dim]` to start from."""
+        mean = latent_statistics(self.G, 1, self.config.class_index).mean
+        search = StartSearch(self.G, self.objective, mean, self.config)
+        return starting_latents(
+            self.G, mean, self.seeds, self.config, lambda: search.best(self.seeds)
+        )
 
-    def steering(
-        self, latent: EditedLatent | None = None, saved: Progress | None = None
-    ) -> Steering:
-        """The run from `latent`, else from what was given or is found."""
+    def movable(self, latent: EditedLatent | None = None) -> Movable:
+        """The coordinates around `latent`; by default the given start, or one that is searched."""
         latent = latent or self.given or EditedLatent(self.starts())
-        movable = Movable(self.G, latent, self.config, self.rows)
+        return Movable(self.G, latent, self.config, self.rows)
+
+    def run(
+        self,
+        movable: Movable | None = None,
+        resume_from: str | os.PathLike | None = None,
+        schedule: PromptSchedule | None = None,
+        moves: Sequence[Move] | None = None,
+        progress: bool = False,
+    ) -> SteeringRun:
+        """The run from `movable`, or from the state in a file."""
+        state = None if resume_from is None else read_state(resume_from, self.fingerprint)
+        if movable is None:
+            device = next(self.G.synthesis.parameters()).device
+            movable = self.movable(None if state is None else start_of(state, device))
         limit: float | torch.Tensor = self.config.max_sigma
-        if limit and self.given is not None:  # a given start is not pulled in before it moves
+        if limit and self.given is not None:  # a start beyond the limit stays where it is
             limit = movable.sigma(movable.start).clamp_min(limit)
-        return Steering(
+        run = SteeringRun(
             self.G,
             self.objective,
             self.keeps,
@@ -146,14 +218,19 @@ class Preparation:
             self.config,
             limit,
             self.fingerprint,
-            saved,
+            schedule=schedule,
+            moves=moves,
+            progress=progress,
         )
+        if state is not None:
+            run.load_state_dict(state)
+        return run
 
 
 def check_start(
-    G: nn.Module, start: torch.Tensor | EditedLatent, count: int, device: torch.device
+    G: MappedGenerator, start: torch.Tensor | EditedLatent, count: int, device: torch.device
 ) -> EditedLatent:
-    """`start` on `device` with `count` rows each. Raises ValueError for another shape."""
+    """`start` on `device`, with styles of `count` rows. Raises ValueError for another shape."""
     latent = start if isinstance(start, EditedLatent) else EditedLatent(start)
     expected = (count, G.num_ws, G.w_dim)
     if tuple(latent.ws.shape) != expected:

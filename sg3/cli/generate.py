@@ -78,7 +78,8 @@ def generate(network, deltas, seeds, trunc, class_index, latent, grid, outdir, d
         raise click.UsageError("give either --seeds or --latent")
     import sg3
     from sg3.files import check_folder, prepare_folder
-    from sg3.generate import generate_from_latents, generate_images, load_styled_latents
+    from sg3.generate import generate_from_latents, generate_images
+    from sg3.latent_files import read_latent_file
     from sg3.manifest import RunManifest
 
     check_folder(outdir)
@@ -97,8 +98,9 @@ def generate(network, deltas, seeds, trunc, class_index, latent, grid, outdir, d
     }
     if latent is not None:
         sha256 = None if options["force"] else nets.meta["sha256"]
-        ws, styles = load_styled_latents(latent, sha256)
-        count, images = len(ws[rank::world]), generate_from_latents(G, ws, styles, **move)
+        saved = read_latent_file(latent, G, sha256)
+        images = generate_from_latents(G, saved.ws, saved.styles, **move)
+        count = len(saved.ws[rank::world])
         images = (image for i, image in enumerate(images) if i % world == rank)
     else:
         mine = seeds[rank::world]

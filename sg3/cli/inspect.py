@@ -171,15 +171,12 @@ def _check_output(output: str | None) -> None:
 def _latent(G, seed: int, latent: str | None, sha256: str | None, trunc: float, class_index):
     """ws `[1, num_ws, w_dim]`."""
     from sg3.animation import VideoConfig, seed_latents
-    from sg3.generate import load_latents
+    from sg3.latent_files import load_latents
 
     if latent is None:
         config = VideoConfig(seeds=(seed,), truncation_psi=trunc, class_index=class_index)
         return seed_latents(G, config)
-    ws = load_latents(latent, sha256)[:1].to(next(G.parameters()).device)
-    if ws.shape[1:] != (G.num_ws, G.w_dim):
-        raise UserError(f"ws: got shape {list(ws.shape)}, expected [N, {G.num_ws}, {G.w_dim}]")
-    return ws
+    return load_latents(latent, G, sha256)[:1].to(next(G.parameters()).device)
 
 
 def _write(G, ws, out: Path, options: dict) -> None:

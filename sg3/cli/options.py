@@ -165,11 +165,12 @@ def option(*declarations: str, **kwargs):
     return click.option(*declarations, cls=DocumentedOption, **kwargs)
 
 
-def config_option(config: type, name: str, *declarations: str, **kwargs):
+def config_option(config: type, name: str, *declarations: str, param: str | None = None, **kwargs):
     """The option for field `name` of a configuration dataclass (`sg3.settings`).
 
     Default, help text and choices are those of the field. Ranges are shown here and enforced by
-    the configuration. `declarations` default to `--name-with-dashes`; `kwargs` override.
+    the configuration. `declarations` default to `--name-with-dashes`, `param`, the name of the
+    command's parameter, to `name`; `kwargs` override.
     """
     from sg3.settings import about
 
@@ -184,7 +185,7 @@ def config_option(config: type, name: str, *declarations: str, **kwargs):
     if field.default is not dataclasses.MISSING:
         settings["default"] = field.default
     settings |= kwargs
-    return option(*(declarations or ("--" + name.replace("_", "-"),)), name, **settings)
+    return option(*(declarations or ("--" + name.replace("_", "-"),)), param or name, **settings)
 
 
 PLAIN_TYPES = {"int": int, "float": float, "str": str, "bool": bool}

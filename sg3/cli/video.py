@@ -138,7 +138,7 @@ def video(networks, deltas, kind, latent, force, column, fps, bitrate, output, d
     """
     import sg3
     from sg3.animation import plan_film
-    from sg3.generate import load_latents
+    from sg3.latent_files import load_latents
     from sg3.media import save_png
 
     if kind != "slices" and len(networks) != 1:
@@ -160,7 +160,8 @@ def video(networks, deltas, kind, latent, force, column, fps, bitrate, output, d
     else:
         ws = None
         if latent is not None:
-            ws = load_latents(latent, None if force else loaded[0][1].meta["sha256"])
+            sha256 = None if force else loaded[0][1].meta["sha256"]
+            ws = load_latents(latent, generators[0][1], sha256)
         film = plan_film(generators[0][1], config, ws)
     with manifest, manifest.time("film"):
         write_film(film.frames, film.num_frames, out, fps, bitrate)

@@ -209,7 +209,7 @@ def test_directional_distance_is_that_of_the_changes():
     expected = torch.tensor([0.0, 2.0, 1.0])
     torch.testing.assert_close(directional_distance(far, wanted), expected, atol=1e-5, rtol=0)
     still = torch.zeros(2, requires_grad=True)
-    distance = directional_distance(still, wanted, least=0.02)
+    distance = directional_distance(still, wanted, min_change=0.02)
     assert distance.item() == 1
     distance.backward()  # finite, and towards what is wanted
     torch.testing.assert_close(still.grad, -torch.tensor([0.6, 0.8]) / 0.02)

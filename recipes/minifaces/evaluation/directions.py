@@ -107,7 +107,7 @@ def respond(
     """
     number = CLASSES[attribute].index(value)
     steps = list(sweep(G, ws, [(direction, -largest, largest)], count))
-    images = [step.images.clamp(-1, 1) for step in steps]
+    images = [step.image.clamp(-1, 1) for step in steps]
     probability = [float(judge(p)[attribute].softmax(dim=1)[:, number].mean()) for p in images]
     readings = [judge.classify(p) for p in images]
     middle = readings[count // 2]

@@ -23,13 +23,13 @@ from torch import nn
 import sg3
 from guidance.encoders import Encoder, load_encoder
 from guidance.inversion import Distance, load_distance, project, tune
+from guidance.inversion.crops import PhotoCrop, put_back
 from guidance.inversion.locate import choose_crop
 from guidance.latents import map_latents, seed_latents
 from recipes.arguments import argument_parser
 from recipes.minifaces.encoder.batches import to_float
 from recipes.minifaces.judge.model import Judge, load_judge
 from recipes.minifaces.world.renderer import render_seed
-from sg3.data.photos import Crop, put_back
 from sg3.files import write_text
 from sg3.media import contact_sheet, save_png
 
@@ -79,7 +79,7 @@ def invert(
     tuned = []
     for ws, target in zip(pivots.split(1), targets.split(1), strict=True):
         tuning = tune(G, ws, target, distance, steps=tune_steps)
-        tuned.append(_last(tuning).images)
+        tuned.append(_last(tuning).image)
         networks.append(tuning.G)
     images["tuned"] = torch.cat(tuned)
     lap("tuned")
@@ -166,14 +166,14 @@ def evaluate_inversion(
     }
 
 
-def photo_with_a_face(index: int) -> tuple[Image.Image, Crop]:
+def photo_with_a_face(index: int) -> tuple[Image.Image, PhotoCrop]:
     """Return a photo of 400×300 pixels with a rotated held-out render, and where that is."""
     random = np.random.RandomState(index)
     colours = Image.fromarray(random.randint(0, 256, [6, 8, 3], dtype=np.uint8))
     background = colours.resize((400, 300), Image.Resampling.BICUBIC)
     size = random.uniform(80, 220)
     x, y = (random.uniform(size / 2 + 20, n - size / 2 - 20) for n in background.size)
-    crop = Crop(x, y, size, random.uniform(-15, 15))
+    crop = PhotoCrop(x, y, size, random.uniform(-15, 15))
     return put_back(background, crop, render_seed(HELD_OUT + 1000 + index)), crop
 
 

@@ -160,7 +160,7 @@ def test_stopping_is_no_error_and_goes_on(call, clip, cache, tmp_path, monkeypat
     options = ["--clip", clip, "--images", "2", "--beta", "0.01", "--seed", "1", "--columns", "2"]
     options += ["--direction", "a hat", "--outdir", str(tmp_path / "out")]
     result, _ = call(*options)
-    assert result.exit_code == 130 and "goes on" in result.output
+    assert result.exit_code == 130 and "run the same command again" in result.output
     assert not (tmp_path / "out").exists() and len(list(cache.iterdir())) == 1
     monkeypatch.setattr(module, "write_relevance", write)
     assert call(*options)[0].exit_code == 0

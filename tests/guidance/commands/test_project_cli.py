@@ -162,7 +162,7 @@ def test_a_delta_of_an_earlier_run_does_not_stay_behind(photo, tmp_path):
 def test_stopping_keeps_what_there_is(photo, tmp_path, monkeypatch, at):
     import guidance.inversion.projection_record
 
-    add, seen = guidance.inversion.projection_record.Recording.add, []
+    add, seen = guidance.inversion.projection_record.ProjectionRecord.add, []
 
     def stop(self, step):
         add(self, step)
@@ -170,7 +170,7 @@ def test_stopping_keeps_what_there_is(photo, tmp_path, monkeypatch, at):
         if len(seen) == at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("guidance.inversion.projection_record.Recording.add", stop)
+    monkeypatch.setattr("guidance.inversion.projection_record.ProjectionRecord.add", stop)
     options = ["--network", T, *QUICK, "--tune", "5", "--crop", "centre"]
     result, _ = call(photo, *options, "--outdir", str(tmp_path))
     assert result.exit_code == 130, result.output
@@ -184,7 +184,7 @@ def test_a_failure_leaves_no_half_of_a_video(photo, tmp_path, monkeypatch):
     def fail(self, step):
         raise ValueError("no")
 
-    monkeypatch.setattr("guidance.inversion.projection_record.Recording.add", fail)
+    monkeypatch.setattr("guidance.inversion.projection_record.ProjectionRecord.add", fail)
     where = ["--crop", "centre", "--outdir", str(tmp_path)]
     result, lines = call(photo, "--network", T, *QUICK, *where)
     assert result.exit_code == 2 and lines == ["Error: no"]

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import sg3
-from guidance.commands.steer import slug
+from guidance.commands.common import slug
 from sg3.cli.main import cli
 
 GOLDEN = repository.GOLDEN
@@ -91,14 +91,14 @@ def test_no_video_and_seed_start(clip, tmp_path):
 def test_stopping_keeps_what_there_is(clip, tmp_path, monkeypatch):
     import guidance.steering.record
 
-    add = guidance.steering.record.Recording.add
+    add = guidance.steering.record.SteeringRecord.add
 
     def stop_at_three(self, step):
         add(self, step)
         if step.index == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("guidance.steering.record.Recording.add", stop_at_three)
+    monkeypatch.setattr("guidance.steering.record.SteeringRecord.add", stop_at_three)
     result, _ = call(
         "x", "--network", NETWORK, "--clip", clip, "--outdir", str(tmp_path), "--candidates", "2"
     )
@@ -143,7 +143,7 @@ def test_an_unwritable_folder_is_noticed_before_the_work(clip, tmp_path, monkeyp
     (tmp_path / "file").write_text("")
     result, lines = call("a", "--network", NETWORK, "--outdir", str(tmp_path / "file" / "out"))
     assert result.exit_code == 2
-    assert len(lines) == 1 and "outdir" in lines[0]
+    assert len(lines) == 1 and "is not a folder; choose another one" in lines[0]
 
 
 def test_slugs():

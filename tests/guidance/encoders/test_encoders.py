@@ -234,11 +234,11 @@ def test_unknown_names_are_refused_in_one_line(spec, message):
 
 def test_weights_of_another_model_are_refused(tiny, tmp_path):
     save_file({"nothing": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="does not fill") as caught:
+    with pytest.raises(ValueError, match="does not fit") as caught:
         load_encoder(f"{TINY}/{tmp_path}/other.safetensors")
     assert "\n" not in str(caught.value)
     (tmp_path / "noise.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="does not fill"):
+    with pytest.raises(ValueError, match="does not fit"):
         load_encoder(f"{TINY}/{tmp_path}/noise.pt")
 
 
@@ -250,7 +250,7 @@ def test_a_checkpoint_that_carries_code_is_not_run(tiny, tmp_path):
             return (open, (str(marker), "w"))
 
     torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pt")
-    with pytest.raises(ValueError, match="does not fill"):
+    with pytest.raises(ValueError, match="does not fit"):
         load_encoder(f"{TINY}/{tmp_path}/bomb.pt")
     assert not marker.exists()
 
@@ -258,7 +258,7 @@ def test_a_checkpoint_that_carries_code_is_not_run(tiny, tmp_path):
 def test_without_a_network_the_message_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"fetch ViT-B-32/openai.*--clip mini") as caught:
+    with pytest.raises(ValueError, match=r"download ViT-B-32/openai.*use mini") as caught:
         load_encoder("ViT-B-32/openai")
     assert "\n" not in str(caught.value)
 

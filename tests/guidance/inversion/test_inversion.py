@@ -9,9 +9,10 @@ import torch
 from inversion_doubles import last, network, pictures
 
 from guidance.inversion import project, tune
-from guidance.inversion.nuisance import Beside, inverse_moves, transform_of
-from guidance.inversion.project import ProjectConfig, schedule
+from guidance.inversion.config import ProjectConfig
+from guidance.inversion.nuisance import Nuisance, inverse_moves, transform_of
 from guidance.latents import map_latents, seed_latents
+from guidance.learning_rate import learning_rate
 from sg3.checkpoints.delta import apply_deltas, difference
 from sg3.generate import inverse_transform
 
@@ -78,23 +79,23 @@ def test_a_moved_picture_is_found_by_its_transform(T):
     step = last(project(T, target, "scales", transform=True, **options))
     assert step.moved() == pytest.approx((0.06, -0.04, 8), abs=2.0) and step.moved()[2] > 4
     with torch.no_grad():
-        torch.testing.assert_close(step.network(T).synthesis(step.ws), step.images)
+        torch.testing.assert_close(step.network(T).synthesis(step.ws), step.image)
     assert torch.equal(T.synthesis.input.transform, torch.eye(3))
 
 
 def test_noise_stays_noise(S2):
     config = ProjectConfig()
-    beside = Beside(S2, 2, config)
+    nuisance = Nuisance(S2, 2, config)
     names = {n for n, _ in S2.synthesis.named_buffers() if n.endswith("noise_const")}
-    assert set(beside.buffers()) == names
-    quiet = beside.noise_penalty().detach()
+    assert set(nuisance.buffers()) == names
+    quiet = nuisance.noise_penalty().detach()
     with torch.no_grad():
-        for noise in beside.noise.values():
+        for noise in nuisance.noise.values():
             noise[1] = torch.linspace(-3, 5, noise.shape[-1])
-    loud = beside.noise_penalty().detach()
+    loud = nuisance.noise_penalty().detach()
     assert loud[0] == quiet[0] and loud[1] > 20 * quiet[1]
-    beside.settle_()
-    for noise in beside.noise.values():
+    nuisance.normalize_()
+    for noise in nuisance.noise.values():
         assert noise.mean(dim=(1, 2, 3)).abs().max() < 1e-5
         torch.testing.assert_close(noise.square().mean(dim=(1, 2, 3)), torch.ones(2))
 
@@ -104,12 +105,12 @@ def test_the_network_of_a_step_makes_its_picture_with_its_noise(S2):
     assert step.losses["noise"] > 0
     with torch.no_grad():
         torch.testing.assert_close(
-            step.network(S2).synthesis(step.ws, noise_mode="const"), step.images
+            step.network(S2).synthesis(step.ws, noise_mode="const"), step.image
         )
 
 
 def test_the_schedule_rises_and_falls():
-    shares = [schedule(i, 100) for i in range(100)]
+    shares = [learning_rate(i, 100, 1.0) for i in range(100)]
     assert shares[0] == pytest.approx(0.2) and shares[50] == 1 and shares[99] < 0.01
 
 
@@ -149,7 +150,7 @@ def test_tuning_bends_a_copy_until_the_picture_is_right(T):
     delta = difference(T, tuning.G, dtype=torch.float32)
     with torch.no_grad():
         again = apply_deltas(T, [(delta, 1.0)]).synthesis(ws)
-    torch.testing.assert_close(again, steps[-1].images)
+    torch.testing.assert_close(again, steps[-1].image)
 
 
 def test_tuning_stops_before_the_update_that_is_not_needed(T):

@@ -10,8 +10,9 @@ import torch
 from inversion_doubles import network
 from PIL import Image
 
+from guidance.inversion.crops import PhotoCrop, central_crop, cut, put_back
 from guidance.inversion.locate import Likeness, choose_crop, find_crop, likeness_of
-from sg3.data.photos import Crop, central_crop, cut, put_back, read_photo, to_target
+from sg3.data.photos import read_photo, to_target
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_cut_short_small_and_missing_photos(tmp_path):
 
 def test_a_crop_cuts_what_its_corners_say():
     photo = ramp(200, 100)
-    crop = Crop(120, 50, 40, 30)
+    crop = PhotoCrop(120, 50, 40, 30)
     picture = np.asarray(cut(photo, crop, (20, 20))).astype(float)
     corners = crop.corners((20, 20))
     assert corners[0] == pytest.approx((120 - 20 * 1.3660 + 0, 50 - 20 * 0.3660), abs=0.1)
@@ -82,13 +83,17 @@ def test_a_crop_cuts_what_its_corners_say():
 
 def test_the_central_crop_is_that_of_the_published_projector():
     photo = ramp(90, 60)
-    assert central_crop(photo.size, (32, 32)) == Crop(45, 30, 60)
+    assert central_crop(photo.size, (32, 32)) == PhotoCrop(45, 30, 60)
     expected = photo.crop((15, 0, 75, 60)).resize((32, 32), Image.Resampling.LANCZOS)
-    assert np.array_equal(np.asarray(cut(photo, Crop(45, 30, 60), (32, 32))), np.asarray(expected))
-    assert central_crop((60, 90), (32, 16)) == Crop(30, 45, 60)
+    assert np.array_equal(
+        np.asarray(cut(photo, PhotoCrop(45, 30, 60), (32, 32))), np.asarray(expected)
+    )
+    assert central_crop((60, 90), (32, 16)) == PhotoCrop(30, 45, 60)
 
 
-@pytest.mark.parametrize("crop", [Crop(80, 60, 50), Crop(80, 60, 50, 33), Crop(5, 5, 40, -20)])
+@pytest.mark.parametrize(
+    "crop", [PhotoCrop(80, 60, 50), PhotoCrop(80, 60, 50, 33), PhotoCrop(5, 5, 40, -20)]
+)
 def test_what_was_cut_out_fits_back(crop):
     photo = ramp(160, 120)
     picture = np.asarray(cut(photo, crop, (64, 64)))
@@ -105,7 +110,7 @@ def test_what_was_cut_out_fits_back(crop):
 def test_a_whole_photo_is_replaced_whole_and_keeps_its_transparency():
     photo = ramp(64, 64)
     photo.putalpha(77)
-    result = np.asarray(put_back(photo, Crop(32, 32, 64), np.full([32, 32, 3], 9, np.uint8)))
+    result = np.asarray(put_back(photo, PhotoCrop(32, 32, 64), np.full([32, 32, 3], 9, np.uint8)))
     assert result.shape == (64, 64, 4)
     assert (result[..., 3] == 77).all() and (result[..., :3] == 9).all()
 
@@ -122,7 +127,7 @@ def blob_photo(x: float, y: float, size: float, degrees: float) -> tuple[Image.I
     picture = np.repeat(np.repeat(rng.randint(0, 255, [6, 6, 3], dtype=np.uint8), 8, 0), 8, 1)
     noise = Image.fromarray(rng.randint(0, 255, [5, 6, 3], dtype=np.uint8))
     background = noise.resize((220, 180), Image.Resampling.BICUBIC)
-    return put_back(background, Crop(x, y, size, degrees), picture), picture
+    return put_back(background, PhotoCrop(x, y, size, degrees), picture), picture
 
 
 @pytest.mark.parametrize("degrees", [0.0, 10.0])
@@ -152,7 +157,7 @@ def test_a_photo_cropped_for_the_network_is_taken_whole(T, monkeypatch):
 
 
 def test_the_network_is_known_by_its_pictures(T, monkeypatch):
-    monkeypatch.setattr("guidance.inversion.locate.PICTURES", 24)
+    monkeypatch.setattr("guidance.inversion.locate.IMAGES", 24)
     likeness = likeness_of(T)
-    assert likeness.size == (16, 16) and len(likeness.pictures) == 24
+    assert likeness.size == (16, 16) and len(likeness.images) == 24
     assert likeness.cost(torch.rand(5, 3 * 16 * 16)).shape == (5,)

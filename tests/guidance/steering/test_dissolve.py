@@ -58,7 +58,7 @@ def test_the_frames_move_and_what_is_judged_does_not(network):
     [
         ({"steps_each": 0}, "at least 1"),
         ({"times": (0,)}, "one for each of 2 prompts"),
-        ({"fade": 2.0}, "share from 0 to 1"),
+        ({"fade": 2.0}, "expected 0 to 1"),
         ({"motion": "jump"}, "motion"),
     ],
 )

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 
 import guidance
 import sg3
-from guidance import SteerConfig
 from guidance.latents import latent_statistics, map_latents, seed_latents
-from guidance.steering.steer import learning_rate
+from guidance.learning_rate import learning_rate
 
 GOLDEN = repository.GOLDEN
 QUICK = {
@@ -247,8 +246,7 @@ def test_empty_prompts_are_refused(network, prompts):
 
 
 def test_the_learning_rate_rises_holds_and_falls():
-    config = SteerConfig(steps=100, lr=0.2)
-    rates = [learning_rate(i, config) for i in range(100)]
+    rates = [learning_rate(i, 100, 0.2) for i in range(100)]
     assert rates[0] == pytest.approx(0.04)
     assert rates[4:75] == pytest.approx([0.2] * 71)
     assert rates[99] < 0.001

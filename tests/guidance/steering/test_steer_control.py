@@ -14,13 +14,14 @@ from steer_doubles import GOLDEN, QUICK, Colour, last, redness
 import guidance
 import sg3
 from guidance import SteerConfig
-from guidance.directions.base import EditedLatent
-from guidance.latents import latent_statistics, map_latents, seed_latents
+from guidance.latents import MOVE, latent_statistics, map_latents, seed_latents
+from guidance.learning_rate import learning_rate
 from guidance.masks import load_region
 from guidance.prompts import Prompt, image_prompt, parse_image, parse_prompts
-from guidance.steering.learning_rate import Stall, learning_rate
-from guidance.steering.objective import Objective, text_embeddings
-from guidance.steering.spaces import MOVE, Movable
+from guidance.render import EditedLatent
+from guidance.steering.objective import SteeringObjective, text_embeddings
+from guidance.steering.spaces import Movable
+from guidance.steering.stall import Stall
 from guidance.steering.steer import steer_batch
 from guidance.style_space import style_layers, styles_of
 from sg3.errors import UserError
@@ -160,7 +161,7 @@ def test_the_outside_of_a_region_stays(network):
 
 
 def test_only_the_region_is_judged():
-    objective = Objective(
+    objective = SteeringObjective(
         [parse_prompts("red")], Colour(), [0], SteerConfig(augment="none", cutouts=1),
         torch.device("cpu"), load_region((0, 0, 4, 8), 8, 8),
     )  # fmt: skip
@@ -197,7 +198,7 @@ class Script(torch.nn.Module):
         return torch.cat([x[..., :56].mean(dim=(2, 3)), x[..., 56:].mean(dim=(2, 3))], dim=1)
 
 
-@pytest.mark.parametrize("term", ["look", "identity", "prior"])
+@pytest.mark.parametrize("term", ["perceptual", "identity", "prior"])
 def test_keep_terms_hold_and_are_logged(network, term, tmp_path):
     torch.jit.script(Script()).save(tmp_path / "face.pt")
     more = {"identity_encoder": str(tmp_path / "face.pt")} if term == "identity" else {}
@@ -224,7 +225,7 @@ def test_identity_needs_an_encoder(network, tmp_path):
     with pytest.raises(UserError, match="nearest: mini"):
         guidance.steer(network, "red", Colour(), identity=1, identity_encoder="minni", **QUICK)
     (tmp_path / "bad.pt").write_bytes(b"no")
-    with pytest.raises(UserError, match="no TorchScript file"):
+    with pytest.raises(UserError, match="not a TorchScript file"):
         bad = str(tmp_path / "bad.pt")
         guidance.steer(network, "red", Colour(), identity=1, identity_encoder=bad, **QUICK)
 
@@ -235,7 +236,7 @@ def test_directional_goes_where_the_texts_point(network):
     assert steps[0].losses["distance"] == pytest.approx(1, abs=1e-5)  # nothing has changed yet
     assert steps[-1].losses["distance"] < 0.5
     assert redness(steps[-1].image) > redness(steps[0].image) + 0.02
-    with pytest.raises(UserError, match="--source"):
+    with pytest.raises(UserError, match="source: got none"):
         guidance.steer(network, "red", Colour(), **(options | {"source": None}))
     red = Image.new("RGB", (40, 30), "red")  # a picture is compared with the start, not a text
     last(guidance.steer(network, red, Colour(), **(options | {"source": None, "steps": 1})))
@@ -271,7 +272,7 @@ def test_texts_are_averaged_over_templates_and_encoded_once():
 
 def test_schedules_of_the_learning_rate():
     rates = {
-        name: [learning_rate(i, SteerConfig(steps=40, lr=0.2, schedule=name)) for i in range(40)]
+        name: [learning_rate(i, 40, 0.2, name) for i in range(40)]
         for name in ("ramp", "cosine", "constant")
     }
     assert rates["constant"] == [0.2] * 40
@@ -280,11 +281,11 @@ def test_schedules_of_the_learning_rate():
 
 
 def test_a_stall_is_a_loss_that_has_not_fallen():
-    stall = Stall(2, patience=3, least=0.01)
+    stall = Stall(2, patience=3, min_delta=0.01)
     falling, flat = [1 - 0.1 * i for i in range(8)], [1.0] * 8
     found = [stall.add(torch.tensor(pair)).tolist() for pair in zip(falling, flat, strict=True)]
     assert found == [[False, i >= 3] for i in range(8)]
-    never = Stall(1, patience=0, least=1.0)
+    never = Stall(1, patience=0, min_delta=1.0)
     assert not any(never.add(torch.ones(1)).item() for _ in range(50))
 
 
@@ -311,7 +312,7 @@ def test_a_run_that_goes_on_is_the_run_that_did_not_stop(network, tmp_path, sett
     half.save(tmp_path / "progress")
     encoder = Colour()
     again = list(
-        steer_batch(network, ["red", "blue"], encoder, progress=tmp_path / "progress", **options)
+        steer_batch(network, ["red", "blue"], encoder, resume_from=tmp_path / "progress", **options)
     )
     assert [s[0].index for s in again] == [s[0].index for s in whole]
     for a, b in zip(again, whole, strict=True):
@@ -325,12 +326,12 @@ def test_progress_of_another_run_is_refused(network, tmp_path):
     run = steer_batch(network, ["red"], Colour(), **QUICK)
     next(run)
     run.save(tmp_path / "progress")
-    options = QUICK | {"lr": 0.3, "progress": tmp_path / "progress"}
+    options = QUICK | {"lr": 0.3, "resume_from": tmp_path / "progress"}
     with pytest.raises(UserError, match="another prompts and another lr"):
         steer_batch(network, ["blue"], Colour(), **options)
     (tmp_path / "progress").write_bytes(b"x")
     with pytest.raises(UserError, match="cannot be read"):
-        steer_batch(network, ["red"], Colour(), **(QUICK | {"progress": tmp_path / "progress"}))
+        steer_batch(network, ["red"], Colour(), **(QUICK | {"resume_from": tmp_path / "progress"}))
 
 
 def test_a_far_start_is_not_pulled_in(network):

@@ -64,7 +64,7 @@ def test_what_was_steered_is_generated_again(tmp_path, network, options):
 def test_variants_pictures_and_the_log(tmp_path):
     Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
     arguments = ["grey:0.5", "--image", f"{tmp_path}/red.png:2", "--variants", "2", "--seed", "4"]
-    more = ["--region", "0,0,32,16", "--look", "0.5", "--perspective", "0.2", "--flip", "0.5"]
+    more = ["--region", "0,0,32,16", "--perceptual", "0.5", "--perspective", "0.2", "--flip", "0.5"]
     result, _ = call(*arguments, *more, "--jitter", "0.3", "--outdir", tmp_path / "out")
     assert result.exit_code == 0, result.output
     out = tmp_path / "out"
@@ -74,7 +74,9 @@ def test_variants_pictures_and_the_log(tmp_path):
     rows = (out / "variant-1" / "losses.jsonl").read_text().splitlines()
     terms = [json.loads(row) for row in rows]
     assert [row["step"] for row in terms] == [0, 1, 2, 3]
-    assert {"loss", "distance", "look", "outside", "keep", "prior", "similarity"} <= set(terms[0])
+    assert {"loss", "distance", "perceptual", "outside", "keep", "prior", "similarity"} <= set(
+        terms[0]
+    )
     run = json.loads((out / "run.json").read_text())
     assert run["results"]["variant-1-end"]["step"] == 3
     with safe_open(out / "variant-0" / "latent.safetensors", "pt") as file:
@@ -96,18 +98,18 @@ def test_a_stopped_run_is_resumed(tmp_path, monkeypatch, more):
     import guidance.steering.record
 
     call("red", *more, "--outdir", tmp_path / "whole")
-    add = guidance.steering.record.Recording.add
+    add = guidance.steering.record.SteeringRecord.add
 
     def stop_at_two(self, step):
         add(self, step)
         if step.index == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("guidance.steering.record.Recording.add", stop_at_two)
+    monkeypatch.setattr("guidance.steering.record.SteeringRecord.add", stop_at_two)
     arguments = ["red", *more, "--outdir", tmp_path / "out"]
     result, _ = call(*arguments)
     assert result.exit_code == 130 and (tmp_path / "out" / "progress.safetensors").is_file()
-    monkeypatch.setattr("guidance.steering.record.Recording.add", add)
+    monkeypatch.setattr("guidance.steering.record.SteeringRecord.add", add)
     result, lines = call(*arguments, "--lr", "0.5", "--resume")
     assert result.exit_code == 2 and "another lr" in lines[0]
     result, _ = call(*arguments, "--resume")
@@ -117,7 +119,7 @@ def test_a_stopped_run_is_resumed(tmp_path, monkeypatch, more):
         assert whole.read_bytes() == resumed.read_bytes(), name
     assert not (tmp_path / "out" / "progress.safetensors").exists()
     result, _ = call(*arguments, "--resume")
-    assert result.exit_code == 0 and "finished already" in result.output
+    assert result.exit_code == 0 and "already finished" in result.output
 
 
 @pytest.mark.parametrize(
