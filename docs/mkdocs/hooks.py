@@ -1,0 +1,67 @@
+"""MkDocs hooks: files outside docs/ become pages, and links between all of them keep working.
+
+The Markdown files link to each other and to source files as on a code host. On the site, links to
+pages are rewritten to where the page is there; links to anything else in the repository keep
+their text only.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[2]
+#: file in the repository → page; all other pages are files in docs/.
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "recipes/minifaces/README.md": "minifaces.md",
+}
+#: Pages whose place on the site is taken by another one.
+INSTEAD = {"docs/README.md": "index.md"}
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that lie outside docs/."""
+    for source, page in PAGES.items():
+        content = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Rewrite the relative links of a page."""
+    here = {page: source for source, page in PAGES.items()}
+    source = here.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+
+    def rewrite(match: re.Match[str]) -> str:
+        target = site_target(source, page.file.src_uri, match[3])
+        if target is None:
+            return match[2]
+        return f"{match[1]}[{match[2]}]({target})"
+
+    parts = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
+    return "".join(p if p.startswith("```") else LINK.sub(rewrite, p) for p in parts)
+
+
+def site_target(source: str, page: str, link: str) -> str | None:
+    """Where `link` in the file `source`, shown as `page`, leads on the site; None for nowhere."""
+    if re.match(r"[a-z][a-z0-9+.-]*:|#", link):
+        return link
+    path, _, anchor = link.partition("#")
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+    if path in PAGES or path in INSTEAD:
+        path = PAGES.get(path) or INSTEAD[path]
+    elif path.startswith("docs/"):
+        path = path.removeprefix("docs/")
+    else:
+        return None
+    found = posixpath.relpath(path, posixpath.dirname(page) or ".")
+    return f"{found}#{anchor}" if anchor else found
