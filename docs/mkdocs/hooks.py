@@ -1,8 +1,8 @@
-"""MkDocs hooks: files outside docs/ become pages, and links between all of them keep working.
+"""MkDocs hooks: pages from files outside docs/, and links.
 
 The Markdown files link to each other and to source files as on a code host. On the site, links to
 pages are rewritten to where the page is there; links to anything else in the repository keep
-their text only.
+their text only. Citations of REFERENCE.md, in docstrings too, become links to its sections.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from markdown.extensions.toc import slugify
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -25,6 +26,8 @@ PAGES = {
 }
 #: Pages whose place on the site is taken by another one.
 INSTEAD = {"docs/README.md": "index.md"}
+HEADING = re.compile(r"^#{2,3} ((\d+(?:\.\d+)?) .*)$", re.MULTILINE)
+CITATION = re.compile(r"(?:REFERENCE\.md )?§(\d+(?:\.\d+)?)")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 
 
@@ -49,6 +52,26 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
     return "".join(p if p.startswith("```") else LINK.sub(rewrite, p) for p in parts)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Link citations of the reference, outside code and other links."""
+    text = (ROOT / "docs/REFERENCE.md").read_text(encoding="utf-8")
+    anchors = {n: slugify(h.replace("`", ""), "-") for h, n in HEADING.findall(text)}
+    url = files.get_file_from_path("REFERENCE.md").url_relative_to(page.file)
+
+    def link(match: re.Match[str]) -> str:
+        anchor = anchors.get(match[1])
+        return f'<a href="{url}#{anchor}">{match[0]}</a>' if anchor else match[0]
+
+    parts, inside = re.split(r"(<[^>]*>)", html), 0
+    for i, part in enumerate(parts):
+        if part.startswith("<"):
+            inside += bool(re.match(r"<(a|code|pre)\b", part))
+            inside -= bool(re.match(r"</(a|code|pre)>", part))
+        elif not inside:
+            parts[i] = CITATION.sub(link, part)
+    return "".join(parts)
 
 
 def site_target(source: str, page: str, link: str) -> str | None:

@@ -221,6 +221,13 @@ def test_the_api_page_documents_every_field_of_a_configuration(site, package):
     assert not missing, ", ".join(missing)
 
 
+def test_citations_lead_to_sections_of_the_reference(site):
+    anchors = set(re.findall(r'id="([^"]+)"', read(site / "REFERENCE.html")))
+    found = re.findall(r'"\.\./REFERENCE\.html#([^"]+)"', read(site / "api/ops_cuda.html"))
+    assert len(found) >= 5
+    assert set(found) <= anchors
+
+
 def test_pages_load_nothing_from_the_network(site):
     pattern = re.compile(r'<(?:script|img|link)\b[^>]*?\b(?:src|href)="(https?:[^"]+)"')
     found = {url for page in site.rglob("*.html") for url in pattern.findall(read(page))}
