@@ -1,8 +1,9 @@
-"""Griffe extension for configuration dataclasses whose fields are `setting(default, "Doc.")`.
+"""Griffe extension for the docstrings of this project.
 
-Griffe reads source text without running it, so it would show the call of `setting` as the default
-and none of the documentation that `sg3.settings.documented` adds at run time. This extension
-imports these classes and takes both from there.
+Griffe reads source text without running it. For configuration dataclasses, whose fields are
+`setting(default, "Doc.")`, it would show the call of `setting` as the default, and none of the
+documentation that `sg3.settings.documented` adds at run time. This extension imports these classes
+and takes both from there. It also reads sections called "Example:" as griffe reads "Examples:".
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import re
 from typing import Any
 
 import griffe
@@ -24,7 +26,12 @@ def _default(field: dataclasses.Field) -> str | None:
 
 
 class SettingsExtension(griffe.Extension):
-    """Defaults and docstrings of classes that are decorated with `@documented`."""
+    """Defaults and docstrings of classes that are decorated with `@documented`; examples."""
+
+    def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        if obj.docstring:
+            text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = text
 
     def on_class_members(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         if not any(str(d.value).split(".")[-1] == "documented" for d in cls.decorators):
@@ -37,4 +44,6 @@ class SettingsExtension(griffe.Extension):
             if isinstance(member, griffe.Attribute):
                 member.value = _default(field)
                 member.docstring = None  # the class lists it among its attributes
-        cls.docstring = griffe.Docstring(inspect.getdoc(found) or "", parent=cls)
+        text, known = inspect.getdoc(found) or "", cls.docstring
+        style = {"parser": known.parser, "parser_options": known.parser_options} if known else {}
+        cls.docstring = griffe.Docstring(text, parent=cls, **style)

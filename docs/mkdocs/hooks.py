@@ -3,12 +3,19 @@
 The Markdown files link to each other and to source files as on a code host. On the site, links to
 pages are rewritten to where the page is there; links to anything else in the repository keep
 their text only. Citations of REFERENCE.md, in docstrings too, become links to its sections.
+
+Griffe takes `package.name` for the submodule where a function has its module's name, and would
+leave the function out: such functions get directives of their own.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import inspect
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from markdown.extensions.toc import slugify
@@ -28,6 +35,8 @@ PAGES = {
 INSTEAD = {"docs/README.md": "index.md"}
 HEADING = re.compile(r"^#{2,3} ((\d+(?:\.\d+)?) .*)$", re.MULTILINE)
 CITATION = re.compile(r"(?:REFERENCE\.md )?§(\d+(?:\.\d+)?)")
+#: A package of an API page, with its options.
+DIRECTIVE = re.compile(r"^::: ([\w.]+)\n((?:    .*\n)*)", re.MULTILINE)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 
 
@@ -40,7 +49,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrite the relative links of a page."""
+    """Rewrite the relative links of a page; complete the packages of an API page."""
+    if page.file.src_uri.startswith("api/"):
+        markdown = DIRECTIVE.sub(with_shadowed_functions, markdown)
     here = {page: source for source, page in PAGES.items()}
     source = here.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
@@ -52,6 +63,23 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
     return "".join(p if p.startswith("```") else LINK.sub(rewrite, p) for p in parts)
+
+
+def with_shadowed_functions(match: re.Match[str]) -> str:
+    """The directive of a package, and one for each function with the name of its module."""
+    package, options = match[1], match[2]
+    if "members:" in options or not (ROOT / package.replace(".", "/")).is_dir():
+        return match[0]
+    return match[0] + "".join(f"\n::: {path}\n" for path in shadowed_functions(package))
+
+
+def shadowed_functions(package: str) -> Iterator[str]:
+    """Paths of what `__all__` of a package lists and a submodule of the same name hides."""
+    module = importlib.import_module(package)
+    for name in getattr(module, "__all__", ()):
+        found = getattr(module, name)
+        if not inspect.ismodule(found) and importlib.util.find_spec(f"{package}.{name}"):
+            yield f"{found.__module__}.{found.__qualname__}"
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
