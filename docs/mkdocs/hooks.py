@@ -4,18 +4,17 @@ The Markdown files link to each other and to source files as on a code host. On 
 pages are rewritten to where the page is there; links to anything else in the repository keep
 their text only. Citations of REFERENCE.md, in docstrings too, become links to its sections.
 
-Griffe takes `package.name` for the submodule where a function has its module's name, and would
-leave the function out: such functions get directives of their own.
+On API pages, a directive for a package, `::: sg3.metrics`, becomes its docstring and a directive
+for each name in its `__all__`. mkdocstrings could list them too, but does not run the code: it
+misses what is imported on first use, and functions that have the name of their module.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import posixpath
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from markdown.extensions.toc import slugify
@@ -35,8 +34,13 @@ PAGES = {
 INSTEAD = {"docs/README.md": "index.md"}
 HEADING = re.compile(r"^#{2,3} ((\d+(?:\.\d+)?) .*)$", re.MULTILINE)
 CITATION = re.compile(r"(?:REFERENCE\.md )?§(\d+(?:\.\d+)?)")
-#: A package of an API page, with its options.
+#: An object on an API page, with its options.
 DIRECTIVE = re.compile(r"^::: ([\w.]+)\n((?:    .*\n)*)", re.MULTILINE)
+DOCSTRING_ONLY = """    options:
+      members: false
+      show_root_heading: false
+      show_root_toc_entry: false
+"""
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 
 
@@ -51,7 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrite the relative links of a page; complete the packages of an API page."""
     if page.file.src_uri.startswith("api/"):
-        markdown = DIRECTIVE.sub(with_shadowed_functions, markdown)
+        markdown = with_exported_names(markdown)
     here = {page: source for source, page in PAGES.items()}
     source = here.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
@@ -65,21 +69,56 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return "".join(p if p.startswith("```") else LINK.sub(rewrite, p) for p in parts)
 
 
-def with_shadowed_functions(match: re.Match[str]) -> str:
-    """The directive of a package, and one for each function with the name of its module."""
-    package, options = match[1], match[2]
-    if "members:" in options or not (ROOT / package.replace(".", "/")).is_dir():
-        return match[0]
-    return match[0] + "".join(f"\n::: {path}\n" for path in shadowed_functions(package))
+def with_exported_names(markdown: str) -> str:
+    """Expand the packages of an API page. Each name appears once, in the most specific section."""
+    directives = list(DIRECTIVE.finditer(markdown))
+    sections = [m[1] for m in directives if is_plain_package(m) and "." in m[1]]
+    in_sections = {path for name in sections for path in exported_paths(name)}
+    seen = {m[1] for m in directives}
+
+    def expand(match: re.Match[str]) -> str:
+        if not is_plain_package(match):
+            return match[0]
+        skipped = seen if "." in match[1] else seen | in_sections
+        paths = [path for path in exported_paths(match[1]) if path not in skipped]
+        seen.update(paths)
+        elsewhere = [path for path in paths if is_on_another_page(path, match[1])]
+        parts = [f"::: {path}\n" for path in paths if path not in elsewhere]
+        if elsewhere:
+            links = ", ".join(f"[{path.rpartition('.')[2]}][{path}]" for path in elsewhere)
+            parts.append(f"Also available from `{match[1]}`: {links}.\n")
+        return "\n".join([f"::: {match[1]}\n{DOCSTRING_ONLY}", *parts])
+
+    return DIRECTIVE.sub(expand, markdown)
 
 
-def shadowed_functions(package: str) -> Iterator[str]:
-    """Paths of what `__all__` of a package lists and a submodule of the same name hides."""
+def is_on_another_page(path: str, package: str) -> bool:
+    """Whether what is defined at `path` is documented on the page of the package it belongs to."""
+    owner = path.split(".")[0]
+    if owner == package.split(".")[0]:
+        return False
+    page = (ROOT / "docs" / "api" / f"{owner}.md").read_text(encoding="utf-8")
+    directives = list(DIRECTIVE.finditer(page))
+    listed = {name for m in directives if is_plain_package(m) for name in exported_paths(m[1])}
+    return path in listed | {m[1] for m in directives}
+
+
+def is_plain_package(match: re.Match[str]) -> bool:
+    """Whether a directive is for a package and has no options."""
+    return not match[2] and (ROOT / match[1].replace(".", "/")).is_dir()
+
+
+def exported_paths(package: str) -> list[str]:
+    """Where the objects in `__all__` of a package are defined."""
     module = importlib.import_module(package)
-    for name in getattr(module, "__all__", ()):
+    paths = []
+    for name in module.__all__:
         found = getattr(module, name)
-        if not inspect.ismodule(found) and importlib.util.find_spec(f"{package}.{name}"):
-            yield f"{found.__module__}.{found.__qualname__}"
+        if inspect.isclass(found) or inspect.isroutine(found):
+            paths.append(f"{found.__module__}.{found.__qualname__}")
+        elif not name.startswith("__"):
+            paths.append(f"{package}.{name}")
+    return paths
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
