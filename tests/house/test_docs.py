@@ -120,6 +120,7 @@ def command_of(words: list[str]) -> click.Command | None:
     return found
 
 
+@pytest.mark.slow
 def test_every_option_in_a_command_line_exists(root):
     wrong, seen = [], 0
     for path in guides(root):
@@ -144,6 +145,7 @@ def test_every_option_in_a_command_line_exists(root):
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow
 def test_the_python_example_runs_as_written(root, tmp_path):
     (example,) = re.findall(r"^```python\n(.*?)^```", read(root / "README.md"), re.M | re.S)
     environment = {**os.environ, "PYTHONPATH": str(root)}
@@ -191,6 +193,7 @@ def exported(root: Path, package: str) -> list[str]:
     raise AssertionError(f"{package} has no __all__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_api_page_shows_every_exported_name(root, site, package):
     page = read(site / "api" / f"{package}.html")
@@ -207,6 +210,7 @@ def plain(text: str) -> str:
     return "".join(re.findall(r"\w+", html.unescape(re.sub(r"<[^>]+>", "", text))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ("sg3", "guidance", "nada"))
 def test_the_api_page_documents_every_field_of_a_configuration(site, package):
     page = plain(read(site / "api" / f"{package}.html"))
@@ -223,6 +227,7 @@ def test_the_api_page_documents_every_field_of_a_configuration(site, package):
     assert not missing, ", ".join(missing)
 
 
+@pytest.mark.slow
 def test_citations_lead_to_sections_of_the_reference(site):
     anchors = set(re.findall(r'id="([^"]+)"', read(site / "REFERENCE.html")))
     found = re.findall(r'"\.\./REFERENCE\.html#([^"]+)"', read(site / "api/ops_cuda.html"))
@@ -230,6 +235,7 @@ def test_citations_lead_to_sections_of_the_reference(site):
     assert set(found) <= anchors
 
 
+@pytest.mark.slow
 def test_pages_load_nothing_from_the_network(site):
     pattern = re.compile(r'<(?:script|img|link)\b[^>]*?\b(?:src|href)="(https?:[^"]+)"')
     found = {url for page in site.rglob("*.html") for url in pattern.findall(read(page))}
