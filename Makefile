@@ -12,7 +12,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup steer app test test-fast lint format bench kernels clean
+.PHONY: help setup steer app test test-fast lint format docs bench kernels clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,10 @@ format: $(VENV)/.installed-dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed-dev ## the documentation as a site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "Open site/index.html"
+
 bench: $(VENV)/.installed-dev ## measure what there is to measure
 	$(BIN)/python -m benchmarks
 
@@ -64,5 +68,5 @@ kernels: $(VENV)/.installed ## compile the GPU kernels for sm_80, sm_90, sm_100:
 	$(BIN)/python -W ignore -m ops_cuda.compile_kernels
 
 clean: ## remove .venv, caches and outputs
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache out
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
