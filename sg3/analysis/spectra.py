@@ -243,9 +243,7 @@ def _heat_maps(area: SubFigure, spectra: list[Spectrum]) -> None:
     for axes, spectrum in zip(row, spectra, strict=True):
         charts.style_axes(axes, f"{spectrum.name} ({spectrum.num:,})"[:38])
         axes.grid(False)
-        axes.imshow(
-            heat_map(spectrum), extent=(-half, half, -half, half), interpolation="none"
-        )
+        axes.imshow(heat_map(spectrum), extent=(-half, half, -half, half), interpolation="none")
         axes.set(xticks=[-half, 0, half], yticks=[-half, 0, half] if axes is row[0] else [])
     row[0].set_ylabel("cycles per image", fontsize=charts.FONT_SIZE - 1, color=charts.LABEL)
     levels = np.arange(HEAT_DB[0], HEAT_DB[1] + 1, HEAT_STEP_DB)

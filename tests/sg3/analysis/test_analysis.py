@@ -1,4 +1,4 @@
-"""Layers as pictures, learned transforms, sticking textures."""
+"""Layers as images, learned transforms, texture sticking."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image
 
 import sg3
 from sg3.analysis.colours import viridis
-from sg3.analysis.inspect import Look, layer_pictures, sheet, sheet_frames, spectrum_db
+from sg3.analysis.inspect import LayerDisplay, layer_images, sheet, sheet_frames, spectrum_db
 from sg3.analysis.layers import activations, input_transforms, layers
-from sg3.analysis.stickiness import SliceFilm, Stickiness, high_pass
-from sg3.animation import VideoConfig, plan_film
+from sg3.analysis.stickiness import SliceVideo, Stickiness, high_pass
+from sg3.animation import VideoConfig, plan_video
 from sg3.cli.inspect import parse_channels
 from sg3.cli.main import cli
 from sg3.errors import UserError
@@ -55,7 +55,9 @@ def test_layers_are_what_a_pass_puts_out(mini, ws, stylegan2):
 
 
 def test_a_pass_ends_with_the_last_layer_that_is_wanted(mini, ws, stylegan2):
-    later = mini.synthesis.L3_78_48.register_forward_hook(lambda *_: pytest.fail("went on"))
+    later = mini.synthesis.L3_78_48.register_forward_hook(
+        lambda *_: pytest.fail("the pass continued")
+    )
     found = activations(mini, ws, ["L2", "features"], lambda layer, x: x)
     later.remove()
     assert list(found) == ["features", "L2_46_48"]
@@ -97,10 +99,10 @@ def test_layers_move_with_the_input_by_their_own_rate(mini, ws):
 
 def test_unknown_layers_and_moves_of_stylegan2_are_refused(mini, ws, stylegan2):
     with pytest.raises(UserError, match=r"L99.*features, input"):
-        layer_pictures(mini, ws, "L99", [0])
+        layer_images(mini, ws, "L99", [0])
     with pytest.raises(UserError, match="StyleGAN3"):
         latent = stylegan2.mapping(torch.randn(1, 8))
-        layer_pictures(stylegan2, latent, "output", [0], rotate_deg=5)
+        layer_images(stylegan2, latent, "output", [0], rotate_deg=5)
     with pytest.raises(UserError, match="StyleGAN3"):
         input_transforms(stylegan2, latent)
 
@@ -131,15 +133,15 @@ def test_the_learned_transform_says_what_the_input_does(mini, ws):
 
 def test_pictures_of_one_layer(mini, ws):
     x = activations(mini, ws, ["L3"], lambda _, x: x[0])["L3_78_48"]
-    grey, colour = layer_pictures(mini, ws, "L3", [5, (0, 1, 2)])
+    grey, colour = layer_images(mini, ws, "L3", [5, (0, 1, 2)])
     assert grey.image.shape == colour.image.shape == (78, 78, 3)
     assert (grey.image == to_uint8(x[5:6] / x[5].abs().max())[0]).all()
     assert abs(grey.max_abs - float(x[5].abs().max())) < 1e-5 and "L3_78_48 ch 5" in grey.caption
-    (raw,) = layer_pictures(mini, ws, "L3", [5], look=Look(normalize=False, gain_db=20))
+    (raw,) = layer_images(mini, ws, "L3", [5], display=LayerDisplay(normalize=False, gain_db=20))
     assert (raw.image == to_uint8(x[5:6] * 10)[0]).all()
     for channel in (48, (0, 1), (0, 1, 48), "all"):
         with pytest.raises(UserError, match="channel"):
-            layer_pictures(mini, ws, "L3", [channel])
+            layer_images(mini, ws, "L3", [channel])
 
 
 def test_a_wave_is_two_points_in_its_spectrum():
@@ -163,7 +165,7 @@ def test_features_stay_below_their_bandwidth(mini, ws):
 
 
 def test_a_sheet_has_a_row_for_each_layer(mini, ws):
-    pictures = layer_pictures(mini, ws, ["L1", "output"], [0, 1, 99])
+    pictures = layer_images(mini, ws, ["L1", "output"], [0, 1, 99])
     assert [(p.layer.name, p.channel) for p in pictures] == [
         ("L1_30_48", 0),
         ("L1_30_48", 1),
@@ -232,22 +234,22 @@ def test_few_or_flat_frames():
 
 def test_slices_show_one_column_over_time(mini):
     config = VideoConfig(seeds=(0, 1), w_frames=5)
-    film = SliceFilm([("T", mini)], config, column=0.5, min_size_px=0)
-    frames = list(film.frames)
-    assert len(frames) == film.num_frames == 10 and (film.picture == frames[-1]).all()
+    video = SliceVideo([("T", mini)], config, column=0.5, min_size_px=0)
+    frames = list(video.frames)
+    assert len(frames) == video.num_frames == 10 and (video.image == frames[-1]).all()
     past = frames[-1][-64:, -10:]
-    pictures = list(plan_film(mini, config, min_size_px=0).frames)
+    pictures = list(plan_video(mini, config, min_size_px=0).frames)
     for i, picture in enumerate(pictures):
         assert np.abs(past[:, i].astype(int) - picture[:, 32]).max() <= 1
     assert (frames[3][-64:, -10:][:, 4:] == 255).all()  # not yet
-    assert 0 < film.stickiness["T"] < 0.9
+    assert 0 < video.stickiness["T"] < 0.9
 
 
 def test_slices_need_titles_and_a_walk(mini):
     with pytest.raises(UserError, match="title"):
-        SliceFilm([("T", mini), ("T", mini)], VideoConfig())
+        SliceVideo([("T", mini), ("T", mini)], VideoConfig())
     with pytest.raises(UserError, match="walk"):
-        SliceFilm([("T", mini)], VideoConfig(seeds=(1,)))
+        SliceVideo([("T", mini)], VideoConfig(seeds=(1,)))
 
 
 # The command

@@ -15,6 +15,7 @@ from recipes.minifaces.generator.movable import MovableConstant, MovableStyleGAN
 from recipes.minifaces.generator.pretrain import PretrainConfig
 from recipes.minifaces.generator.pretrain_stylegan2 import stylegan2_kwargs
 from recipes.minifaces.world.dataset import write_dataset
+from sg3.analysis import charts
 from sg3.networks import build_network
 
 
@@ -73,7 +74,7 @@ def test_the_picture_has_a_row_for_everyone(stylegan2):
     numbers = {"true renders": {"pose": 50.0, "stickiness": 0.1}}
     both = {"eqt_int": 12.0, "eqt_frac": 12.0, "eqt_int_inner": 12.0, "frechet": 9.0}
     numbers["StyleGAN2"] = numbers["true renders"] | both
-    svg = compare.figure({"StyleGAN2": stylegan2}, numbers).svg()
+    svg = charts.svg_text(compare.figure({"StyleGAN2": stylegan2}, numbers))
     assert svg.count("<image") == 7 and "stickiness 0.100" in svg
 
 

@@ -182,12 +182,6 @@ def test_group():
     assert works("--version").startswith(f"sg3, version {sg3.__version__}")
 
 
-def test_own_commands_show_an_example():
-    for name in ("generate", "convert", "models"):
-        output = works(name, "--help")
-        assert "Example:" in output and f"sg3 {name}" in output
-
-
 def test_traceback_only_with_debug(tmp_path):
     result = run("generate", "--network", "nope", "--seeds", "0", "--outdir", tmp_path, "--debug")
     assert isinstance(result.exception, sg3.errors.UserError)

@@ -102,7 +102,7 @@ def test_make_info_and_merge(folder, tmp_path):
     assert "of the change is kept" in said
     said = works("delta", "info", out)
     assert 'source: "official-sg3t-32"' in said and 'adapted: "a-net"' in said
-    assert "rank 2" in said and "whole" in said
+    assert "rank 2" in said and "full rank" in said
     parts = [f"{folder / 'a.safetensors'}:0.5", folder / "b.safetensors"]
     works("delta", "merge", *parts, "--out", tmp_path / "m.safetensors")
     merged = load_delta(tmp_path / "m.safetensors")
@@ -231,7 +231,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path):
         ("damaged", ["delta", "info", tmp_path / "text"]),
         ("No such command", ["delta", "zip"]),
         ("--split or --layers", ["blend", T32, net, *out]),
-        ("--width goes with", ["blend", T32, net, "--layers", "L0", "--width", "2", *out]),
+        ("--width requires", ["blend", T32, net, "--layers", "L0", "--width", "2", *out]),
         ("expected one of input, L0", ["blend", T32, net, "--split", "L99", *out]),
         ("expected names of mapping", ["blend", T32, net, "--layers", "L99", *out]),
         ("width: got -1", ["blend", T32, net, "--split", "L2", "--width", "-1", *out]),
@@ -241,9 +241,3 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
     forced = ["delta", "apply", "--network", net, "--delta", a, "--force", *out]
     works(*forced)
-
-
-def test_help_shows_examples():
-    for name in (["delta"], ["blend"], *(["delta", n] for n in ("make", "info", "merge", "video"))):
-        output = works(*name, "--help")
-        assert "Example:" in output and "sg3 " + " ".join(name) in output
