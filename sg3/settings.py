@@ -149,11 +149,11 @@ def check_settings(config: Any) -> None:
             raise UserError(f"{field.name}: got {value}, expected a finite number")
         elif not _within(value, known):
             raise UserError(f"{field.name}: got {value}, expected {known.expected}")
-        elif type_name(field) == "int" and value != int(value):
+        elif type_name(field) == "int" and value % 1:
             raise UserError(f"{field.name}: got {value}, expected a whole number")
 
 
-def _within(value: numbers.Real, known: Setting) -> bool:
+def _within(value: Any, known: Setting) -> bool:
     return (
         (known.min is None or value >= known.min)
         and (known.max is None or value <= known.max)

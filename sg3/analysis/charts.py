@@ -33,17 +33,17 @@ PNG_DPI = 200
 
 # The SVG backend reads its options from matplotlib's global settings alone, so they are set while
 # a file is written and put back afterwards; the lock keeps threads from mixing them up.
-_SVG_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "sg3"}
+_SVG_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "sg3"}
 _lock = threading.Lock()
 
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty white figure of this size in inches, laid out automatically."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), dpi=PNG_DPI, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # inches
-    return figure
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)  # inches
+    return Figure(figsize=(width, height), dpi=PNG_DPI, facecolor="white", layout=layout)
 
 
 def style_axes(

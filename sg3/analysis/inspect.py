@@ -31,6 +31,8 @@ from sg3.networks.generator import MappedGenerator
 
 __all__ = ["Channel", "LayerDisplay", "LayerImage", "layer_images", "sheet", "sheet_frames"]
 
+DEFAULT_DISPLAY = LayerDisplay()
+
 #: One channel in gray, three as red, green and blue, or all (spectra only).
 Channel = int | tuple[int, int, int] | Literal["all"]
 
@@ -67,7 +69,7 @@ def layer_images(
     layer: str | Sequence[str] | None,
     channels: Sequence[Channel],
     *,
-    display: LayerDisplay = LayerDisplay(),
+    display: LayerDisplay = DEFAULT_DISPLAY,
     translate: tuple[float, float] = (0, 0),
     rotate_deg: float = 0,
     noise_mode: str = "const",
@@ -195,7 +197,7 @@ def sheet_frames(
     channels: Sequence[Channel],
     moves: Iterable[Move],
     *,
-    display: LayerDisplay = LayerDisplay(),
+    display: LayerDisplay = DEFAULT_DISPLAY,
     columns: int | None = None,
     size_px: int = 128,
     noise_mode: str = "const",

@@ -208,7 +208,7 @@ def input_transforms(G: MappedGenerator, ws: torch.Tensor) -> list[InputTransfor
     """
     if not isinstance(G.synthesis, stylegan3.SynthesisNetwork):
         raise UserError("G: got a StyleGAN2, but only StyleGAN3 networks transform their input")
-    source = G.synthesis.input
+    source: Any = G.synthesis.input
     # `transforms` includes the user's own transform, which is the rightmost factor: undo it.
     learned = source.transforms(ws[:, 0].to(torch.float32)) @ source.transform.inverse()
     found = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.fft
@@ -219,9 +219,9 @@ def chart(spectra: list[Spectrum], norm: Normalisation) -> Figure:
         sizes = ", ".join(f"{s.name} {s.size}" for s in spectra)
         raise UserError(f"spectra: expected images of one size, got {sizes}")
     figure = charts.new_figure(max(8, 2.4 * len(spectra) + 1.2), 6)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.15])
-    _heat_maps(top, spectra)
-    _slices(bottom, spectra)
+    rows: Any = figure.subfigures(2, 1, height_ratios=[1, 1.15])
+    _heat_maps(rows[0], spectra)
+    _slices(rows[1], spectra)
     figure.supxlabel(
         f"pixels normalized by mean {norm.mean:.3f} and standard deviation {norm.std:.3f} bytes "
         f"({norm.source})",

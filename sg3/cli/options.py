@@ -195,8 +195,12 @@ class DocumentedOption(click.Option):
 
 def _range_in_words(kind: click.IntRange | click.FloatRange) -> str:
     """Return the range of a click type as configurations word theirs: "at least 1"."""
-    low, high = ("above" if kind.min_open else "min"), ("below" if kind.max_open else "max")
-    return Setting(**{low: kind.min, high: kind.max}).expected
+    return Setting(
+        min=None if kind.min_open else kind.min,
+        max=None if kind.max_open else kind.max,
+        above=kind.min if kind.min_open else None,
+        below=kind.max if kind.max_open else None,
+    ).expected
 
 
 def option(*declarations: str, **kwargs: Any) -> Callable[[F], F]:
