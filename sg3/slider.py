@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
 from sg3.checkpoints.delta import Delta, DeltaMix
 from sg3.errors import UserError
 from sg3.generate import generate_images

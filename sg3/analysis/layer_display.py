@@ -12,7 +12,7 @@ DOMAINS = ("space", "spectrum")
 @documented
 @dataclass(frozen=True)
 class LayerDisplay:
-    """How activations become images. Defaults are those of the official viewer, but for `normalize`.
+    """How activations become images. Defaults other than `normalize` are the official viewer's.
 
     In space, a channel is divided by its largest magnitude if `normalize` (channels of images never
     are), then scaled by `gain_db`. A spectrum is the power of all channels after removing the mean

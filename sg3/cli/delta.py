@@ -163,7 +163,7 @@ def merge(deltas: Deltas, rank: int | None, out: str) -> None:
 
     \b
     Example:
-      sg3 delta merge zombie:0.5 sketch:0.5 --out both.safetensors
+      sg3 delta merge zombie:0.5 sepia:0.5 --out both.safetensors
     """
     from sg3.checkpoints.delta import load_delta, save_delta
     from sg3.checkpoints.delta import merge as merge_deltas

@@ -78,8 +78,8 @@ def parse_channels(text: str) -> list:
     "--channels",
     type=ParsedType("CHANNELS", parse_channels),
     default="0-3,0+1+2",
-    help="Channels: numbers and ranges in gray, three joined by + in color, all for the spectrum of "
-    "all together. Channels that a layer lacks are skipped.",
+    help="Channels: numbers and ranges in gray, three joined by + in color, all for the joint "
+    "spectrum. Channels that a layer lacks are skipped.",
 )
 @config_option(LayerDisplay, "domain")
 @option("--raw", is_flag=True, help="Do not divide channels by their largest magnitude.")

@@ -55,9 +55,7 @@ def test_layers_are_what_a_pass_puts_out(mini, ws, stylegan2):
 
 
 def test_a_pass_ends_with_the_last_layer_that_is_wanted(mini, ws, stylegan2):
-    later = mini.synthesis.L3_78_48.register_forward_hook(
-        lambda *_: pytest.fail("continued")
-    )
+    later = mini.synthesis.L3_78_48.register_forward_hook(lambda *_: pytest.fail("continued"))
     found = activations(mini, ws, ["L2", "features"], lambda layer, x: x)
     later.remove()
     assert list(found) == ["features", "L2_46_48"]
