@@ -35,9 +35,15 @@ def findings() -> dict[str, str]:
     from ops_cuda import choose
     from ops_cuda.cache import cache_dir
     from sg3 import __version__
+    from sg3.installation import shared_names
 
     found = {"sg3": __version__, "python": platform.python_version()}
     found |= {name: _version(name) for name in PACKAGES}
+    for name, others in shared_names().items():
+        found[f"package {name}"] = (
+            f"also installed by {', '.join(others)}, which overwrites files: use an environment "
+            "of its own for sg3"
+        )
     found["cpu"] = f"{os.cpu_count()} processors, {torch.get_num_threads()} threads for torch"
     found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     found["cache"] = str(cache_dir())

@@ -177,7 +177,7 @@ def provide_files(arguments: list[str], stand_ins: Path) -> None:
 def is_heavy(example: str) -> bool:
     """Whether an example is only parsed."""
     words = shlex.split(example)
-    models = [word for before, word in zip(words, words[1:], strict=False) if before == "--clip"]
+    models = [word for before, word in itertools.pairwise(words) if before == "--clip"]
     return any(word in HEAVY for part in words for word in part.split(",")) or any(
         "/" in model for model in models
     )
@@ -205,7 +205,8 @@ def test_every_example_runs(top, stand_ins, tmp_path, monkeypatch):
                 patch.setattr(command, "callback", lambda *args, **kwargs: None)
             else:
                 arguments += shlex.split(QUICK.get(name, ""))
-                arguments += [w for k, v in QUICK_VALUES.items() if k in arguments for w in (k, v)]
+                for option, value in QUICK_VALUES.items():
+                    arguments += [option, value] if option in arguments else []
             result = program.run(*arguments)
             assert result.exit_code == 0, f"{example}\n{result.output}\n{result.exc_info}"
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -180,6 +181,14 @@ def test_group():
     fails("one of generate", "zzzzz")
     fails("No such option", "--verbose")
     assert works("--version").startswith(f"sg3, version {sg3.__version__}")
+
+
+def test_doctor_names_packages_that_other_projects_installed_too(monkeypatch):
+    owners = {"guidance": ["sg3", "other-guidance"], "nada": ["sg3"]}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: owners)
+    output = works("doctor")
+    assert "package guidance:" in output and "other-guidance" in output
+    assert "environment of its own" in output and "package nada" not in output
 
 
 def test_traceback_only_with_debug(tmp_path):
