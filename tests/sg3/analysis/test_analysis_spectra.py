@@ -79,7 +79,7 @@ def test_a_wave_is_a_peak_in_the_slice_of_its_direction():
     assert frequency[8:][db[8:].argmax()] == pytest.approx(6 * 2**0.5, abs=0.4)
 
 
-def test_generated_pictures_follow_from_seed_and_index():
+def test_generated_images_follow_from_seed_and_index():
     G = sg3.load("mini-faces").G_ema
     (images,) = generated_bytes(G, 3, seed=5)
     z = np.random.RandomState(7).randn(G.z_dim).astype(np.float32)
@@ -105,7 +105,7 @@ def test_distances():
         ([noise(1)], Normalisation(0, 0), "positive"),
     ],
 )
-def test_bad_pictures(batches, norm, message):
+def test_bad_images(batches, norm, message):
     with pytest.raises(UserError, match=message):
         average_spectrum("a", batches, norm)
 
@@ -139,8 +139,8 @@ def test_the_command(tmp_path):
     result = CliRunner().invoke(cli, ["spectra", *arguments, "--output", str(out)])
     assert result.exit_code == 0, result.output
     assert "dB from faces" in result.output and "(bytes, faces)" in result.output
-    told = json.loads(out.with_suffix(".json").read_text())
-    assert told["results"]["faces"]["pictures"] == 4
+    manifest = json.loads(out.with_suffix(".json").read_text())
+    assert manifest["results"]["faces"]["pictures"] == 4
     with np.load(out.parent / "spectra-mini-faces.npz") as file:
         assert file["spectrum"].shape == (256, 256) and file["image_size"] == 64
 

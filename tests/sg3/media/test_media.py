@@ -1,4 +1,4 @@
-"""Bytes, PNG, grids, sheets, videos; and the manifest beside them."""
+"""Conversion to uint8, PNG, grids, sheets, videos; the manifest."""
 
 import json
 

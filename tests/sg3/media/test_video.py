@@ -63,7 +63,7 @@ def test_a_path_passes_through_its_keyframes_and_closes(rows):
     assert np.abs(torch.stack(path).numpy() - periodic).max() < 1e-3
 
 
-def test_the_first_frame_is_the_picture_of_the_first_seed(mini):
+def test_the_first_frame_is_the_image_of_the_first_seed(mini):
     video = plan_video(mini, VideoConfig(seeds=(5, 6), w_frames=2), min_size_px=0)
     frames = list(video.frames)
     assert video.num_frames == len(frames) == 4
@@ -71,7 +71,7 @@ def test_the_first_frame_is_the_picture_of_the_first_seed(mini):
         assert np.abs(frame.astype(int) - found.image).max() <= 1
 
 
-def test_small_pictures_are_enlarged_in_a_grid(mini):
+def test_small_images_are_enlarged_in_a_grid(mini):
     video = plan_video(mini, VideoConfig(seeds=(1, 2), grid=(2, 1), w_frames=1), min_size_px=100)
     (frame,) = video.frames
     assert frame.shape == (128, 256, 3)
@@ -89,7 +89,7 @@ def test_a_loop_is_smooth_also_where_it_closes(mini):
     assert not torch.equal(path[:, 0], path[:, 1])
 
 
-def test_a_moving_input_moves_the_picture_and_comes_back(mini):
+def test_a_moving_input_moves_the_image_and_comes_back(mini):
     config = VideoConfig(kind="transform", seeds=(3,), motion="shift", amount=0.25, w_frames=4)
     up, right, middle, left = plan_video(mini, config, min_size_px=0).frames
     assert (up == middle).all()
@@ -150,7 +150,7 @@ def frames_of(path) -> list[np.ndarray]:
     return [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
 
 
-def test_the_command_writes_a_film_and_how_it_was_made(tmp_path):
+def test_the_command_writes_a_video_and_a_manifest(tmp_path):
     out = tmp_path / "new" / "video.mp4"
     arguments = ["video", "--seeds", "0-3", "--grid", "2x1", "--w-frames", "2", "--delta", "zombie"]
     result = CliRunner().invoke(cli, [*arguments, "--output", str(out), "--device", "cpu"])
@@ -168,9 +168,9 @@ def test_three_kinds_of_network_side_by_side(tmp_path):
     arguments = ["video", "--kind", "slices", "--seeds", "0-1", "--w-frames", "4"]
     networks = [part for name in names for part in ("--network", name)]
     shown = program.works(*arguments, *networks, "--output", out, "--device", "cpu")
-    told = json.loads(out.with_suffix(".json").read_text())["results"]["stickiness"]
-    assert list(told) == list(names) and all(0 < value < 1 for value in told.values())
-    assert all(f"stickiness of {name}: {told[name]:.4f}" in shown for name in names)
+    found = json.loads(out.with_suffix(".json").read_text())["results"]["stickiness"]
+    assert list(found) == list(names) and all(0 < value < 1 for value in found.values())
+    assert all(f"stickiness of {name}: {found[name]:.4f}" in shown for name in names)
     alone = tmp_path / "alone.mp4"
     program.works(*arguments, "--network", "mini-faces-r", "--output", alone, "--device", "cpu")
     (width, height), part = (Image.open(p.with_suffix(".png")).size for p in (out, alone))
