@@ -139,7 +139,7 @@ def test_settings_are_replaced_by_name():
 
 @click.command()
 @config_option(Config, "batch")
-@config_option(Config, "lr", "--learning-rate", "rate")
+@config_option(Config, "lr", "--learning-rate", param="rate")
 @config_option(Config, "kind", default=None, unset="the best")
 @config_option(Config, "level")
 @config_option(Config, "cutoff")

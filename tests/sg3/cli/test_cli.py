@@ -112,7 +112,7 @@ def test_latents_and_grid(tmp_path):
     save_file({"ws": ws[:, :3].contiguous()}, tmp_path / "ws.safetensors")
     fails("expected [N, 16, 16]", "generate", "--network", T32, *latent)
     save_file({"w": ws}, tmp_path / "ws.safetensors")
-    fails("no tensor 'ws'", "generate", "--network", T32, *latent)
+    fails("expected one named 'ws'", "generate", "--network", T32, *latent)
 
 
 def test_processes_split_the_seeds(tmp_path, monkeypatch):
