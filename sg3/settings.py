@@ -67,7 +67,8 @@ class Setting:
     def expected(self) -> str:
         """The allowed values in words: `"at least 1"`, `"0 to 1"`, `"a or b"`; "" if any are."""
         if self.choices is not None:
-            return " or ".join(map(str, self.choices))
+            *first, last = map(str, self.choices)
+            return f"{', '.join(first)} or {last}" if first else last
         if self.min is not None and self.max is not None:
             return f"{self.min:.10g} to {self.max:.10g}"
         words = {"at least": self.min, "above": self.above, "at most": self.max}

@@ -86,7 +86,7 @@ def test_expected_values_in_words():
     assert Setting(min=1).expected == "at least 1"
     assert Setting(max=2**32 - 1, min=0).expected == "0 to 4294967295"
     assert Setting(above=0, max=1).expected == "above 0 and at most 1"
-    assert Setting(choices=("x", "y", "z")).expected == "x or y or z"
+    assert Setting(choices=("x", "y", "z")).expected == "x, y or z"
     assert Setting().expected == "" and not Setting().bounded and Setting(below=2).bounded
 
 
