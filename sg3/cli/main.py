@@ -89,18 +89,19 @@ def with_option_names(message: str, command: click.Command | None) -> str:
     """Return a library message with the options of `command` instead of Python's argument names.
 
     Argument names are at the start (`batch: got 0, …`) or in backticks; `batch` becomes --batch.
-    Options go by the name of the configuration field that they set, or of their parameter.
+    Options go by the name of their parameter, or else of the configuration field that they set.
     """
     names: dict[str, str] = {}
+    fields: dict[str, str] = {}
     commands = [command] if command else []
     for current in commands:  # grows during iteration: subcommands of a group are appended
         commands += getattr(current, "commands", {}).values()
         for param in current.params:
-            if not isinstance(param, click.Option):
-                continue
-            for name in (getattr(param, "field", None), param.name):
-                if name:
-                    names.setdefault(name, max(param.opts, key=len))
+            if isinstance(param, click.Option):
+                longest = max(param.opts, key=len)
+                names.setdefault(param.name or "", longest)
+                fields.setdefault(getattr(param, "field", None) or "", longest)
+    names = fields | names
     start = re.match(r"(\w+(?:, \w+)*): ", message)
     if start and all(name in names for name in start[1].split(", ")):
         options = ", ".join(names[name] for name in start[1].split(", "))

@@ -224,6 +224,17 @@ def test_argument_names_become_options(message, expected):
     assert with_option_names(message, command) == expected
 
 
+def test_a_parameter_comes_before_a_field_of_the_same_name():
+    @click.command()
+    @config_option(Config, "batch", "--tune-batch", param="tune_batch")
+    @option("--batch", default=1, help="Batch.")
+    def two(**options):
+        """Two options for fields with one name."""
+
+    assert with_option_names("batch: got 0", two) == "--batch: got 0"
+    assert with_option_names("tune_batch: got 0", two) == "--tune-batch: got 0"
+
+
 def test_options_of_subcommands_count():
     group = click.Group(commands={"sub": command})
     assert with_option_names("batch: got 0", group) == "--batch: got 0"
