@@ -13,7 +13,7 @@ from app_tabs.context import Context, callback
 from app_tabs.theme import FIRST_SEED, picture, seed_field, status
 from app_tabs.wiring import LIVE, QUIET, Desk, command_box, command_line, jobs
 from guidance.latents import map_latents, seed_latents
-from sg3.analysis.inspect import Look, layer_pictures, sheet, sheet_frames
+from sg3.analysis.inspect import LayerDisplay, layer_images, sheet, sheet_frames
 from sg3.analysis.layers import layers
 from sg3.motion import MOTIONS, Move, moves
 from sg3.networks import stylegan3
@@ -28,20 +28,20 @@ SHOWN, SIZE_PX = 8, 160
 
 
 def _asked(G, values: dict):
-    """Layers and channels to look at, how many in a row, how large, and the look."""
+    """Layers and channels to look at, how many in a row, how large, and how they are displayed."""
     domain = DOMAINS[values["domain"]]
-    look = Look(domain=domain)
+    display = LayerDisplay(domain=domain)
     first = int(values["channel"] or 0)
     if values["layer"] == ALL:
         channels = [first, "all"] if domain == "spectrum" else [first]
-        return None, channels, {"columns": COLUMNS, "size_px": SIZE_PX, "look": look}
+        return None, channels, {"columns": COLUMNS, "size_px": SIZE_PX, "display": display}
     found = next((each for each in layers(G) if each.name == values["layer"]), None)
     if found is None:
         raise ValueError(f"layer: got {values['layer']!r:.60}, expected one from the list")
     if not 0 <= first < found.channels:
         raise ValueError(f"channel: got {first}, expected 0 to {found.channels - 1}")
     channels = list(range(first, min(first + SHOWN, found.channels)))
-    return found.name, channels, {"columns": COLUMNS, "size_px": SIZE_PX, "look": look}
+    return found.name, channels, {"columns": COLUMNS, "size_px": SIZE_PX, "display": display}
 
 
 def _ws(G, seed):
@@ -64,10 +64,10 @@ def explore(context: Context, request: gr.Request, network, other, seed, **value
     shown = []
     for i, G in enumerate(_compared(context, network, other, "live")):
         names, channels, how = _asked(G, values | ({"layer": ALL} if i else {}))
-        look = how.pop("look")
+        display = how.pop("display")
         move = {"translate": (values["x"], values["y"]), "rotate_deg": values["deg"]}
         move = move if _moves(G) else {}
-        made = layer_pictures(G, _ws(G, seed), names, channels, look=look, **move)
+        made = layer_images(G, _ws(G, seed), names, channels, display=display, **move)
         shown.append(sheet(made, **how))
     return _below(shown)
 

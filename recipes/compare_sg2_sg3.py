@@ -33,6 +33,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -47,45 +48,46 @@ from recipes.minifaces.generator.movable import MovableStyleGAN2
 from recipes.minifaces.generator.pretrain_stylegan2 import train
 from recipes.run import RecipeCommand
 from sg3.allocator import keep_large_blocks
-from sg3.analysis.drawing import Drawing
+from sg3.analysis import charts
 from sg3.cli.options import debug_option, option, outdir_option
 from sg3.data import ImageDataset
 from sg3.files import prepare_folder, write_text
 from sg3.media import to_uint8
 from sg3.metrics.equivariance import rotation_matrix, translate_integer
 
-SIDE, GAP = 128, 10  # of the cells of the figure, in pixels
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FACE, SHIFT_PX, TURN_DEG = HELDOUT_BASE + 2, 5, 30
+COLUMNS = (
+    "one face",
+    "mean of 64 poses",
+    "its middle column over time,\nmoving up and down by its latent",
+    f"input {SHIFT_PX} px right\nand down, minus the\nmoved image (×4)",
+    f"input rotated by {TURN_DEG}°",
+)
+WIDTHS = (0.75, 1, 1, 2, 1, 1, 1.4)  # name, the five columns, numbers
 
 
-def figure(networks: dict[str, nn.Module], numbers: dict[str, dict]) -> Drawing:
+def figure(networks: dict[str, nn.Module], numbers: dict[str, dict]) -> Figure:
     """Draw a row for the renderer and for each network.
 
     Columns: a face, its mean over poses, a column of pixels while it moves up and down, the error
     under a translation of the input, the face with its input rotated (StyleGAN3), the numbers.
     """
-    cells = [SIDE, SIDE, 2 * SIDE, SIDE, SIDE]
-    heads = [
-        ["one face"],
-        ["mean of 64 poses"],
-        ["its middle column over time,", "moving up and down by its latent"],
-        [f"input {SHIFT_PX} px right and down,", "minus the moved image (x4)"],
-        [f"input rotated by {TURN_DEG}°"],
-    ]
-    left = 110
-    lefts = [left + sum(cells[:i]) + i * GAP for i in range(len(cells) + 1)]
-    drawing = Drawing(lefts[-1] + 215, 50 + (SIDE + GAP) * len(numbers))
-    for x, width, lines in zip(lefts, cells, heads, strict=False):
-        for i, line in enumerate(lines):
-            drawing.text(x + width / 2, 30 - 15 * (len(lines) - 1 - i), line, "middle")
-    for row, (name, found) in enumerate(numbers.items()):
-        top, G = 44 + row * (SIDE + GAP), networks.get(name)
-        drawing.text(4, top + SIDE / 2, name)
-        for x, width, image in zip(lefts, cells, _row(G), strict=False):
-            drawing.image(x, top, width, SIDE, image)
-        for i, line in enumerate(_lines(found)):
-            drawing.text(lefts[-1], top + 8 + 18 * i, line)
-    return drawing
+    result = charts.new_figure(1.25 * sum(WIDTHS), 1.25 * len(numbers) + 0.5)
+    grid = result.subplots(len(numbers), len(WIDTHS), width_ratios=WIDTHS, squeeze=False)
+    for cells, (name, found) in zip(grid, numbers.items(), strict=True):
+        for axes in cells:
+            axes.set_axis_off()
+        for axes, image in zip(cells[1:], _row(networks.get(name)), strict=False):
+            charts.show_image(axes, image)
+        cells[0].text(0, 0.5, name, va="center", fontsize=charts.FONT_SIZE)
+        lines = "\n".join(_lines(found))
+        cells[-1].text(0, 1, lines, va="top", fontsize=charts.FONT_SIZE - 1, linespacing=1.3)
+    for axes, title in zip(grid[0, 1:], COLUMNS, strict=False):
+        axes.set_title(title, fontsize=charts.FONT_SIZE - 1)
+    return result
 
 
 def _row(G: nn.Module | None) -> list[np.ndarray]:
@@ -189,7 +191,7 @@ def measure_command(stylegan2: str, stylegan3: str, stylegan3_r: str, outdir: st
         numbers[name] = found
         click.echo(f"{name}: {json.dumps(found)}")
     out = prepare_folder(outdir)
-    figure(networks, numbers).save(out / "compare-sg2-sg3.png")
+    charts.save_figure(figure(networks, numbers), out / "compare-sg2-sg3.png")
     record = {
         "command": "python -m recipes.compare_sg2_sg3 measure",
         "units": "eqt_…, eqr and pose in dB; frechet in features of the judge",

@@ -1,4 +1,4 @@
-"""`python -m sg3` is the `sg3` program."""
+"""Run the `sg3` program: `python -m sg3`."""
 
 from sg3.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Images from seeds or saved latents, as the official tool makes them (REFERENCE.md §9.1)."""
+"""Images from seeds or saved latents, identical to the official tool's (REFERENCE.md §9.1)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from sg3.errors import UserError
 from sg3.media import to_uint8
+from sg3.networks.generator import MappedGenerator
 from sg3.networks.style_space import added_styles
 
 NOISE_MODES = ("const", "random", "none")
@@ -20,7 +20,13 @@ NOISE_MODES = ("const", "random", "none")
 
 @dataclass(frozen=True)
 class Generated:
-    """One image: `image` uint8 [H, W, C], the `ws` [1, num_ws, w_dim] behind it, its file name."""
+    """One generated image.
+
+    Attributes:
+        name: file name without suffix, such as `seed0000`.
+        image: uint8 `[H, W, C]`.
+        ws: its latent `[1, num_ws, w_dim]`.
+    """
 
     name: str
     image: np.ndarray
@@ -28,7 +34,7 @@ class Generated:
 
 
 def generate_images(
-    G: nn.Module,
+    G: MappedGenerator,
     seeds: Sequence[int],
     *,
     truncation_psi: float = 1,
@@ -38,12 +44,20 @@ def generate_images(
     translate: tuple[float, float] = (0, 0),
     rotate_deg: float = 0,
 ) -> Iterator[Generated]:
-    """Yield one image per seed, named `seed0000`; the same seed gives the official tool's image.
+    """Yield one image per seed, named `seed0000`; a seed gives the same image as the official tool.
 
-    `class_index` is needed by conditional networks. `translate` (x, y in larger sides, to the
-    right and down) and `rotate_deg` (counter-clockwise) move the picture of a StyleGAN3. With
-    noise_mode 'random' the noise follows from the seed. Raises UserError for a class out of range
-    or missing, an unknown noise mode, a transform on a StyleGAN2.
+    Args:
+        G: generator, such as `sg3.load(...).G_ema`.
+        seeds: each draws one z.
+        truncation_psi: 1 for no truncation, 0 for the average image.
+        truncation_cutoff: number of layers that are truncated; None: all.
+        class_index: class label; required by conditional networks.
+        noise_mode: "const", "random" (drawn from the seed) or "none"; StyleGAN3 has no noise.
+        translate: (x, y), right and down, in units of the larger side; StyleGAN3 only.
+        rotate_deg: degrees, counter-clockwise; StyleGAN3 only.
+
+    Raises ValueError for a missing or unknown class, an unknown noise mode, and a transform of a
+    StyleGAN2.
     """
     label = class_label(G, class_index)
     _check_noise_mode(noise_mode)
@@ -51,13 +65,12 @@ def generate_images(
     with torch.no_grad(), user_transform(G, translate, rotate_deg):
         for seed in seeds:
             z = np.random.RandomState(seed).randn(1, G.z_dim).astype(np.float32)
-            z = torch.from_numpy(z).to(device)
-            ws = G.mapping(z, label, truncation_psi, truncation_cutoff)
+            ws = G.mapping(torch.from_numpy(z).to(device), label, truncation_psi, truncation_cutoff)
             yield Generated(f"seed{seed:04d}", _render(G, ws, noise_mode, seed), ws)
 
 
 def generate_from_latents(
-    G: nn.Module,
+    G: MappedGenerator,
     ws: torch.Tensor,
     styles: Mapping[str, torch.Tensor] | None = None,
     *,
@@ -65,10 +78,15 @@ def generate_from_latents(
     translate: tuple[float, float] = (0, 0),
     rotate_deg: float = 0,
 ) -> Iterator[Generated]:
-    """Yield one image per latent of `ws` [N, num_ws, w_dim], named `latent0000`.
+    """Yield one image per latent, named `latent0000`.
 
-    `styles` [N or 1, channels] by layer are added to what ws gives. The other arguments are those
-    of `generate_images`. Raises UserError for a shape that is not the network's.
+    Args:
+        G: generator.
+        ws: latents `[N, num_ws, w_dim]`.
+        styles: offsets `[N or 1, channels]` by layer, added to the styles computed from `ws`.
+        noise_mode, translate, rotate_deg: as for `generate_images`.
+
+    Raises ValueError for a shape that is not the network's.
     """
     _check_noise_mode(noise_mode)
     if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim):
@@ -82,25 +100,30 @@ def generate_from_latents(
             yield Generated(f"latent{i:04d}", image, one)
 
 
-def class_label(G: nn.Module, class_index: int | None) -> torch.Tensor | None:
-    """One-hot label [1, c_dim], or None for an unconditional network. Raises UserError."""
+def class_label(G: MappedGenerator, class_index: int | None) -> torch.Tensor | None:
+    """Return the one-hot label `[1, c_dim]`, or None for an unconditional network.
+
+    Raises ValueError for a class that does not exist, and for None if the network is conditional.
+    """
     if G.c_dim == 0:
         if class_index is not None:
-            raise UserError(f"class: got {class_index}, but this network has no classes")
+            raise UserError(f"class_index: got {class_index}, but this network has no classes")
         return None
+    last = G.c_dim - 1
     if class_index is None:
-        raise UserError(f"class: this network is conditional; choose a class, 0 to {G.c_dim - 1}")
-    if not 0 <= class_index < G.c_dim:
-        raise UserError(f"class: got {class_index}, expected 0 to {G.c_dim - 1}")
+        raise UserError(f"class_index: this network is conditional; choose a class, 0 to {last}")
+    if not 0 <= class_index <= last:
+        raise UserError(f"class_index: got {class_index}, expected 0 to {last}")
     label = torch.zeros([1, G.c_dim], device=next(G.parameters()).device)
     label[:, class_index] = 1
     return label
 
 
 def inverse_transform(translate: tuple[float, float], rotate_deg: float) -> torch.Tensor:
-    """The matrix [3, 3] for `synthesis.input.transform`: inverse of rotation, then translation.
+    """Return the matrix `[3, 3]` for `synthesis.input.transform` that moves the image like this.
 
-    m = [[cos, sin, x], [-sin, cos, y], [0, 0, 1]] in larger sides (REFERENCE.md §9.1).
+    The buffer maps output to input coordinates, so it is the inverse of
+    [[cos, sin, x], [−sin, cos, y], [0, 0, 1]], in units of the larger side (REFERENCE.md §9.1).
     """
     angle = rotate_deg * math.pi / 180
     matrix = np.eye(3)
@@ -111,20 +134,22 @@ def inverse_transform(translate: tuple[float, float], rotate_deg: float) -> torc
 
 @contextmanager
 def user_transform(
-    G: nn.Module, translate: tuple[float, float] = (0, 0), rotate_deg: float = 0
+    G: MappedGenerator, translate: tuple[float, float] = (0, 0), rotate_deg: float = 0
 ) -> Iterator[None]:
-    """Within the block G's pictures are moved; afterwards its transform is what it was.
+    """Context in which G's images are translated and rotated; restores its transform afterwards.
 
-    Raises UserError for a network whose input cannot be transformed (StyleGAN2).
+    Raises ValueError for a network whose input cannot be transformed (StyleGAN2).
     """
     if not any(translate) and not rotate_deg:
         yield
         return
     if not all(map(math.isfinite, (*translate, rotate_deg))):
-        raise UserError(f"translate, rotate: got {translate}, {rotate_deg}, expected numbers")
+        raise UserError(
+            f"translate, rotate_deg: got {translate}, {rotate_deg}, expected finite numbers"
+        )
     buffer = getattr(getattr(G.synthesis, "input", None), "transform", None)
     if buffer is None:
-        raise UserError("translate, rotate: only StyleGAN3 networks can do that")
+        raise UserError("translate, rotate_deg: only StyleGAN3 networks can be transformed")
     before = buffer.clone()
     buffer.copy_(inverse_transform(translate, rotate_deg))
     try:
@@ -135,10 +160,10 @@ def user_transform(
 
 def _check_noise_mode(noise_mode: str) -> None:
     if noise_mode not in NOISE_MODES:
-        raise UserError(f"noise_mode: got {noise_mode!r}, expected {', '.join(NOISE_MODES)}")
+        raise UserError(f"noise_mode: got {noise_mode!r}, expected one of {', '.join(NOISE_MODES)}")
 
 
-def _render(G: nn.Module, ws: torch.Tensor, noise_mode: str, seed: int) -> np.ndarray:
+def _render(G: MappedGenerator, ws: torch.Tensor, noise_mode: str, seed: int) -> np.ndarray:
     if noise_mode != "random":
         return to_uint8(G.synthesis(ws, noise_mode=noise_mode))[0]
     devices = [ws.device] if ws.device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""`run.json`: what a command was asked, with which versions and inputs, and what it wrote."""
+"""`run.json`: arguments, versions, inputs, timings, results and outputs of a run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ PACKAGES = ("torch", "numpy", "numba", "open-clip-torch", "safetensors")
 
 
 class RunManifest:
-    """Collects the facts of one run and writes them as `run.json`.
+    """Records a run and writes it as `run.json` when the block ends.
 
-    with RunManifest(outdir, "steer", {"prompt": "..."}) as manifest:
-        manifest.add_input("face.safetensors")
-        with manifest.time("optimise"): ...
-        manifest.add_output(outdir / "end.png")
+        with RunManifest(outdir, "steer", {"prompt": "..."}) as manifest:
+            manifest.add_input("face.safetensors")
+            with manifest.time("optimise"): ...
+            manifest.add_output(outdir / "end.png")
 
-    The file is written when the block ends; a run that raised leaves `"finished": false`
-    only if something had been written before. With `enabled` False (the processes of a
-    parallel run other than the first) nothing is written.
+    After an exception the file is written only if there are outputs, with `"finished": false`.
+    Nothing is written while `enabled` is False, as in processes of rank 1 and up.
     """
 
     def __init__(self, outdir: str | os.PathLike, command: str, arguments: dict[str, Any]):
@@ -43,18 +42,18 @@ class RunManifest:
         self._start = time.time()
 
     def add_input(self, path: str | os.PathLike, sha256: str | None = None) -> None:
-        """Record an input file by its SHA-256 (computed here unless given)."""
+        """Record an input file with its SHA-256, computed unless given."""
         self.inputs[str(path)] = sha256 or sha256_of(path)
 
     def add_output(self, path: str | os.PathLike) -> None:
-        """Record a written file, by its name relative to the run's folder where it lies in it."""
+        """Record a written file, relative to the run's folder if it is inside."""
         path = Path(path)
         inside = path.is_relative_to(self.path.parent)
         self.outputs.append(str(path.relative_to(self.path.parent) if inside else path))
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """Add the seconds that the block takes to `timings[name]`."""
+        """Add the duration of the block in seconds to `timings[name]`."""
         start = time.perf_counter()
         try:
             yield
@@ -63,7 +62,7 @@ class RunManifest:
             self.timings[name] = round(self.timings.get(name, 0) + elapsed, 3)
 
     def as_dict(self, finished: bool = True) -> dict[str, Any]:
-        """The manifest as a JSON-able dictionary."""
+        """Return the manifest as a dictionary for JSON."""
         return {
             "command": self.command,
             "arguments": self.arguments,
@@ -85,13 +84,13 @@ class RunManifest:
     def __enter__(self) -> RunManifest:
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self.enabled and (error is None or self.outputs):
             self.write(finished=error is None)
 
 
 def versions() -> dict[str, str]:
-    """Versions of this program, of Python and of the packages that decide the numbers."""
+    """Return the versions of this package, of Python and of the packages that affect numerics."""
     found = {"sg3": __version__, "python": platform.python_version(), "os": platform.platform()}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Paths along which the input of a StyleGAN3 moves."""
+"""Closed paths along which the input of a StyleGAN3 moves."""
 
 from __future__ import annotations
 
@@ -12,18 +12,29 @@ MOTIONS = ("shift", "circle", "turn", "both")
 
 @dataclass(frozen=True)
 class Move:
-    """`translate` (x, y) in larger sides, right and down; `rotate_deg` counter-clockwise."""
+    """Transform of the input of a StyleGAN3.
+
+    Attributes:
+        translate: (x, y), right and down, in units of the image's larger side.
+        rotate_deg: degrees, counter-clockwise.
+    """
 
     translate: tuple[float, float] = (0.0, 0.0)
     rotate_deg: float = 0.0
 
 
 def moves(motion: str, frames: int, amount: float = 0.1) -> list[Move]:
-    """`frames` places of a path that closes, beginning and ending upright in the middle.
+    """Return `frames` points of a closed path that begins upright in the center.
 
-    "shift": to the right by `amount` of the larger side, back, and to the left; "circle": a circle
-    of that diameter through the middle; "turn": one full turn; "both": circle and turn together.
-    The frame after the last is the first. Raises UserError.
+    The frame after the last would be the first again.
+
+    Args:
+        motion: "shift": right by `amount`, back, and left; "circle": a circle of diameter `amount`
+            through the center; "turn": one full rotation; "both": circle and turn together.
+        frames: number of points, at least 1.
+        amount: in units of the image's larger side.
+
+    Raises ValueError for an unknown motion and for no frames.
     """
     if motion not in MOTIONS:
         raise UserError(f"motion: got {motion!r}, expected one of {', '.join(MOTIONS)}")
@@ -31,13 +42,13 @@ def moves(motion: str, frames: int, amount: float = 0.1) -> list[Move]:
         raise UserError(f"frames: got {frames}, expected at least 1")
     path = []
     for i in range(frames):
-        share = i / frames
-        angle = 2 * math.pi * share
+        fraction = i / frames
+        angle = 2 * math.pi * fraction
         shift = (0.0, 0.0)
         if motion == "shift":
             shift = (amount * math.sin(angle), 0.0)
         elif motion != "turn":
             radius = amount / 2
             shift = (radius * (1 - math.cos(angle)), -radius * math.sin(angle))
-        path.append(Move(shift, 360 * share if motion in ("turn", "both") else 0.0))
+        path.append(Move(shift, 360 * fraction if motion in ("turn", "both") else 0.0))
     return path

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def with_bar(steps: Iterator[T], total: int, desc: str, show: bool) -> Iterator[T]:
-    """`steps`, with a progress bar if `show`: text in a terminal, a widget in a notebook."""
+    """Return `steps`, with a progress bar if `show`: text in a terminal, a widget in a notebook."""
     if not show:
         return steps
     from tqdm.auto import tqdm as auto_bar
@@ -35,7 +35,7 @@ class ImageBar:
         self._stage = ""
 
     def update(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` images of `stage`; a new stage starts a new bar."""
+        """Show `done` of `total` images; another `stage` starts a new bar."""
         if self._bar is None or stage != self._stage:
             self.close()
             text = f"{self._name}, {stage}" if stage else self._name
@@ -44,7 +44,7 @@ class ImageBar:
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
-        """End the current bar."""
+        """Close the current bar."""
         if self._bar is not None:
             self._bar.close()
 

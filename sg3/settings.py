@@ -14,14 +14,17 @@ A configuration lists each of its fields once::
 
 `documented` writes the fields into the docstring, so that `help(Config)` shows them;
 `check_settings` enforces the ranges; `sg3.cli.options.config_option` makes the command-line option
-with the same default and text.
+with the same default and text. Importing this module does not import PyTorch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
+import numbers
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -30,6 +33,7 @@ from sg3.errors import UserError
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
 _MISSING = dataclasses.MISSING
+_LINE = 96  # characters per line of generated docstrings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Setting:
         above: values must be greater than this.
         below: values must be less than this.
         choices: allowed values.
-        unset: what happens while the value is None, for `--help`.
+        unset: what happens while the value is None, for `help()` and `--help`.
     """
 
     doc: str = ""
@@ -61,9 +65,10 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """The allowed values in words: `"at least 1"`, `"0 to 1"`, `"a or b"`."""
+        """The allowed values in words: `"at least 1"`, `"0 to 1"`, `"a or b"`; "" if any are."""
         if self.choices is not None:
-            return " or ".join(map(str, self.choices))
+            *first, last = map(str, self.choices)
+            return f"{', '.join(first)} or {last}" if first else last
         if self.min is not None and self.max is not None:
             return f"{self.min:.10g} to {self.max:.10g}"
         words = {"at least": self.min, "above": self.above, "at most": self.max}
@@ -84,9 +89,10 @@ def setting(
     choices: Iterable[Any] | None = None,
     unset: str | None = None,
 ) -> Any:
-    """A dataclass field with documentation and allowed values; see `Setting`.
+    """Declare a dataclass field with its default, documentation and allowed values.
 
-    `factory` makes the default where it is mutable or another configuration.
+    `factory` makes the default where it is mutable or another configuration; the other arguments
+    are those of `Setting`.
     """
     allowed = None if choices is None else tuple(choices)
     about = Setting(doc, min, max, above, below, allowed, unset)
@@ -97,22 +103,30 @@ def setting(
 
 
 def about(field: dataclasses.Field) -> Setting:
-    """The `Setting` of a field; an empty one where it was declared without."""
+    """Return the `Setting` of a field; an empty one if it was declared without `setting`."""
     return field.metadata.get("setting", Setting())
+
+
+def type_name(field: dataclasses.Field) -> str:
+    """Return the name of a field's type without `| None`: `"int"` for `int | None`."""
+    # A string where the module postpones annotations (PEP 563), else a type or a union.
+    name = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", None)
+    return str(name or field.type).partition(" |")[0]
 
 
 def documented(cls: C) -> C:
     """Class decorator: append all fields with their documentation to the class's docstring."""
-    lines = [(cls.__doc__ or "").rstrip(), "", "    Attributes:"]
+    lines = [inspect.cleandoc(cls.__doc__ or ""), "", "Attributes:"]
     for field in dataclasses.fields(cls):
         known = about(field)
-        notes = [known.expected] if known.bounded or known.choices else []
+        notes = [known.expected] if known.expected else []
         if field.default is None and known.unset:
             notes.append(f"None: {known.unset}")
         elif field.default is not _MISSING:
             notes.append(f"default {field.default!r}")
         remark = f" ({'; '.join(notes)})" if notes else ""
-        lines.append(f"        {field.name}: {known.doc}{remark}")
+        text = f"{field.name}: {known.doc}{remark}"
+        lines += textwrap.wrap(text, _LINE, initial_indent=" " * 4, subsequent_indent=" " * 8)
     cls.__doc__ = "\n".join(lines) + "\n"
     return cls
 
@@ -120,7 +134,8 @@ def documented(cls: C) -> C:
 def check_settings(config: Any) -> None:
     """Raise ValueError for the first field of a dataclass that is outside its allowed values.
 
-    None passes where it is the default. Numbers must be finite.
+    None passes where it is the default. Fields declared as `int` or `float` must be finite numbers,
+    and whole ones for `int`.
     """
     for field in dataclasses.fields(config):
         value, known = getattr(config, field.name), about(field)
@@ -128,17 +143,18 @@ def check_settings(config: Any) -> None:
             continue
         if known.choices is not None and value not in known.choices:
             raise UserError(f"{field.name}: got {value!r}, expected {known.expected}")
-        if isinstance(value, bool) or not (known.bounded or isinstance(value, (int, float))):
-            continue
-        if not isinstance(value, (int, float)):
-            raise UserError(f"{field.name}: got {value!r}, expected a number")
-        if not math.isfinite(value):
+        if not isinstance(value, numbers.Real):
+            if known.bounded or type_name(field) in ("int", "float"):
+                raise UserError(f"{field.name}: got {value!r}, expected a number")
+        elif not isinstance(value, numbers.Integral) and not math.isfinite(value):
             raise UserError(f"{field.name}: got {value}, expected a finite number")
-        if not _within(value, known):
+        elif not _within(value, known):
             raise UserError(f"{field.name}: got {value}, expected {known.expected}")
+        elif type_name(field) == "int" and value % 1:
+            raise UserError(f"{field.name}: got {value}, expected a whole number")
 
 
-def _within(value: float, known: Setting) -> bool:
+def _within(value: Any, known: Setting) -> bool:
     return (
         (known.min is None or value >= known.min)
         and (known.max is None or value <= known.max)
@@ -148,12 +164,14 @@ def _within(value: float, known: Setting) -> bool:
 
 
 def replace_settings(config: T, changes: Mapping[str, Any]) -> T:
-    """A copy of a configuration with `changes`. Raises ValueError that names the nearest setting
-    for a name that does not exist."""
+    """Return a copy of a configuration with `changes`.
+
+    Raises ValueError for a name that does not exist, naming the nearest one.
+    """
     names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
     for name in changes:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}" if near else f"expected one of {', '.join(names)}"
-            raise UserError(f"{name}: unknown setting of {type(config).__name__}; {hint}?")
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
+            raise UserError(f"{name}: unknown setting of {type(config).__name__}; {hint}")
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]

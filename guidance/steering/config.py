@@ -120,7 +120,7 @@ class SteerConfig:
         min=1,
         unset="32 for images larger than the encoder's input, else 2",
     )
-    augment: str | Augment = setting(  # noqa: RUF009
+    augment: str | Augment = setting(
         "light", 'Augmentation of the views: "none", "light", "strong" or an `Augment`.'
     )
     distance: str = setting(

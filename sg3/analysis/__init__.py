@@ -1,1 +1,1 @@
-"""Looking inside generators: layers as pictures, spectra, textures that stick to pixels."""
+"""Analysis of generators: layer activations, power spectra, texture sticking, charts."""

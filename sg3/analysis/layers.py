@@ -1,4 +1,4 @@
-"""What each layer of a generator puts out: names, sizes, frequencies, the signals themselves."""
+"""Layers of a generator: names, sizes, frequencies, activations, the learned input transform."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import nn
 from sg3.errors import UserError
 from sg3.generate import user_transform
 from sg3.networks import stylegan3
+from sg3.networks.generator import MappedGenerator
 from sg3.networks.layer_schedule import LayerSpec
 from sg3.networks.sizes import ImageSize
 
@@ -23,32 +24,38 @@ Kept = TypeVar("Kept")
 
 @dataclass(frozen=True)
 class Layer:
-    """One signal on the way to the picture. Frequencies in cycles per larger side of the image.
+    """One activation of a generator. Frequencies are in cycles per larger side of the image.
 
-    `name` is "features" (Fourier features), "input" (their mixture), "L0_36_512" … or "const",
-    "b4.conv1", "b4.torgb", "b4.img" …, and "output". StyleGAN2 designs no filters: its `cutoff`
-    is half the sampling rate, its `half_width` 0. `height` and `width` include margins.
+    Attributes:
+        name: "features" (Fourier features), "input" (their learned mixture), "L0_36_512" …; in a
+            StyleGAN2 "const", "b4.conv1", "b4.torgb", "b4.img" (the image so far) …; "output".
+        height, width: size in samples, including margins.
+        channels: number of channels.
+        sampling_rate: samples per larger side.
+        cutoff: cutoff frequency; half the sampling rate in a StyleGAN2, which designs no filters.
+        half_width: half-width of the transition band; 0 in a StyleGAN2.
+        module: the module whose forward pass computes it.
+        read: (module, its arguments, its output) → the activation `[N, C, H, W]`.
     """
 
     name: str
     height: int
     width: int
     channels: int
-    sampling_rate: float  # samples per larger side
+    sampling_rate: float
     cutoff: float
-    half_width: float  # of the transition band around the cutoff
+    half_width: float
     module: nn.Module = field(repr=False, compare=False)
-    #: (module, its arguments, its output) → the signal `[N, C, H, W]`
-    read: Callable[[nn.Module, tuple, Any], torch.Tensor] = field(repr=False, compare=False)
+    read: Callable[[Any, tuple, Any], torch.Tensor] = field(repr=False, compare=False)
 
     @property
-    def is_picture(self) -> bool:
-        """Whether its channels are those of the image."""
+    def is_image(self) -> bool:
+        """Whether its channels are those of an image."""
         return self.name == "output" or self.name.endswith((".torgb", ".img"))
 
 
-def layers(G: nn.Module) -> list[Layer]:
-    """The layers of a StyleGAN3 or StyleGAN2 generator in the order in which they run."""
+def layers(G: MappedGenerator) -> list[Layer]:
+    """Return the layers of a StyleGAN3 or StyleGAN2 generator in the order in which they run."""
     if isinstance(G.synthesis, stylegan3.SynthesisNetwork):
         return _stylegan3_layers(G.synthesis)
     return _stylegan2_layers(G.synthesis)
@@ -58,8 +65,8 @@ def _output(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tenso
     return output
 
 
-def _stylegan3_layers(synthesis: nn.Module) -> list[Layer]:
-    def of(name: str, spec: LayerSpec, module: nn.Module, read=_output) -> Layer:
+def _stylegan3_layers(synthesis: stylegan3.SynthesisNetwork) -> list[Layer]:
+    def of(name: str, spec: LayerSpec, module: nn.Module, read: Any = _output) -> Layer:
         size = (spec.shape.height, spec.shape.width, spec.channels)
         return Layer(name, *size, spec.sampling_rate, spec.cutoff, spec.half_width, module, read)
 
@@ -72,8 +79,10 @@ def _stylegan3_layers(synthesis: nn.Module) -> list[Layer]:
     ]
 
 
-def _stylegan2_layers(synthesis: nn.Module) -> list[Layer]:
-    def of(name: str, size: ImageSize, channels: int, module: nn.Module, read=_output) -> Layer:
+def _stylegan2_layers(synthesis: Any) -> list[Layer]:
+    def of(
+        name: str, size: ImageSize, channels: int, module: nn.Module, read: Any = _output
+    ) -> Layer:
         rate = size.larger
         return Layer(name, size.height, size.width, channels, rate, rate / 2, 0, module, read)
 
@@ -96,10 +105,10 @@ def _stylegan2_layers(synthesis: nn.Module) -> list[Layer]:
     return [*found, of("output", image, synthesis.img_channels, synthesis)]
 
 
-def find_layers(G: nn.Module, names: Sequence[str] | None) -> list[Layer]:
-    """The layers with these names, all for None; in the order in which they run.
+def find_layers(G: MappedGenerator, names: Sequence[str] | None) -> list[Layer]:
+    """Return the layers with these names, or all for None, in the order in which they run.
 
-    The start of a name will do if no other starts so ("L3"). Raises UserError.
+    "L3" stands for "L3_78_48". Raises ValueError for a name that matches no layer.
     """
     known = layers(G)
     if names is None:
@@ -110,18 +119,18 @@ def find_layers(G: nn.Module, names: Sequence[str] | None) -> list[Layer]:
         near = exact or [layer for layer in known if layer.name.startswith(f"{name}_")]
         if len(near) != 1:
             listed = ", ".join(layer.name for layer in known)
-            raise UserError(f"layer: got {name!r}, expected one of {listed}")
+            raise UserError(f"layers: got {name!r}, expected one of {listed}")
         chosen.append(near[0])
     return [layer for layer in known if layer in chosen]
 
 
-class _EnoughError(Exception):
-    """Ends a pass after the last layer that anyone wants to see."""
+class _DoneError(Exception):
+    """Ends a forward pass after the last requested layer."""
 
 
 @torch.no_grad()
 def activations(
-    G: nn.Module,
+    G: MappedGenerator,
     ws: torch.Tensor,
     names: Sequence[str] | None,
     keep: Callable[[Layer, torch.Tensor], Kept],
@@ -130,21 +139,29 @@ def activations(
     rotate_deg: float = 0,
     noise_mode: str = "const",
 ) -> dict[str, Kept]:
-    """What `keep` makes of each layer's signal (float32 `[N, C, H, W]`), by name.
+    """Run one forward pass and return what `keep` returns for each layer, by name.
 
-    One pass over `ws` `[N, num_ws, w_dim]`, which ends with the last of `names`; only what `keep`
-    returns stays in memory. `translate` (larger sides, right and down) and `rotate_deg`
-    (counter-clockwise) move the input of a StyleGAN3. Raises UserError for unknown layers, and for
-    moves of a StyleGAN2.
+    The pass ends with the last requested layer. Only what `keep` returns stays in memory.
+
+    Args:
+        G: generator.
+        ws: latents `[N, num_ws, w_dim]`.
+        names: layers as for `find_layers`; None: all.
+        keep: called with each layer and its activation, float32 `[N, C, H, W]`.
+        translate: (x, y), right and down, in units of the larger side; StyleGAN3 only.
+        rotate_deg: degrees, counter-clockwise; StyleGAN3 only.
+        noise_mode: noise of a StyleGAN2.
+
+    Raises ValueError for unknown layers, and for a transform of a StyleGAN2.
     """
     wanted = find_layers(G, names)
     found: dict[str, Kept] = {}
 
-    def hook_of(layer: Layer):
-        def hook(module, args, output):
+    def hook_of(layer: Layer) -> Callable[[nn.Module, tuple, Any], None]:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
             found[layer.name] = keep(layer, layer.read(module, args, output).to(torch.float32))
             if len(found) == len(wanted):
-                raise _EnoughError
+                raise _DoneError
 
         return hook
 
@@ -152,27 +169,30 @@ def activations(
         for layer in wanted:
             stack.callback(layer.module.register_forward_hook(hook_of(layer)).remove)
         stack.enter_context(user_transform(G, translate, rotate_deg))
-        with suppress(_EnoughError):
+        with suppress(_DoneError):
             G.synthesis(ws, noise_mode=noise_mode)
     return {layer.name: found[layer.name] for layer in wanted}
 
 
-def fourier_features(source: nn.Module, w: torch.Tensor) -> torch.Tensor:
-    """The waves of a StyleGAN3 input before they are mixed: `[N, C, H, W]` in [−1, 1].
+def fourier_features(source: stylegan3.SynthesisInput, w: torch.Tensor) -> torch.Tensor:
+    """Return the Fourier features of `G.synthesis.input` before their learned mixture.
 
-    `source` is `G.synthesis.input`, `w` `[N, w_dim]` the latent that moves it.
+    `w` `[N, w_dim]` is the latent that transforms them. Returns `[N, C, H, W]` in [−1, 1].
     """
+    # With √C·I as weights the mixture is the identity, so the module computes bare features.
     plain = copy.deepcopy(source)
     plain.weight.data = torch.eye(plain.channels, device=w.device) * plain.channels**0.5
-    return plain.forward(w)  # not called: hooks are copied too
+    return plain.forward(w)  # not plain(w): the copy has hooks too
 
 
 @dataclass(frozen=True)
 class InputTransform:
-    """What a latent does to the picture before anything is drawn (SG3 App. F).
+    """Transform of the input that a StyleGAN3 learns to compute from the latent (SG3 App. F).
 
-    The same as `--translate X,Y --rotate DEG`: x to the right and y down in larger sides,
-    the angle counter-clockwise. `matrix` `[3, 3]` leads from picture to input coordinates.
+    Attributes:
+        translate: (x, y), right and down, in units of the image's larger side.
+        rotate_deg: degrees, counter-clockwise.
+        matrix: `[3, 3]`, from output to input coordinates.
     """
 
     translate: tuple[float, float]
@@ -181,14 +201,15 @@ class InputTransform:
 
 
 @torch.no_grad()
-def input_transforms(G: nn.Module, ws: torch.Tensor) -> list[InputTransform]:
-    """The learned transform of every latent of `ws` `[N, num_ws, w_dim]`.
+def input_transforms(G: MappedGenerator, ws: torch.Tensor) -> list[InputTransform]:
+    """Return the learned input transform of every latent of `ws` `[N, num_ws, w_dim]`.
 
-    Raises UserError for a StyleGAN2, which has none.
+    Raises ValueError for a StyleGAN2, which has none.
     """
     if not isinstance(G.synthesis, stylegan3.SynthesisNetwork):
-        raise UserError("input transform: only StyleGAN3 networks learn one")
-    source = G.synthesis.input
+        raise UserError("G: got a StyleGAN2, but only StyleGAN3 networks transform their input")
+    source: Any = G.synthesis.input
+    # `transforms` includes the user's own transform, which is the rightmost factor: undo it.
     learned = source.transforms(ws[:, 0].to(torch.float32)) @ source.transform.inverse()
     found = []
     for m in learned.cpu():

@@ -1,10 +1,10 @@
-"""Average power spectra of pictures (SG3 App. A; REFERENCE.md §6.4), and charts of them.
+"""Average power spectra of images, and charts of them (SG3 App. A; REFERENCE.md §6.4).
 
-Pictures in bytes are normalised by one mean and one standard deviation for all sources of a chart,
-those of all pixels of the first source, so that levels can be compared. Each is multiplied by a
-symmetric Kaiser window (beta 8, mean power 1), padded with zeros to four times its size, and the
-squared magnitudes of its Fourier transform are averaged over pictures and channels: white noise of
-variance 1 gives 0 dB everywhere.
+All sources of a chart are normalized by one mean and one standard deviation, in bytes: those of
+all pixels of the first source, so that levels can be compared. Each image is multiplied by a
+symmetric Kaiser window (beta 8, mean power 1) and zero-padded to four times its size; the squared
+magnitudes of its Fourier transform are averaged over images and channels. White noise of variance
+1 gives 0 dB at every frequency.
 """
 
 from __future__ import annotations
@@ -12,32 +12,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.fft
 import torch
 from scipy.ndimage import gaussian_filter
-from torch import nn
 
+from sg3.analysis import charts
 from sg3.analysis.colours import viridis
-from sg3.analysis.drawing import COLOURS, Axes, Drawing
 from sg3.errors import UserError
 from sg3.files import atomic_path
 from sg3.metrics.sampling import images_per_pass, to_bytes
+from sg3.networks.generator import MappedGenerator
 
-BETA = 8
-INTERPOLATION = 4
-SMOOTHING = 1.25  # of heat maps, in cycles per image
-HEAT_DB = (-40.0, 20.0)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+BETA = 8  # of the Kaiser window
+INTERPOLATION = 4  # padded size over image size
+SMOOTHING = 1.25  # standard deviation of the heat maps' blur, in cycles per image
+HEAT_DB = (-40.0, 20.0)  # color range of heat maps
 HEAT_STEP_DB = 5.0
-SLICE_DB = (-50.0, 30.0)
-PLANE_VALUES = 1 << 22  # of padded channels that are transformed together
-HEAT_PX, CHART_PX = 240, 320
+SLICE_DB = (-50.0, 30.0)  # y range of slices
+PLANE_VALUES = 1 << 22  # numbers in the padded channels that are transformed together
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation in bytes, and whose they are."""
+    """Mean and standard deviation in bytes, and the name of the source they were computed from."""
 
     mean: float
     std: float
@@ -46,7 +50,10 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """`power` float64 `[4·size, 4·size]`, frequency zero first, of `num` pictures of `size`²."""
+    """Average power of `num` images of `size`×`size` pixels.
+
+    `power` is float64 `[4·size, 4·size]` with frequency zero first, as FFTs have it.
+    """
 
     name: str
     power: np.ndarray
@@ -54,14 +61,16 @@ class Spectrum:
     num: int
 
     def centred_db(self) -> np.ndarray:
-        """Decibels `[4·size + 1, 4·size + 1]` from −size/2 to size/2 cycles per image: zero in the
-        middle, the first row and column repeated at the end."""
+        """Return decibels `[4·size + 1, 4·size + 1]`, from −size/2 to size/2 cycles per image.
+
+        Frequency zero is in the middle; the last row and column repeat the first.
+        """
         power = np.fft.fftshift(self.power)
         power = np.pad(power, [(0, 1), (0, 1)], mode="wrap")
         return 10 * np.log10(np.maximum(power, 1e-12))
 
     def slices(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """Frequencies in cycles per image, and decibels, along 0° and 45° from the centre."""
+        """Return (cycles per image, decibels) from the center along 0° and 45°, by angle."""
         db = self.centred_db()
         middle = len(db) // 2
         frequency = np.arange(middle + 1) / INTERPOLATION
@@ -79,30 +88,37 @@ class Spectrum:
 
 @torch.no_grad()
 def generated_bytes(
-    G: nn.Module, num: int, seed: int = 0, truncation_psi: float = 1
+    G: MappedGenerator, num: int, seed: int = 0, truncation_psi: float = 1
 ) -> Iterator[torch.Tensor]:
-    """uint8 `[B, C, H, W]`: picture i from the stream of random numbers of `seed` + i, which draws
-    z, then the class where there are any. Constant noise."""
-    device, together = next(G.parameters()).device, images_per_pass(G.img_height, G.img_width)
-    for start in range(0, num, together):
-        z, c = [], []
-        for i in range(start, min(start + together, num)):
+    """Yield `num` images as uint8 `[B, C, H, W]`, with constant noise.
+
+    Image i is drawn from the random numbers of `seed` + i: z first, then the class, if any.
+    """
+    device, batch = next(G.parameters()).device, images_per_pass(G.img_height, G.img_width)
+    for start in range(0, num, batch):
+        latents, labels = [], []
+        for i in range(start, min(start + batch, num)):
             random = np.random.RandomState((seed + i) % 2**32)
-            z.append(random.randn(G.z_dim).astype(np.float32))
-            c.append(np.eye(G.c_dim, dtype=np.float32)[random.randint(G.c_dim)] if G.c_dim else [])
-        z, c = (torch.from_numpy(np.array(part, np.float32)).to(device) for part in (z, c))
+            latents.append(random.randn(G.z_dim))
+            labels.append(np.eye(G.c_dim)[random.randint(G.c_dim)] if G.c_dim else [])
+        z, c = (
+            torch.from_numpy(np.array(part, np.float32)).to(device) for part in (latents, labels)
+        )
         yield to_bytes(G(z, c, truncation_psi=truncation_psi, noise_mode="const"))
 
 
 def mean_and_std(batches: Iterable[torch.Tensor], source: str = "given") -> Normalisation:
-    """Over all pixels and channels of uint8 `[B, C, H, W]`."""
+    """Return mean and standard deviation over all pixels and channels of uint8 `[B, C, H, W]`.
+
+    Raises ValueError if there are no images.
+    """
     count, total, squares = 0, 0, 0
     for batch in batches:
         values = batch.to("cpu", torch.int64)
         count += values.numel()
         total, squares = total + int(values.sum()), squares + int(values.square().sum())
     if not count:
-        raise UserError("spectra: got no pictures, expected at least one")
+        raise UserError("batches: got no images, expected at least one")
     mean = total / count
     return Normalisation(mean, (squares / count - mean**2) ** 0.5, source)
 
@@ -113,37 +129,47 @@ def average_spectrum(
     norm: Normalisation,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Spectrum:
-    """Of uint8 pictures `[B, C, size, size]`; few channels are transformed at a time.
+    """Return the average power spectrum of square images.
 
-    Raises UserError for pictures that are not square or whose size changes, for none, and for a
-    standard deviation of 0.
+    Args:
+        name: name of the source, shown in charts.
+        batches: uint8 `[B, C, size, size]`; few channels are in memory as floats at a time.
+        norm: mean and standard deviation by which pixels are normalized.
+        progress: called with the number of images so far after each batch.
+
+    Raises ValueError if images are not square or differ in size, if there are none, and if the
+    standard deviation is 0.
     """
     if not norm.std > 0:
         raise UserError(f"std: got {norm.std}, expected a positive number of bytes")
-    size, num, planes, half = 0, 0, 0, 0.0
+    size, num, planes = 0, 0, 0
+    total = np.zeros([])
     for batch in batches:
-        batch = batch.cpu().numpy()
-        if batch.shape[2] != batch.shape[3] or size not in (0, batch.shape[2]):
-            wanted = f"{size}x{size}" if size else "a square"
+        images = batch.cpu().numpy()
+        if images.shape[2] != images.shape[3] or size not in (0, images.shape[2]):
+            wanted = f"{size}x{size}" if size else "square ones"
             raise UserError(
-                f"spectra: got pictures of {batch.shape[3]}x{batch.shape[2]}, expected {wanted}"
+                f"{name}: got images of {images.shape[3]}x{images.shape[2]}, expected {wanted}"
             )
-        size = batch.shape[2]
+        size = images.shape[2]
         for channels in np.array_split(
-            batch.reshape(-1, size, size),
-            max(1, batch.size * INTERPOLATION**2 // PLANE_VALUES),
+            images.reshape(-1, size, size),
+            max(1, images.size * INTERPOLATION**2 // PLANE_VALUES),
         ):
-            half = half + _half_plane((channels - norm.mean) / norm.std)
+            total = total + _half_plane((channels - norm.mean) / norm.std)
             planes += len(channels)
-        num += len(batch)
+        num += len(images)
         progress(num)
     if not num:
-        raise UserError(f"spectra: {name} gave no pictures, expected at least one")
-    return Spectrum(name, _whole_plane(half / planes), size, num)
+        raise UserError(f"{name}: got no images, expected at least one")
+    return Spectrum(name, _whole_plane(total / planes), size, num)
 
 
 def _half_plane(x: np.ndarray) -> np.ndarray:
-    """Sum of the power spectra of `[N, size, size]`, without the half that mirrors the other."""
+    """Return the summed power spectra of `x` `[N, size, size]`: `[4·size, 2·size + 1]`.
+
+    Images are real, so the other half of the plane mirrors this one.
+    """
     size = x.shape[1]
     window = np.kaiser(size, BETA)
     window = window / np.sqrt(np.square(window).sum())
@@ -153,17 +179,20 @@ def _half_plane(x: np.ndarray) -> np.ndarray:
 
 
 def _whole_plane(half: np.ndarray) -> np.ndarray:
-    """`[n, n // 2 + 1]` → `[n, n]`: power is the same at opposite frequencies."""
+    """Return `[n, n]` from `[n, n // 2 + 1]`: power is the same at opposite frequencies."""
     mirrored = half[:, 1:-1]
     mirrored = np.roll(mirrored[::-1, ::-1], 1, axis=0)
     return np.concatenate([half, mirrored], axis=1)
 
 
 def difference_db(a: Spectrum, b: Spectrum) -> float:
-    """Mean absolute difference in decibels, over frequencies up to half the sampling rate, after
-    the smoothing of the heat maps. Raises UserError for different sizes."""
+    """Return the mean absolute difference in decibels over all frequencies, both smoothed as in
+    heat maps. Raises ValueError if image sizes differ."""
     if a.size != b.size:
-        raise UserError(f"spectra: {a.name} has {a.size} pixels, {b.name} {b.size}; expected one")
+        raise UserError(
+            f"spectra: got images of {a.size} pixels ({a.name}) and {b.size} ({b.name}), expected "
+            "one size"
+        )
     return float(np.abs(_smooth(a) - _smooth(b)).mean())
 
 
@@ -172,7 +201,8 @@ def _smooth(spectrum: Spectrum) -> np.ndarray:
 
 
 def heat_map(spectrum: Spectrum, longest_px: int = 512) -> np.ndarray:
-    """uint8 `[n, n, 3]`: −40 dB dark to 20 dB bright in steps of 5 dB, zero in the middle."""
+    """Return uint8 `[n, n, 3]` with frequency zero in the middle: −40 dB dark to 20 dB bright, in
+    steps of 5 dB."""
     db = _smooth(spectrum)
     step = max(1, len(db) // longest_px)
     low, high = HEAT_DB
@@ -180,52 +210,59 @@ def heat_map(spectrum: Spectrum, longest_px: int = 512) -> np.ndarray:
     return viridis(level / ((high - low) / HEAT_STEP_DB - 1))
 
 
-def chart(spectra: list[Spectrum], norm: Normalisation) -> Drawing:
-    """Heat maps in a row with their scale, and below them all slices at 0° and at 45°."""
+def chart(spectra: list[Spectrum], norm: Normalisation) -> Figure:
+    """Return a figure: heat maps in a row, and below them the slices at 0° and 45° of all spectra.
+
+    Raises ValueError if image sizes differ.
+    """
     if len({spectrum.size for spectrum in spectra}) != 1:
         sizes = ", ".join(f"{s.name} {s.size}" for s in spectra)
-        raise UserError(f"spectra: expected pictures of one size, got {sizes}")
-    margin, gap = 50, 30
-    width = margin + max(len(spectra) * (HEAT_PX + gap) + 70, 2 * (CHART_PX + gap) + 170)
-    drawing = Drawing(width, 34 + HEAT_PX + 80 + CHART_PX * 0.75 + 66)
-    size = spectra[0].size
-    for i, spectrum in enumerate(spectra):
-        left = margin + i * (HEAT_PX + gap)
-        drawing.image(left, 34, HEAT_PX, HEAT_PX, heat_map(spectrum))
-        limits = (-size / 2, size / 2)
-        axes = Axes(drawing, left, 34, HEAT_PX, HEAT_PX, limits, limits)
-        title = f"{spectrum.name} ({spectrum.num:,})"
-        axes.frame(title[:38], [-size / 2, 0, size / 2], [-size / 2, 0, size / 2] if not i else [])
-    _scale(drawing, margin + len(spectra) * (HEAT_PX + gap), 34)
-    top, height = 34 + HEAT_PX + 60, CHART_PX * 0.75
-    for column, angle in enumerate((0, 45)):
-        end = size / 2 if angle == 0 else size / 2**0.5
-        left = margin + column * (CHART_PX + gap + 10)
-        axes = Axes(drawing, left, top, CHART_PX, height, (0, end), SLICE_DB)
-        ticks = [round(end * k / 4, 1) for k in range(5)]
-        axes.frame(f"slice at {angle}°, dB", ticks, range(-50, 31, 10))
-        for i, spectrum in enumerate(spectra):
-            axes.plot(*spectrum.slices()[angle], COLOURS[i % len(COLOURS)])
-    for i, spectrum in enumerate(spectra):
-        x, y = margin + 2 * (CHART_PX + gap) + 6, top + 10 + 18 * i
-        drawing.line([(x, y), (x + 18, y)], COLOURS[i % len(COLOURS)], 2)
-        drawing.text(x + 24, y, spectrum.name[:24])
-    drawing.text(
-        margin,
-        top + height + 36,
-        f"cycles per image; pictures less {norm.mean:.3f}, over {norm.std:.3f} (bytes, of "
-        f"{norm.source})",
-        colour="#555555",
+        raise UserError(f"spectra: expected images of one size, got {sizes}")
+    figure = charts.new_figure(max(8, 2.4 * len(spectra) + 1.2), 6)
+    rows: Any = figure.subfigures(2, 1, height_ratios=[1, 1.15])
+    _heat_maps(rows[0], spectra)
+    _slices(rows[1], spectra)
+    figure.supxlabel(
+        f"pixels normalized by mean {norm.mean:.3f} and standard deviation {norm.std:.3f} bytes "
+        f"({norm.source})",
+        fontsize=charts.FONT_SIZE - 1,
+        color=charts.LABEL,
+        parse_math=False,
     )
-    return drawing
+    return figure
 
 
-def _scale(drawing: Drawing, left: float, top: float) -> None:
-    """The colours of the heat maps."""
-    low, high = HEAT_DB
-    count = int((high - low) / HEAT_STEP_DB)
-    column = viridis(np.arange(count)[::-1, None] / (count - 1))
-    drawing.image(left, top, 14, HEAT_PX, column)
-    for db in range(int(low), int(high) + 1, 20):
-        y = top + (high - db) / (high - low) * HEAT_PX
-        drawing.text(left + 20, y, f"{db} dB", colour="#555555")
+def _heat_maps(area: SubFigure, spectra: list[Spectrum]) -> None:
+    """Draw the spectra's heat maps side by side, with one color bar."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    columns = area.add_gridspec(1, max(3, len(spectra)))  # one or two maps keep to the left
+    row: list[Axes] = [area.add_subplot(columns[i]) for i in range(len(spectra))]
+    half = spectra[0].size / 2
+    for axes, spectrum in zip(row, spectra, strict=True):
+        charts.style_axes(axes, f"{spectrum.name} ({spectrum.num:,})"[:38])
+        axes.grid(False)
+        axes.imshow(heat_map(spectrum), extent=(-half, half, -half, half), interpolation="none")
+        axes.set(xticks=[-half, 0, half], yticks=[-half, 0, half] if axes is row[0] else [])
+    row[0].set_ylabel("cycles per image", fontsize=charts.FONT_SIZE - 1, color=charts.LABEL)
+    levels = np.arange(HEAT_DB[0], HEAT_DB[1] + 1, HEAT_STEP_DB)
+    colors = viridis(np.linspace(0, 1, len(levels) - 1)) / 255
+    scale = ScalarMappable(BoundaryNorm(levels, len(colors)), ListedColormap(colors))
+    bar = area.colorbar(scale, ax=row, ticks=levels[::4], aspect=18, pad=0.02)
+    bar.set_label("dB", fontsize=charts.FONT_SIZE - 1, color=charts.LABEL)
+    bar.outline.set_visible(False)
+    bar.minorticks_off()
+    bar.ax.tick_params(labelsize=charts.FONT_SIZE - 1, labelcolor=charts.LABEL, length=0)
+
+
+def _slices(area: SubFigure, spectra: list[Spectrum]) -> None:
+    """Draw the slices of all spectra at 0° and at 45°, with one legend."""
+    for axes, angle in zip(area.subplots(1, 2, sharey=True), (0, 45), strict=True):
+        charts.style_axes(axes, f"slice at {angle}°", "cycles per image", "" if angle else "dB")
+        for i, spectrum in enumerate(spectra):
+            frequency, db = spectrum.slices()[angle]
+            color = charts.COLORS[i % len(charts.COLORS)]
+            axes.plot(frequency, db, color=color, linewidth=1.2, label=spectrum.name[:38])
+        axes.set(xlim=(0, frequency[-1]), ylim=SLICE_DB)
+    charts.add_legend(axes, loc="upper right")

@@ -1,1 +1,1 @@
-"""The `sg3` program: thin commands over functions that Python users can call as well."""
+"""The `sg3` program: thin commands around functions of the Python interface."""

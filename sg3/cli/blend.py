@@ -2,56 +2,70 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from sg3.cli.delta import out_option, save_and_say
-from sg3.cli.options import debug_option
+from sg3.cli.delta import out_option, save_and_report
+from sg3.cli.options import debug_option, option
 
 
 @click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--split", metavar="LAYER", help="B's from this layer on, A's before it.")
-@click.option(
+@option(
+    "--split",
+    metavar="LAYER",
+    help="Take this layer and all later ones from B, earlier ones from A.",
+    unset="none; give either --split or --layers",
+)
+@option(
     "--width",
     type=float,
     default=0,
-    show_default=True,
     metavar="LAYERS",
-    help="Change over gradually, over about so many layers.",
+    help="With --split: blend gradually over about this many layers.",
 )
-@click.option("--layers", metavar="NAMES", help="B's where named, like L0-L3,torgb; A's elsewhere.")
+@option(
+    "--layers",
+    metavar="NAMES",
+    help="Take these layers from B, like L0-L3,torgb, the others from A.",
+    unset="none; give either --split or --layers",
+)
 @out_option(".safetensors")
 @debug_option
 def blend(a: str, b: str, split: str | None, width: float, layers: str | None, out: str) -> None:
-    """Make one network of A and B, layer by layer; both have the same shape.
+    """Combine layers of two networks A and B of the same shape into one network.
 
-    Early layers decide about shapes and pose, late ones about textures and colours. A wrong name
-    prints the names that there are.
+    Early layers determine shapes and pose, late ones textures and colors. An unknown layer name
+    lists the known ones.
 
     \b
-    Example:
+    Examples:
       sg3 blend mini-faces zombie-net.safetensors --split L3 --width 2 --out half.safetensors
+      sg3 blend mini-faces zombie-net.safetensors --layers L0-L3,torgb --out parts.safetensors
     """
     if (split is None) == (layers is None):
         raise click.UsageError("give either --split or --layers")
     if layers is not None and width:
-        raise click.UsageError("--width goes with --split only")
+        raise click.UsageError("--width requires --split")
     import sg3
     from sg3.blend import blend as blend_networks
     from sg3.blend import listed_shares, split_shares
 
     first, second = sg3.load(a), sg3.load(b)
-    if layers is not None:
-        shares = listed_shares(first.G_ema, layers)
+    ours: Any = first.G_ema
+    theirs: Any = second.G_ema
+    if split is not None:
+        fractions = split_shares(ours, split, width)
     else:
-        shares = split_shares(first.G_ema, split, width)
-    G = blend_networks(first.G_ema, second.G_ema, shares)
+        fractions = listed_shares(ours, layers or "")
+    G: Any = blend_networks(ours, theirs, fractions)
     facts = ("name", "source", "sha256", "licence")
     parts = [{k: nets.meta[k] for k in facts if k in nets.meta} for nets in (first, second)]
-    meta = {"blend_of": parts, "share_of_the_second": shares}
+    meta: dict[str, Any] = {"blend_of": parts, "share_of_the_second": fractions}
     licences = dict.fromkeys(part["licence"] for part in parts if "licence" in part)
     meta |= {"licence": " and ".join(licences)} if licences else {}
-    save_and_say(sg3.save, sg3.Networks(G_ema=G, meta=meta), out)
-    for name, share in shares.items():
-        click.echo(f"  {name}: {share:.0%} of {second.meta['name']}")
+    save_and_report(sg3.save, sg3.Networks(G_ema=G, meta=meta), out)
+    for name, fraction in fractions.items():
+        click.echo(f"  {name}: {fraction:.0%} of {second.meta['name']}")

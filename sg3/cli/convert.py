@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import click
 
-from sg3.cli.options import debug_option
+from sg3.cli.options import debug_option, option
 
 
 @click.command()
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", type=click.Path(dir_okay=False))
-@click.option("--fp16", is_flag=True, help="Store weights in half precision: half the size.")
-@click.option("--only-ema", is_flag=True, help="Keep only G_ema, all that pictures need.")
+@option("--fp16", is_flag=True, help="Store weights in half precision, which halves the size.")
+@option("--only-ema", is_flag=True, help="Keep only G_ema, which is enough to generate images.")
 @debug_option
 def convert(source: str, target: str, fp16: bool, only_ema: bool) -> None:
-    """Turn a network file (official .pkl, or any that `generate` takes) into safetensors.
+    """Convert network IN (an official .pkl, a name or a URL) to the safetensors file OUT.
 
-    The source text inside an official pickle is never run.
+    Code inside an official pickle is never executed.
 
     \b
     Example:
@@ -39,5 +39,5 @@ def convert(source: str, target: str, fp16: bool, only_ema: bool) -> None:
     size_mb = Path(target).stat().st_size / 1e6
     for part, network in nets.parts().items():
         count = sum(tensor.numel() for tensor in network.state_dict().values())
-        click.echo(f"{part}: {network.kind}, {count} numbers")
+        click.echo(f"{part}: {network.kind}, {count:,} numbers")
     click.echo(f"{target}: {size_mb:.1f} MB")

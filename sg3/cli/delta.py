@@ -1,10 +1,12 @@
-"""`sg3 delta`: make, look at, merge and apply what an adapted network changed."""
+"""`sg3 delta`: make, inspect, merge and apply the weight changes of adapted networks."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -12,18 +14,25 @@ from sg3.cli.options import (
     DELTA,
     SEEDS,
     ParsedType,
+    class_option,
     debug_option,
     delta_option,
     device_option,
+    fps_option,
+    load_generator,
     network_option,
-    resolve_device,
+    option,
+    trunc_option,
     with_deltas,
 )
 from sg3.errors import UserError
 
+F = TypeVar("F", bound=Callable[..., Any])
+Deltas = Sequence[tuple[str, float]]  # files and strengths
+
 
 def parse_range(text: str) -> tuple[float, float]:
-    """`"0..1.2"` → `(0.0, 1.2)`. Raises UserError otherwise."""
+    """`"0..1.2"` → `(0.0, 1.2)`. Raises ValueError for anything else."""
     from sg3.checkpoints.delta import check_strength
 
     try:
@@ -35,17 +44,21 @@ def parse_range(text: str) -> tuple[float, float]:
     return first, last
 
 
-RANK = click.IntRange(1)
-rank_option = click.option(
-    "--rank", type=RANK, help="Keep weights as two factors of this rank: smaller, less exact."
+rank_option = option(
+    "--rank",
+    type=click.IntRange(1),
+    help="Store weights as two factors of this rank: smaller, less exact.",
+    unset="full rank",
 )
-force_option = click.option(
-    "--force", is_flag=True, help="Also where the network is not the one it was made from."
+force_option = option(
+    "--force",
+    is_flag=True,
+    help="Accept another network of the same shape than the delta was made from.",
 )
 
 
-def out_option(suffix: str):
-    """`--out`, for files with this suffix in a folder that exists or can be made."""
+def out_option(suffix: str) -> Callable[[F], F]:
+    """Return the option `--out` for files with this suffix, in a folder that can be written to."""
 
     def check(ctx: click.Context, param: click.Parameter, value: str) -> str:
         from sg3.files import check_folder
@@ -55,42 +68,43 @@ def out_option(suffix: str):
         check_folder(Path(value).parent)
         return value
 
-    return click.option(
+    return option(
         "--out",
         type=click.Path(dir_okay=False),
         required=True,
         callback=check,
         metavar=f"FILE{suffix}",
-        help="The file to write.",
+        help="File to write.",
     )
 
 
 @click.group()
 def delta() -> None:
-    """Small files that hold what an adapted network changed.
+    """Make and use deltas: small files with the weight changes of adapted networks.
 
     \b
-    Example:
+    Examples:
       sg3 delta make --source mini-faces --adapted zombie-net.safetensors --out zombie.safetensors
       sg3 generate --network mini-faces --delta zombie.safetensors:0.7 --seeds 0-7 --outdir out
     """
 
 
 @delta.command()
-@click.option("--source", required=True, metavar="NAME|FILE|URL", help="Before the adaptation.")
-@click.option("--adapted", required=True, metavar="NAME|FILE|URL", help="After it.")
+@option(
+    "--source", required=True, metavar="NAME|FILE|URL", help="The network before the adaptation."
+)
+@option("--adapted", required=True, metavar="NAME|FILE|URL", help="The network after it.")
 @rank_option
-@click.option(
+@option(
     "--dtype",
     type=click.Choice(["fp16", "fp32"]),
     default="fp16",
-    show_default=True,
-    help="Of the numbers that are kept.",
+    help="Data type of the stored numbers.",
 )
 @out_option(".safetensors")
 @debug_option
 def make(source: str, adapted: str, rank: int | None, dtype: str, out: str) -> None:
-    """Write the difference of two networks of one shape.
+    """Write the difference of two networks of the same shape.
 
     \b
     Example:
@@ -105,18 +119,20 @@ def make(source: str, adapted: str, rank: int | None, dtype: str, out: str) -> N
     meta = {"source": before.meta["name"], "adapted": after.meta["name"]}
     meta |= {"licence": before.meta["licence"]} if "licence" in before.meta else {}
     kind = {"fp16": torch.float16, "fp32": torch.float32}[dtype]
-    made = difference(before.G_ema, after.G_ema, rank, kind, meta)
+    old: Any = before.G_ema
+    new: Any = after.G_ema
+    made = difference(old, new, rank, kind, meta)
     if not made.changes:
         raise UserError(f"adapted: {adapted} and {source} are the same network")
-    save_and_say(save_delta, made, out)
-    click.echo(f"{kept_share(made, before.G_ema, after.G_ema):.2%} of the change is kept")
+    save_and_report(save_delta, made, out)
+    click.echo(f"{kept_share(made, old, new):.2%} of the change is kept")
 
 
 @delta.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @debug_option
 def info(file: str) -> None:
-    """Say what FILE changes, and in which network.
+    """Print what FILE changes, and in which network.
 
     \b
     Example:
@@ -127,11 +143,11 @@ def info(file: str) -> None:
 
     loaded = load_delta(file)
     for name, value in loaded.meta.items():
-        click.echo(f"{json.dumps(name)[1:-1]}: {json.dumps(value)}")  # no control characters
+        click.echo(f"{json.dumps(name)[1:-1]}: {json.dumps(value)}")  # escapes control characters
     click.echo(f"weights of the source: {loaded.source_hash}")
     click.echo(f"{_size(file)}, {loaded.num_numbers} numbers, {len(loaded.changes)} tensors:")
     for name, change in sorted(loaded.changes.items()):
-        form = f"rank {change.rank}" if isinstance(change, LowRank) else "whole"
+        form = f"rank {change.rank}" if isinstance(change, LowRank) else "full rank"
         shape = "x".join(map(str, change.shape)) or "1"
         size = float(dense(change).square().mean().sqrt())
         click.echo(f"  {json.dumps(name)[1:-1]}  {shape}  {form}  RMS {size:.2g}")
@@ -142,18 +158,18 @@ def info(file: str) -> None:
 @rank_option
 @out_option(".safetensors")
 @debug_option
-def merge(deltas, rank: int | None, out: str) -> None:
-    """Make one delta of several made from one network, each times its strength.
+def merge(deltas: Deltas, rank: int | None, out: str) -> None:
+    """Merge several deltas of one network into one, each times its strength.
 
     \b
     Example:
-      sg3 delta merge zombie.safetensors:0.5 sketch.safetensors:0.5 --out both.safetensors
+      sg3 delta merge zombie:0.5 sepia:0.5 --out both.safetensors
     """
     from sg3.checkpoints.delta import load_delta, save_delta
     from sg3.checkpoints.delta import merge as merge_deltas
 
     loaded = [(load_delta(path), strength) for path, strength in deltas]
-    save_and_say(save_delta, merge_deltas(loaded, rank), out)
+    save_and_report(save_delta, merge_deltas(loaded, rank), out)
 
 
 @delta.command()
@@ -162,63 +178,88 @@ def merge(deltas, rank: int | None, out: str) -> None:
 @force_option
 @out_option(".safetensors")
 @debug_option
-def apply(network: str, deltas, force: bool, out: str) -> None:
-    """Write a network with deltas added to it.
+def apply(network: str, deltas: Deltas, force: bool, out: str) -> None:
+    """Write a network with deltas added to its weights.
 
     \b
     Example:
-      sg3 delta apply --network mini-faces --delta zombie.safetensors:0.7 --out net.safetensors
+      sg3 delta apply --network mini-faces --delta zombie:0.7 --out net.safetensors
     """
     import sg3
 
-    _some(deltas)
+    _require(deltas)
     nets = sg3.load(network)
     meta = {**nets.meta, "deltas": list(deltas)}
     changed = sg3.Networks(G_ema=with_deltas(nets.G_ema, deltas, force), meta=meta)
-    save_and_say(sg3.save, changed, out)
+    save_and_report(sg3.save, changed, out)
 
 
 @delta.command()
 @network_option
 @delta_option
-@click.option(
+@option(
     "--strengths",
     type=ParsedType("from..to", parse_range),
     default="0..1",
-    show_default=True,
     metavar="FROM..TO",
-    help="Multiply the strengths of the deltas.",
+    help="Factors of the deltas' strengths, from the first frame to the last.",
 )
-@click.option("--seeds", type=SEEDS, default="0-3", show_default=True, help="Like 0-7,12.")
-@click.option("--frames", type=click.IntRange(2), default=48, show_default=True)
-@click.option("--fps", type=click.FloatRange(0, min_open=True), default=24, show_default=True)
-@click.option("--columns", type=click.IntRange(1), help="Of the grid of seeds.")
-@click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi.")
-@click.option("--class", "class_index", type=int, metavar="INDEX", help="Class, if conditional.")
+@option("--seeds", type=SEEDS, default="0-3", help="Seeds, like 0-7,12.")
+@option("--frames", type=click.IntRange(2), default=48, help="Number of frames.")
+@fps_option(24)
+@option(
+    "--columns",
+    type=click.IntRange(1),
+    help="Images per row.",
+    unset="square root of the number of seeds, rounded up",
+)
+@trunc_option
+@class_option
 @force_option
 @out_option(".mp4")
 @device_option
 @debug_option
-def video(network, deltas, strengths, seeds, frames, fps, columns, trunc, out, device, **options):
-    """Film a slider over the strength: the same seeds, frame by frame.
+def video(
+    network: str,
+    deltas: Deltas,
+    strengths: tuple[float, float],
+    seeds: Sequence[int],
+    frames: int,
+    fps: float,
+    columns: int | None,
+    trunc: float,
+    class_index: int | None,
+    force: bool,
+    out: str,
+    device: str,
+) -> None:
+    """Make a video of the same seeds while the strength of deltas changes.
 
     \b
     Example:
-      sg3 delta video --delta zombie.safetensors --strengths 0..1.2 --seeds 0-3 --out zombie.mp4
+      sg3 delta video --delta zombie --strengths 0..1.2 --seeds 0-3 --out zombie.mp4
     """
     import numpy as np
     from tqdm import tqdm
 
-    import sg3
     from sg3.checkpoints.delta import load_delta
     from sg3.media import VideoWriter
     from sg3.slider import slider_frames
 
-    _some(deltas)
-    loaded = [(load_delta(path), own) for path, own in deltas]
-    G = sg3.load(network, resolve_device(device)).G_ema
-    steps = np.linspace(*strengths, frames).tolist()
-    shown = slider_frames(G, loaded, steps, seeds, truncation_psi=trunc, columns=columns, **options)
+    _require(deltas)
+    loaded = [(load_delta(path), strength) for path, strength in deltas]
+    _, G = load_generator(network, device)
+    first, last = strengths
+    shown = slider_frames(
+        G,
+        loaded,
+        np.linspace(first, last, frames).tolist(),
+        seeds,
+        truncation_psi=trunc,
+        class_index=class_index,
+        columns=columns,
+        force=force,
+    )
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with VideoWriter(out, fps=fps) as writer:
         for frame in tqdm(shown, total=frames, unit="frame", disable=not sys.stderr.isatty()):
@@ -226,15 +267,15 @@ def video(network, deltas, strengths, seeds, frames, fps, columns, trunc, out, d
     click.echo(f"{out}: {frames} frames, {_size(out)}")
 
 
-def _some(deltas) -> None:
+def _require(deltas: Deltas) -> None:
     if not deltas:
         raise UserError("--delta: got none, expected at least one FILE or FILE:STRENGTH")
 
 
-def save_and_say(save, thing, out: str) -> None:
-    """Write `thing` with `save`, making the folder, and print the file's size."""
+def save_and_report(save: Callable[[Any, str], Any], value: Any, out: str) -> None:
+    """Write `value` with `save`, creating the folder, and print the size of the file."""
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    save(thing, out)
+    save(value, out)
     click.echo(f"{out}: {_size(out)}")
 
 

@@ -16,10 +16,10 @@ PACKAGES = ("torch", "numpy", "numba", "triton", "open_clip_torch", "gradio")
 @click.command()
 @debug_option
 def doctor() -> None:
-    """Versions, devices, and which fast operators are in use here, or why not.
+    """Print versions, devices, and which operator implementations are in use, or why not.
 
     \b
-    Example:
+    Examples:
       sg3 doctor
       SG3_OPS=reference sg3 doctor
     """
@@ -28,20 +28,24 @@ def doctor() -> None:
 
 
 def findings() -> dict[str, str]:
-    """What there is to say, in order."""
+    """Return what `sg3 doctor` prints, by name, in order."""
     import torch
 
-    import ops_cuda  # noqa: F401  (its import lists the operators)
+    import ops_cuda  # noqa: F401  (registers the operators)
     from ops_cuda import choose
     from ops_cuda.cache import cache_dir
     from sg3 import __version__
+    from sg3.installation import shared_names
 
     found = {"sg3": __version__, "python": platform.python_version()}
     found |= {name: _version(name) for name in PACKAGES}
+    for name, others in shared_names().items():
+        found[f"package {name}"] = (
+            f"also installed by {', '.join(others)}, which overwrites files: use an environment "
+            "of its own for sg3"
+        )
     found["cpu"] = f"{os.cpu_count()} processors, {torch.get_num_threads()} threads for torch"
-    found["gpu"] = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
-    )
+    found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     found["cache"] = str(cache_dir())
     found["SG3_OPS"] = choose.wanted()
     return found | choose.report()

@@ -4,131 +4,134 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sg3.cli.options import (
     SEEDS,
-    VEC2,
-    apply_precision,
+    class_option,
     debug_option,
     delta_option,
     device_option,
+    force_latent_option,
+    latent_option,
+    load_generator,
     network_option,
+    option,
     outdir_option,
     precision_option,
-    resolve_device,
-    with_deltas,
+    rotate_option,
+    translate_option,
+    trunc_option,
 )
 from sg3.errors import UserError
+
+if TYPE_CHECKING:
+    from sg3.generate import Generated
+    from sg3.manifest import RunManifest
 
 
 @click.command()
 @network_option
 @delta_option
-@click.option("--seeds", type=SEEDS, help="Seeds: numbers and ranges like 0-7,12.")
-@click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi.")
-@click.option("--class", "class_index", type=int, metavar="INDEX", help="Class, if conditional.")
-@click.option(
+@option(
+    "--seeds",
+    type=SEEDS,
+    help="Seeds: numbers and ranges like 0-7,12.",
+    unset="none; give either --seeds or --latent",
+)
+@trunc_option
+@class_option
+@option(
     "--noise-mode",
     type=click.Choice(["const", "random", "none"]),
     default="const",
-    show_default=True,
-    help="Noise of StyleGAN2; StyleGAN3 has none.",
+    help="Noise of a StyleGAN2; StyleGAN3 has none.",
 )
-@click.option(
-    "--translate",
-    type=VEC2,
-    default="0,0",
-    show_default=True,
-    metavar="X,Y",
-    help="Move right and down, in larger sides of the image (StyleGAN3).",
-)
-@click.option(
-    "--rotate",
-    type=float,
-    default=0,
-    show_default=True,
-    metavar="DEG",
-    help="Turn counter-clockwise (StyleGAN3).",
-)
-@click.option(
-    "--latent",
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="FILE",
-    help="Images of saved latents (safetensors, tensor 'ws') instead of seeds.",
-)
-@click.option("--force", is_flag=True, help="Take a latent of another network of the same shape.")
-@click.option("--grid", is_flag=True, help="Also write all images as one, grid.png.")
+@translate_option
+@rotate_option
+@latent_option
+@force_latent_option
+@option("--grid", is_flag=True, help="Also write all images as one, grid.png.")
 @outdir_option
 @precision_option
 @device_option
 @debug_option
-def generate(network, deltas, seeds, trunc, class_index, latent, grid, outdir, device, **options):
-    """Write one PNG per seed.
+def generate(
+    network: str,
+    deltas: Sequence[tuple[str, float]],
+    seeds: Sequence[int] | None,
+    trunc: float,
+    class_index: int | None,
+    latent: str | None,
+    force: bool,
+    grid: bool,
+    outdir: str,
+    device: str,
+    precision: str,
+    **options: Any,
+) -> None:
+    """Write one PNG per seed, or per latent of a file.
 
     \b
-    Example:
+    Examples:
       sg3 generate --network mini-faces --seeds 0-7,12 --trunc 0.7 --outdir out
-      sg3 generate --delta zombie.safetensors:0.7 --seeds 0-7 --outdir out
+      sg3 generate --delta zombie:0.7 --seeds 0-7 --outdir out
       sg3 generate --latent photo/latent.safetensors --delta photo/delta.safetensors --outdir out
     """
     if (seeds is None) == (latent is None):
         raise click.UsageError("give either --seeds or --latent")
-    import sg3
-    from sg3.files import check_folder, prepare_folder
+    from sg3.files import check_folder
     from sg3.generate import generate_from_latents, generate_images
     from sg3.latent_files import read_latent_file
     from sg3.manifest import RunManifest
 
     check_folder(outdir)
+    # Under torchrun, process RANK of WORLD_SIZE takes every WORLD_SIZE-th image.
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if grid and world > 1:
         raise UserError("--grid: got several processes, expected one; run without torchrun")
     if device == "auto" and world > 1:
         device = _device_of_rank()
-    nets = sg3.load(network, resolve_device(device))
-    G = with_deltas(nets.G_ema, deltas)
-    apply_precision(G, options["precision"])
-    move = {
-        "noise_mode": options["noise_mode"],
-        "translate": options["translate"],
-        "rotate_deg": options["rotate"],
-    }
+    nets, G = load_generator(network, device, deltas, precision)
+    how = {"rotate_deg": options.pop("rotate"), **options}
+    images: Iterable[Generated]
     if latent is not None:
-        sha256 = None if options["force"] else nets.meta["sha256"]
-        saved = read_latent_file(latent, G, sha256)
-        images = generate_from_latents(G, saved.ws, saved.styles, **move)
+        saved = read_latent_file(latent, G, nets.meta["sha256"], force)
         count = len(saved.ws[rank::world])
+        images = generate_from_latents(G, saved.ws, saved.styles, **how)
         images = (image for i, image in enumerate(images) if i % world == rank)
     else:
-        mine = seeds[rank::world]
+        mine = (seeds or ())[rank::world]
         count, images = (
             len(mine),
-            generate_images(G, mine, truncation_psi=trunc, class_index=class_index, **move),
+            generate_images(G, mine, truncation_psi=trunc, class_index=class_index, **how),
         )
-    arguments = click.get_current_context().params
-    with RunManifest(outdir, "generate", arguments) as manifest:
-        manifest.add_input(network, nets.meta["sha256"])
-        for path, _ in deltas:
-            manifest.add_input(path)
-        if latent is not None:
-            manifest.add_input(latent)
+    with RunManifest(outdir, "generate", click.get_current_context().params) as manifest:
         manifest.enabled = rank == 0
+        manifest.add_input(network, nets.meta["sha256"])
+        for path in (*(path for path, _ in deltas), *([latent] if latent else ())):
+            manifest.add_input(path)
         with manifest.time("generate"):
-            _drain(images, count, prepare_folder, Path(outdir), manifest, grid)
+            _write(images, count, Path(outdir), manifest, grid)
     click.echo(f"{count} images in {outdir}")
 
 
-def _drain(images, count: int, prepare_folder, outdir: Path, manifest, grid: bool) -> None:
+def _write(
+    images: Iterable[Generated], count: int, outdir: Path, manifest: RunManifest, grid: bool
+) -> None:
+    """Write images as they are generated, and all of them as one if `grid`."""
     from tqdm import tqdm
 
+    from sg3.files import prepare_folder
     from sg3.media import image_grid, save_png
 
     kept = []
     for image in tqdm(images, total=count, unit="img", disable=not sys.stderr.isatty()):
-        prepare_folder(outdir)  # not before the first image exists: bad input leaves no folder
+        prepare_folder(outdir)  # only now, so that bad input leaves no empty folder
         path = outdir / f"{image.name}.png"
         save_png(path, image.image)
         manifest.add_output(path)

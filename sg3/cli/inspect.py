@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from sg3.analysis.layer_display import LayerDisplay
 from sg3.cli.options import (
-    VEC2,
     ParsedType,
+    class_option,
+    config_option,
     debug_option,
     delta_option,
     device_option,
+    force_latent_option,
+    fps_option,
+    load_generator,
     network_option,
-    resolve_device,
+    option,
+    rotate_option,
     seed_option,
-    with_deltas,
+    translate_option,
+    trunc_option,
 )
 from sg3.errors import UserError
+from sg3.video_config import VideoConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from sg3.networks.generator import MappedGenerator
 
 
 def parse_channels(text: str) -> list:
-    """`"0-2,0+1+2,all"` → `[0, 1, 2, (0, 1, 2), "all"]`. Raises UserError otherwise."""
+    """`"0-2,0+1+2,all"` → `[0, 1, 2, (0, 1, 2), "all"]`. Raises ValueError for anything else."""
     channels: list = []
     for part in text.replace(" ", "").split(","):
         if part == "all":
@@ -32,7 +47,7 @@ def parse_channels(text: str) -> list:
         elif match := re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part):
             channels.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
         else:
-            raise UserError(f"got {text!r}, expected channels like 0-3, 0+1+2 (colours) or all")
+            raise UserError(f"got {text!r}, expected channels like 0-3, 0+1+2 (color) or all")
     if not channels:
         raise UserError(f"got {text!r}, expected at least one channel like 0-3")
     return channels
@@ -42,75 +57,81 @@ def parse_channels(text: str) -> list:
 @network_option
 @delta_option
 @seed_option
-@click.option(
+@option(
     "--latent",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="The first of saved latents (safetensors, tensor 'ws') instead of a seed.",
+    help="Saved latents (safetensors, tensor 'ws'), of which the first is used.",
+    unset="use --seed",
 )
-@click.option("--force", is_flag=True, help="Take a latent of another network of the same shape.")
-@click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi.")
-@click.option("--class", "class_index", type=int, metavar="INDEX", help="Class, if conditional.")
-@click.option("--list", "list_only", is_flag=True, help="Print the layers and write nothing.")
-@click.option(
+@force_latent_option
+@trunc_option
+@class_option
+@option("--list", "list_only", is_flag=True, help="Print the layers and write nothing.")
+@option(
     "--layers",
     type=ParsedType("NAMES", lambda text: [name.strip() for name in text.split(",")]),
-    help="Like features,L3,output; all if left out.",
+    help="Layers, like features,L3,output.",
+    unset="all",
 )
-@click.option(
+@option(
     "--channels",
     type=ParsedType("CHANNELS", parse_channels),
     default="0-3,0+1+2",
-    show_default=True,
-    help="Numbers and ranges in grey, three with + in colour, all in spectra; what a layer lacks "
-    "is left out.",
+    help="Channels: numbers and ranges in gray, three joined by + in color, all for the joint "
+    "spectrum. Channels that a layer lacks are skipped.",
 )
-@click.option(
-    "--domain", type=click.Choice(["space", "spectrum"]), default="space", show_default=True
+@config_option(LayerDisplay, "domain")
+@option("--raw", is_flag=True, help="Do not divide channels by their largest magnitude.")
+@config_option(LayerDisplay, "gain_db", "--gain", param="gain")
+@config_option(LayerDisplay, "range_db", "--range")
+@config_option(LayerDisplay, "beta")
+@translate_option
+@rotate_option
+@config_option(
+    VideoConfig, "motion", help="Motion of the input in a video; both is circle and turn."
 )
-@click.option(
-    "--raw", is_flag=True, help="Values as they are, not over each channel's largest magnitude."
+@config_option(VideoConfig, "amount")
+@option("--frames", type=click.IntRange(1), default=120, help="Frames of a video.")
+@fps_option(30)
+@option(
+    "--columns",
+    type=click.IntRange(1),
+    help="Images per row.",
+    unset="one row per layer",
 )
-@click.option("--gain", type=float, default=0, show_default=True, help="Of values, in decibels.")
-@click.option(
-    "--range",
-    "range_db",
-    type=click.FloatRange(0, min_open=True),
-    default=50,
-    show_default=True,
-    help="Of spectra, decibels around their mean.",
+@option(
+    "--size",
+    type=click.IntRange(16, 4096),
+    default=128,
+    help="Size of each image on the sheet, in pixels.",
 )
-@click.option(
-    "--beta", type=click.FloatRange(0), default=8, show_default=True, help="Of spectra's window."
-)
-@click.option("--translate", type=VEC2, default="0,0", show_default=True, metavar="X,Y")
-@click.option("--rotate", type=float, default=0, show_default=True, metavar="DEG")
-@click.option(
-    "--motion",
-    type=click.Choice(["shift", "circle", "turn", "both"]),
-    default="circle",
-    show_default=True,
-    help="Of the input, where a film is written.",
-)
-@click.option("--amount", type=click.FloatRange(0, 10), default=0.1, show_default=True)
-@click.option("--frames", type=click.IntRange(1), default=120, show_default=True)
-@click.option("--fps", type=click.FloatRange(0, min_open=True), default=30, show_default=True)
-@click.option("--columns", type=click.IntRange(1), help="Of the sheet; one row per layer if not.")
-@click.option(
-    "--size", type=click.IntRange(16, 4096), default=128, show_default=True, help="Pixels of each."
-)
-@click.option(
+@option(
     "--output",
     type=click.Path(dir_okay=False),
     metavar="FILE.png|.mp4",
-    help="A sheet of pictures, or a film of it under a moving input; FILE.json tells how.",
+    help="Contact sheet, or a video of it under a moving input; FILE.json next to it records how "
+    "it was made.",
+    unset="none; required without --list",
 )
 @device_option
 @debug_option
-def inspect(network, deltas, seed, latent, force, trunc, class_index, list_only, output, **options):
-    """Layers of a network as pictures: their channels in space or as spectra.
+def inspect(
+    network: str,
+    deltas: Sequence[tuple[str, float]],
+    seed: int,
+    latent: str | None,
+    force: bool,
+    trunc: float,
+    class_index: int | None,
+    list_only: bool,
+    output: str | None,
+    device: str,
+    **options: Any,
+) -> None:
+    """Show the channels of layers as images, in space or as power spectra.
 
-    Works on StyleGAN3 (with a translated, rotated or moving input) and on StyleGAN2.
+    Works for StyleGAN3 (also with a translated, rotated or moving input) and StyleGAN2.
 
     \b
     Examples:
@@ -119,34 +140,35 @@ def inspect(network, deltas, seed, latent, force, trunc, class_index, list_only,
       sg3 inspect --seed 3 --domain spectrum --channels 0-2,all --rotate 20 --output spectra.png
       sg3 inspect --layers features,L2,output --motion turn --output turn.mp4
     """
-    import sg3
-    from sg3.analysis.layers import layers
-    from sg3.cli.video import manifest_beside
+    from sg3.cli.video import manifest_next_to
 
-    if not list_only:
-        _check_output(output)
-    nets = sg3.load(network, resolve_device(options["device"]))
-    G = with_deltas(nets.G_ema, deltas)
-    if list_only:
-        for layer in layers(G):
-            click.echo(
-                f"{layer.name:16s}{layer.channels:5d} channels {layer.width}x{layer.height}, rate "
-                f"{layer.sampling_rate:g}, cutoff {layer.cutoff:.4g}, half width "
-                f"{layer.half_width:.4g}"
-            )
+    out = None if list_only else _check_output(output)
+    nets, G = load_generator(network, device, deltas)
+    if out is None:
+        _print_layers(G)
         return
-    out = Path(output)
-    manifest = manifest_beside(out, [(network, nets)], [*(path for path, _ in deltas), latent])
+    manifest = manifest_next_to(out, [(network, nets)], [*(path for path, _ in deltas), latent])
     ws = _latent(G, seed, latent, None if force else nets.meta["sha256"], trunc, class_index)
     with manifest:
         _write(G, ws, out, options)
         manifest.add_output(out)
-        manifest.results["input_transform"] = _learned(G, ws)
+        manifest.results["input_transform"] = _print_learned_transform(G, ws)
     click.echo(str(out))
 
 
-def _learned(G, ws) -> dict | None:
-    """What the latent does to the input of a StyleGAN3; printed too."""
+def _print_layers(G: MappedGenerator) -> None:
+    from sg3.analysis.layers import layers
+
+    for layer in layers(G):
+        click.echo(
+            f"{layer.name:16s}{layer.channels:5d} channels {layer.width}x{layer.height}, rate "
+            f"{layer.sampling_rate:g}, cutoff {layer.cutoff:.4g}, half width "
+            f"{layer.half_width:.4g}"
+        )
+
+
+def _print_learned_transform(G: MappedGenerator, ws: torch.Tensor) -> dict[str, Any] | None:
+    """Print and return the learned transform of the input; None for a StyleGAN2."""
     from sg3.analysis.layers import input_transforms
     from sg3.networks import stylegan3
 
@@ -158,7 +180,7 @@ def _learned(G, ws) -> dict | None:
     return {**vars(learned), "matrix": learned.matrix.tolist()}
 
 
-def _check_output(output: str | None) -> None:
+def _check_output(output: str | None) -> Path:
     from sg3.files import check_folder
 
     if output is None:
@@ -166,11 +188,19 @@ def _check_output(output: str | None) -> None:
     if not output.endswith((".png", ".mp4")):
         raise UserError(f"{output}: expected a name ending in .png or .mp4")
     check_folder(Path(output).parent)
+    return Path(output)
 
 
-def _latent(G, seed: int, latent: str | None, sha256: str | None, trunc: float, class_index):
-    """ws `[1, num_ws, w_dim]`."""
-    from sg3.animation import VideoConfig, seed_latents
+def _latent(
+    G: MappedGenerator,
+    seed: int,
+    latent: str | None,
+    sha256: str | None,
+    trunc: float,
+    class_index: int | None,
+) -> torch.Tensor:
+    """Return ws `[1, num_ws, w_dim]` of the seed, or of the file `latent`."""
+    from sg3.animation import seed_latents
     from sg3.latent_files import load_latents
 
     if latent is None:
@@ -179,14 +209,15 @@ def _latent(G, seed: int, latent: str | None, sha256: str | None, trunc: float, 
     return load_latents(latent, G, sha256)[:1].to(next(G.parameters()).device)
 
 
-def _write(G, ws, out: Path, options: dict) -> None:
-    from sg3.analysis import inspect as analysis
-    from sg3.cli.video import write_film
+def _write(G: MappedGenerator, ws: torch.Tensor, out: Path, options: dict[str, Any]) -> None:
+    """Write a contact sheet, or a video of it."""
+    from sg3.analysis.inspect import layer_images, sheet, sheet_frames
+    from sg3.cli.video import write_video
     from sg3.files import prepare_folder
     from sg3.media import save_png
     from sg3.motion import moves
 
-    look = analysis.Look(
+    display = LayerDisplay(
         domain=options["domain"],
         normalize=not options["raw"],
         gain_db=options["gain"],
@@ -194,16 +225,18 @@ def _write(G, ws, out: Path, options: dict) -> None:
         beta=options["beta"],
     )
     names, channels = options["layers"], options["channels"]
-    shape = {"columns": options["columns"], "size_px": options["size"]}
+    columns, size_px = options["columns"], options["size"]
     if out.suffix == ".mp4":
         if any(options["translate"]) or options["rotate"]:
-            raise click.UsageError("--translate and --rotate are for .png; a film has its --motion")
+            raise click.UsageError("--translate and --rotate require .png; videos have --motion")
         path = moves(options["motion"], options["frames"], options["amount"])
-        frames = analysis.sheet_frames(G, ws, names, channels, path, look=look, **shape)
-        write_film(frames, len(path), out, options["fps"])
+        frames = sheet_frames(
+            G, ws, names, channels, path, display=display, columns=columns, size_px=size_px
+        )
+        write_video(frames, len(path), out, options["fps"])
     else:
         moved = {"translate": options["translate"], "rotate_deg": options["rotate"]}
-        pictures = analysis.layer_pictures(G, ws, names, channels, look=look, **moved)
-        sheet = analysis.sheet(pictures, **shape)
+        images = layer_images(G, ws, names, channels, display=display, **moved)
+        result = sheet(images, columns, size_px)
         prepare_folder(out.parent)
-        save_png(out, sheet)
+        save_png(out, result)

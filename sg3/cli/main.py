@@ -1,4 +1,4 @@
-"""The command group: a table of strings, so that nothing is imported before it is asked for."""
+"""The `sg3` command group. Commands are imported when they are called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -15,35 +16,37 @@ from sg3.allocator import keep_large_blocks
 from sg3.installation import PACKAGES, check_packages
 from sg3.threads import wait_politely
 
-#: name → (where the click command lives, one line of help). Packages above `sg3` are named,
-#: never imported from here before the user asks for their command.
+#: name → (module and attribute of the click command, one line of help). They are strings because
+#: `sg3` does not import the packages above it, and so that `sg3 --help` is fast.
 COMMANDS = {
-    "generate": ("sg3.cli.generate:generate", "Images from seeds."),
-    "video": ("sg3.cli.video:video", "Interpolations, loops, moving inputs, texture sticking."),
-    "steer": (
-        "guidance.commands.steer:steer",
-        "A text prompt pulls an image towards what it says.",
+    "generate": ("sg3.cli.generate:generate", "Generate images from seeds."),
+    "video": (
+        "sg3.cli.video:video",
+        "Make videos: interpolations, loops, moving inputs, texture sticking.",
     ),
-    "edit": ("guidance.commands.edit:edit", "Move a latent along texts and other directions."),
-    "project": ("guidance.commands.project:project", "Find the latent of a photo; tune to it."),
-    "adapt": ("nada.commands.adapt:adapt", "A text pulls a network into another domain."),
+    "steer": ("guidance.commands.steer:steer", "Steer an image by text prompts."),
+    "edit": ("guidance.commands.edit:edit", "Edit latents along text and other directions."),
+    "project": (
+        "guidance.commands.project:project",
+        "Find the latent of a photo; tune the network to it.",
+    ),
+    "adapt": ("nada.commands.adapt:adapt", "Adapt a network to another domain by text or images."),
     "train": ("sg3.cli.train:train", "Train a network on a folder or zip of images."),
-    "plan": ("sg3.cli.plan:plan", "Memory, time and files of a training run before it starts."),
-    "dataset": ("sg3.cli.dataset:dataset", "Prepare a data set from images."),
-    "metrics": ("sg3.cli.metrics:metrics", "FID, KID, precision and recall, equivariance."),
-    "spectra": ("sg3.cli.spectra:spectra", "Average power spectra of data and of networks."),
-    "inspect": ("sg3.cli.inspect:inspect", "Layers of a network as pictures and spectra."),
-    "delta": ("sg3.cli.delta:delta", "Small files of what an adapted network changed."),
-    "blend": ("sg3.cli.blend:blend", "One network from the layers of two."),
-    "convert": ("sg3.cli.convert:convert", "Official pickle to safetensors, without running it."),
+    "plan": ("sg3.cli.plan:plan", "Estimate memory, time and files of a training run."),
+    "dataset": ("sg3.cli.dataset:dataset", "Prepare a dataset from images."),
+    "metrics": ("sg3.cli.metrics:metrics", "Compute FID, KID, precision and recall, equivariance."),
+    "spectra": ("sg3.cli.spectra:spectra", "Compare power spectra of datasets and networks."),
+    "inspect": ("sg3.cli.inspect:inspect", "Show layers as images and power spectra."),
+    "delta": ("sg3.cli.delta:delta", "Make and use deltas: small files with weight changes."),
+    "blend": ("sg3.cli.blend:blend", "Combine layers of two networks."),
+    "convert": (
+        "sg3.cli.convert:convert",
+        "Convert an official pickle to safetensors, without executing it.",
+    ),
     "models": ("sg3.cli.models:models", "List and download known networks."),
-    "doctor": ("sg3.cli.doctor:doctor", "What this machine has, and which operators are in use."),
-    "app": ("app:app_command", "The demo page in a browser."),
+    "doctor": ("sg3.cli.doctor:doctor", "Print versions, devices and the operators in use."),
+    "app": ("app:app_command", "Open the demo page in a browser."),
 }
-
-
-#: click 8.2 and later raise this to show the help page.
-NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class OneLineError(click.ClickException):
@@ -53,7 +56,7 @@ class OneLineError(click.ClickException):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception without line breaks; files are named before the reason."""
+    """Return the message of an exception without line breaks, for OSErrors as "file: reason"."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         return f"{where}{error.strerror}"
@@ -62,10 +65,10 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def errors_in_one_line(ctx: click.Context | None) -> Iterator[None]:
-    """Turn what a user can mend into one line; with `--debug` let the traceback through."""
+    """Turn errors that a user can fix into one line; with `--debug` let the traceback through."""
     try:
         yield
-    except NO_ARGUMENTS:
+    except click.exceptions.NoArgsIsHelpError:  # shows the help page
         raise
     except click.UsageError as error:
         where = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
@@ -83,17 +86,22 @@ def errors_in_one_line(ctx: click.Context | None) -> Iterator[None]:
 
 
 def with_option_names(message: str, command: click.Command | None) -> str:
-    """A library message with the options of `command` in place of Python's argument names.
+    """Return a library message with the options of `command` instead of Python's argument names.
 
-    Arguments stand at the start, `batch: got 0, …`, or in backticks: `batch` becomes --batch.
+    Argument names are at the start (`batch: got 0, …`) or in backticks; `batch` becomes --batch.
+    Options go by the name of their parameter, or else of the configuration field that they set.
     """
     names: dict[str, str] = {}
+    fields: dict[str, str] = {}
     commands = [command] if command else []
-    for current in commands:  # grows while it is read: commands below a group follow it
+    for current in commands:  # grows during iteration: subcommands of a group are appended
         commands += getattr(current, "commands", {}).values()
         for param in current.params:
-            if isinstance(param, click.Option) and param.name:
-                names.setdefault(param.name, max(param.opts, key=len))
+            if isinstance(param, click.Option):
+                longest = max(param.opts, key=len)
+                names.setdefault(param.name or "", longest)
+                fields.setdefault(getattr(param, "field", None) or "", longest)
+    names = fields | names
     start = re.match(r"(\w+(?:, \w+)*): ", message)
     if start and all(name in names for name in start[1].split(", ")):
         options = ", ".join(names[name] for name in start[1].split(", "))
@@ -102,12 +110,12 @@ def with_option_names(message: str, command: click.Command | None) -> str:
 
 
 def one_line_usage(error: click.UsageError) -> str:
-    """click's own message, on one line."""
+    """Return click's message on one line."""
     return " ".join(error.format_message().split())
 
 
 class LazyGroup(click.Group):
-    """A click group whose commands are imported when they are called."""
+    """A click group that imports commands when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -123,7 +131,9 @@ class LazyGroup(click.Group):
                 f"sg3 {name} needs the Python module {error.name!r}, which is not installed"
             ) from None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}" if near else f"one of {', '.join(COMMANDS)}"
@@ -136,21 +146,27 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
-    def make_context(self, info_name, args, parent=None, **extra) -> click.Context:
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
         with errors_in_one_line(parent):
             return super().make_context(info_name, args, parent, **extra)
 
-    def invoke(self, ctx: click.Context):
+    def invoke(self, ctx: click.Context) -> Any:
         with errors_in_one_line(ctx):
             return super().invoke(ctx)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sg3")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--debug", is_flag=True, help="Show the traceback of errors.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
-    """StyleGAN3: generate, steer by text, train.
+    """StyleGAN3: generate images, steer them by text, train networks.
 
     \b
     Example:
@@ -158,11 +174,11 @@ def cli(ctx: click.Context, debug: bool) -> None:
     """
     if debug:
         ctx.meta["sg3.debug"] = True
-    keep_large_blocks()
+    keep_large_blocks()  # a program may tune its own allocator; a library may not
 
 
 def main() -> None:
-    """Entry point of the `sg3` program."""
+    """Run the `sg3` program."""
     try:
         check_packages(*PACKAGES)
     except ImportError as error:

@@ -13,10 +13,10 @@ from sg3.cli.options import debug_option
 @debug_option
 @click.pass_context
 def models(ctx: click.Context) -> None:
-    """List the networks that have names; `get` downloads one.
+    """List the networks that can be loaded by name; `get` downloads one.
 
     \b
-    Example:
+    Examples:
       sg3 models
       sg3 models get stylegan3-t-ffhq-1024
     """
@@ -26,22 +26,23 @@ def models(ctx: click.Context) -> None:
 
 
 def _table() -> list[str]:
+    """Return the lines of the list."""
     from sg3.checkpoints.download import cache_dir, cached_path, official_copy
     from sg3.checkpoints.registry import REGISTRY
 
-    rows = [("NAME", "RESOLUTION", "SIZE", "HERE", "LICENCE", "FROM")]
+    rows = [("NAME", "RESOLUTION", "SIZE", "LOCAL", "LICENCE", "SOURCE")]
     for entry in REGISTRY.values():
         path = entry.bundled or cached_path(entry.source)
         if not path.exists() and entry.bundled is None:
             path = official_copy(entry.source) or path
-        here = path.exists()
-        kept = "bundled" if entry.bundled else "cached"
+        local = path.exists()
+        kind = "bundled" if entry.bundled else "cached"
         rows.append(
             (
                 entry.name,
                 f"{entry.resolution}x{entry.resolution}",
-                _size(path) if here else "-",
-                kept if here else "-",
+                _size(path) if local else "-",
+                kind if local else "-",
                 entry.licence,
                 entry.source if entry.bundled is None else "this project",
             )
@@ -51,7 +52,7 @@ def _table() -> list[str]:
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])
         for row in rows
     ]
-    return [*lines, f"Downloads are kept in {cache_dir()} (SG3_CACHE_DIR moves it)."]
+    return [*lines, f"Downloads are stored in {cache_dir()}; set SG3_CACHE_DIR to move them."]
 
 
 def _size(path: Path) -> str:
@@ -62,7 +63,7 @@ def _size(path: Path) -> str:
 @click.argument("name")
 @debug_option
 def get(name: str) -> None:
-    """Download network NAME (or an https address) and print where it is.
+    """Download network NAME (or an https URL) and print the path of the file.
 
     \b
     Example:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sg3.errors import UserError
+from sg3.settings import Setting, about, type_name
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from sg3.checkpoints import Networks
+    from sg3.networks.generator import MappedGenerator
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 #: Bundled adaptations of mini-faces.
 DELTAS = Path(__file__).resolve().parent.parent / "assets" / "deltas"
@@ -24,7 +30,7 @@ DELTAS = Path(__file__).resolve().parent.parent / "assets" / "deltas"
 def parse_seeds(text: str) -> list[int]:
     """`"1,2,5-10"` → `[1, 2, 5, 6, 7, 8, 9, 10]`: numbers and inclusive ranges (REFERENCE.md §9.1).
 
-    Seeds are 0 … 2³²−1, what NumPy's generator takes. Raises UserError otherwise.
+    Seeds are 0 … 2³²−1, what NumPy's generator accepts. Raises ValueError for anything else.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -36,13 +42,13 @@ def parse_seeds(text: str) -> list[int]:
         if last < first or last >= 2**32:
             raise UserError(f"seeds: got {part.strip()!r}, expected a range in 0-4294967295")
         if len(seeds) + last - first >= 1_000_000:
-            raise UserError(f"seeds: got {text!r}, expected at most a million of them")
+            raise UserError(f"seeds: got {text!r}, expected at most a million")
         seeds.extend(range(first, last + 1))
     return seeds
 
 
 def parse_vec2(text: str) -> tuple[float, float]:
-    """`"0.1,-0.2"` → `(0.1, -0.2)`. Raises UserError otherwise."""
+    """`"0.1,-0.2"` → `(0.1, -0.2)`. Raises ValueError for anything else."""
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError:
@@ -60,7 +66,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_grid(text: str) -> tuple[int, int]:
-    """`"4x2"` → `(4, 2)`: columns and rows. Raises UserError otherwise."""
+    """`"4x2"` → `(4, 2)`: columns and rows. Raises ValueError for anything else."""
     match = re.fullmatch(r"\s*(\d{1,3})\s*[xX]\s*(\d{1,3})\s*", text)
     grid = match and (int(match[1]), int(match[2]))
     if not grid or not all(grid):
@@ -69,11 +75,11 @@ def parse_grid(text: str) -> tuple[int, int]:
 
 
 def parse_delta(text: str) -> tuple[str, float]:
-    """`"zombie.safetensors:0.7"` → `("zombie.safetensors", 0.7)`; without a number 1.
+    """`"zombie.safetensors:0.7"` → `("zombie.safetensors", 0.7)`; the strength defaults to 1.
 
-    Names of bundled deltas stand for their files. Which files exist decides what a colon means:
-    names and drives may have one too. Raises UserError for no such file or a strength that is no
-    finite number.
+    Names of bundled deltas stand for their files. File names and drives may contain colons too, so
+    the part before the last one is a file only if it exists. Raises ValueError for a missing file
+    and for a strength that is not a finite number.
     """
     whole = _delta_file(text)
     if whole is not None:
@@ -93,7 +99,7 @@ def parse_delta(text: str) -> tuple[str, float]:
 
 
 def bundled_deltas() -> list[str]:
-    """Names of the adaptations of mini-faces that come with the package."""
+    """Return the names of the adaptations of mini-faces that come with the package."""
     return sorted(path.stem for path in DELTAS.glob("*.safetensors"))
 
 
@@ -105,9 +111,10 @@ def _delta_file(text: str) -> str | None:
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` → a device that exists here.
+    """Return the device called `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
 
-    `auto` takes the first of cuda, mps, cpu. Raises UserError for one that is not there.
+    `auto` is the first of cuda, mps and cpu that this machine has. Raises ValueError for a device
+    that it does not have.
     """
     import torch
 
@@ -130,10 +137,10 @@ def resolve_device(name: str = "auto") -> torch.device:
 class ParsedType(click.ParamType):
     """A click type around a parser that raises ValueError."""
 
-    def __init__(self, name: str, parser):
+    def __init__(self, name: str, parser: Callable[[str], Any]):
         self.name, self.parser = name, parser
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
         try:
@@ -142,58 +149,105 @@ class ParsedType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class DocumentedOption(click.Option):
-    """An option whose help shows its default, or what happens where it is left out (`unset`),
-    and the allowed values that the configuration behind it enforces."""
+class FiniteFloat(click.types.FloatParamType):
+    """Floating point numbers without infinity and NaN."""
 
-    def __init__(self, *args, unset: str | None = None, expected: str = "", **kwargs):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"got {value}, expected a finite number", param, ctx)
+        return number
+
+
+class DocumentedOption(click.Option):
+    """An option whose help always shows its default, or what leaving it out does.
+
+    Args:
+        unset: what happens if the option is left out and has no default.
+        expected: allowed values, shown in the help and enforced by the configuration.
+        field: name of the configuration field that the option sets, for error messages.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        unset: str | None = None,
+        expected: str = "",
+        field: str | None = None,
+        **kwargs: Any,
+    ):
         kwargs.setdefault("show_default", True)
         super().__init__(*args, **kwargs)
-        self.unset, self.expected = unset, expected
+        self.unset, self.expected, self.field = unset, expected, field
 
-    def get_help_extra(self, ctx: click.Context):
+    def get_help_extra(self, ctx: click.Context) -> Any:
         extra = super().get_help_extra(ctx)
-        if self.unset is not None:
+        if self.unset is not None and "default" not in extra:
             extra["default"] = self.unset
         if self.expected:
             extra["range"] = self.expected
+        elif isinstance(self.type, (click.IntRange, click.FloatRange)):
+            extra["range"] = _range_in_words(self.type)
         return extra
 
 
-def option(*declarations: str, **kwargs):
-    """`click.option` that shows its default; `unset="..."` says what leaving it out does."""
+def _range_in_words(kind: click.IntRange | click.FloatRange) -> str:
+    """Return the range of a click type as configurations word theirs: "at least 1"."""
+    return Setting(
+        min=None if kind.min_open else kind.min,
+        max=None if kind.max_open else kind.max,
+        above=kind.min if kind.min_open else None,
+        below=kind.max if kind.max_open else None,
+    ).expected
+
+
+def option(*declarations: str, **kwargs: Any) -> Callable[[F], F]:
+    """Like `click.option`, but shows the default; `unset="…"` says what leaving it out does."""
     return click.option(*declarations, cls=DocumentedOption, **kwargs)
 
 
-def config_option(config: type, name: str, *declarations: str, param: str | None = None, **kwargs):
-    """The option for field `name` of a configuration dataclass (`sg3.settings`).
+def config_option(
+    config: type, name: str, *declarations: str, param: str | None = None, **kwargs: Any
+) -> Callable[[F], F]:
+    """Return the option for field `name` of a configuration dataclass (`sg3.settings`).
 
     Default, help text and choices are those of the field. Ranges are shown here and enforced by
-    the configuration. `declarations` default to `--name-with-dashes`, `param`, the name of the
-    command's parameter, to `name`; `kwargs` override.
-    """
-    from sg3.settings import about
+    the configuration.
 
-    field = next(field for field in dataclasses.fields(config) if field.name == name)
-    known = about(field)
-    kind = str(field.type).partition(" |")[0]
-    settings: dict[str, Any] = {"help": known.doc, "unset": known.unset}
+    Args:
+        config: the dataclass.
+        name: the field.
+        declarations: as for `click.option`; default: `--name-with-dashes`, for a bool also
+            `--no-name-with-dashes`.
+        param: name of the command's parameter; default: `name`.
+        kwargs: arguments of `option` that replace those derived from the field.
+    """
+    field = {field.name: field for field in dataclasses.fields(config)}[name]
+    known, kind = about(field), type_name(field)
+    settings: dict[str, Any] = {"help": known.doc, "unset": known.unset, "field": name}
     if known.choices is not None:
-        settings["type"] = click.Choice([str(choice) for choice in known.choices])
+        settings["type"] = click.Choice(known.choices)
     elif kind in PLAIN_TYPES:
         settings |= {"type": PLAIN_TYPES[kind], "expected": known.expected}
-    if field.default is not dataclasses.MISSING:
+    # With the field's default, click would not require a required option.
+    if field.default is not dataclasses.MISSING and not kwargs.get("required"):
         settings["default"] = field.default
-    settings |= kwargs
-    return option(*(declarations or ("--" + name.replace("_", "-"),)), param or name, **settings)
+    dashed = name.replace("_", "-")
+    usual = f"--{dashed}/--no-{dashed}" if kind == "bool" else f"--{dashed}"
+    return option(*(declarations or (usual,)), param or name, **(settings | kwargs))
 
 
 PLAIN_TYPES = {"int": int, "float": float, "str": str, "bool": bool}
+FINITE = FiniteFloat()
+SEED = click.IntRange(0, 2**32 - 1)
 SEEDS = ParsedType("seeds", parse_seeds)
 SIZE = ParsedType("WxH", parse_size)
 GRID = ParsedType("WxH", parse_grid)
 VEC2 = ParsedType("x,y", parse_vec2)
 DELTA = ParsedType("file[:strength]", parse_delta)
+NETWORK_HELP = "A name from `sg3 models`, a .safetensors or official .pkl file, or an https URL."
 
 
 def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -201,62 +255,113 @@ def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> 
         ctx.meta["sg3.debug"] = True
 
 
-network_option = click.option(
-    "--network",
-    default="mini-faces",
-    show_default=True,
-    metavar="NAME|FILE|URL",
-    help="A name from `sg3 models`, a .safetensors or official .pkl file, or an https URL.",
+network_option = option(
+    "--network", default="mini-faces", metavar="NAME|FILE|URL", help=NETWORK_HELP
 )
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:INDEX or mps."
+device_option = option(
+    "--device",
+    default="auto",
+    metavar="DEVICE",
+    help="auto, cpu, cuda, cuda:INDEX or mps; auto is the first of cuda, mps and cpu that exists.",
 )
-seed_option = click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    help="Start of all randomness.",
-)
-seeds_option = click.option(
+seed_option = option("--seed", type=SEED, default=0, help="Random seed.")
+seeds_option = option(
     "--seeds", type=SEEDS, required=True, help="Seeds: numbers and ranges like 0-7,12."
 )
-delta_option = click.option(
+trunc_option = option(
+    "--trunc", type=FINITE, default=1, help="Truncation psi.", field="truncation_psi"
+)
+translate_option = option(
+    "--translate",
+    type=VEC2,
+    default="0,0",
+    metavar="X,Y",
+    help="Move the image right and down, in units of its larger side (StyleGAN3).",
+)
+rotate_option = option(
+    "--rotate",
+    type=FINITE,
+    default=0,
+    metavar="DEG",
+    help="Rotate the image counter-clockwise, in degrees (StyleGAN3).",
+    field="rotate_deg",
+)
+class_option = option(
+    "--class",
+    "class_index",
+    type=int,
+    metavar="INDEX",
+    help="Class label.",
+    unset="none; required by conditional networks",
+)
+latent_option = option(
+    "--latent",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Saved latents (safetensors, tensor 'ws') instead of seeds.",
+    unset="use seeds",
+)
+force_latent_option = option(
+    "--force", is_flag=True, help="Accept a latent of another network of the same shape."
+)
+delta_option = option(
     "--delta",
     "deltas",
     type=DELTA,
     multiple=True,
     metavar="FILE|NAME[:STRENGTH]",
-    help="Change the network by a delta: of `sg3 adapt`, or bundled, like zombie:0.7; several add "
-    "up.",
+    help="Delta to add to the network: a file written by `sg3 adapt`, or a bundled one like "
+    "zombie:0.7. Repeat to add several.",
 )
-precision_option = click.option(
+precision_option = option(
     "--precision",
     type=click.Choice(["fp32", "bf16"]),
     default="fp32",
-    show_default=True,
-    help="Of a StyleGAN3's convolutions; bf16 is a preview, about 1 % off.",
+    help="Precision of a StyleGAN3's convolutions; bf16 is a preview, about 1 % off.",
 )
-outdir_option = click.option(
+outdir_option = option(
     "--outdir",
     type=click.Path(file_okay=False),
     required=True,
     metavar="DIR",
-    help="Where to write; made if missing.",
+    help="Output folder; created if missing.",
 )
-debug_option = click.option(
+debug_option = option(
     "--debug",
     is_flag=True,
     expose_value=False,
     callback=_remember_debug,
-    help="Show a traceback on errors.",
+    help="Show the traceback of errors.",
 )
 
 
-def with_deltas(
-    G: nn.Module, deltas: Sequence[tuple[str, float]], force: bool = False
-) -> nn.Module:
-    """`G` itself where there are none, else a copy changed by these (file, strength)."""
+def fps_option(default: float) -> Callable[[F], F]:
+    """Return the option `--fps`."""
+    positive = click.FloatRange(0, min_open=True)
+    return option("--fps", type=positive, default=default, help="Frames per second.")
+
+
+def load_generator(
+    network: str,
+    device: str,
+    deltas: Sequence[tuple[str, float]] = (),
+    precision: str = "fp32",
+    force: bool = False,
+) -> tuple[Networks, MappedGenerator]:
+    """Load `network` and return it with its generator, changed by deltas (file, strength).
+
+    `force` accepts deltas that were made from other weights of the same shapes.
+    """
+    import sg3
+
+    nets = sg3.load(network, resolve_device(device))
+    G = with_deltas(nets.G_ema, deltas, force)
+    apply_precision(G, precision)
+    return nets, G
+
+
+def with_deltas(G: Any, deltas: Sequence[tuple[str, float]], force: bool = False) -> Any:
+    """Return a copy of `G` with deltas (file, strength) added, or `G` itself if there are none."""
     from sg3.checkpoints.delta import apply_deltas, load_delta
 
     if not deltas:
@@ -264,11 +369,11 @@ def with_deltas(
     return apply_deltas(G, [(load_delta(path), strength) for path, strength in deltas], force)
 
 
-def apply_precision(G, precision: str) -> None:
-    """Set it, and say so where it makes things slower."""
+def apply_precision(G: nn.Module, precision: str) -> None:
+    """Set the precision of the convolutions, with a note where that makes them slower."""
     from sg3.networks.precision import has_bf16_instructions, set_conv_precision
 
     set_conv_precision(G, precision)
     device = next(G.parameters()).device
     if precision == "bf16" and not has_bf16_instructions(device):
-        click.echo("Note: this processor has no bf16 instructions; fp32 is quicker.", err=True)
+        click.echo("Note: this processor has no bf16 instructions; fp32 is faster.", err=True)

@@ -5,28 +5,43 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sg3.cli.options import (
     GRID,
+    NETWORK_HELP,
     SEEDS,
     ParsedType,
-    apply_precision,
+    class_option,
+    config_option,
     debug_option,
     delta_option,
     device_option,
+    force_latent_option,
+    fps_option,
+    latent_option,
+    load_generator,
+    option,
     precision_option,
-    resolve_device,
-    with_deltas,
+    trunc_option,
 )
 from sg3.errors import UserError
+from sg3.video_config import KINDS, VideoConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sg3.checkpoints import Networks
+    from sg3.manifest import RunManifest
+    from sg3.networks.generator import MappedGenerator
 
 
 def check_mp4(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Refuse names that do not end in .mp4, and folders that cannot be written to."""
+    """Callback that refuses names that do not end in .mp4, and folders that are not writable."""
     from sg3.files import check_folder
 
     if value is None:
@@ -37,184 +52,162 @@ def check_mp4(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return value
 
 
+def parse_bitrate(text: str) -> str:
+    """Return `text` if it is a number with k or M. Raises ValueError otherwise."""
+    if not re.fullmatch(r"\d+(\.\d+)?[kM]?", text):
+        raise UserError(f"got {text!r}, expected a rate like 12M")
+    return text
+
+
 @click.command()
-@click.option(
+@option(
     "--network",
     "networks",
     default=("mini-faces",),
-    show_default=True,
     multiple=True,
     metavar="NAME|FILE|URL",
-    help="A name from `sg3 models`, a .safetensors or official .pkl file, or an https URL; "
-    "several with --kind slices.",
+    help=f"{NETWORK_HELP} Repeat for several, with --kind slices.",
 )
 @delta_option
-@click.option(
+@option(
     "--kind",
-    type=click.Choice(["lerp", "loop", "transform", "slices"]),
+    type=click.Choice([*KINDS, "slices"]),
     default="lerp",
-    show_default=True,
-    help="lerp: through the seeds' pictures; loop: a random path; transform: the input of a "
-    "StyleGAN3 moves; slices: one column of pixels over time, and how much sticks to the pixels.",
+    help="lerp: interpolation between seeds; loop: a random closed path; transform: a moving input "
+    "(StyleGAN3); slices: one pixel column over time, and how much texture sticks to the pixels.",
 )
-@click.option("--seeds", type=SEEDS, default="0-3", show_default=True, help="Like 0-7,12.")
-@click.option(
-    "--latent",
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="FILE",
-    help="Saved latents (safetensors, tensor 'ws') as keyframes instead of seeds.",
+@config_option(VideoConfig, "seeds", type=SEEDS, default="0-3", help="Seeds, like 0-7,12.")
+@latent_option
+@force_latent_option
+@config_option(VideoConfig, "grid", type=GRID, default="1x1")
+@config_option(VideoConfig, "num_keyframes")
+@config_option(VideoConfig, "w_frames")
+@config_option(VideoConfig, "shuffle_seed")
+@config_option(
+    VideoConfig,
+    "motion",
+    help="With --kind transform: motion of the input; both is circle and turn.",
 )
-@click.option("--force", is_flag=True, help="Take a latent of another network of the same shape.")
-@click.option(
-    "--grid",
-    type=GRID,
-    default="1x1",
-    show_default=True,
-    help="Columns and rows.",
-)
-@click.option(
-    "--num-keyframes", type=click.IntRange(1), help="Of each cell; default: seeds over cells."
-)
-@click.option(
-    "--w-frames",
-    type=click.IntRange(1),
-    default=120,
-    show_default=True,
-    help="Frames from one keyframe to the next; of one round of a moving input.",
-)
-@click.option(
-    "--shuffle-seed", type=click.IntRange(0, 2**32 - 1), help="Mix the order of the seeds."
-)
-@click.option(
-    "--motion",
-    type=click.Choice(["shift", "circle", "turn", "both"]),
-    default="circle",
-    show_default=True,
-    help="With --kind transform: how the input moves; both is circle and turn.",
-)
-@click.option(
-    "--amount",
-    type=click.FloatRange(0, 10),
-    default=0.1,
-    show_default=True,
-    help="Of that motion, in larger sides of the image.",
-)
-@click.option(
+@config_option(VideoConfig, "amount")
+@option(
     "--column",
     type=click.FloatRange(0, 1),
     default=0.5,
-    show_default=True,
-    help="With --kind slices: where, from 0 (left) to 1.",
+    help="With --kind slices: the column, from 0 (left) to 1 (right).",
 )
-@click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi.")
-@click.option("--class", "class_index", type=int, metavar="INDEX", help="Class, if conditional.")
-@click.option("--fps", type=click.FloatRange(0, min_open=True), default=60, show_default=True)
-@click.option(
+@trunc_option
+@class_option
+@fps_option(60)
+@option(
     "--bitrate",
-    type=ParsedType("RATE", lambda text: check_bitrate(text)),
-    help="Like 12M; by default a constant quality.",
+    type=ParsedType("RATE", parse_bitrate),
+    help="Bit rate, like 12M.",
+    unset="constant quality",
 )
-@click.option(
+@option(
     "--output",
     type=click.Path(dir_okay=False),
     required=True,
     callback=check_mp4,
     metavar="FILE.mp4",
-    help="What to write; FILE.json beside it tells how it was made.",
+    help="Video to write; FILE.json next to it records how it was made.",
 )
 @precision_option
 @device_option
 @debug_option
-def video(networks, deltas, kind, latent, force, column, fps, bitrate, output, device, **options):
-    """Film latents between seeds, or the input of a StyleGAN3 on the move.
+def video(
+    networks: Sequence[str],
+    deltas: Sequence[tuple[str, float]],
+    kind: str,
+    latent: str | None,
+    force: bool,
+    column: float,
+    fps: float,
+    bitrate: str | None,
+    output: str,
+    precision: str,
+    device: str,
+    **options: Any,
+) -> None:
+    """Make a video: interpolations, loops, a moving input, or texture sticking.
 
     \b
     Examples:
       sg3 video --seeds 0-31 --grid 4x2 --w-frames 60 --output faces.mp4
       sg3 video --seeds 3 --kind transform --motion both --w-frames 240 --output turn.mp4
       sg3 video --delta zombie --seeds 0-7 --grid 2x1 --output zombies.mp4
-      sg3 video --kind slices --network mini-faces --network sg2.safetensors --seeds 0-7 \\
+      sg3 video --kind slices --network mini-faces --network mini-faces-stylegan2 --seeds 0-7 \\
         --output slices.mp4
     """
-    import sg3
-    from sg3.animation import plan_film
-    from sg3.latent_files import load_latents
     from sg3.media import save_png
 
     if kind != "slices" and len(networks) != 1:
-        raise UserError(f"--network: got {len(networks)}, expected one; several take --kind slices")
+        raise UserError(
+            f"--network: got {len(networks)}, expected one; only slices compares several"
+        )
     if kind == "slices" and (latent is not None or options["grid"] != (1, 1)):
-        raise UserError("--latent, --grid: not with --kind slices, which follows seeds one by one")
-    loaded = [(name, sg3.load(name, resolve_device(device))) for name in networks]
-    generators = []
-    for name, nets in loaded:
-        G = with_deltas(nets.G_ema, deltas)
-        apply_precision(G, options["precision"])
-        generators.append((name, G))
+        raise UserError("--latent, --grid: not possible with --kind slices")
+    loaded = [(name, *load_generator(name, device, deltas, precision)) for name in networks]
     config, out = _config(kind, options), Path(output)
-    manifest = manifest_beside(out, loaded, [*(path for path, _ in deltas), latent])
-    if kind == "slices":
-        from sg3.analysis.stickiness import SliceFilm
-
-        film = SliceFilm([(_title(name), G) for name, G in generators], config, column)
-    else:
-        ws = None
-        if latent is not None:
-            sha256 = None if force else loaded[0][1].meta["sha256"]
-            ws = load_latents(latent, generators[0][1], sha256)
-        film = plan_film(generators[0][1], config, ws)
-    with manifest, manifest.time("film"):
-        write_film(film.frames, film.num_frames, out, fps, bitrate)
+    manifest = manifest_next_to(
+        out, [(name, nets) for name, nets, _ in loaded], [*(path for path, _ in deltas), latent]
+    )
+    result = _plan(kind, config, column, loaded, latent, force)
+    with manifest, manifest.time("video"):
+        write_video(result.frames, result.num_frames, out, fps, bitrate)
         manifest.add_output(out)
         if kind == "slices":
-            save_png(out.with_suffix(".png"), film.picture)
+            save_png(out.with_suffix(".png"), result.image)
             manifest.add_output(out.with_suffix(".png"))
-            manifest.results["stickiness"] = film.stickiness
+            manifest.results["stickiness"] = result.stickiness
     for title, value in manifest.results.get("stickiness", {}).items():
         click.echo(f"stickiness of {title}: {value:.4f}")
-    click.echo(f"{out}: {film.num_frames} frames")
+    click.echo(f"{out}: {result.num_frames} frames")
 
 
-def _config(kind: str, options: dict):
-    from sg3.animation import VideoConfig
+def _plan(
+    kind: str,
+    config: VideoConfig,
+    column: float,
+    loaded: Sequence[tuple[str, Networks, MappedGenerator]],
+    latent: str | None,
+    force: bool,
+) -> Any:
+    """Return the `Video` or `SliceVideo` to render."""
+    from sg3.analysis.stickiness import SliceVideo
+    from sg3.animation import plan_video
+    from sg3.latent_files import load_latents
 
-    return VideoConfig(
-        kind="lerp" if kind == "slices" else kind,
-        truncation_psi=options["trunc"],
-        **{
-            name: options[name]
-            for name in (
-                "seeds",
-                "grid",
-                "num_keyframes",
-                "w_frames",
-                "shuffle_seed",
-                "class_index",
-                "motion",
-                "amount",
-            )
-        },
-    )
+    if kind == "slices":
+        return SliceVideo([(_title(name), G) for name, _, G in loaded], config, column)
+    ((_, nets, G),) = loaded
+    ws = None
+    if latent is not None:
+        ws = load_latents(latent, G, None if force else nets.meta["sha256"])
+    return plan_video(G, config, ws)
+
+
+def _config(kind: str, options: dict[str, Any]) -> VideoConfig:
+    values = {**options, "kind": "lerp" if kind == "slices" else kind}
+    return VideoConfig(truncation_psi=values.pop("trunc"), **values)
 
 
 def _title(name: str) -> str:
     return Path(name).stem if Path(name).suffix else name
 
 
-def check_bitrate(text: str) -> str:
-    """`text` if it is a number with k or M. Raises UserError otherwise."""
-    if not re.fullmatch(r"\d+(\.\d+)?[kM]?", text):
-        raise UserError(f"got {text!r}, expected a rate like 12M")
-    return text
+def manifest_next_to(
+    out: Path, networks: Iterable[tuple[str, Networks]], files: Iterable[str | None] = ()
+) -> RunManifest:
+    """Return the manifest of the running command, to be written as `out` with suffix .json.
 
-
-def manifest_beside(out: Path, networks, files=()):
-    """The manifest of the running command as `out` with .json: what is written there may share its
-    folder. `networks` are pairs (name, loaded networks), `files` further inputs or None."""
+    `networks` are names and loaded networks, `files` further inputs; None is skipped.
+    """
     from sg3.manifest import RunManifest
 
     context = click.get_current_context()
-    manifest = RunManifest(out.parent, context.info_name, context.params)
+    manifest = RunManifest(out.parent, context.info_name or "", context.params)
+    # Not run.json: outputs of several commands may share a folder.
     manifest.path = out.with_suffix(".json")
     for name, nets in networks:
         manifest.add_input(name, nets.meta["sha256"])
@@ -224,12 +217,16 @@ def manifest_beside(out: Path, networks, files=()):
     return manifest
 
 
-def write_film(
-    frames: Iterator, num_frames: int, out: Path, fps: float, bitrate: str | None = None
+def write_video(
+    frames: Iterator[np.ndarray],
+    num_frames: int,
+    out: Path,
+    fps: float,
+    bitrate: str | None = None,
 ) -> None:
-    """Encode `frames` to `out` as they come, with a progress bar where someone is looking.
+    """Encode `frames` as they are rendered, with a progress bar if stderr is a terminal.
 
-    Bad input shows with the first frame, before a folder is made.
+    The folder is created after the first frame, so bad input leaves nothing behind.
     """
     from tqdm import tqdm
 

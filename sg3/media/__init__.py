@@ -1,4 +1,4 @@
-"""Images and videos: bytes, PNG, grids, contact sheets, MP4, display in notebooks."""
+"""Images and videos: conversion to uint8, PNG, grids, contact sheets, MP4, notebook display."""
 
 from sg3.media.display import ImageStep, ImageTensor
 from sg3.media.images import contact_sheet, image_grid, save_png, to_uint8

@@ -1,10 +1,13 @@
-"""MP4 files through the encoder that comes with imageio-ffmpeg."""
+"""MP4 videos, encoded by the ffmpeg binary of imageio-ffmpeg."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -14,15 +17,21 @@ from sg3.files import atomic_path
 
 
 class VideoWriter:
-    """Write frames as H.264 (libx264, yuv420p, which every browser plays).
+    """Write frames as H.264 (libx264, yuv420p), which every browser plays.
 
-    with VideoWriter("out.mp4", fps=30) as video:
-        video.add(frame)                      # uint8 [H, W, 3] or [H, W, 1]
+        with VideoWriter("out.mp4", fps=30) as video:
+            video.add(frame)                      # uint8 [H, W, 3] or [H, W, 1]
 
-    Give either `bitrate` ("12M") or `crf` (quality, 0 = lossless … 51; 18 if neither).
-    Odd sizes are padded by repeating the last row or column: the format needs even ones.
     The file appears under its name when the block ends without an exception.
-    Raises UserError for a suffix other than .mp4, ValueError for frames that do not fit.
+
+    Args:
+        path: a name ending in .mp4.
+        fps: frames per second.
+        bitrate: target rate such as "12M"; None: constant quality.
+        crf: constant quality, 0 (lossless) to 51; None: 18, or none with a `bitrate`.
+
+    Raises ValueError for another suffix, for both `bitrate` and `crf`, and for frames of another
+    shape or type.
     """
 
     def __init__(
@@ -34,16 +43,16 @@ class VideoWriter:
     ):
         self.path, self.fps = Path(path), fps
         if self.path.suffix.lower() != ".mp4":
-            raise UserError(f"video: got {self.path.name!r}, expected a name ending in .mp4")
+            raise UserError(f"path: got {self.path.name!r}, expected a name ending in .mp4")
         if bitrate is not None and crf is not None:
-            raise ValueError("bitrate, crf: got both, expected one of them")
-        if not fps > 0:
-            raise ValueError(f"fps: got {fps}, expected a positive number")
+            raise UserError("bitrate, crf: got both, expected one of them")
+        if not 0 < fps < float("inf"):
+            raise UserError(f"fps: got {fps}, expected a positive number")
         self.bitrate = bitrate
         self.crf = 18 if crf is None and bitrate is None else crf
         self.frames = 0
         self._shape: tuple[int, ...] | None = None
-        self._writer = None
+        self._writer: Generator[None, Any, None] | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> VideoWriter:
@@ -51,7 +60,7 @@ class VideoWriter:
         return self
 
     def add(self, frame: np.ndarray) -> None:
-        """Append one frame, uint8 [H, W, 3] or [H, W, 1]; all frames have one size."""
+        """Append one frame, uint8 `[H, W, 3]` or `[H, W, 1]`; all frames have one shape."""
         frame = np.asarray(frame)
         if frame.ndim != 3 or frame.shape[2] not in (1, 3) or frame.dtype != np.uint8:
             raise ValueError(
@@ -63,13 +72,14 @@ class VideoWriter:
         if frame.shape[2] == 1:
             frame = frame.repeat(3, axis=2)
         height, width = frame.shape[:2]
+        # yuv420p halves the chroma planes, so sides must be even: repeat the last row or column.
         frame = np.pad(frame, [(0, height % 2), (0, width % 2), (0, 0)], mode="edge")
         if self._writer is None:
             self._writer = self._open(frame.shape[1], frame.shape[0])
         self._writer.send(np.ascontiguousarray(frame))
         self.frames += 1
 
-    def _open(self, width: int, height: int):
+    def _open(self, width: int, height: int) -> Generator[None, Any, None]:
         quality = ["-crf", str(self.crf)] if self.crf is not None else []
         writer = imageio_ffmpeg.write_frames(
             str(self._temporary),
@@ -84,14 +94,19 @@ class VideoWriter:
             ffmpeg_log_level="error",
             output_params=[*quality, "-movflags", "+faststart"],
         )
-        writer.send(None)
+        writer.send(None)  # starts ffmpeg
         return writer
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if self._writer is not None:
             self._writer.close()
         if error is None and self.frames == 0:
-            error = ValueError("video: got no frames, expected at least one")
-            self._stack.__exit__(type(error), error, None)
-            raise error
+            empty = ValueError(f"{self.path}: got no frames, expected at least one")
+            self._stack.__exit__(type(empty), empty, None)
+            raise empty
         self._stack.__exit__(kind, error, traceback)

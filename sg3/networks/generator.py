@@ -39,7 +39,7 @@ class MappedGenerator(nn.Module):
         self.img_resolution, self.img_channels = ImageSize.of(img_resolution).argument, img_channels
         sizes = {"img_resolution": img_resolution, "img_channels": img_channels}
         self.synthesis = self.SYNTHESIS(w_dim=w_dim, **sizes, **synthesis_kwargs)
-        self.num_ws = self.synthesis.num_ws
+        self.num_ws: int = self.synthesis.num_ws  # type: ignore[assignment]
         options = self.MAPPING | (mapping_kwargs or {})
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **options)
 

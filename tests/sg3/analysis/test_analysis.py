@@ -1,4 +1,4 @@
-"""Layers as pictures, learned transforms, sticking textures."""
+"""Layers as images, learned transforms, texture sticking."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image
 
 import sg3
 from sg3.analysis.colours import viridis
-from sg3.analysis.inspect import Look, layer_pictures, sheet, sheet_frames, spectrum_db
+from sg3.analysis.inspect import LayerDisplay, layer_images, sheet, sheet_frames, spectrum_db
 from sg3.analysis.layers import activations, input_transforms, layers
-from sg3.analysis.stickiness import SliceFilm, Stickiness, high_pass
-from sg3.animation import VideoConfig, plan_film
+from sg3.analysis.stickiness import SliceVideo, Stickiness, high_pass
+from sg3.animation import VideoConfig, plan_video
 from sg3.cli.inspect import parse_channels
 from sg3.cli.main import cli
 from sg3.errors import UserError
@@ -45,7 +45,7 @@ def stylegan2():
 # Layers
 
 
-def test_layers_are_what_a_pass_puts_out(mini, ws, stylegan2):
+def test_layers_are_the_outputs_of_a_pass(mini, ws, stylegan2):
     for G, latent in ((mini, ws), (stylegan2, stylegan2.mapping(torch.randn(1, 8)))):
         shapes = activations(G, latent, None, lambda layer, x: tuple(x.shape))
         expected = {x.name: (1, x.channels, x.height, x.width) for x in layers(G)}
@@ -54,8 +54,8 @@ def test_layers_are_what_a_pass_puts_out(mini, ws, stylegan2):
         assert torch.equal(image, G.synthesis(latent, noise_mode="const"))
 
 
-def test_a_pass_ends_with_the_last_layer_that_is_wanted(mini, ws, stylegan2):
-    later = mini.synthesis.L3_78_48.register_forward_hook(lambda *_: pytest.fail("went on"))
+def test_a_pass_ends_with_the_last_requested_layer(mini, ws, stylegan2):
+    later = mini.synthesis.L3_78_48.register_forward_hook(lambda *_: pytest.fail("continued"))
     found = activations(mini, ws, ["L2", "features"], lambda layer, x: x)
     later.remove()
     assert list(found) == ["features", "L2_46_48"]
@@ -84,7 +84,7 @@ def test_features_are_the_waves_that_the_input_mixes(mini, ws):
 
 
 def test_layers_move_with_the_input_by_their_own_rate(mini, ws):
-    """An eighth of the picture is a whole number of samples in every layer."""
+    """An eighth of the image is a whole number of samples in every layer."""
     for name, skip in (("L1", 8), ("L3", 24), ("output", 20)):
         (still,) = activations(mini, ws, [name], lambda _, x: x).values()
         (moved,) = activations(mini, ws, [name], lambda _, x: x, translate=(0.125, 0)).values()
@@ -97,15 +97,15 @@ def test_layers_move_with_the_input_by_their_own_rate(mini, ws):
 
 def test_unknown_layers_and_moves_of_stylegan2_are_refused(mini, ws, stylegan2):
     with pytest.raises(UserError, match=r"L99.*features, input"):
-        layer_pictures(mini, ws, "L99", [0])
+        layer_images(mini, ws, "L99", [0])
     with pytest.raises(UserError, match="StyleGAN3"):
         latent = stylegan2.mapping(torch.randn(1, 8))
-        layer_pictures(stylegan2, latent, "output", [0], rotate_deg=5)
+        layer_images(stylegan2, latent, "output", [0], rotate_deg=5)
     with pytest.raises(UserError, match="StyleGAN3"):
         input_transforms(stylegan2, latent)
 
 
-def test_the_learned_transform_says_what_the_input_does(mini, ws):
+def test_the_learned_transform_is_the_motion_of_the_input(mini, ws):
     (learned,) = input_transforms(mini, ws)
     G = sg3.load("mini-faces").G_ema
     drawn = activations(G, ws, ["features"], lambda _, x: x)["features"]
@@ -126,20 +126,20 @@ def test_the_learned_transform_says_what_the_input_does(mini, ws):
     assert np.allclose(same.translate, learned.translate, atol=1e-6)
 
 
-# Pictures
+# Images
 
 
-def test_pictures_of_one_layer(mini, ws):
+def test_images_of_one_layer(mini, ws):
     x = activations(mini, ws, ["L3"], lambda _, x: x[0])["L3_78_48"]
-    grey, colour = layer_pictures(mini, ws, "L3", [5, (0, 1, 2)])
+    grey, colour = layer_images(mini, ws, "L3", [5, (0, 1, 2)])
     assert grey.image.shape == colour.image.shape == (78, 78, 3)
     assert (grey.image == to_uint8(x[5:6] / x[5].abs().max())[0]).all()
     assert abs(grey.max_abs - float(x[5].abs().max())) < 1e-5 and "L3_78_48 ch 5" in grey.caption
-    (raw,) = layer_pictures(mini, ws, "L3", [5], look=Look(normalize=False, gain_db=20))
+    (raw,) = layer_images(mini, ws, "L3", [5], display=LayerDisplay(normalize=False, gain_db=20))
     assert (raw.image == to_uint8(x[5:6] * 10)[0]).all()
     for channel in (48, (0, 1), (0, 1, 48), "all"):
         with pytest.raises(UserError, match="channel"):
-            layer_pictures(mini, ws, "L3", [channel])
+            layer_images(mini, ws, "L3", [channel])
 
 
 def test_a_wave_is_two_points_in_its_spectrum():
@@ -163,13 +163,13 @@ def test_features_stay_below_their_bandwidth(mini, ws):
 
 
 def test_a_sheet_has_a_row_for_each_layer(mini, ws):
-    pictures = layer_pictures(mini, ws, ["L1", "output"], [0, 1, 99])
-    assert [(p.layer.name, p.channel) for p in pictures] == [
+    images = layer_images(mini, ws, ["L1", "output"], [0, 1, 99])
+    assert [(p.layer.name, p.channel) for p in images] == [
         ("L1_30_48", 0),
         ("L1_30_48", 1),
         ("output", (0, 1, 2)),
     ]
-    shown = sheet(pictures, size_px=100)
+    shown = sheet(images, size_px=100)
     assert 200 < shown.shape[1] < 230 and shown.shape[0] > 200
     with pytest.raises(UserError, match="none"):
         sheet([])
@@ -211,13 +211,13 @@ def test_a_pattern_that_moves_does_not_stick():
     assert abs(measured(pattern(i) for i in range(8))) < 0.02
 
 
-@pytest.mark.parametrize("share", [0.25, 0.7])
-def test_the_number_is_the_share_of_energy_that_is_fixed(share):
+@pytest.mark.parametrize("fraction", [0.25, 0.7])
+def test_stickiness_is_the_fraction_of_energy_that_is_fixed(fraction):
     frames = [
-        share**0.5 * pattern(0) + (1 - share) ** 0.5 * np.roll(pattern(1), 5 * i, 3)
+        fraction**0.5 * pattern(0) + (1 - fraction) ** 0.5 * np.roll(pattern(1), 5 * i, 3)
         for i in range(12)
     ]
-    assert measured(frames) == pytest.approx(share, abs=0.03)
+    assert measured(frames) == pytest.approx(fraction, abs=0.03)
     one = Stickiness()
     one.add(np.concatenate(frames))
     assert one.value == pytest.approx(measured(frames), abs=1e-9)  # batches do not matter
@@ -232,22 +232,22 @@ def test_few_or_flat_frames():
 
 def test_slices_show_one_column_over_time(mini):
     config = VideoConfig(seeds=(0, 1), w_frames=5)
-    film = SliceFilm([("T", mini)], config, column=0.5, min_size_px=0)
-    frames = list(film.frames)
-    assert len(frames) == film.num_frames == 10 and (film.picture == frames[-1]).all()
+    video = SliceVideo([("T", mini)], config, column=0.5, min_size_px=0)
+    frames = list(video.frames)
+    assert len(frames) == video.num_frames == 10 and (video.image == frames[-1]).all()
     past = frames[-1][-64:, -10:]
-    pictures = list(plan_film(mini, config, min_size_px=0).frames)
-    for i, picture in enumerate(pictures):
-        assert np.abs(past[:, i].astype(int) - picture[:, 32]).max() <= 1
+    images = list(plan_video(mini, config, min_size_px=0).frames)
+    for i, image in enumerate(images):
+        assert np.abs(past[:, i].astype(int) - image[:, 32]).max() <= 1
     assert (frames[3][-64:, -10:][:, 4:] == 255).all()  # not yet
-    assert 0 < film.stickiness["T"] < 0.9
+    assert 0 < video.stickiness["T"] < 0.9
 
 
 def test_slices_need_titles_and_a_walk(mini):
     with pytest.raises(UserError, match="title"):
-        SliceFilm([("T", mini), ("T", mini)], VideoConfig())
+        SliceVideo([("T", mini), ("T", mini)], VideoConfig())
     with pytest.raises(UserError, match="walk"):
-        SliceFilm([("T", mini)], VideoConfig(seeds=(1,)))
+        SliceVideo([("T", mini)], VideoConfig(seeds=(1,)))
 
 
 # The command
@@ -260,7 +260,7 @@ def test_channels_are_parsed():
             parse_channels(text)
 
 
-def test_the_command_lists_writes_a_sheet_and_a_film(tmp_path):
+def test_the_command_lists_layers_and_writes_a_sheet_and_a_video(tmp_path):
     run = CliRunner().invoke
     listed = run(cli, ["inspect", "--list"])
     assert listed.exit_code == 0 and "L3_78_48" in listed.output and "cutoff 16" in listed.output
@@ -268,11 +268,11 @@ def test_the_command_lists_writes_a_sheet_and_a_film(tmp_path):
     result = run(cli, ["inspect", "--seed", "3", "--rotate", "10", "--output", str(out)])
     assert result.exit_code == 0, result.output
     assert "learned transform" in result.output and Image.open(out).size[0] > 600
-    told = json.loads(out.with_suffix(".json").read_text())
-    assert np.array(told["results"]["input_transform"]["matrix"]).shape == (3, 3)
-    film = tmp_path / "film.mp4"
-    result = run(cli, ["inspect", "--layers", "L1", "--frames", "2", "--output", str(film)])
-    assert result.exit_code == 0 and film.stat().st_size > 500, result.output
+    manifest = json.loads(out.with_suffix(".json").read_text())
+    assert np.array(manifest["results"]["input_transform"]["matrix"]).shape == (3, 3)
+    video = tmp_path / "video.mp4"
+    result = run(cli, ["inspect", "--layers", "L1", "--frames", "2", "--output", str(video)])
+    assert result.exit_code == 0 and video.stat().st_size > 500, result.output
 
 
 @pytest.mark.parametrize(

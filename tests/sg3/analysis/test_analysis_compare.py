@@ -15,6 +15,7 @@ from recipes.minifaces.generator.movable import MovableConstant, MovableStyleGAN
 from recipes.minifaces.generator.pretrain import PretrainConfig
 from recipes.minifaces.generator.pretrain_stylegan2 import stylegan2_kwargs
 from recipes.minifaces.world.dataset import write_dataset
+from sg3.analysis import charts
 from sg3.networks import build_network
 
 
@@ -69,11 +70,11 @@ def test_generated_faces_are_the_rendered_ones():
     assert (drawn - true).abs().mean() < (drawn - true.flip(0)).abs().mean()
 
 
-def test_the_picture_has_a_row_for_everyone(stylegan2):
+def test_the_figure_has_a_row_per_network(stylegan2):
     numbers = {"true renders": {"pose": 50.0, "stickiness": 0.1}}
     both = {"eqt_int": 12.0, "eqt_frac": 12.0, "eqt_int_inner": 12.0, "frechet": 9.0}
     numbers["StyleGAN2"] = numbers["true renders"] | both
-    svg = compare.figure({"StyleGAN2": stylegan2}, numbers).svg()
+    svg = charts.svg_text(compare.figure({"StyleGAN2": stylegan2}, numbers))
     assert svg.count("<image") == 7 and "stickiness 0.100" in svg
 
 
@@ -91,7 +92,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments):
     assert len(result.output.strip().splitlines()) == 1 and not out.exists()
 
 
-def test_training_goes_on_with_the_phase_that_is_missing(tmp_path, monkeypatch, capsys):
+def test_training_resumes_with_the_phase_that_is_missing(tmp_path, monkeypatch, capsys):
     write_dataset(tmp_path / "faces.zip", 8)
     phases = (
         ("coded", {"kimg": 0.005, "batch": 2}),
@@ -104,5 +105,5 @@ def test_training_goes_on_with_the_phase_that_is_missing(tmp_path, monkeypatch, 
     assert "coded {'kimg': 0.004" in capsys.readouterr().out
     (tmp_path / "sharp.safetensors").unlink()
     pretrain_stylegan2.train(str(tmp_path / "faces.zip"), tmp_path)
-    told = capsys.readouterr().out
-    assert "sharp" in told and "coded" not in told
+    output = capsys.readouterr().out
+    assert "sharp" in output and "coded" not in output

@@ -1,8 +1,9 @@
-"""The program `sg3`: same pictures as Python, one line and status 2 for bad input."""
+"""The program `sg3`: same images as Python, one line and exit code 2 for bad input."""
 
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -73,7 +74,7 @@ def test_transform_matches_the_reference():
     assert torch.equal(G.synthesis.input.transform, torch.eye(3))
 
 
-def test_translate_moves_the_picture_right(tmp_path):
+def test_translate_moves_the_image_right(tmp_path):
     common = ["--network", T32, "--seeds", "1", "--outdir"]
     works("generate", *common, tmp_path / "a")
     works("generate", *common, tmp_path / "b", "--translate", "0.25,0")
@@ -84,15 +85,15 @@ def test_translate_moves_the_picture_right(tmp_path):
 
 
 def test_noise_modes_of_stylegan2(tmp_path):
-    pictures = []
+    images = []
     for mode in ("const", "none", "random", "random"):
-        outdir = tmp_path / str(len(pictures))
+        outdir = tmp_path / str(len(images))
         works(
             *("generate", "--network", SG2, "--seeds", 0, "--noise-mode", mode),
             *("--outdir", outdir),
         )
-        pictures.append((outdir / "seed0000.png").read_bytes())
-    assert len(set(pictures)) == 3 and pictures[2] == pictures[3]
+        images.append((outdir / "seed0000.png").read_bytes())
+    assert len(set(images)) == 3 and images[2] == images[3]
 
 
 def test_latents_and_grid(tmp_path):
@@ -105,13 +106,13 @@ def test_latents_and_grid(tmp_path):
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     pngs = ["latent0000.png", "latent0001.png", "latent0002.png"]
     assert names == ["grid.png", *pngs, "run.json"]
-    picture = np.asarray(Image.open(tmp_path / "out" / "latent0002.png"))
-    assert np.array_equal(picture, to_uint8(G.synthesis(ws[2:]))[0])
+    image = np.asarray(Image.open(tmp_path / "out" / "latent0002.png"))
+    assert np.array_equal(image, to_uint8(G.synthesis(ws[2:]))[0])
     assert Image.open(tmp_path / "out" / "grid.png").size == (64, 64)
     save_file({"ws": ws[:, :3].contiguous()}, tmp_path / "ws.safetensors")
     fails("expected [N, 16, 16]", "generate", "--network", T32, *latent)
     save_file({"w": ws}, tmp_path / "ws.safetensors")
-    fails("no tensor 'ws'", "generate", "--network", T32, *latent)
+    fails("expected one named 'ws'", "generate", "--network", T32, *latent)
 
 
 def test_processes_split_the_seeds(tmp_path, monkeypatch):
@@ -182,10 +183,12 @@ def test_group():
     assert works("--version").startswith(f"sg3, version {sg3.__version__}")
 
 
-def test_own_commands_show_an_example():
-    for name in ("generate", "convert", "models"):
-        output = works(name, "--help")
-        assert "Example:" in output and f"sg3 {name}" in output
+def test_doctor_names_packages_that_other_projects_installed_too(monkeypatch):
+    owners = {"guidance": ["sg3", "other-guidance"], "nada": ["sg3"]}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: owners)
+    output = works("doctor")
+    assert "package guidance:" in output and "other-guidance" in output
+    assert "environment of its own" in output and "package nada" not in output
 
 
 def test_traceback_only_with_debug(tmp_path):

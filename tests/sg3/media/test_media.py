@@ -1,4 +1,4 @@
-"""Bytes, PNG, grids, sheets, videos; and the manifest beside them."""
+"""Conversion to uint8, PNG, grids, sheets, videos; the manifest."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_grid():
     assert grid.shape == (16, 24, 3)
     assert np.array_equal(grid[8:, 8:16], noise(5)[4]) and not grid[8:, 16:].any()
     assert image_grid(noise(4)).shape == (16, 16, 3)
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="at least one image"):
         image_grid([])
 
 

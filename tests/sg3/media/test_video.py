@@ -1,4 +1,4 @@
-"""Films: keyframes, splines, loops, moving inputs, the command."""
+"""Videos: keyframes, splines, loops, moving inputs, the command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sg3.animation import (
     VideoConfig,
     cell_keyframes,
     loop_path,
-    plan_film,
+    plan_video,
     seed_latents,
     spline_path,
 )
@@ -63,17 +63,17 @@ def test_a_path_passes_through_its_keyframes_and_closes(rows):
     assert np.abs(torch.stack(path).numpy() - periodic).max() < 1e-3
 
 
-def test_the_first_frame_is_the_picture_of_the_first_seed(mini):
-    film = plan_film(mini, VideoConfig(seeds=(5, 6), w_frames=2), min_size_px=0)
-    frames = list(film.frames)
-    assert film.num_frames == len(frames) == 4
+def test_the_first_frame_is_the_image_of_the_first_seed(mini):
+    video = plan_video(mini, VideoConfig(seeds=(5, 6), w_frames=2), min_size_px=0)
+    frames = list(video.frames)
+    assert video.num_frames == len(frames) == 4
     for frame, found in zip(frames[::2], generate_images(mini, (5, 6)), strict=True):
         assert np.abs(frame.astype(int) - found.image).max() <= 1
 
 
-def test_small_pictures_are_enlarged_in_a_grid(mini):
-    film = plan_film(mini, VideoConfig(seeds=(1, 2), grid=(2, 1), w_frames=1), min_size_px=100)
-    (frame,) = film.frames
+def test_small_images_are_enlarged_in_a_grid(mini):
+    video = plan_video(mini, VideoConfig(seeds=(1, 2), grid=(2, 1), w_frames=1), min_size_px=100)
+    (frame,) = video.frames
     assert frame.shape == (128, 256, 3)
     assert (frame[::2, ::2] == frame[1::2, 1::2]).all()
 
@@ -89,9 +89,9 @@ def test_a_loop_is_smooth_also_where_it_closes(mini):
     assert not torch.equal(path[:, 0], path[:, 1])
 
 
-def test_a_moving_input_moves_the_picture_and_comes_back(mini):
+def test_a_moving_input_moves_the_image_and_comes_back(mini):
     config = VideoConfig(kind="transform", seeds=(3,), motion="shift", amount=0.25, w_frames=4)
-    up, right, middle, left = plan_film(mini, config, min_size_px=0).frames
+    up, right, middle, left = plan_video(mini, config, min_size_px=0).frames
     assert (up == middle).all()
     assert np.abs(right[8:-8, 24:-8].astype(int) - np.roll(up, 16, 1)[8:-8, 24:-8]).mean() < 3
     assert np.abs(left[8:-8, 8:-24].astype(int) - np.roll(up, -16, 1)[8:-8, 8:-24]).mean() < 3
@@ -109,11 +109,11 @@ def test_moves_close_and_start_upright():
 def test_classes_and_latents(stylegan2):
     config = VideoConfig(seeds=(0, 1), w_frames=1, class_index=2)
     ws = seed_latents(stylegan2, config)
-    by_seed = list(plan_film(stylegan2, config).frames)
-    by_latent = list(plan_film(stylegan2, VideoConfig(w_frames=1), ws).frames)
+    by_seed = list(plan_video(stylegan2, config).frames)
+    by_latent = list(plan_video(stylegan2, VideoConfig(w_frames=1), ws).frames)
     assert all((a == b).all() for a, b in zip(by_seed, by_latent, strict=True))
     with pytest.raises(UserError, match="choose a class"):
-        plan_film(stylegan2, VideoConfig())
+        plan_video(stylegan2, VideoConfig())
 
 
 @pytest.mark.parametrize(
@@ -129,12 +129,12 @@ def test_classes_and_latents(stylegan2):
 )
 def test_bad_settings_are_refused_before_the_first_frame(stylegan2, changes, message):
     with pytest.raises(UserError, match=message):
-        plan_film(stylegan2, VideoConfig(**{"class_index": 0, **changes}))
+        plan_video(stylegan2, VideoConfig(**{"class_index": 0, **changes}))
 
 
 def test_a_loop_takes_no_latents(mini):
     with pytest.raises(UserError, match="loop"):
-        plan_film(mini, VideoConfig(kind="loop"), torch.zeros(1, mini.num_ws, mini.w_dim))
+        plan_video(mini, VideoConfig(kind="loop"), torch.zeros(1, mini.num_ws, mini.w_dim))
 
 
 def test_grids():
@@ -150,17 +150,17 @@ def frames_of(path) -> list[np.ndarray]:
     return [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
 
 
-def test_the_command_writes_a_film_and_how_it_was_made(tmp_path):
-    out = tmp_path / "new" / "film.mp4"
+def test_the_command_writes_a_video_and_a_manifest(tmp_path):
+    out = tmp_path / "new" / "video.mp4"
     arguments = ["video", "--seeds", "0-3", "--grid", "2x1", "--w-frames", "2", "--delta", "zombie"]
     result = CliRunner().invoke(cli, [*arguments, "--output", str(out), "--device", "cpu"])
     assert result.exit_code == 0, result.output
     shown = frames_of(out)
     assert len(shown) == 4 and shown[0].shape == (192, 384, 3) and shown[0].std() > 20
     manifest = json.loads(out.with_suffix(".json").read_text())
-    assert manifest["finished"] and manifest["outputs"] == ["film.mp4"]
+    assert manifest["finished"] and manifest["outputs"] == ["video.mp4"]
     assert len(manifest["inputs"]) == 2
-    assert sorted(path.name for path in out.parent.iterdir()) == ["film.json", "film.mp4"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["video.json", "video.mp4"]
 
 
 def test_three_kinds_of_network_side_by_side(tmp_path):
@@ -168,9 +168,9 @@ def test_three_kinds_of_network_side_by_side(tmp_path):
     arguments = ["video", "--kind", "slices", "--seeds", "0-1", "--w-frames", "4"]
     networks = [part for name in names for part in ("--network", name)]
     shown = program.works(*arguments, *networks, "--output", out, "--device", "cpu")
-    told = json.loads(out.with_suffix(".json").read_text())["results"]["stickiness"]
-    assert list(told) == list(names) and all(0 < value < 1 for value in told.values())
-    assert all(f"stickiness of {name}: {told[name]:.4f}" in shown for name in names)
+    found = json.loads(out.with_suffix(".json").read_text())["results"]["stickiness"]
+    assert list(found) == list(names) and all(0 < value < 1 for value in found.values())
+    assert all(f"stickiness of {name}: {found[name]:.4f}" in shown for name in names)
     alone = tmp_path / "alone.mp4"
     program.works(*arguments, "--network", "mini-faces-r", "--output", alone, "--device", "cpu")
     (width, height), part = (Image.open(p.with_suffix(".png")).size for p in (out, alone))
@@ -185,11 +185,11 @@ def test_three_kinds_of_network_side_by_side(tmp_path):
         (["--network", "mini-faces", "--network", "mini-faces"], "slices"),
         (["--kind", "slices", "--seeds", "1"], "fewer than 2"),
         (["--bitrate", "fast"], "12M"),
-        (["--output", "film.avi"], ".mp4"),
+        (["--output", "video.avi"], ".mp4"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
-    out = tmp_path / "new" / "film.mp4"
+    out = tmp_path / "new" / "video.mp4"
     result = CliRunner().invoke(cli, ["video", "--output", str(out), *arguments])
     assert result.exit_code == 2 and message in result.output
     assert len(result.output.strip().splitlines()) == 1 and not out.parent.exists()
