@@ -51,7 +51,7 @@ INPUT = [
         "--latent",
         type=click.Path(exists=True, dir_okay=False),
         metavar="FILE",
-        unset="that of --seed",
+        unset="use --seed",
         help="Latent of sg3 steer, project or edit to start from.",
     ),
     option(
@@ -59,7 +59,7 @@ INPUT = [
         "--seeds",
         "seeds",
         type=SEEDS,
-        unset="that of --latent",
+        unset="use --latent",
         help="Seeds to start from, such as 3 or 0-3.",
     ),
     config_option(RelevanceConfig, "class_index", "--class"),

@@ -52,7 +52,7 @@ INPUT = [
         "--latent",
         type=click.Path(),
         metavar="FILE",
-        unset="that of --start",
+        unset="none",
         help="Latent of an earlier run to continue from; give its delta as --delta.",
     ),
     option(

@@ -78,7 +78,7 @@ START = [
     option(
         "--latent",
         metavar="FILE",
-        unset="that of --start",
+        unset="none",
         help="Latent of sg3 steer, project or edit to start from.",
     ),
     config_option(SteerConfig, "candidates"),
