@@ -110,7 +110,7 @@ def test_a_misspelt_setting_names_the_nearest(nets, function, arguments):
         function(nets, *arguments, stepz=3)
 
 
-def test_iterators_show_a_bar_when_asked(nets, capsys):
+def test_iterators_show_a_bar_on_request(nets, capsys):
     settings = QUICK | {"steps": 2, "start": "seed"}
     steps = list(guidance.steer(nets, "red", Colour(), progress=True, **settings))
     assert len(steps) == 3 and "steer: 100%" in capsys.readouterr().err
