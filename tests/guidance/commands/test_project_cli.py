@@ -203,7 +203,7 @@ def test_a_failure_leaves_no_half_of_a_video(photo, tmp_path, monkeypatch):
         (["PHOTO", "--class", "3"], "no classes"),
         (["PHOTO", "--network", "stylegan3-t-fhq"], "stylegan3-t-ffhq"),
         (["PHOTO", "--network", S2, "--transform"], "only StyleGAN3"),
-        (["PHOTO", "--distance", "lpips"], "choose --distance scales"),
+        (["PHOTO", "--distance", "lpips"], "or use scales"),
         (["PHOTO", "--lr", "-1"], "lr"),
         (["PHOTO", "--delta", "nothing"], "no such file"),
         (["PHOTO", "--latent", "nothing"], "no such file"),
