@@ -7,7 +7,7 @@ import re
 
 import click
 
-from guidance.commands.common import templates_option
+from guidance.commands.common import outdir_option, templates_option
 from guidance.directions.config import RelevanceConfig
 from sg3.cli.options import (
     SEEDS,
@@ -138,13 +138,7 @@ DIRECTIONS = [
     option("--force", is_flag=True, help="Accept files made for other weights of the same shapes."),
 ]
 OUTPUT = [
-    option(
-        "--outdir",
-        type=click.Path(file_okay=False),
-        metavar="DIR",
-        unset="folder of --sheet, or out/edit-DIRECTION",
-        help="Output folder; created if missing.",
-    ),
+    outdir_option("folder of --sheet, or out/edit-DIRECTION"),
     option(
         "--sheet",
         type=click.Path(dir_okay=False),
