@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 
 from sg3.checkpoints import Networks
@@ -18,8 +20,9 @@ def generator_of(network: Networks | nn.Module) -> MappedGenerator:
         raise UserError(f"network: {name} has no generator G_ema; expected a file with one")
     else:
         G = network.G_ema
-    if not isinstance(G, MappedGenerator):
+    if not hasattr(G, "synthesis"):
         raise UserError(
             f"network: got {type(G).__name__}, expected networks of sg3.load or a generator"
         )
-    return G
+    # Other classes with the same attributes work too, as long as style space is not needed.
+    return cast(MappedGenerator, G)

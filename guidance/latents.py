@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sg3.errors import UserError
 from sg3.generate import class_label
 from sg3.networks.generator import MappedGenerator
 
@@ -116,6 +117,13 @@ def map_latents(
         for part in z.to(device, torch.float32).split(MAPPING_BATCH)
     ]
     return torch.cat(parts)
+
+
+def check_latents(name: str, ws: torch.Tensor, G: MappedGenerator, count: int) -> None:
+    """Raise ValueError unless `ws`, the argument `name`, has shape `[count, num_ws, w_dim]`."""
+    expected = (count, G.num_ws, G.w_dim)
+    if tuple(ws.shape) != expected:
+        raise UserError(f"{name}: got shape {tuple(ws.shape)}, expected {expected}")
 
 
 def seed_latents(seed: int, count: int, z_dim: int) -> torch.Tensor:

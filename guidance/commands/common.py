@@ -53,6 +53,17 @@ templates_option = option(
 )
 
 
+def outdir_option(unset: str):
+    """Option --outdir; `unset` says where files go without it."""
+    return option(
+        "--outdir",
+        type=click.Path(file_okay=False),
+        metavar="DIR",
+        unset=unset,
+        help="Output folder; created if missing.",
+    )
+
+
 @dataclass(frozen=True)
 class LoadedNetwork:
     """A generator for a command.

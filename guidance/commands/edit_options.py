@@ -7,7 +7,7 @@ import re
 
 import click
 
-from guidance.commands.common import templates_option
+from guidance.commands.common import outdir_option, templates_option
 from guidance.directions.config import RelevanceConfig
 from sg3.cli.options import (
     SEEDS,
@@ -51,7 +51,7 @@ INPUT = [
         "--latent",
         type=click.Path(exists=True, dir_okay=False),
         metavar="FILE",
-        unset="that of --seed",
+        unset="use --seed",
         help="Latent of sg3 steer, project or edit to start from.",
     ),
     option(
@@ -59,7 +59,7 @@ INPUT = [
         "--seeds",
         "seeds",
         type=SEEDS,
-        unset="that of --latent",
+        unset="use --latent",
         help="Seeds to start from, such as 3 or 0-3.",
     ),
     config_option(RelevanceConfig, "class_index", "--class"),
@@ -138,13 +138,7 @@ DIRECTIONS = [
     option("--force", is_flag=True, help="Accept files made for other weights of the same shapes."),
 ]
 OUTPUT = [
-    option(
-        "--outdir",
-        type=click.Path(file_okay=False),
-        metavar="DIR",
-        unset="folder of --sheet, or out/edit-DIRECTION",
-        help="Output folder; created if missing.",
-    ),
+    outdir_option("folder of --sheet, or out/edit-DIRECTION"),
     option(
         "--sheet",
         type=click.Path(dir_okay=False),

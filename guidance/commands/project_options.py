@@ -6,6 +6,7 @@ import math
 
 import click
 
+from guidance.commands.common import outdir_option
 from guidance.inversion.config import ProjectConfig, TuneConfig
 from sg3.cli.options import (
     ParsedType,
@@ -52,7 +53,7 @@ INPUT = [
         "--latent",
         type=click.Path(),
         metavar="FILE",
-        unset="that of --start",
+        unset="none",
         help="Latent of an earlier run to continue from; give its delta as --delta.",
     ),
     option(
@@ -103,13 +104,7 @@ TUNING = [
     ),
 ]
 OUTPUT = [
-    option(
-        "--outdir",
-        type=click.Path(file_okay=False),
-        metavar="DIR",
-        unset="out/project-PHOTO",
-        help="Output folder; created if missing.",
-    ),
+    outdir_option("out/project-PHOTO"),
     option("--video/--no-video", default=True, help="Write project.mp4."),
     device_option,
     debug_option,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from guidance.augment import AUGMENTS, Augment
-from guidance.commands.common import templates_option
+from guidance.commands.common import outdir_option, templates_option
 from guidance.steering.config import SteerConfig
 from sg3.cli.options import (
     ParsedType,
@@ -78,7 +78,7 @@ START = [
     option(
         "--latent",
         metavar="FILE",
-        unset="that of --start",
+        unset="none",
         help="Latent of sg3 steer, project or edit to start from.",
     ),
     config_option(SteerConfig, "candidates"),
@@ -172,13 +172,7 @@ DISSOLVE = [
     ),
 ]
 OUTPUT = [
-    option(
-        "--outdir",
-        type=click.Path(file_okay=False),
-        metavar="DIR",
-        unset="out/steer-PROMPT",
-        help="Output folder; created if missing.",
-    ),
+    outdir_option("out/steer-PROMPT"),
     option(
         "--video",
         is_flag=False,

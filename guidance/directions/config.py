@@ -30,7 +30,7 @@ class RelevanceConfig:
         128, "Largest layers that are tried, in pixels; finer ones hold texture.", min=1
     )
     class_index: int | None = setting(
-        None, "Class of a conditional network.", unset="required by conditional networks"
+        None, "Class index; required by conditional networks.", unset="none"
     )
 
     def __post_init__(self) -> None:

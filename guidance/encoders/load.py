@@ -83,11 +83,12 @@ def _load_one(name: str, device: str) -> Encoder:
         return _load_bundled(name, device)
     if _is_mini_file(name):
         return _load_mini(Path(name), device)
-    from guidance.encoders import open_clip  # importing the open_clip package takes seconds
+    # Only now: importing the open_clip package takes seconds.
+    from guidance.encoders.open_clip import list_models, load_open_clip, split_spec
 
-    found = open_clip.split_spec(name)
+    found = split_spec(name)
     if found is None:
-        known = [*BUNDLED, *open_clip.list_models()]
+        known = [*BUNDLED, *list_models()]
         lower = {item.lower(): item for item in known}
         near = difflib.get_close_matches(name.split("/")[0].lower(), lower, n=3, cutoff=0.4)
         hint = f"; nearest: {', '.join(lower[item] for item in near)}" if near else ""
@@ -95,7 +96,7 @@ def _load_one(name: str, device: str) -> Encoder:
             f"encoder: unknown name {name!r}, expected mini, mini-smooth or an open_clip"
             f" model such as ViT-B-32/openai{hint}"
         )
-    return open_clip.load_open_clip(*found, device)
+    return load_open_clip(*found, device)
 
 
 @lru_cache(maxsize=6)

@@ -57,7 +57,7 @@ class ProjectConfig:
         1e5, "Weight of the autocorrelation of the noise, which keeps images out of it.", min=0
     )
     class_index: int | None = setting(
-        None, "Class of a conditional network.", unset="required by conditional networks"
+        None, "Class index; required by conditional networks.", unset="none"
     )
     # As published: the small steps at the end get lost in half precision, the default on GPUs.
     force_fp32: bool = setting(True, "Run all layers in float32, on GPUs too.")
@@ -100,7 +100,7 @@ class TuneConfig:
         min=0,
     )
     class_index: int | None = setting(
-        None, "Class of a conditional network.", unset="required by conditional networks"
+        None, "Class index; required by conditional networks.", unset="none"
     )
     # As published: the small steps get lost in half precision, the default on GPUs.
     force_fp32: bool = setting(True, "Run all layers in float32, on GPUs too.")

@@ -20,6 +20,7 @@ from guidance.inversion.config import ProjectConfig
 from guidance.inversion.nuisance import Nuisance, transform_of
 from guidance.latents import (
     LatentSpace,
+    check_latents,
     latent_statistics,
     seed_latents,
     starting_latents,
@@ -124,9 +125,8 @@ def project(
     config = replace_settings(config or ProjectConfig(), settings)
     device = next(G.synthesis.parameters()).device
     check_targets(G, targets)
-    expected = (len(targets), G.num_ws, G.w_dim)
-    if start_ws is not None and tuple(start_ws.shape) != expected:
-        raise ValueError(f"start_ws: got shape {tuple(start_ws.shape)}, expected {expected}")
+    if start_ws is not None:
+        check_latents("start_ws", start_ws, G, len(targets))
     nuisance = Nuisance(G, len(targets), config, drawn=start_ws is None)
     if isinstance(distance, str):
         distance = load_distance(distance, device)

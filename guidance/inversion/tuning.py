@@ -18,7 +18,7 @@ from guidance.distance import Distance, Goal, load_distance
 from guidance.generator import generator_of
 from guidance.inversion.config import TuneConfig
 from guidance.inversion.projection import check_targets
-from guidance.latents import latent_statistics, map_latents
+from guidance.latents import check_latents, latent_statistics, map_latents
 from guidance.render import renderer
 from sg3.checkpoints import Networks
 from sg3.media import ImageStep, ImageTensor
@@ -102,9 +102,7 @@ def tune(
     G = generator_of(network)
     config = replace_settings(config or TuneConfig(), settings)
     check_targets(G, targets)
-    expected = (len(targets), G.num_ws, G.w_dim)
-    if tuple(ws.shape) != expected:
-        raise ValueError(f"ws: got shape {tuple(ws.shape)}, expected {expected}")
+    check_latents("ws", ws, G, len(targets))
     device = next(G.synthesis.parameters()).device
     if isinstance(distance, str):
         distance = load_distance(distance, device)

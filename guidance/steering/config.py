@@ -137,7 +137,7 @@ class SteerConfig:
         'Sentences to average each text over: "plain", "mini", "imagenet", or sentences with {}.',
     )
     class_index: int | None = setting(
-        None, "Class of a conditional network.", unset="required by conditional networks"
+        None, "Class index; required by conditional networks.", unset="none"
     )
     force_fp32: bool = setting(False, "Run all layers in float32, on GPUs too.")
 

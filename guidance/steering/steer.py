@@ -15,7 +15,7 @@ from torch import nn
 
 from guidance.encoders import Encoder, load_encoder
 from guidance.generator import generator_of
-from guidance.latents import latent_statistics, starting_latents
+from guidance.latents import check_latents, latent_statistics, starting_latents
 from guidance.masks import Region, load_region
 from guidance.prompts import Prompt, PromptLike, parse_prompts
 from guidance.render import EditedLatent
@@ -232,9 +232,7 @@ def check_start(
 ) -> EditedLatent:
     """`start` on `device`, with styles of `count` rows. Raises ValueError for another shape."""
     latent = start if isinstance(start, EditedLatent) else EditedLatent(start)
-    expected = (count, G.num_ws, G.w_dim)
-    if tuple(latent.ws.shape) != expected:
-        raise ValueError(f"start_ws: got shape {tuple(latent.ws.shape)}, expected {expected}")
+    check_latents("start_ws", latent.ws, G, count)
     styles = {n: s.to(device).expand(count, -1) for n, s in latent.styles.items()}
     return EditedLatent(latent.ws.to(device, torch.float32), styles)
 

@@ -153,7 +153,7 @@ def test_seeds_are_those_of_the_official_tools(network):
     np.testing.assert_array_equal(z[:1], np.random.RandomState(7).randn(1, 24))
 
 
-def test_classes_are_asked_for_and_refused(network):
+def test_classes_are_required_or_refused(network):
     with pytest.raises(ValueError, match="no classes"):
         map_latents(network, torch.zeros(1, 24), class_index=1)
 
@@ -195,7 +195,7 @@ def test_unbounded_means_unbounded(network):
     assert math.isclose(statistics.sigma(space.decode(far)).item(), 9.0, rel_tol=1e-3)
 
 
-def test_a_turned_disc_stays_a_disc_in_a_wide_picture():
+def test_a_rotated_disc_stays_a_disc_in_a_wide_image():
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(64.0), indexing="ij")
     disc = (12 - ((y - 15.5) ** 2 + (x - 31.5) ** 2).sqrt()).clamp(-1, 1)
     image = disc.expand(1, 3, 32, 64)

@@ -27,7 +27,7 @@ OTHER = str(GOLDEN / "official-sg2-32.pkl")
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory) -> str:
-    """A StyleGAN3 of few channels: the statistics take two pictures of each."""
+    """A StyleGAN3 of few channels: the statistics render two images for each."""
     torch.manual_seed(0)
     sizes = {"z_dim": 8, "w_dim": 8, "c_dim": 0, "img_resolution": 32, "img_channels": 3}
     sizes |= {"channel_base": 64, "channel_max": 4, "num_layers": 4, "margin_size": 4}
@@ -70,7 +70,7 @@ def pixels(path: Path) -> torch.Tensor:
     return torch.frombuffer(bytearray(Image.open(path).tobytes()), dtype=torch.uint8).int()
 
 
-def test_a_text_writes_what_it_promises_and_the_latent_is_the_picture(
+def test_a_text_writes_all_files_and_the_latent_reproduces_the_image(
     network, call, clip, cache, tmp_path
 ):
     out = tmp_path / "deep" / "out"
@@ -147,7 +147,7 @@ def test_stylegan2_keeps_styles_that_its_ws_cannot_hold(call, clip, tmp_path):
     assert result.exit_code == 0, result.output
 
 
-def test_stopping_is_no_error_and_goes_on(call, clip, cache, tmp_path, monkeypatch):
+def test_stopping_is_no_error_and_the_next_run_continues(call, clip, cache, tmp_path, monkeypatch):
     import guidance.directions.cache as module
 
     write = module.write_relevance

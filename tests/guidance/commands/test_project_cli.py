@@ -50,7 +50,7 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
-def test_latent_and_delta_make_the_picture_again(photo, tmp_path):
+def test_latent_and_delta_reproduce_the_image(photo, tmp_path):
     out, again = tmp_path / "deep" / "out", tmp_path / "again"
     options = ["--network", T, *QUICK, "--tune", "2", "--tune-lr", "0.01", "--tune-stop", "0"]
     result, _ = call(photo, *options, "--crop", "30,45,50,10", "--outdir", str(out))
@@ -125,7 +125,7 @@ def test_the_same_seed_gives_the_same_files(photo, tmp_path):
 
 
 @pytest.mark.parametrize("network", [T, S2])
-def test_an_earlier_run_goes_on(photo, tmp_path, network):
+def test_an_earlier_run_is_continued(photo, tmp_path, network):
     options = ["--network", network, "--distance", "scales", "--no-video", "--tune", "2"]
     tuning = ["--tune-lr", "0.01", "--tune-stop", "0"]
     first, second = tmp_path / "first", tmp_path / "second"
@@ -159,7 +159,7 @@ def test_a_delta_of_an_earlier_run_does_not_stay_behind(photo, tmp_path):
 
 
 @pytest.mark.parametrize("at", [2, 5])
-def test_stopping_keeps_what_there_is(photo, tmp_path, monkeypatch, at):
+def test_stopping_writes_the_files(photo, tmp_path, monkeypatch, at):
     import guidance.inversion.projection_record
 
     add, seen = guidance.inversion.projection_record.ProjectionRecord.add, []
@@ -203,7 +203,7 @@ def test_a_failure_leaves_no_half_of_a_video(photo, tmp_path, monkeypatch):
         (["PHOTO", "--class", "3"], "no classes"),
         (["PHOTO", "--network", "stylegan3-t-fhq"], "stylegan3-t-ffhq"),
         (["PHOTO", "--network", S2, "--transform"], "only StyleGAN3"),
-        (["PHOTO", "--distance", "lpips"], "choose --distance scales"),
+        (["PHOTO", "--distance", "lpips"], "or use scales"),
         (["PHOTO", "--lr", "-1"], "lr"),
         (["PHOTO", "--delta", "nothing"], "no such file"),
         (["PHOTO", "--latent", "nothing"], "no such file"),

@@ -46,7 +46,7 @@ def call(*arguments: str):
     return result, lines
 
 
-def test_the_real_world_path_writes_what_it_promises(clip, tmp_path):
+def test_all_files_are_written(clip, tmp_path):
     out = tmp_path / "deep" / "out"
     options = ["--steps", "4", "--candidates", "3", "--seed", "2", "--outdir", str(out)]
     result, _ = call("a red hat", "a man:0.5", "--network", NETWORK, "--clip", clip, *options)
@@ -88,7 +88,7 @@ def test_no_video_and_seed_start(clip, tmp_path):
     assert run["arguments"]["truncation"] == 1.0
 
 
-def test_stopping_keeps_what_there_is(clip, tmp_path, monkeypatch):
+def test_stopping_writes_the_files(clip, tmp_path, monkeypatch):
     import guidance.steering.record
 
     add = guidance.steering.record.SteeringRecord.add

@@ -228,7 +228,7 @@ def test_a_file_of_labelled_latents_is_a_direction(G3, tmp_path):
         read_direction(tmp_path / "bad.safetensors", G3, "any")
 
 
-def test_what_users_type(tmp_path):
+def test_parsing_of_directions(tmp_path):
     assert parse_direction("sefa:3").kind == "sefa" and parse_direction("pca:0").value == "0"
     assert parse_direction(" a  hat ").value == "a hat"
     assert parse_direction("label: a hat").kind == "label"

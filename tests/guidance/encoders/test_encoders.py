@@ -156,7 +156,7 @@ def test_an_ensemble_averages_cosines():
 
 
 class Counting(Colour):
-    """Remembers the first pixel of every picture that it was shown."""
+    """Records the first pixel of every image."""
 
     def __init__(self):
         self.seen = []
@@ -167,7 +167,7 @@ class Counting(Colour):
 
 
 @pytest.mark.parametrize(("shares", "views", "each"), [(True, 6, 3), (True, 2, 2), (False, 6, 6)])
-def test_members_share_many_views(shares, views, each):
+def test_members_split_many_views(shares, views, each):
     members = Counting(), Counting()
     encoder = EnsembleEncoder(members, shares_views=shares)
     pictures = torch.rand(2, views, 3, 8, 8)
@@ -179,7 +179,7 @@ def test_members_share_many_views(shares, views, each):
     assert shown == set(pictures[:, :, 0, 0, 0].flatten().tolist())
 
 
-def test_bundled_encoders_share_and_a_users_own_do_not():
+def test_only_bundled_ensembles_split_views():
     assert load_encoder("mini").shares_views
     assert not load_encoder("mini-a,mini-b").shares_views
 
@@ -255,7 +255,7 @@ def test_a_checkpoint_that_carries_code_is_not_run(tiny, tmp_path):
     assert not marker.exists()
 
 
-def test_without_a_network_the_message_says_what_to_do(monkeypatch, tmp_path):
+def test_the_message_offline_names_a_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"download ViT-B-32/openai.*use mini") as caught:

@@ -35,7 +35,7 @@ def test_tokenizer():
     assert read.unknown_words("a red zeppelin") == ["zeppelin"]
 
 
-def test_embeddings_are_unit_vectors_of_any_picture_size(model):
+def test_embeddings_are_unit_vectors_for_any_image_size(model):
     for size in (64, 32, 100):
         out = model.encode_images(torch.rand(2, 3, size, size + 4) * 2 - 1)
         assert out.shape == (2, 24) and torch.allclose(out.norm(dim=1), torch.ones(2))
@@ -49,7 +49,7 @@ def test_padding_does_not_matter(model):
     assert torch.allclose(alone, beside, atol=1e-6)
 
 
-def test_gradient_reaches_the_picture(model):
+def test_gradient_reaches_the_image(model):
     x = torch.zeros(1, 3, 64, 64, requires_grad=True)
     (model.encode_images(x) @ model.encode_texts(["red"]).T).sum().backward()
     assert x.grad.abs().max() > 0

@@ -28,7 +28,7 @@ def S2():
 
 
 @pytest.mark.parametrize("kind", ["stylegan3", "stylegan2"])
-def test_projection_finds_a_picture_of_the_network_again(kind, request):
+def test_projection_finds_an_image_of_the_network(kind, request):
     G = request.getfixturevalue("T" if kind == "stylegan3" else "S2")
     target = pictures(G, 5)
     before = {name: value.clone() for name, value in G.state_dict().items()}
@@ -48,7 +48,7 @@ def test_w_stays_one_vector_and_w_plus_does_not(T):
     assert plus.losses["spread"] > 0
 
 
-def test_the_same_seed_gives_the_same_and_pictures_of_a_batch_are_alone(T):
+def test_projection_is_reproducible_and_images_of_a_batch_are_independent(T):
     targets = pictures(T, 5, 6)
     options = {"distance": "scales", "steps": 4, "candidates": 3, "seed": 3}
     both = last(project(T, targets, **options))
@@ -69,7 +69,7 @@ def test_moves_are_those_of_the_user_transform():
     assert transform_of({}) is None
 
 
-def test_a_moved_picture_is_found_by_its_transform(T):
+def test_the_transform_of_a_moved_image_is_found(T):
     from sg3.generate import user_transform
 
     ws = map_latents(T, seed_latents(5, 1, T.z_dim))
@@ -100,7 +100,7 @@ def test_noise_stays_noise(S2):
         torch.testing.assert_close(noise.square().mean(dim=(1, 2, 3)), torch.ones(2))
 
 
-def test_the_network_of_a_step_makes_its_picture_with_its_noise(S2):
+def test_the_network_of_a_step_renders_its_image_with_its_noise(S2):
     step = last(project(S2, pictures(S2, 5), "scales", steps=3, candidates=2))
     assert step.losses["noise"] > 0
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_bad_targets_are_refused(T, S2):
         project(S2, torch.zeros(1, 3, 32, 32), "scales", transform=True)
 
 
-def test_tuning_bends_a_copy_until_the_picture_is_right(T):
+def test_tuning_fits_a_copy_to_the_image(T):
     ws, target = map_latents(T, seed_latents(1, 1, T.z_dim)), pictures(T, 9)
     tuning = tune(T, ws, target, "scales", steps=25, stop=0.0, lr=3e-3, locality=0)
     steps = list(tuning)
@@ -159,7 +159,7 @@ def test_tuning_stops_before_the_update_that_is_not_needed(T):
     assert len(steps) == 1 and steps[0].reason == "close enough"
 
 
-def test_locality_keeps_other_pictures_and_is_reproducible(T):
+def test_locality_preserves_other_images_and_is_reproducible(T):
     ws, target = map_latents(T, seed_latents(1, 1, T.z_dim)), pictures(T, 9)
     before = pictures(T, 20, 21, 22)
 

@@ -1,4 +1,4 @@
-"""Distances between pictures: against their formulas and the package of LPIPS."""
+"""Perceptual distances: against their formulas and the package of LPIPS."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def between(distance, a, b) -> torch.Tensor:
     return (distance.features(a) - distance.features(b)).square().sum(dim=1)
 
 
-def test_scales_of_flat_pictures_are_their_squared_difference():
+def test_scales_of_flat_images_are_their_squared_difference():
     distance, a, b = (
         ScaleDistance(),
         torch.full([2, 3, 32, 48], 0.3),

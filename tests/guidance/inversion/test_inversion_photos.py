@@ -50,7 +50,7 @@ def test_photos_are_turned_upright(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"x" * 40])
-def test_what_is_no_photo_is_one_line(tmp_path, content):
+def test_other_files_are_one_line_errors(tmp_path, content):
     path = tmp_path / "p.png"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="photo") as error:
@@ -94,7 +94,7 @@ def test_the_central_crop_is_that_of_the_published_projector():
 @pytest.mark.parametrize(
     "crop", [PhotoCrop(80, 60, 50), PhotoCrop(80, 60, 50, 33), PhotoCrop(5, 5, 40, -20)]
 )
-def test_what_was_cut_out_fits_back(crop):
+def test_a_crop_fits_back(crop):
     photo = ramp(160, 120)
     picture = np.asarray(cut(photo, crop, (64, 64)))
     result = np.asarray(put_back(photo, crop, picture)).astype(int)
@@ -131,7 +131,7 @@ def blob_photo(x: float, y: float, size: float, degrees: float) -> tuple[Image.I
 
 
 @pytest.mark.parametrize("degrees", [0.0, 10.0])
-def test_a_known_picture_is_found_in_a_photo(degrees):
+def test_a_known_image_is_found_in_a_photo(degrees):
     photo, picture = blob_photo(130, 80, 90, degrees)
     from guidance.inversion.locate import _unit_contrast
 
@@ -156,7 +156,7 @@ def test_a_photo_cropped_for_the_network_is_taken_whole(T, monkeypatch):
     assert math.hypot(choose_crop(T, photo).x - 130, choose_crop(T, photo).y - 80) < 6
 
 
-def test_the_network_is_known_by_its_pictures(T, monkeypatch):
+def test_likeness_of_a_network(T, monkeypatch):
     monkeypatch.setattr("guidance.inversion.locate.IMAGES", 24)
     likeness = likeness_of(T)
     assert likeness.size == (16, 16) and len(likeness.images) == 24

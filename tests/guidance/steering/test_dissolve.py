@@ -18,7 +18,7 @@ def network():
     return sg3.load(GOLDEN / "official-sg3t-32.pkl").G_ema
 
 
-def test_shares_cross_fade_around_the_times():
+def test_weights_cross_fade_around_the_times():
     line = Timeline((0, 10, 30), 40, 4.0)
     rows = [line.shares(step) for step in range(41)]
     assert all(sum(row) == pytest.approx(1) and min(row) >= 0 for row in rows)
@@ -31,7 +31,7 @@ def test_shares_cross_fade_around_the_times():
 
 
 @pytest.mark.parametrize("space", ["w", "w+", "s"])
-def test_the_picture_follows_the_prompts(network, space):
+def test_the_image_follows_the_prompts(network, space):
     settings = {k: v for k, v in QUICK.items() if k not in ("steps", "keep", "lr")}
     run = dissolve(network, ["red", "blue"], Colour(), steps_each=10, space=space, **settings)
     steps = [step for (step,) in run]
@@ -68,7 +68,7 @@ def test_wrong_times_are_refused(network, more, message):
         dissolve(network, ["red", "blue"], Colour(), **settings, **more)
 
 
-def test_the_recipe_makes_a_film(tmp_path):
+def test_the_recipe_writes_a_video(tmp_path):
     from click.testing import CliRunner
 
     from recipes.dissolve import main

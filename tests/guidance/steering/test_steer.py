@@ -1,39 +1,15 @@
-"""Steering: the latent goes where the text says, stays on the manifold, and repeats by seed."""
+"""Steering: the latent follows the prompt, stays near the manifold, and is reproducible."""
 
 from __future__ import annotations
 
 import pytest
-import repository
 import torch
-import torch.nn.functional as F
+from steer_doubles import GOLDEN, QUICK, Colour, last, redness
 
 import guidance
 import sg3
 from guidance.latents import latent_statistics, map_latents, seed_latents
 from guidance.learning_rate import learning_rate
-
-GOLDEN = repository.GOLDEN
-QUICK = {
-    "steps": 12, "candidates": 4, "cutouts": 1, "augment": "none", "lr": 0.15,
-    "keep": 0, "truncation": 0.7, "generations": 0,
-}  # fmt: skip
-
-
-class Colour:
-    """Mean colour as the embedding; texts name a colour."""
-
-    name, input_size_px, embed_dim = "colour", 32, 4
-    mean = std = (0.5, 0.5, 0.5)
-    images_seen = 0
-
-    def encode_images(self, img):
-        self.images_seen += len(img)
-        means = img.mean(dim=(2, 3))
-        return F.normalize(torch.cat([means, torch.full_like(means[:, :1], 0.5)], dim=1), dim=1)
-
-    def encode_texts(self, texts):
-        table = {"red": [1.0, -1, -1, 0], "blue": [-1.0, -1, 1, 0], "grey": [0, 0, 0, 1.0]}
-        return F.normalize(torch.tensor([table[text] for text in texts]), dim=1)
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +17,7 @@ def network():
     return sg3.load(GOLDEN / "official-sg3t-32.pkl").G_ema
 
 
-def last(steps):
-    return list(steps)[-1]
-
-
-def redness(image):
-    means = image.mean(dim=(0, 2, 3))
-    return (means[0] - means[1:].mean()).item()
-
-
-def test_a_text_pulls_the_picture_and_its_opposite_pushes(network):
+def test_a_prompt_attracts_and_its_negative_repels(network):
     steps = list(guidance.steer(network, "red", Colour(), start="mean", **QUICK))
     assert [step.index for step in steps] == list(range(13))
     assert all(step.num_steps == 12 for step in steps)
@@ -124,7 +91,7 @@ def test_the_bound_and_the_prior_keep_the_latent_near(network):
     assert pulled.sigma < free.sigma / 2
 
 
-def test_what_is_not_asked_for_stays(network):
+def test_keep_preserves_the_rest(network):
     """`keep` holds the coordinates near the start; the loss that is shown contains it."""
     moved = []
     for keep in (0, 5):
@@ -135,7 +102,7 @@ def test_what_is_not_asked_for_stays(network):
     assert moved[1] < 0.5 * moved[0]
 
 
-def test_small_pictures_get_more_candidates(network, monkeypatch):
+def test_small_images_get_more_candidates(network, monkeypatch):
     seen = []
     forward = network.synthesis.forward
     monkeypatch.setattr(
@@ -177,7 +144,7 @@ def test_crossing_the_best_finds_a_better_start(network):
     assert bred > similarity(candidates=24)  # as many pictures, none of them bred
 
 
-def test_pictures_are_rendered_only_when_asked_for(network, monkeypatch):
+def test_images_are_rendered_on_first_use(network, monkeypatch):
     calls = []
     forward = network.synthesis.forward
     monkeypatch.setattr(
@@ -197,7 +164,7 @@ def test_weights_of_the_network_are_left_alone(network):
     assert all(torch.equal(before[name], t) for name, t in copy.state_dict().items())
 
 
-def test_it_may_be_drained_without_gradients(network):
+def test_it_runs_inside_no_grad(network):
     with torch.no_grad():
         steps = list(guidance.steer(network, "red", Colour(), start="seed", **QUICK))
     assert steps[-1].loss < steps[0].loss

@@ -1,5 +1,4 @@
-"""What steering may move and must leave: spaces, the transform, layers, regions, keep-terms, stops,
-and runs that go on."""
+"""Steering: spaces, the transform, layers, regions, keep-terms, early stopping, resuming."""
 
 from __future__ import annotations
 
@@ -242,7 +241,7 @@ def test_directional_goes_where_the_texts_point(network):
     last(guidance.steer(network, red, Colour(), **(options | {"source": None, "steps": 1})))
 
 
-def test_pictures_pull_like_texts(network, tmp_path):
+def test_images_work_like_texts(network, tmp_path):
     Image.new("RGBA", (40, 30), (255, 0, 0, 255)).save(tmp_path / "red.png")
     for prompt in (tmp_path / "red.png", Image.new("RGB", (20, 20), "red")):
         steps = list(guidance.steer(network, prompt, Colour(), start="mean", **QUICK))
@@ -303,7 +302,7 @@ def test_stalled_rows_stay_as_if_they_were_alone(network):
 
 
 @pytest.mark.parametrize("settings", [{}, {"space": "s", "transform": "free"}, {"patience": 3}])
-def test_a_run_that_goes_on_is_the_run_that_did_not_stop(network, tmp_path, settings):
+def test_a_resumed_run_equals_an_uninterrupted_one(network, tmp_path, settings):
     options = QUICK | {"steps": 8, "augment": "light", "cutouts": 2, **settings}
     whole = list(steer_batch(network, ["red", "blue"], Colour(), **options))
     half = steer_batch(network, ["red", "blue"], Colour(), **options)

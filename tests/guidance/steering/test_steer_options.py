@@ -1,4 +1,4 @@
-"""`sg3 steer`: pictures, spaces, variants, dissolve, resume, and wrong input."""
+"""`sg3 steer`: image prompts, spaces, variants, dissolve, resuming, and bad input."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def png(path):
     ("network", "options"),
     [(SG3, ["--space", "s", "--transform"]), (SG2, ["--space", "s"]), (SG3, ["--no-transform"])],
 )
-def test_what_was_steered_is_generated_again(tmp_path, network, options):
+def test_generate_reproduces_a_steered_latent(tmp_path, network, options):
     result, _ = call("red", "--outdir", tmp_path, "--no-video", *options, network=network)
     assert result.exit_code == 0, result.output
     again = ["generate", "--network", network, "--latent", str(tmp_path / "latent.safetensors")]
@@ -61,7 +61,7 @@ def test_what_was_steered_is_generated_again(tmp_path, network, options):
     assert abs(png(tmp_path / "end.png") - png(out / "start.png")).max() <= 2
 
 
-def test_variants_pictures_and_the_log(tmp_path):
+def test_variants_image_prompts_and_the_log(tmp_path):
     Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
     arguments = ["grey:0.5", "--image", f"{tmp_path}/red.png:2", "--variants", "2", "--seed", "4"]
     more = ["--region", "0,0,32,16", "--perceptual", "0.5", "--perspective", "0.2", "--flip", "0.5"]
@@ -83,7 +83,7 @@ def test_variants_pictures_and_the_log(tmp_path):
         assert json.loads(file.metadata()["prompts"]) == ["grey:0.5", f"{tmp_path}/red.png:2"]
 
 
-def test_dissolve_is_one_film(tmp_path):
+def test_dissolve_is_one_video(tmp_path):
     film = tmp_path / "films" / "out.mp4"
     arguments = ["red", "blue", "grey", "--dissolve", "4", "--motion", "circle", "--video", film]
     result, _ = call(*arguments, "--outdir", tmp_path / "out")
@@ -156,7 +156,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message
     assert not (tmp_path / "out").exists()
 
 
-def test_a_network_without_a_transform_says_so(tmp_path):
+def test_a_network_without_a_transform_is_refused(tmp_path):
     result, lines = call("red", "--transform", "--outdir", tmp_path / "out", network=SG2)
     assert result.exit_code == 2 and "only StyleGAN3" in lines[0]
     assert isinstance(sg3.load(SG2).G_ema.num_ws, int) and Path(SG2).is_file()
