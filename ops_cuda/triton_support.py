@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-knobs: Any
 try:
     from triton import knobs
 except ImportError:  # Triton has no wheels for Windows and macOS; `knobs` came with 3.4

@@ -50,7 +50,7 @@ def run(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tens
     y = recycled.empty([n, c, out_h, out_w], torch.float32)
     (up_x, up_y), (down_x, down_y) = spec.up, spec.down
     left, _, top, _ = spec.padding
-    # Plain reshapes: einops would add 10 µs each to calls that take 50 µs for the smallest layers.
+    # Plain reshapes: einops costs 4 µs each, where small layers take 200 µs per call.
     arguments = (
         x.detach().contiguous().numpy().reshape(n * c, height, width),
         y.numpy().reshape(n * c, out_h, out_w),
