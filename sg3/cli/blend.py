@@ -39,13 +39,13 @@ def blend(a: str, b: str, split: str | None, width: float, layers: str | None, o
         raise click.UsageError("--width goes with --split only")
     import sg3
     from sg3.blend import blend as blend_networks
-    from sg3.blend import listed_shares, split_shares
+    from sg3.blend import layer_fractions, split_fractions
 
     first, second = sg3.load(a), sg3.load(b)
     if layers is not None:
-        shares = listed_shares(first.G_ema, layers)
+        shares = layer_fractions(first.G_ema, layers)
     else:
-        shares = split_shares(first.G_ema, split, width)
+        shares = split_fractions(first.G_ema, split, width)
     G = blend_networks(first.G_ema, second.G_ema, shares)
     facts = ("name", "source", "sha256", "licence")
     parts = [{k: nets.meta[k] for k in facts if k in nets.meta} for nets in (first, second)]

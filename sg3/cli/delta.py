@@ -99,7 +99,7 @@ def make(source: str, adapted: str, rank: int | None, dtype: str, out: str) -> N
     import torch
 
     import sg3
-    from sg3.checkpoints.delta import difference, kept_share, save_delta
+    from sg3.checkpoints.delta import difference, kept_fraction, save_delta
 
     before, after = sg3.load(source), sg3.load(adapted)
     meta = {"source": before.meta["name"], "adapted": after.meta["name"]}
@@ -109,7 +109,7 @@ def make(source: str, adapted: str, rank: int | None, dtype: str, out: str) -> N
     if not made.changes:
         raise UserError(f"adapted: {adapted} and {source} are the same network")
     save_and_say(save_delta, made, out)
-    click.echo(f"{kept_share(made, before.G_ema, after.G_ema):.2%} of the change is kept")
+    click.echo(f"{kept_fraction(made, before.G_ema, after.G_ema):.2%} of the change is kept")
 
 
 @delta.command()

@@ -13,7 +13,7 @@ import click
 from sg3 import __version__
 from sg3.allocator import keep_large_blocks
 from sg3.installation import PACKAGES, check_packages
-from sg3.threads import wait_politely
+from sg3.threads import use_passive_waiting
 
 #: name → (where the click command lives, one line of help). Packages above `sg3` are named,
 #: never imported from here before the user asks for their command.
@@ -168,5 +168,5 @@ def main() -> None:
     except ImportError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None
-    wait_politely()
+    use_passive_waiting()
     cli(prog_name="sg3")

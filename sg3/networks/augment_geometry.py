@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from einops import rearrange
 from torch.nn.functional import affine_grid, grid_sample, pad
 
 from ops_cuda import downsample2d, upsample2d
@@ -21,7 +20,7 @@ def _matrices(rows: list[list[torch.Tensor | float]], like: torch.Tensor) -> tor
         for row in rows
         for entry in row
     ]
-    return rearrange(torch.stack(entries, dim=-1), "n (row column) -> n row column", row=len(rows))
+    return torch.stack(entries, dim=-1).reshape(-1, len(rows), len(rows))
 
 
 def translate2d(tx: torch.Tensor, ty: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum
 from torch import nn
 
 from ops_cuda import conv2d_before_scaling, filtered_lrelu
@@ -53,10 +53,7 @@ class SynthesisInput(nn.Module):
         one, zero = torch.ones_like(cos), torch.zeros_like(cos)
         rotation = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=1)
         translation = torch.stack([one, zero, -tx, zero, one, -ty, zero, zero, one], dim=1)
-        rotation, translation = (
-            rearrange(m, "n (row column) -> n row column", row=3) for m in (rotation, translation)
-        )
-        return rotation @ translation @ self.transform
+        return rotation.reshape(-1, 3, 3) @ translation.reshape(-1, 3, 3) @ self.transform
 
     def forward(self, w: torch.Tensor) -> torch.Tensor:
         """`w` `[N, w_dim]` → features `[N, C, height, width]` of `shape`, float32."""
