@@ -10,7 +10,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sg3.checkpoints import Networks, load, save
+    from sg3.checkpoints import Networks
+    from sg3.checkpoints.load import load
+    from sg3.checkpoints.safetensors_io import save
 
 __version__ = "0.1.0"
 __distribution__ = "sg3"  # see sg3.installation

@@ -107,6 +107,7 @@ def up2_from1(out0, out1, s, t):
 
 @inline
 def up2_from1_add(out0, out1, s, t):
+    """`up2_from1` that adds to the outputs."""
     for j in range(len(out0)):
         a, b = out0[j] + t[0] * s[j], out1[j] + t[11] * s[j + 6]
         for k in range(1, 6):
@@ -134,6 +135,7 @@ def up2_from2(out0, out1, p, q, t):
 
 @inline
 def up2_from2_add(out0, out1, p, q, t):
+    """`up2_from2` that adds to the outputs."""
     for j in range(len(out0)):
         a, b = out0[j], out1[j]
         for k in range(3):
@@ -189,6 +191,7 @@ def fold_column_two(out0, out1, s, t):
 
 @inline
 def fold_column_three(out0, out1, out2, s, t):
+    """`fold_column_two` for three filters, `t` `[3, 12]`."""
     for j in range(len(out0)):
         a, b, c = ZERO, ZERO, ZERO
         for k in range(6):

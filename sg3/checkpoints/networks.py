@@ -31,10 +31,12 @@ class Networks:
             training_set_kwargs.
     """
 
-    G_ema: nn.Module | None = None
-    G: nn.Module | None = None
-    D: nn.Module | None = None
-    augment_pipe: nn.Module | None = None
+    # Modules or None. `Any`, since the attributes of a module have no static type, and since
+    # `sg3.load` always returns a G_ema.
+    G_ema: Any = None
+    G: Any = None
+    D: Any = None
+    augment_pipe: Any = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def parts(self) -> dict[str, nn.Module]:

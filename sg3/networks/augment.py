@@ -244,7 +244,7 @@ def reflect(images: torch.Tensor, border: int) -> torch.Tensor:
     height, width = images.shape[2:]
     if min(height, width) < 2:
         raise ValueError(
-            f"images: got {height}x{width} pixels, expected at least 2x2; leave imgfilter out"
+            f"images: got {height}x{width} pixels, expected at least 2x2; disable imgfilter"
         )
     left_x = left_y = border
     while left_x or left_y:

@@ -45,6 +45,7 @@ print(json.dumps([used, "mallopt" in found]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_steering_and_training_do_not_change_the_allocator(tmp_path):
     arguments = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path)]

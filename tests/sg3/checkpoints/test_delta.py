@@ -234,7 +234,7 @@ def test_bad_arguments(source, adapted, delta):
             apply_deltas(source, [(delta, strength)])
         with pytest.raises(ValueError, match="strength: got"):
             merge([(delta, strength)])
-    with pytest.raises(ValueError, match="overflows torch.float32; use a smaller strength"):
+    with pytest.raises(ValueError, match=r"overflows torch\.float32; use a smaller strength"):
         apply_deltas(source, [(delta, 1e300)])
     with pytest.raises(ValueError, match="rank: got 0"):
         difference(source, adapted, rank=0)
@@ -289,7 +289,7 @@ def with_shape(shape) -> dict[str, str]:
         ),
     ],
 )
-def test_hostile_files_are_refused_in_one_line(expected, tensors, metadata, tmp_path):
+def test_malicious_files_are_refused_in_one_line(expected, tensors, metadata, tmp_path):
     path = tmp_path / "d.safetensors"
     save_file(tensors, path, GOOD | metadata)
     with pytest.raises(ValueError) as caught:

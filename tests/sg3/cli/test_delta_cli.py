@@ -212,9 +212,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path):
     for expected, arguments in [
         ("no such file", [*generate, "--delta", "none.safetensors:1"]),
         ("got 'nan'", [*generate, "--delta", f"{a}:nan"]),
-        ("give it as --network", [*generate, "--delta", f"{net}:1"]),
+        ("pass it as --network", [*generate, "--delta", f"{net}:1"]),
         ("damaged", [*generate, "--delta", tmp_path / "text"]),
-        ("use less", [*generate, "--delta", f"{a}:1e300"]),
+        ("use a smaller strength", [*generate, "--delta", f"{a}:1e300"]),
         ("made from 'official-sg3t-32'", ["generate", *generate[3:], "--delta", a]),
         ("same network", [*make, "--adapted", T32, *out]),
         ("has no tensor", [*make, "--adapted", SG2, *out]),
