@@ -61,6 +61,8 @@ class Geometry:
         fd_w, fd_h = filter_size(fd)
         left, _, top, _ = self.padding
         offset_x, offset_y = self.offset or (0, 0)
+        # The adjoint of a convolution is the correlation, padded by taps − 1 − padding. Upsampling
+        # multiplies by up², so the gain swaps these factors.
         padding = (
             fu_w - 1 + fd_w - 1 - left,
             width * self.up - out_w * self.down + left - (self.up - 1),
@@ -141,6 +143,7 @@ def _slopes_on_grid(states, shape, geometry: Geometry, dtype) -> torch.Tensor:
 
     Elements outside the stored grid get the positive slope; only zeros are multiplied there.
     """
+    # By state: positive, negative, clamped.
     table = torch.tensor([1.0, geometry.slope, 0.0], dtype=dtype, device=states.device)
     slopes = table[states.long()] * geometry.gain
     height, width = shape[-2:]

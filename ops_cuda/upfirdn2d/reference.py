@@ -54,6 +54,8 @@ class Resampling:
         out_w, out_h = self.output_size(width, height, f)
         fw, fh = filter_size(f)
         left, _, top, _ = self.padding
+        # Convolution becomes correlation and the factors swap. Padding on the right also covers the
+        # samples that decimation dropped.
         padding = (
             fw - left - 1,
             width * self.up[0] - out_w * self.down[0] + left - self.up[0] + 1,
@@ -119,6 +121,7 @@ def _filter_2d(x: torch.Tensor, f: torch.Tensor, spec: Resampling) -> torch.Tens
         x = _transposed_convolution(x, taps, spec)
         return x if spec.down == (1, 1) else x[:, :, ::down_y, ::down_x]
     left, right, top, bottom = spec.padding
+    # Symmetric padding inside the convolution saves a copy of the image.
     symmetric = left == right >= 0 and top == bottom >= 0
     x = x if symmetric else F.pad(x, [left, right, top, bottom])
     padding = (top, left) if symmetric else 0

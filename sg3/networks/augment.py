@@ -207,6 +207,7 @@ class AugmentPipe(nn.Module):
             if strength == 0:
                 continue
             t = (draws.normal() * self.imgfilter_std).exp2()
+            # Amplifying a band attenuates all others, so that the expected power stays the same.
             t = draws.gated(t, 1, self.imgfilter * self.p * strength)
             bands = torch.ones_like(gains)
             bands[:, band] = t

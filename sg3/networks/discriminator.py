@@ -51,6 +51,7 @@ def minibatch_std(
     if c % num_channels:
         raise ValueError(f"mbstd_num_channels: got {num_channels}, expected a divisor of {c}")
     y = rearrange(x, "(g n) (f c) h w -> g n f c h w", g=group, f=num_channels)
+    # Population variance (divided by G); the epsilon keeps the gradient of the root finite.
     variance = (y - y.mean(dim=0)).square().mean(dim=0)
     y = (variance + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [N/G, F]
     return torch.cat([x, repeat(y, "n f -> (g n) f h w", g=group, h=h, w=w)], dim=1)
@@ -151,6 +152,7 @@ class DiscriminatorBlock(nn.Module):
             skips = self.architecture == "skip"
             img = downsample2d(img, self.resample_filter) if skips else None
         if self.architecture == "resnet":
+            # Both branches are scaled by √½, so that their sum keeps unit variance.
             y = self.skip(x, gain=RESIDUAL_GAIN)
             x = y + self.conv1(self.conv0(x), gain=RESIDUAL_GAIN)
         else:
@@ -290,6 +292,7 @@ class Discriminator(nn.Module):
         if c_dim > 0:
             options = {"num_layers": 8, "divide_bias": False, **(mapping_kwargs or {})}
             self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, w_avg_beta=None, **options)
+        # Named b4 for all image sizes, as in official files.
         self.b4 = DiscriminatorEpilogue(
             channels[start[0]],
             cmap_dim=cmap_dim if c_dim > 0 else 0,

@@ -127,6 +127,7 @@ class MappingNetwork(nn.Module):
             if z is None or z.ndim != 2 or z.shape[1] != self.z_dim:
                 got = None if z is None else tuple(z.shape)
                 raise ValueError(f"z: got shape {got}, expected [N, {self.z_dim}]")
+            # Only the direction of z matters: inputs lie on a hypersphere.
             parts.append(normalize_2nd_moment(z.to(torch.float32)))
         if self.c_dim > 0:
             if c is None or c.ndim != 2 or c.shape[1] != self.c_dim:

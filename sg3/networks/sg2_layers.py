@@ -110,6 +110,7 @@ class SynthesisLayer(nn.Module):
             return None
         if noise_mode == "const":
             return self.noise_const * self.noise_strength
+        # One noise image for all channels; only its strength is learned.
         shape = [x.shape[0], 1, self.size.height, self.size.width]
         return torch.randn(shape, device=x.device) * self.noise_strength
 

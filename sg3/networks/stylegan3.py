@@ -48,6 +48,7 @@ class SynthesisInput(nn.Module):
     def transforms(self, w: torch.Tensor) -> torch.Tensor:
         """Return matrices `[N, 3, 3]` from output to input coordinates: learned · `transform`."""
         t = self.affine(w)
+        # Makes (cos, sin) a unit vector. The translation is divided by the same norm.
         t = t / t[:, :2].norm(dim=1, keepdim=True)
         cos, sin, tx, ty = t.unbind(dim=1)
         one, zero = torch.ones_like(cos), torch.zeros_like(cos)
@@ -121,12 +122,14 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros([target.channels]))
         self.register_buffer("magnitude_ema", torch.ones([]))
 
+        # The nonlinearity runs at twice (`lrelu_upsampling`) the higher rate; ToRGB has none.
         rate = max(source.sampling_rate, target.sampling_rate)
         rate *= 1 if plan.is_torgb else lrelu_upsampling
         self.up_factor = round(rate / source.sampling_rate)
         self.down_factor = round(rate / target.sampling_rate)
         up_taps = filter_size * self.up_factor if self._resamples(self.up_factor) else 1
         down_taps = filter_size * self.down_factor if self._resamples(self.down_factor) else 1
+        # Critically sampled layers keep separable filters in configuration R, too.
         radial = use_radial_filters and not plan.is_critically_sampled
         up_filter = design_lowpass_filter(up_taps, source.cutoff, source.half_width * 2, rate)
         down_filter = design_lowpass_filter(
@@ -162,6 +165,8 @@ class SynthesisLayer(nn.Module):
         update_emas: bool = False,
     ) -> torch.Tensor:
         """`x` `[N, in_channels, H, W]`, `w` `[N, w_dim]` → `[N, out_channels, H', W']`."""
+        # The mean square of the input is tracked during training and constant afterwards; unlike
+        # instance normalisation, it does not depend on the image.
         if update_emas:
             mean = x.detach().to(torch.float32).square().mean()
             self.magnitude_ema.copy_(mean.lerp(self.magnitude_ema, self.magnitude_ema_beta))
@@ -180,6 +185,7 @@ class SynthesisLayer(nn.Module):
             input_gain=self.magnitude_ema.rsqrt(),
             conv_dtype=self.conv_dtype,
         )
+        # gain √2 restores the variance that the leaky ReLU takes away; for ToRGB it is linear.
         return filtered_lrelu(
             x,
             fu=self.up_filter,

@@ -1,5 +1,6 @@
 """`sg3.save` and `sg3.load`: round trips, atomic files, one-line errors."""
 
+import doctest
 import json
 import resource
 import shutil
@@ -16,6 +17,7 @@ from sg3.checkpoints.networks import assemble
 from sg3.checkpoints.safetensors_io import KEEP_FP32
 from sg3.errors import UserError
 from sg3.files import ALIGNMENT_BYTES, aligned
+from sg3.networks import build_network
 
 GOLDEN = repository.GOLDEN
 
@@ -174,6 +176,13 @@ def test_assembling_checks_types():
         assemble("G_ema", "transformer", {}, {})
     with pytest.raises(UserError, match="arguments of stylegan3"):
         assemble("G_ema", "stylegan3", {"z_dim": 4}, {})
+
+
+@pytest.mark.parametrize("function", [sg3.load, sg3.save, build_network])
+def test_examples_in_docstrings_run(function, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = doctest.DocTestFinder(recurse=False).find(function, function.__name__)
+    assert doctest.DocTestRunner().run(example).failed == 0 and example.examples
 
 
 def test_misaligned_tensors_are_copied():
