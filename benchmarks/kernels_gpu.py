@@ -151,11 +151,11 @@ def timed_parts(layer: Layer) -> dict[str, tuple[Callable[[], object], int]]:
     last = x.contiguous(memory_format=torch.channels_last)
 
     def strided() -> torch.Tensor:
-        before, path.MOST_STRIDED_CHANNELS = path.MOST_STRIDED_CHANNELS, layer.channels
+        before, path.MAX_STRIDED_CHANNELS = path.MAX_STRIDED_CHANNELS, layer.channels
         try:
             return path.forward(last, fu, fd, b, geometry)
         finally:
-            path.MOST_STRIDED_CHANNELS = before
+            path.MAX_STRIDED_CHANNELS = before
 
     return {
         "forward": (lambda: path.forward(x, fu, fd, b, geometry), moved),

@@ -21,7 +21,7 @@ from nada.spectrum import SpectralChange, spectral_change
 from nada.state import write_state
 from nada.stop_rule import Check
 from sg3.checkpoints import Networks, save
-from sg3.checkpoints.delta import apply_deltas, difference, kept_share, save_delta
+from sg3.checkpoints.delta import apply_deltas, difference, kept_fraction, save_delta
 from sg3.errors import UserError
 from sg3.files import prepare_folder, write_text
 from sg3.media import VideoWriter, contact_sheet, image_grid, save_png, to_uint8
@@ -169,7 +169,7 @@ class Recording:
         watch.checks = []
         check = watch.measure(adaptation.index, after)
         spectrum = spectral_change(self._before, after)
-        kept = kept_share(delta, adaptation.source, adaptation.G_ema)
+        kept = kept_fraction(delta, adaptation.source, adaptation.G_ema)
         return Outcome(adaptation.index, adaptation.reason, check, spectrum, kept)
 
     def _sheet(self, after: torch.Tensor) -> np.ndarray:

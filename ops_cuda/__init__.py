@@ -1,6 +1,7 @@
-"""Signal-processing operators of StyleGAN: one definition each, one gradient formula for all paths.
+"""Signal-processing operators of StyleGAN, each with a reference implementation in plain PyTorch.
 
-The definitions in plain PyTorch are the specification; fast paths compute the same numbers.
+The reference implementation is the specification. Fast paths (Numba on CPUs, Triton on GPUs)
+compute the same values; all paths of an operator share one gradient formula.
 """
 
 from ops_cuda.bias_act import bias_act

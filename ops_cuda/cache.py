@@ -1,4 +1,4 @@
-"""The folder for what is made or fetched once and kept: downloads, compiled loops."""
+"""The cache folder: downloads, compiled loops."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """`$SG3_CACHE_DIR`, or `~/.cache/sg3`."""
+    """Return `$SG3_CACHE_DIR`, or `~/.cache/sg3` if it is not set."""
     return Path(os.environ.get("SG3_CACHE_DIR") or Path.home() / ".cache" / "sg3").expanduser()

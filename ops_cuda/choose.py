@@ -1,8 +1,9 @@
-"""Which path computes an operator: the fast one of the device, if it computes the definition.
+"""Dispatch of operators: the fast path of the device, if it agrees with the reference.
 
-`SG3_OPS` says `auto` (the default), `reference` (the definition everywhere), `cpu` or `triton`
-(only that fast path). Each fast path is compared with the definition once per process, on a
-small input; one that differs or fails is left out with a warning, and `report` says why.
+`SG3_OPS` selects the paths: `auto` (default), `reference` (no fast paths), `cpu` or `triton`
+(only that fast path). Each fast path is compared with the reference implementation once per
+process, on a small input. A path that fails or differs is disabled with a warning; `report` gives
+the reason.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import torch
 
 CHOICES = ("auto", "reference", "cpu", "triton")
 TOLERANCE = 1e-5
-#: Every operator that has fast paths, in the order of their import.
+#: All operators with fast paths, in import order.
 OPERATORS: list[Operator] = []
 
 
 def wanted() -> str:
-    """The value of SG3_OPS. Raises ValueError if it is none of `CHOICES`."""
+    """Return the value of SG3_OPS. Raises ValueError if it is not one of `CHOICES`."""
     value = os.environ.get("SG3_OPS", "auto") or "auto"
     if value not in CHOICES:
         raise ValueError(f"SG3_OPS: got {value!r}, expected {', '.join(CHOICES)}")
@@ -29,16 +30,19 @@ def wanted() -> str:
 
 
 def _permits(choice: str, path: str) -> bool:
-    """`cpu` stands for every path whose name begins so."""
+    """Whether SG3_OPS=`choice` allows `path`; `cpu` also allows `cpu-torch`."""
     return choice == "auto" or path.split("-")[0] == choice
 
 
 class Operator:
-    """An operator and the paths that can compute it.
+    """An operator and its implementations ("paths").
 
-    `paths`: name → module; "reference" is the definition. A fast path has `DEVICE_TYPE`,
-    `DTYPES` and `missing()`, which returns why it cannot be had here, or nothing.
-    `check(path, device)` is the largest relative error of `path` on a small input.
+    Args:
+        name: name of the operator, for messages.
+        paths: name → module. "reference" is the reference implementation. A fast path defines
+            `DEVICE_TYPE`, `DTYPES` and `missing()`, which returns why the path is unavailable
+            on this machine, or an empty string.
+        check: `check(path, device)` returns the largest relative error of a path on a small input.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class Operator:
         OPERATORS.append(self)
 
     def path(self, device_type: str, dtype: torch.dtype) -> str:
-        """Name of the path for tensors of this kind."""
+        """Return the name of the path for tensors of this device type and dtype."""
         permitted = wanted()
         for name, path in self.paths.items():
             if name == "reference" or not _permits(permitted, name):
@@ -63,15 +67,15 @@ class Operator:
         return "reference"
 
     def verdict(self, name: str) -> str:
-        """Empty when the path agrees with the definition, else the reason; warns once."""
+        """Return why a path is disabled, or "" if it agrees with the reference. Warns once."""
         if name not in self._verdicts:
             path = self.paths[name]
             try:
                 error = self._check(path, torch.device(path.DEVICE_TYPE))
-            except Exception as problem:  # a failed build, a missing driver: nothing a user did
+            except Exception as problem:  # failed build, missing driver, …: fall back, never crash
                 reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
             else:
-                reason = "" if error < TOLERANCE else f"differs from the definition by {error:.1e}"
+                reason = "" if error < TOLERANCE else f"differs from the reference by {error:.1e}"
             if reason:
                 text = f"{self.name}: the {name} path is not used ({reason})"
                 warnings.warn(text, stacklevel=3)
@@ -79,7 +83,7 @@ class Operator:
         return self._verdicts[name]
 
     def report(self) -> dict[str, str]:
-        """Fast path → whether it is in use, and why not."""
+        """Return the status of each fast path by name."""
         found, permitted = {}, wanted()
         for name, path in self.paths.items():
             if name == "reference":
@@ -87,24 +91,25 @@ class Operator:
             if path.missing():
                 found[name] = f"not available: {path.missing()}"
             elif not _permits(permitted, name):
-                found[name] = f"switched off by SG3_OPS={permitted}"
+                found[name] = f"disabled by SG3_OPS={permitted}"
             else:
                 reason = self.verdict(name)
-                found[name] = f"not used: {reason}" if reason else "agrees with the definition"
+                found[name] = f"not used: {reason}" if reason else "agrees with the reference"
         return found
 
 
 def constant_when_compiled(function: Callable) -> Callable:
-    """Let `torch.compile` call `function` once and keep its result.
+    """Decorator: `torch.compile` evaluates `function` once, at trace time.
 
-    What `torch.compiler.assume_constant_result` does, which imports torch._dynamo for 1.7 s.
+    Equivalent to `torch.compiler.assume_constant_result`, without importing torch._dynamo, which
+    takes 1.7 s.
     """
-    function._dynamo_marked_constant = True
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
 def relative_error(results: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """Largest difference of any pair over its expected maximum; infinite for NaN."""
+    """Return the maximum over pairs of `max|result − expected| / max|expected|`; inf for NaN."""
     errors = [
         float((a - e).abs().max() / e.abs().max()) for a, e in zip(results, expected, strict=True)
     ]
@@ -112,7 +117,7 @@ def relative_error(results: list[torch.Tensor], expected: list[torch.Tensor]) ->
 
 
 def report() -> dict[str, str]:
-    """`operator, path` → whether it is in use here; compares each with the definition."""
+    """Return "operator, path" → status. Compares each fast path with the reference."""
     return {
         f"{operator.name}, {name}": state
         for operator in OPERATORS

@@ -1,8 +1,8 @@
-"""Compile every GPU kernel in use, without a GPU: `python -m ops_cuda.compile_kernels`.
+"""Compile all GPU kernels without a GPU: `python -m ops_cuda.compile_kernels`.
 
-The operators' own host code runs on small CPU tensors with the shapes of real layers; what it
-would launch is compiled for each architecture. Registers, shared memory and spills come from the
-machine code. Writes the table in docs/KERNELS.md.
+Runs the operators' host code on small CPU tensors with the shapes of real layers, records the
+kernel launches and compiles them for each architecture. Reads registers, shared memory and spills
+from the machine code and writes the table in docs/KERNELS.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ops_cuda.upfirdn2d.reference import Resampling
 
 ARCHITECTURES = (80, 90, 100)
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "KERNELS.md"
-#: What follows this line in the document is written here.
+#: Everything below this line of the document is generated.
 MARKER = "<!-- written by make kernels -->"
 POINTERS = {
     torch.float32: "*fp32",
@@ -42,8 +42,8 @@ POINTERS = {
     torch.uint8: "*u8",
 }
 SHORT = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-#: Layers of StyleGAN3 at 256² and 1024²: up, down, radial, padding, input size. Channels do not
-#: matter to compilation, nor do sizes beyond their alignment.
+#: Layers of StyleGAN3 at 256² and 1024²: up, down, radial, padding, input size. The number of
+#: channels does not affect compilation; sizes only through their alignment.
 LAYERS = {
     "T, up 2": (2, 2, False, (9, 8, 9, 8), 150),
     "T, up 4": (4, 2, False, (-6, -9, -6, -9), 86),
@@ -54,7 +54,7 @@ LAYERS = {
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel with the arguments that host code gave it."""
+    """A recorded kernel launch: the kernel, its arguments and launch options."""
 
     kernel: Any
     arguments: dict[str, Any]
@@ -63,7 +63,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled kernel needs per thread (registers, spills) and per program (shared)."""
+    """Resources of a compiled kernel: per thread (registers, spills), per program (shared)."""
 
     registers: int
     spills: int  # instructions that store to or load from local memory
@@ -76,7 +76,7 @@ class Resources:
 
 
 class _Recorder:
-    """Stands in for a kernel and remembers its launches."""
+    """Stand-in for a kernel that records launches instead of running them."""
 
     def __init__(self, kernel, launches: list[Launch]):
         self.kernel, self.launches = kernel, launches
@@ -95,7 +95,7 @@ class _Recorder:
 
 @contextmanager
 def recorded(module: ModuleType, name: str) -> Iterator[list[Launch]]:
-    """What host code would launch as `module.name`, instead of launching it."""
+    """Record the launches of kernel `module.name` within the block instead of running them."""
     launches: list[Launch] = []
     kernel = getattr(module, name)
     setattr(module, name, _Recorder(kernel, launches))
@@ -106,7 +106,7 @@ def recorded(module: ModuleType, name: str) -> Iterator[list[Launch]]:
 
 
 def _source(launch: Launch) -> ASTSource:
-    """Types and specialisations as Triton finds them at a launch: 1, None, multiples of 16."""
+    """Return the source with the specialisations of a real launch: 1, None, multiples of 16."""
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(launch.kernel.params):
         value = launch.arguments[parameter.name]
@@ -128,7 +128,7 @@ def _source(launch: Launch) -> ASTSource:
 
 
 def compiled(launch: Launch, architecture: int) -> Resources:
-    """Compile for `sm_<architecture>` and read the machine code."""
+    """Compile for `sm_<architecture>` and return the resources found in the machine code."""
     target = GPUTarget("cuda", architecture, 32)
     result = triton.compile(_source(launch), target=target, options=launch.options)
     tool = triton.knobs.nvidia.cuobjdump.path
@@ -139,8 +139,10 @@ def compiled(launch: Launch, architecture: int) -> Resources:
             subprocess.run([tool, option, file.name], capture_output=True, text=True).stdout
             for option in ("-res-usage", "-sass")
         )
+    registers = re.search(r"REG:(\d+)", usage)
+    assert registers, f"{tool} reported no register count"
     return Resources(
-        int(re.search(r"REG:(\d+)", usage)[1]),
+        int(registers[1]),
         len(re.findall(r"\b(?:STL|LDL)\b", code)),
         result.metadata.shared,
         len(re.findall(r"\b(?:HMMA|HGMMA|UTCHMMA|UTCQMMA)\b", code)),
@@ -148,11 +150,12 @@ def compiled(launch: Launch, architecture: int) -> Resources:
 
 
 def filtered_lrelu_launches(layer: str, dtype: torch.dtype) -> dict[str, Launch]:
-    """Forward (of a scaled input too), forward with states, gradient of one of `LAYERS`."""
+    """Launches of one of `LAYERS`: forward, forward with `scale`, with states, gradient."""
     up, down, radial, padding, size = LAYERS[layer]
     fu, fd = torch.rand(6 * up), torch.rand(6 * down)
     if radial:
-        fd = sum(torch.rand(6 * down).outer(torch.rand(6 * down)) for _ in range(3))
+        terms = [torch.rand(6 * down).outer(torch.rand(6 * down)) for _ in range(3)]
+        fd = torch.stack(terms).sum(0)
     geometry = Geometry(up, down, padding, 2**0.5, 0.2, 256.0, False)
     x, b = torch.zeros([1, 2, size, size], dtype=dtype), torch.zeros(2)
     with recorded(filtered_lrelu_path.triton_kernel, "filtered_lrelu_kernel") as launches:
@@ -165,10 +168,10 @@ def filtered_lrelu_launches(layer: str, dtype: torch.dtype) -> dict[str, Launch]
 
 
 def upfirdn2d_launches(up: int, down: int, taps: int, separable: bool, dtype) -> dict[str, Launch]:
-    """Contiguous and channels-last, as in discriminators and augmentations."""
+    """Launches for contiguous and channels-last inputs, as in discriminators and augmentation."""
     f = torch.rand(taps) if separable else torch.rand(taps, taps)
     spec = Resampling((up, up), (down, down), (taps // 2,) * 4, False, 1.0)
-    found = {}
+    found: dict[str, Launch] = {}
     for name, memory_format in [
         ("contiguous", torch.contiguous_format),
         ("channels-last", torch.channels_last),
@@ -181,7 +184,7 @@ def upfirdn2d_launches(up: int, down: int, taps: int, separable: bool, dtype) ->
 
 
 def bias_act_launches(act: str, dtype: torch.dtype) -> dict[str, Launch]:
-    """Values and both derivatives."""
+    """Launches of the forward pass and of both derivatives."""
     x, b = torch.zeros([1, 16, 64, 64], dtype=dtype), torch.zeros(16)
     settings = (1, act, 0.2, 2**0.5, 256.0)
     with recorded(bias_act_path, "bias_act_kernel") as launches:
@@ -192,7 +195,7 @@ def bias_act_launches(act: str, dtype: torch.dtype) -> dict[str, Launch]:
 
 
 def configurations() -> dict[str, Callable[[torch.dtype], dict[str, Launch]]]:
-    """Name → launches for a dtype: every configuration in use."""
+    """Return all configurations in use: name → function from dtype to launches."""
     found: dict[str, Callable] = {
         f"filtered_lrelu, {layer}": partial(filtered_lrelu_launches, layer) for layer in LAYERS
     }
@@ -211,7 +214,7 @@ def configurations() -> dict[str, Callable[[torch.dtype], dict[str, Launch]]]:
 
 
 def table() -> tuple[list[str], int]:
-    """Rows of the table, and how many compiled kernels spill; prints each row."""
+    """Return the rows of the table and the number of kernels that spill. Prints each row."""
     rows, spilling = [], 0
     for name, launches in configurations().items():
         for dtype in SHORT:
@@ -225,12 +228,12 @@ def table() -> tuple[list[str], int]:
 
 
 def main() -> int:
-    """Compile all, write the document; the exit status is 1 if anything spills."""
+    """Compile all kernels and write the document. Returns exit status 1 if any kernel spills."""
     columns = ["kernel", "part", "dtype", *(f"sm_{each}" for each in ARCHITECTURES)]
     head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     print("\n".join(head))
     rows, spilling = table()
-    verdict = f"{spilling} of them spill." if spilling else "None spills."
+    verdict = f"{spilling} of them spill." if spilling else "No spills."
     summary = (
         f"Triton {triton.__version__}; {len(rows) * len(ARCHITECTURES)} kernels compiled. {verdict}"
     )

@@ -1,4 +1,4 @@
-"""`conv2d_resample`: a 2-D convolution with up- or downsampling in between (REFERENCE.md §1.6)."""
+"""`conv2d_resample`: 2-D convolution combined with up- or downsampling (REFERENCE.md §1.6)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 from ops_cuda.fir import as_padding, filter_size
 from ops_cuda.upfirdn2d import upfirdn2d
@@ -21,11 +22,22 @@ def conv2d_resample(
     groups: int = 1,
     flip_weight: bool = True,
 ) -> torch.Tensor:
-    """Upsample `x` `[N, I, H, W]` by `up`, convolve with `w` `[O, I/groups, k, k]`, downsample.
+    """Upsample `x`, convolve with `w`, downsample (REFERENCE.md §1.6).
 
-    `f` is the low-pass filter of both resamplings. `padding` refers to the upsampled image.
-    `flip_weight=True` correlates (as `torch.conv2d`), False convolves. Returns `[N, O, H', W']`.
-    Source: REFERENCE.md §1.6; the order of the steps is chosen for speed, the value is the same.
+    The steps run in whichever order is fastest; the result does not depend on it.
+
+    Args:
+        x: `[N, I, H, W]`.
+        w: weights `[O, I/groups, k, k]`.
+        f: low-pass filter of both resampling steps, or None.
+        up: upsampling factor.
+        down: downsampling factor.
+        padding: relative to the upsampled image; a number, (x, y) or (left, right, top, bottom).
+        groups: number of convolution groups.
+        flip_weight: True correlates (as `torch.conv2d`), False convolves.
+
+    Returns:
+        `[N, O, H', W']`.
     """
     if x.ndim != 4 or w.ndim != 4:
         raise ValueError(
@@ -35,6 +47,7 @@ def conv2d_resample(
     fw, fh = filter_size(f)
     kernel_h, kernel_w = w.shape[2:]
     left, right, top, bottom = as_padding(padding)
+    # Extra padding that centres the resampling filter: sizes become H·up/down exactly.
     if up > 1:
         left, right = left + (fw + up - 1) // 2, right + (fw - up) // 2
         top, bottom = top + (fh + up - 1) // 2, bottom + (fh - up) // 2
@@ -46,6 +59,7 @@ def conv2d_resample(
     if not flip_weight:
         w = w.flip([2, 3])
 
+    # A 1×1 convolution commutes with resampling: do it where the image is smallest.
     if pointwise and down > 1 and up == 1:
         return F.conv2d(upfirdn2d(x, f, down=down, padding=pads), w, groups=groups)
     if pointwise and up > 1 and down == 1:
@@ -62,17 +76,14 @@ def conv2d_resample(
 
 
 def _upsampling_conv(x, w, f, up, pads, groups):
-    """Zero insertion, convolution and filter commute: a strided transposed conv, then `f`."""
-    out_channels, in_per_group, kernel_h, kernel_w = w.shape
-    if groups == 1:
-        w = w.transpose(0, 1)
-    else:
-        w = w.reshape(groups, out_channels // groups, in_per_group, kernel_h, kernel_w)
-        w = w.transpose(1, 2).reshape(
-            groups * in_per_group, out_channels // groups, kernel_h, kernel_w
-        )
-    # The transposed convolution is the "full" one: it grows by k − 1 on each side, and lacks the
-    # up − 1 zeros that zero insertion leaves after the last sample.
+    """Upsample by a strided transposed convolution, then apply `f`.
+
+    Convolution and filter commute, so the zeros of the upsampled image are never multiplied.
+    """
+    kernel_h, kernel_w = w.shape[2:]
+    w = rearrange(w, "(g o) i kh kw -> (g i) o kh kw", g=groups)
+    # A transposed convolution returns the full convolution: k − 1 more pixels on each side, but
+    # without the up − 1 zeros that zero insertion leaves after the last sample.
     left, right, top, bottom = pads
     grown = [
         left - (kernel_w - 1),

@@ -1,4 +1,4 @@
-"""FIR filters: preparation, sizes and paddings shared by the resampling operators."""
+"""FIR filters: setup, and arguments common to all resampling operators."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-#: 1-D filters with at least this many taps stay separable in `setup_filter` (REFERENCE.md §1.2).
+#: `setup_filter` keeps 1-D filters separable from this number of taps on (REFERENCE.md §1.2).
 SEPARABLE_MIN_TAPS = 8
 
 
@@ -20,9 +20,19 @@ def setup_filter(
 ) -> torch.Tensor:
     """Prepare a FIR filter for `upfirdn2d` and `filtered_lrelu` (REFERENCE.md §1.2).
 
-    Takes a scalar, a 1-D or 2-D list/tensor, or None (the identity). Returns float32, `[taps]`
-    when separable and `[taps_y, taps_x]` otherwise, with sum `gain` as a 2-D filter.
-    Raises ValueError for other shapes.
+    Args:
+        f: scalar, 1-D or 2-D list or tensor, or None (identity).
+        device: device of the result.
+        normalize: scale the taps to sum 1.
+        flip_filter: reverse the taps.
+        gain: sum of the normalised filter, as a 2-D filter.
+        separable: keep a 1-D filter separable; None: from `SEPARABLE_MIN_TAPS` taps on.
+
+    Returns:
+        float32 `[taps]` if separable, else `[taps_y, taps_x]`.
+
+    Raises:
+        ValueError: `f` has more than two axes or no taps.
     """
     f = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
     if f.ndim > 2 or f.numel() == 0:
@@ -43,7 +53,7 @@ def setup_filter(
 
 
 def filter_size(f: torch.Tensor | None) -> tuple[int, int]:
-    """Taps `(width, height)` of a filter; None counts as 1 by 1."""
+    """Return the number of taps `(width, height)` of a filter; None counts as 1×1."""
     if f is None:
         return 1, 1
     if f.ndim not in (1, 2):
@@ -52,7 +62,7 @@ def filter_size(f: torch.Tensor | None) -> tuple[int, int]:
 
 
 def as_pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
-    """A factor as `(x, y)`; one number stands for both axes."""
+    """Return a factor as `(x, y)`; a single number applies to both axes."""
     x, y = (value, value) if isinstance(value, int) else (int(v) for v in value)
     if x < 1 or y < 1:
         raise ValueError(f"{name}: got {value}, expected factors of at least 1")
@@ -60,7 +70,7 @@ def as_pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
 
 
 def as_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
-    """Padding as `(left, right, top, bottom)`; a pair is (x, y); negative numbers crop."""
+    """Return padding as `(left, right, top, bottom)`; a pair is (x, y); negative values crop."""
     if isinstance(padding, int):
         padding = [padding]
     padding = [int(p) for p in padding]
@@ -76,7 +86,7 @@ def as_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def memory_format_of(x: torch.Tensor) -> torch.memory_format:
-    """What an operator's result has: channels-last for a channels-last `x`, else contiguous."""
+    """Return the memory format of a result: channels-last if `x` is, else contiguous."""
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format

@@ -1,11 +1,13 @@
-"""Numba, where there is one: loops are compiled once and kept in the toolkit's cache folder."""
+"""Numba, if installed: loops are compiled once and stored in the cache folder of the toolkit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ops_cuda.cache import cache_dir
 
+numba: Any
 try:
     import numba
 except ImportError:
@@ -13,21 +15,23 @@ except ImportError:
 
 
 def missing() -> str:
-    """Why loops cannot be compiled here, or nothing."""
+    """Return why loops cannot be compiled on this machine, or "" if they can."""
     return "" if numba is not None else "Numba is not installed"
 
 
 def compiled(**options) -> Callable[[Callable], Callable]:
-    """`numba.njit(nogil=True, cache=True, **options)` with our cache folder; without Numba nothing.
+    """Decorator: `numba.njit(nogil=True, cache=True, **options)` with the toolkit's cache folder.
 
-    `_nrt=False` leaves out reference counts: a slice then costs 1 ns instead of 20, and a row of
-    a picture has fifty of them. It is for functions that allocate nothing.
+    Without Numba the function is returned as it is. `_nrt=False` disables reference counting: a
+    slice then costs 1 ns instead of 20, and one image row takes fifty. Only functions that
+    allocate nothing may use it.
     """
 
     def decorate(function: Callable) -> Callable:
         if numba is None:
             return function
-        # Numba reads its setting when it decorates; others' functions keep theirs.
+        # Numba reads this setting when it decorates. Restore it, so that functions of other
+        # packages keep their cache folder.
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = before or str(cache_dir() / "numba")
         try:

@@ -1,4 +1,4 @@
-"""What fast paths share: filters as sums of separable ones, threads over independent work."""
+"""Helpers of the fast paths: separable decomposition of filters, and threads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ import torch
 def separable_terms(
     f: torch.Tensor | None, flip_filter: bool, gain: float = 1, smallest: float = 1e-7
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Correlation taps of `f` per axis, float64 `[terms, taps_x]` and `[terms, taps_y]`.
+    """Decompose `f` into a sum of separable filters, as taps of a correlation.
 
-    The filter is the sum over terms of the outer products of y and x, times the overall `gain`.
-    Singular values below `smallest` of the largest are left out. Do not write to the arrays.
+    Args:
+        f: filter `[taps]`, `[taps_y, taps_x]` or None (identity).
+        flip_filter: False: the filter is to be convolved, so its taps are reversed.
+        gain: overall gain.
+        smallest: singular values below this fraction of the largest are dropped.
+
+    Returns:
+        float64 `[terms, taps_x]` and `[terms, taps_y]`. The filter is the sum over terms of the
+        outer products of y and x. The arrays are cached: do not write to them.
     """
     if f is None:
         f = torch.ones(1)
@@ -26,7 +33,7 @@ def separable_terms(
 
 
 def decomposed(f: np.ndarray, smallest: float) -> tuple[np.ndarray, np.ndarray]:
-    """A filter as a sum of separable ones, `[terms, taps_x]` and `[terms, taps_y]`."""
+    """Decompose a filter into separable terms by SVD: `[terms, taps_x]` and `[terms, taps_y]`."""
     if f.ndim == 1:
         return f[None], f[None]
     u, sigma, v = np.linalg.svd(f, full_matrices=False)
@@ -44,9 +51,13 @@ def _terms(taps: bytes, shape: tuple[int, ...], flip_filter: bool, gain: float, 
 
 
 def in_parallel(kernel: Callable[..., None], count: int, arguments: tuple, parts: int) -> None:
-    """`kernel(first, last, *arguments)` over 0 … `count`, in at most `parts` pieces.
+    """Call `kernel(first, last, *arguments)` on a partition of `range(count)`, in threads.
 
-    As many pieces at a time as torch uses threads; the kernel has to release the GIL.
+    Args:
+        kernel: must release the GIL.
+        count: number of work items.
+        arguments: further arguments of every call.
+        parts: maximum number of pieces; never more than torch uses threads.
     """
     parts = min(torch.get_num_threads(), count, parts)
     if parts <= 1:

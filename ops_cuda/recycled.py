@@ -1,6 +1,9 @@
-"""Memory of large results, used again: a fresh page costs more than the numbers written to it.
+"""Recycled memory for large CPU results.
 
-The C library returns large blocks to the system, and the next one costs a page fault per 4 KiB.
+glibc returns large freed blocks to the system, and touching the next one costs a page fault per
+4 KiB, more than the values written to it. This module keeps freed results of the operators for
+later ones. It only reads statistics of the allocator and changes no setting of the process;
+`sg3.allocator.keep_large_blocks` does, for programs that want it.
 """
 
 from __future__ import annotations
@@ -14,42 +17,42 @@ from functools import cached_property
 
 import torch
 
-#: Smaller results the C library reuses by itself.
+#: Smaller results come from torch: the C library reuses those.
 LARGE_BYTES = 8 << 20
-#: How much may lie idle; what came back first goes first.
+#: Maximum size of all idle blocks; the oldest are released first.
 IDLE_BYTES = 1 << 30
-#: A block is not taken for less than this share of it.
-LEAST_SHARE = 0.5
+#: A block is only reused for results that fill at least this fraction of it.
+MIN_FILL = 0.5
 
 
 class Recycler:
-    """Hands out memory that comes back when the last tensor on it is gone."""
+    """Pool of large blocks; a block returns when the last tensor that uses it is freed."""
 
     def __init__(self, idle_bytes: int = IDLE_BYTES) -> None:
         self.idle_bytes = idle_bytes
         self._idle: tuple[torch.Tensor, ...] = ()  # bytes, oldest first
-        self._lock = threading.RLock()  # a collection of garbage may come back in while we hold it
+        self._lock = threading.RLock()  # reentrant: garbage collection may call `_give_back` here
 
     @cached_property
     def needed(self) -> bool:
-        """Whether a freed block costs page faults again: not where the C library keeps it."""
-        return _is_mapped(64 << 20)  # the limit of what it keeps moves up to 32 MiB
+        """Whether recycling pays: the C library returns large freed blocks to the system."""
+        return _is_mapped(64 << 20)  # glibc's dynamic threshold grows up to 32 MiB
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """As `torch.empty` on the CPU: the numbers are whatever was there."""
+        """`torch.empty` on the CPU, from recycled memory where that pays."""
         num_bytes = math.prod(shape) * dtype.itemsize
         if num_bytes < LARGE_BYTES or not self.needed:
             return torch.empty(shape, dtype=dtype)
         block = self._take(num_bytes)
         lease = block[:num_bytes].view(dtype).view(shape).numpy()
-        # torch holds `lease`, and that alone, until nothing uses the storage any more.
+        # torch holds `lease`, and nothing else does, until the storage is freed.
         weakref.finalize(lease, self._give_back, block).atexit = False
         return torch.from_numpy(lease)
 
     def _take(self, num_bytes: int) -> torch.Tensor:
-        """The smallest idle block that fits, or a new one."""
+        """Return the smallest idle block that fits, or a new one."""
         with self._lock:
-            fits = [b for b in self._idle if LEAST_SHARE * len(b) <= num_bytes <= len(b)]
+            fits = [b for b in self._idle if MIN_FILL * len(b) <= num_bytes <= len(b)]
             if not fits:
                 return torch.empty([num_bytes], dtype=torch.uint8)
             block = min(reversed(fits), key=len)
@@ -75,7 +78,10 @@ class _MallInfo(ctypes.Structure):
 
 
 def _is_mapped(num_bytes: int) -> bool:
-    """Whether glibc maps such a block for itself, to unmap it when it is freed; true elsewhere."""
+    """Whether glibc maps a block of this size separately and unmaps it when it is freed.
+
+    True if unknown (other C libraries). `mallinfo2` only reads statistics.
+    """
     try:
         info = ctypes.CDLL(None).mallinfo2
     except (OSError, AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""Whether the Triton paths can be used here."""
+"""Availability of the Triton paths."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 
 try:
     from triton import knobs
-except ImportError:  # not on Windows and macOS; `knobs` came with Triton 3.4
+except ImportError:  # Triton has no wheels for Windows and macOS; `knobs` came with 3.4
     knobs = None
 
-LEAST_CAPABILITY = (8, 0)
+MIN_CAPABILITY = (8, 0)
 
 
 def missing() -> str:
-    """Why there is no Triton path here; empty if there is one, or its interpreter."""
+    """Return why the Triton paths are unavailable, or "" if they (or the interpreter) can run."""
     if knobs is None:
         return "Triton 3.4 or newer is not installed"
     if knobs.runtime.interpret:
         return ""
     if torch.version.hip is not None or not torch.cuda.is_available():
-        return "there is no CUDA device"
+        return "no CUDA device found"
     found = torch.cuda.get_device_capability()
-    return "" if found >= LEAST_CAPABILITY else f"compute capability 8.0 is needed, this is {found}"
+    return "" if found >= MIN_CAPABILITY else f"needs compute capability 8.0, found {found}"

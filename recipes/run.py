@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from sg3.allocator import keep_large_blocks
 from sg3.cli.main import errors_in_one_line
 from sg3.cli.options import debug_option, option, outdir_option
 from sg3.cli.train import run_training
@@ -177,4 +178,5 @@ def main(
     losses: Mapping[str, type[GANLoss]] | None = None,
 ) -> None:
     """Run `recipe_command` as the program `python -m NAME`."""
+    keep_large_blocks()
     recipe_command(doc, variants, losses)(prog_name=f"python -m {name}")

@@ -1,4 +1,14 @@
-"""Keep freed memory in the process: large temporaries otherwise cost a page fault per 4 KiB."""
+"""Opt-in setting of the C library's allocator: keep freed memory in the process.
+
+glibc returns large freed blocks to the system, so that each large temporary costs a page fault per
+4 KiB: on a CPU a large fraction of a training or steering step (docs/PERFORMANCE.md).
+
+`keep_large_blocks` changes the allocator of the whole process, so the library never calls it. The
+program `sg3` does; other programs can, once, at their start:
+
+    from sg3.allocator import keep_large_blocks
+    keep_large_blocks()
+"""
 
 from __future__ import annotations
 
@@ -9,9 +19,14 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def keep_large_blocks() -> bool:
-    """Ask glibc to reuse large blocks instead of returning them to the system.
+    """Make glibc reuse large freed blocks instead of returning them to the system.
 
-    True where it took effect; other C libraries are left as they are.
+    Affects all allocations of the process until it ends, including other libraries'. Steps on a
+    CPU get faster; the process keeps its peak memory. `ops_cuda.recycled` notices it and stops
+    recycling.
+
+    Returns:
+        True if it took effect; False with other C libraries, where it does nothing.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,8 +1,8 @@
-"""The error that a user can mend."""
+"""The exception for invalid user input."""
 
 
 class UserError(ValueError):
-    """Bad input: one line that says what was got, what was expected, and what to do.
+    """Invalid input. The message is one line: argument, value, what was expected, what to do.
 
-    The command line prints the message alone and exits with status 2.
+    The command line prints only the message and exits with status 2.
     """

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Atomic file writing, and checks of output folders."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sg3.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-ALIGNMENT_BYTES = 64  # of what torch allocates
+ALIGNMENT_BYTES = 64  # alignment of torch's CPU allocator
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it becomes `path` when the block succeeds.
+    """Yield a temporary path next to `path`, which is renamed to `path` if the block succeeds.
 
-    The data reach the disk before the name does; on an exception nothing is left behind.
-    The temporary name keeps the suffix, from which some writers choose their format.
+    The data are flushed to disk before the renaming. On an exception the temporary file is removed.
+    It has the suffix of `path`, since some writers choose their format by it.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
@@ -34,7 +34,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are ordinary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp creates private files
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -55,9 +55,9 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_tensors(
     path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
 ) -> None:
-    """Write `tensors`, wherever they lie, and `metadata` as safetensors, atomically.
+    """Write `tensors` (on any device) and `metadata` as safetensors, atomically.
 
-    Raises OSError where there is no room, as any other writer.
+    Raises OSError if the disk is full or not writable.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -92,19 +92,16 @@ def read_tensors(
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor where torch would put it; a copy if it lies where a file or numpy put it.
+    """Return `tensor` if its memory is aligned as torch aligns it, else a copy.
 
-    Matrix products round by where their factors lie (MKL on AMD processors): without this, a run
-    that goes on would differ in its last bits from the run that did not stop.
+    The rounding of matrix products depends on the alignment (MKL on AMD processors). Without this,
+    a resumed run would differ in the last bits from an uninterrupted one.
     """
     return tensor if tensor.data_ptr() % ALIGNMENT_BYTES == 0 else tensor.clone()
 
 
 def prepare_folder(path: str | os.PathLike) -> Path:
-    """Create the folder `path` and prove that it can be written to, before any work is done.
-
-    Raises UserError otherwise.
-    """
+    """Create the folder `path` and check that it is writable. Raises ValueError otherwise."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -112,24 +109,24 @@ def prepare_folder(path: str | os.PathLike) -> Path:
             pass
     except OSError as error:
         raise UserError(
-            f"folder {path}: cannot write there ({error.strerror}); choose another one"
+            f"folder {path}: cannot write there ({error.strerror}); choose another folder"
         ) from None
     return path
 
 
 def check_folder(path: str | os.PathLike) -> None:
-    """Raise UserError if the folder `path` cannot be made or written to; makes nothing."""
+    """Raise ValueError if the folder `path` cannot be created or written to. Creates nothing."""
     nearest = Path(path).absolute()
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise UserError(f"folder {path}: {nearest} is not a folder; choose another one")
+        raise UserError(f"folder {path}: {nearest} is not a folder; choose another folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"folder {path}: cannot write to {nearest}; choose another one")
+        raise UserError(f"folder {path}: cannot write to {nearest}; choose another folder")
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

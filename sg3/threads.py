@@ -1,8 +1,8 @@
-"""Threads on a machine that others use, too.
+"""OpenMP threads on shared machines.
 
-Small networks are many short parallel loops. At the end of each, threads wait for one another, by
-default in a busy loop. Where other work holds a core, the waiting threads burn the rest of the
-machine, and a step takes ten times as long or more (docs/PERFORMANCE.md).
+Small networks run many short parallel loops. At the end of each loop threads wait for each other,
+by default in a busy loop. If another process occupies a core, the waiting threads use up the other
+cores, and a step takes ten times as long or more (docs/PERFORMANCE.md).
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-#: How the OpenMP libraries of GNU and of Intel wait. Whoever set one of these has decided.
+#: Wait policy of the OpenMP libraries of GNU and Intel.
 WAITING = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-DECIDED = (*WAITING, "GOMP_SPINCOUNT")
+#: If one of these variables is set, the user has chosen a policy.
+USER_SETTINGS = (*WAITING, "GOMP_SPINCOUNT")
 
 
-def wait_politely() -> None:
-    """Let OpenMP threads sleep while they wait. Only works before torch is imported."""
-    if not any(name in os.environ for name in DECIDED):
+def use_passive_waiting() -> None:
+    """Make OpenMP threads sleep while they wait. Must be called before torch is imported.
+
+    It sets environment variables of the whole process, so only programs call it.
+    """
+    if not any(name in os.environ for name in USER_SETTINGS):
         os.environ.update(WAITING)
 
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """What all cores together have done since the machine started, and this process, in ticks."""
+    """CPU time since boot, in ticks: idle and total of all cores, and of this process."""
 
     idle: int
     total: int
@@ -31,7 +35,7 @@ class CpuTimes:
 
     @staticmethod
     def now() -> CpuTimes | None:
-        """None where the system does not say (anything but Linux)."""
+        """Return the current times; None on systems other than Linux."""
         try:
             with open("/proc/stat", encoding="ascii") as file:
                 ticks = [int(number) for number in file.readline().split()[1:9]]
@@ -43,13 +47,16 @@ class CpuTimes:
             return None
 
 
-#: When this module was imported: the program's start.
+#: Times when this module was imported, at the start of the program.
 START = CpuTimes.now()
 
 
 def free_cores(since: CpuTimes | None = START, until: CpuTimes | None = None) -> int:
-    """Cores that others have left alone between two times (since the program began, until now), at
-    least 1; all of them where that is unknown."""
+    """Return the number of cores not used by other processes, at least 1.
+
+    Measured between two times, by default from the start of the program until now. Returns the
+    number of all cores if the times are unknown.
+    """
     until, cores = until or CpuTimes.now(), os.cpu_count() or 1
     if since is None or until is None or until.total <= since.total:
         return cores
@@ -58,7 +65,7 @@ def free_cores(since: CpuTimes | None = START, until: CpuTimes | None = None) ->
 
 
 def use_free_cores() -> None:
-    """Give torch as many threads as there are free cores, unless OMP_NUM_THREADS says how many."""
+    """Limit torch's threads to the number of free cores, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" not in os.environ:
         import torch
 

@@ -1,7 +1,7 @@
-"""The path of CPUs for linear, relu and lrelu: in place after the first step.
+"""CPU path for linear, relu and lrelu: all steps after the first work in place.
 
-On large images every temporary costs as much as the arithmetic. The gradient needs only the
-output: its sign and size give the slope.
+On large images each temporary costs as much as the arithmetic. The gradient only needs the output:
+its sign gives the slope, its magnitude whether the clamp was active.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def missing() -> str:
-    """Never missing: it is plain PyTorch."""
+    """Return "": plain PyTorch is always available."""
     return ""
 
 
 def supports(act: str, alpha: float, gain: float) -> bool:
-    """True where the sign of the output says on which side of zero the input was."""
+    """Whether the sign of the output determines the sign of the input."""
     return negative_slope(act, alpha) is not None and gain > 0
 
 
 def forward(x, b, dim: int, act: str, alpha: float, gain: float, clamp: float | None) -> Tensor:
-    """The definition's values in a new tensor."""
+    """Return the values of the reference implementation in a new tensor."""
     if b is None:
         y = x.clone()
     else:
         y = x + b.to(x.dtype).reshape([-1 if i == dim else 1 for i in range(x.ndim)])
-    slope = negative_slope(act, alpha)
+    slope = _slope(act, alpha)
     if slope != 1:
         F.leaky_relu_(y, slope)
     if gain != 1:
@@ -45,12 +45,18 @@ def forward(x, b, dim: int, act: str, alpha: float, gain: float, clamp: float | 
 def gradient(
     dy, source, b, dim: int, act: str, alpha: float, gain: float, clamp: float | None, order: int
 ) -> Tensor:
-    """`dy` times the slope at the output `source`."""
+    """Return `dy` times the slope, given the output `source`."""
     assert order == 1 and b is None
-    slope = negative_slope(act, alpha)
+    slope = _slope(act, alpha)
     dx = dy if gain == 1 else dy * gain
     if slope != 1:
         dx = torch.ops.aten.leaky_relu_backward(dx, source, slope, True)
     if clamp is not None:
         dx = torch.ops.aten.hardtanh_backward(dx, source, -clamp, clamp)
-    return dx.clone() if dx is dy else dx
+    return dx.clone() if dx is dy else dx  # a custom operator must not return its input
+
+
+def _slope(act: str, alpha: float) -> float:
+    slope = negative_slope(act, alpha)
+    assert slope is not None, "only called where `supports` is true"
+    return slope

@@ -1,4 +1,4 @@
-"""The differentiable operator: one gradient formula over whichever path computes the values."""
+"""The differentiable operator `bias_act`: one gradient formula for all paths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATHS: dict[str, ModuleType] = {
 
 
 def check(path: ModuleType, device: torch.device) -> float:
-    """Largest relative error of values and slopes on a small input, for the path's activations."""
+    """Return the largest relative error of `path`, forward and backward, on a small input."""
     random = torch.Generator().manual_seed(0)
     x, dy = (torch.randn([2, 3, 4, 5], generator=random).to(device) for _ in range(2))
     b = torch.randn([3], generator=random).to(device)
@@ -47,7 +47,7 @@ def _path_name(device_type: str, dtype: torch.dtype) -> str:
 
 
 def _from_output(act: str, alpha: float, gain: float) -> bool:
-    """True if the slope follows from the output, so that the input need not be kept."""
+    """Whether the slope follows from the output, so that the input need not be saved."""
     return reference.negative_slope(act, alpha) is not None and gain > 0
 
 
@@ -78,9 +78,9 @@ def _gradient(
     order: int,
     path: str,
 ) -> Tensor:
-    """`dy` times the derivative of that order, where the clamp is not active.
+    """Return `dy` times the derivative of the given order; zero where the clamp is active.
 
-    `source` is the output where `_from_output` says so (then `b` is None), else the input.
+    `source` is the output if `_from_output` (`b` is None then), else the input.
     """
     return PATHS[path].gradient(dy, source, b, dim, act, alpha, gain, clamp, order)
 
@@ -128,6 +128,7 @@ def _gradient_backward(ctx, ddx):
     dim, act, alpha, gain, _clamp = ctx.settings
     ddy = _gradient(ddx, source, b, *ctx.settings, ctx.order, ctx.path)
     dsource = db = None
+    # The slope of a piecewise linear activation is constant: its second derivative is zero.
     if not _from_output(act, alpha, gain):
         if ctx.order == 2:
             raise RuntimeError(f"bias_act: {act} can be differentiated twice, not three times")
@@ -150,12 +151,24 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
 ) -> torch.Tensor:
-    """Add bias `b` `[x.shape[dim]]` to `x` (any shape), activate, multiply by `gain`, clamp.
+    """Add a bias, apply an activation, multiply by a gain and clamp (REFERENCE.md §1.4).
 
-    `act` is one of linear relu lrelu tanh sigmoid elu selu softplus swish; None for `alpha` and
-    `gain` takes that activation's customary values; None for `clamp` leaves it out.
-    Differentiable twice in `x` and `b`; the gradient is zero where the clamp is active.
-    Raises ValueError for an unknown activation or a bias that does not fit. Source: REFERENCE.md §1.4.
+    Twice differentiable in `x` and `b`; the gradient is zero where the clamp is active.
+
+    Args:
+        x: tensor of any shape and floating dtype.
+        b: bias `[x.shape[dim]]`, or None.
+        dim: axis of the bias.
+        act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish.
+        alpha: parameter of the activation (slope of lrelu); None: the activation's default.
+        gain: factor after the activation; None: the activation's default (keeps unit variance).
+        clamp: clamp the result to [−clamp, clamp]; None: no clamp.
+
+    Returns:
+        A tensor with the shape and dtype of `x`.
+
+    Raises:
+        ValueError: unknown activation, a bias of another shape or a negative clamp.
     """
     if act not in ACTIVATIONS:
         raise ValueError(f"act: got {act!r}, expected one of {', '.join(ACTIVATIONS)}")
@@ -165,7 +178,7 @@ def bias_act(
     if b is not None and b.shape != (x.shape[dim],):
         raise ValueError(f"b: got shape {tuple(b.shape)}, expected [{x.shape[dim]}]")
     if clamp is not None and clamp < 0:
-        raise ValueError(f"clamp: got {clamp}, expected None or a number of at least 0")
+        raise ValueError(f"clamp: got {clamp}, expected None or at least 0")
     alpha = float(ACTIVATIONS[act].alpha if alpha is None else alpha)
     gain = float(ACTIVATIONS[act].gain if gain is None else gain)
     clamp = None if clamp is None else float(clamp)

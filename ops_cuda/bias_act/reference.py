@@ -1,4 +1,4 @@
-"""What `bias_act` computes, in plain PyTorch, and its nine activations (REFERENCE.md §1.4)."""
+"""Reference implementation of `bias_act` and its nine activations (REFERENCE.md §1.4)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation with its customary slope and the gain that keeps unit variance."""
+    """An activation with its default `alpha` and the gain that keeps unit variance."""
 
     function: Callable[[torch.Tensor, float], torch.Tensor]
     alpha: float
@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "softplus": Activation(lambda x, a: F.softplus(x), 0, 1),
     "swish": Activation(lambda x, a: torch.sigmoid(x) * x, 0, SQRT2),
 }
-#: Activations whose slope is one of two constants, told apart by the sign of the output.
+#: Activations with two constant slopes, distinguished by the sign of the output.
 PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
 
 
@@ -43,7 +43,7 @@ def forward(
     gain: float,
     clamp: float | None,
 ) -> torch.Tensor:
-    """The specification: `clamp(act(x + b; alpha)·gain, −clamp, +clamp)`."""
+    """Return `clamp(act(x + b; alpha)·gain, −clamp, +clamp)`."""
     if b is not None:
         x = x + b.to(x.dtype).reshape([-1 if i == dim else 1 for i in range(x.ndim)])
     x = ACTIVATIONS[act].function(x, alpha)
@@ -53,6 +53,9 @@ def forward(
 
 
 def negative_slope(act: str, alpha: float) -> float | None:
-    """Slope for negative inputs where the activation has but two slopes, neither below zero."""
+    """Return the slope for negative inputs of a piecewise linear activation; None for others.
+
+    None also if that slope is negative: the output's sign would not determine the input's.
+    """
     slope = {"linear": 1.0, "relu": 0.0, "lrelu": alpha}.get(act)
     return slope if slope is not None and slope >= 0 else None

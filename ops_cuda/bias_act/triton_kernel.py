@@ -1,4 +1,4 @@
-"""GPU kernels of `bias_act`: values, and `dy` times the first or second derivative."""
+"""GPU kernel of `bias_act`: values, or `dy` times the first or second derivative."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ SELU_ALPHA = tl.constexpr(1.6732632423543772)
 
 @triton.jit
 def _value(u, alpha, ACT: tl.constexpr):
+    """The activation at `u`, without overflow: exponents are never positive."""
     if ACT == "relu":
         u = tl.maximum(u, 0.0)
     elif ACT == "lrelu":
@@ -88,10 +89,11 @@ def bias_act_kernel(
     FROM_OUTPUT: tl.constexpr, BIAS_OF_ROWS: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """A block of `[rows, columns]`. ORDER 0: values of x; else dy times that derivative at x.
+    """Process one block of a matrix `[rows, columns]`.
 
-    The channel is `row % channels`, or `column // run` without BIAS_OF_ROWS. With FROM_OUTPUT x
-    holds the values instead (of an activation with two slopes).
+    ORDER 0 computes the values at x, ORDER 1 and 2 dy times that derivative at x. The channel is
+    `row % channels` with BIAS_OF_ROWS, else `column // run`. With FROM_OUTPUT (piecewise linear
+    activations) x holds the outputs.
     """
     per_row = tl.cdiv(columns, BLOCK_C)
     pid = tl.program_id(0)

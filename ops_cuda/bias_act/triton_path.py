@@ -1,4 +1,4 @@
-"""The GPU path: one pass over the data, by Triton; sums and functions in float32."""
+"""GPU path: one Triton kernel, one pass over the data, arithmetic in float32."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ if knobs is not None:
 
 DEVICE_TYPE = "cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-#: Elements per program, and the most of them in one row.
+#: Elements per program, and the maximum number of them in one row.
 BLOCK, LONGEST_ROW = 4096, 1024
-#: Columns are counted in 32 bits.
+#: Column indices are 32-bit.
 LONGEST_MATRIX_ROW = 2**30
 
 
 def supports(act: str, alpha: float, gain: float) -> bool:
-    """All activations."""
+    """Whether the activation is known: the kernel has all of them."""
     return act in ACTIVATIONS
 
 
 def forward(x, b, dim: int, act: str, alpha: float, gain: float, clamp: float | None) -> Tensor:
-    """The definition's values in a new tensor of the layout of `x`."""
+    """Return the values of the reference implementation in a new tensor of the layout of `x`."""
     return _run(x, x, b, dim, act, alpha, gain, clamp, 0)
 
 
 def gradient(
     dy, source, b, dim: int, act: str, alpha: float, gain: float, clamp: float | None, order: int
 ) -> Tensor:
-    """`dy` times the derivative of that order; `source` is x, or the output of two slopes."""
+    """Return `dy` times the derivative of the given order.
+
+    `source` is the output for piecewise linear activations, else the input.
+    """
     return _run(dy, source, b, dim, act, alpha, gain, clamp, order)
 
 
@@ -65,11 +68,13 @@ def _same_layout(t: Tensor, like: Tensor) -> Tensor:
 
 
 def _as_matrix(y: Tensor, dim: int, has_bias: bool) -> tuple[int, int, int, bool]:
-    """Rows and columns of a dense tensor in the order of its memory, and where channels lie.
+    """View a dense tensor as a matrix in memory order: (rows, columns, run, bias per row).
 
-    Channels are constant along long rows, or each row holds all of them, `run` elements each.
+    Either each row belongs to one channel, or each row holds all channels with `run` consecutive
+    elements each.
     """
-    order = sorted(range(y.ndim), key=lambda i: (-y.stride(i), i))
+    strides = y.stride()
+    order = sorted(range(y.ndim), key=lambda i: (-strides[i], i))
     inner = [math.prod(y.shape[i] for i in order[place:]) for place in range(y.ndim + 1)]
     if not has_bias:
         columns = next(size for size in inner if size <= LONGEST_MATRIX_ROW)

@@ -1,4 +1,4 @@
-"""`filtered_lrelu`: a leaky ReLU applied between upsampling and downsampling (REFERENCE.md §1.5)."""
+"""`filtered_lrelu`: a leaky ReLU between upsampling and downsampling (REFERENCE.md §1.5)."""
 
 from ops_cuda.filtered_lrelu.operator import filtered_lrelu
 

@@ -1,4 +1,4 @@
-"""The fused CPU path: one group of planes at a time, so the upsampled signal stays in cache."""
+"""Fused CPU path: processes groups of planes row by row, so the upsampled signal stays in cache."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ APPLY_LRELU, STORE_STATES, USE_STATES = 0, 1, 2
 
 
 def forward(x, fu, fd, b, geometry: Geometry, scale=None) -> torch.Tensor:
-    """`[N, C, H, W]` → `[N, C, H', W']` without keeping anything for a gradient."""
+    """Compute `[N, C, H, W]` → `[N, C, H', W']` without storing states."""
     return _run(x, fu, fd, b, geometry, APPLY_LRELU, None, scale)[0]
 
 
 def forward_with_states(x, fu, fd, b, geometry: Geometry, scale=None):
-    """Result and slope states, four to a byte: see `states_shape`."""
+    """Compute the result and the slope states, four to a byte; see `states_shape`."""
     return _run(x, fu, fd, b, geometry, STORE_STATES, None, scale)
 
 
 def linear(x, fu, fd, states, geometry: Geometry) -> torch.Tensor:
-    """Upsample, multiply by stored slopes, downsample."""
+    """Upsample, multiply by the stored slopes, downsample."""
     return _run(x, fu, fd, None, geometry, USE_STATES, states)[0]
 
 
 def states_shape(x_shape, fu, fd, geometry: Geometry) -> tuple[int, ...]:
-    """`[groups, H_middle, L, planes, columns / 4]`: phase rows of a group, four quarters to a byte.
+    """Return the shape of the states, `[groups, H_middle, L, planes, columns / 4]`.
 
-    Byte j of a row of C columns holds the states of columns j, j + C/4, j + C/2, j + 3C/4.
+    A row holds one phase of all planes of a group. Byte j of a row of C columns holds the states
+    of columns j, j + C/4, j + C/2 and j + 3C/4.
     """
     n, c, height, width = x_shape
     out_w, _ = geometry.output_size(width, height, fu, fd)
+    # Forward and backward pass must agree on the layout: take the wider of the two.
     there = plan.columns_of(geometry, width, filter_size(fu)[0])
     transposed = geometry.transposed(x_shape, fu, fd)
     back = plan.columns_of(transposed, out_w, filter_size(fd)[0])

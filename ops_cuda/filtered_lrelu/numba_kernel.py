@@ -1,6 +1,6 @@
-"""The fused CPU path: groups of planes, row by row, so that the upsampled signal stays in cache.
+"""Loops of the fused CPU path over rows of groups of planes; see `numba_plan` for the layout.
 
-Names without Numba stay importable, but nobody calls them.
+Without Numba the names exist but must not be called.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _interleave(target, source, step):
 
 @inline
 def _interleave2(target, first, second):
-    """Both output phases at once."""
+    """Interleave two phases."""
     pairs = len(target) // 2
     for j in range(pairs):
         target[2 * j] = first[j]
@@ -57,9 +57,9 @@ def _interleave2(target, first, second):
 
 @inline
 def _load_row(target, line, affine, first_input, start, stride):
-    """Sample i = first_input + E·n + e of `line` goes to `target[e, start + n]`, n < stride.
+    """Split an input row into phases, applying `affine` (scale, bias).
 
-    `affine` (scale, bias) is applied on the way.
+    Sample i = first_input + E·n + e of `line` goes to `target[e, start + n]`, n < stride.
     """
     num_inputs, scale, bias = len(target), affine[0], affine[1]
     for e in range(num_inputs):
@@ -79,7 +79,7 @@ def _load_row(target, line, affine, first_input, start, stride):
 
 @inline
 def _activate(row, states, codes, shift, mode, gain, slope, clamp):
-    """The leaky ReLU storing its states, or the stored slopes, on one phase of a fine row."""
+    """Apply the leaky ReLU and store its states, or apply stored slopes, on one phase of a row."""
     low, high = max(0, -shift), min(len(row), len(codes) - shift)
     stored = codes[low + shift : high + shift]
     if mode == 1:
@@ -92,7 +92,7 @@ def _activate(row, states, codes, shift, mode, gain, slope, clamp):
 
 @inline
 def _upsample_row(fine, inputs, plan, columns):
-    """Every phase of a fine row from all terms of the filter; term t reads `inputs[t]`."""
+    """Compute all phases of a fine row from all terms of the filter; term t reads `inputs[t]`."""
     for term in range(len(inputs)):
         source, taps = inputs[term], plan.taps[term]
         if plan.kind == 1 and term == 0:
@@ -120,7 +120,7 @@ def _upsample_row(fine, inputs, plan, columns):
 
 @inline
 def _downsample_row(ring, slot, fine, plan, columns, lead):
-    """Phase r of term t of a fine row goes to `ring[t, slot, r·columns : (r + 1)·columns]`."""
+    """Downsample a fine row; phase r of term t goes to `ring[t, slot]` from column r·columns on."""
     num_phases, taps = len(fine), plan.taps
     s0 = fine[lead % num_phases, lead // num_phases :]
     s1 = fine[(lead + 1) % num_phases, (lead + 1) // num_phases :]
@@ -142,7 +142,10 @@ def _downsample_row(ring, slot, fine, plan, columns, lead):
 
 @inline
 def _downsample_folded(finished, folded, window, plan, columns, lead):
-    """All of a radial filter at once: fine rows `window` `[12, L·width]` to a finished row."""
+    """Apply a radial filter: fine rows `window` `[12, L·width]` to one output row.
+
+    Symmetric taps: opposite samples are added first, which halves the multiplications.
+    """
     num_terms, num_phases, width = folded.shape
     flat = folded.reshape(num_terms, num_phases * width)
     for term in range(num_terms % 2 * 3, num_terms, 2):
@@ -163,7 +166,10 @@ def _downsample_folded(finished, folded, window, plan, columns, lead):
 
 @inline
 def _next_row(fine, at, num_kept):
-    """Where the next fine row goes; when all are taken, the last `num_kept` move to the front."""
+    """Return the index of the next fine row.
+
+    When `fine` is full, the last `num_kept` rows move to the front.
+    """
     at += 1
     if at < len(fine):
         return at
@@ -176,7 +182,7 @@ def _next_row(fine, at, num_kept):
 
 @inline
 def _load_sources(work, up, column_taps, a, planes, affine, first_input, stride):
-    """Rows of the input that fine row `a` reads, each in its slot, and their taps by slot."""
+    """Load the input rows that fine row `a` reads into their slots, and set the taps by slot."""
     work.row_taps[:] = 0
     k = -a % up
     source = (a + k) // up
@@ -196,7 +202,7 @@ def _load_sources(work, up, column_taps, a, planes, affine, first_input, stride)
 
 @inline
 def _store_row(planes, row, finished, columns, stride, num_outputs):
-    """Phases side by side in `finished` to the rows of all planes of the group."""
+    """Interleave the phases in `finished` into the output rows of all planes of the group."""
     for i in range(len(planes)):
         target, start = planes[i, row], i * stride
         if num_outputs == 2:
@@ -210,10 +216,10 @@ def _store_row(planes, row, finished, columns, stride, num_outputs):
 
 @inline
 def run_groups(first, last, x, affine, y, states, up_plan, down_plan, work, grid, activation):
-    """Groups first..last−1 of planes of `x` `[planes, H, W]` into `y` `[planes, H', W']`.
+    """Compute groups first..last−1 of planes of `x` `[planes, H, W]` into `y` `[planes, H', W']`.
 
-    The planes of a group lie side by side, `stride` columns apart, in every row of `work`. `affine`
-    `[planes, 2]` is what multiplies each and what is added. Allocates nothing.
+    The planes of a group lie side by side, `stride` columns apart, in each row of `work`. `affine`
+    `[planes, 2]` holds scale and bias per plane. Allocates nothing.
     """
     up, down, pad_top, lead, first_input, group, stride, middle_h, offset_x, offset_y, mode = grid
     gain, slope, clamp = activation
@@ -229,7 +235,7 @@ def run_groups(first, last, x, affine, y, states, up_plan, down_plan, work, grid
         results = y[index * group : (index + 1) * group]
         work.row_of[:] = -1
         work.rows[:] = 0
-        at = 0  # the row of `work.fine` that is being made
+        at = 0  # current row of `work.fine`
         for m in range(middle_h):
             _load_sources(
                 work, up, up_plan.column_taps, m - pad_top, planes, affine[index * group :],
@@ -252,7 +258,7 @@ def run_groups(first, last, x, affine, y, states, up_plan, down_plan, work, grid
                     _activate(row, stored, work.codes, shift, mode, gain, slope, clamp)
             if down_plan.kind != COLUMNS_FIRST:
                 _downsample_row(work.ring, m % num_slots, fine, down_plan, columns, lead)
-            # Vertical downsampling as soon as the last row that an output needs is there.
+            # Downsample vertically as soon as the last row that an output reads is ready.
             done = m - num_slots + 1
             if done >= 0 and done % down == 0 and done // down < y.shape[1]:
                 if down_plan.kind == COLUMNS_FIRST:

@@ -1,9 +1,9 @@
-"""What the fused CPU path knows before it sees a pixel: taps in the order in which loops use them.
+"""Plans of the fused CPU path: filter taps and memory layout, independent of the data.
 
-Signals are held split into phases, so that every inner loop runs over contiguous memory: with
-`L = lcm(up, down)` the fine grid has L phases, the input `E = L/up` and the output `R = L/down`
-of them; all samples of a phase share the same filter taps. A filter with two axes is a sum of
-separable ones: the radial filters of configuration R need three.
+Signals are split into phases (polyphase filtering), so that every inner loop runs over contiguous
+memory: with `L = lcm(up, down)` the fine grid has L phases, the input `E = L/up` and the output
+`R = L/down`; all samples of a phase use the same taps. A 2-D filter is decomposed into separable
+terms; the radial filters of configuration R need three.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import torch
 from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.planes import separable_terms
 
-#: Singular values of a 2-D filter below this share of the largest are left out.
+#: Singular values of a 2-D filter below this fraction of the largest are dropped.
 SMALLEST_TERM = 5e-6
-#: Planes lie side by side in rows of at most this many floats: long loops that stay in L1.
+#: Maximum length of a row of planes in floats: long loops that stay in the L1 cache.
 ROW_LENGTH = 800
-#: A kind of downsampling: a radial filter that halves, down the columns first.
+#: Kind of downsampling for radial filters with factor 2: filters the columns first.
 COLUMNS_FIRST = 4
-#: Fine rows kept where filters go down the columns first; the later part moves to the front when
-#: they are full. Twelve at least, and even.
+#: Number of fine rows in memory for `COLUMNS_FIRST`; when full, the last ones move to the front.
+#: Even, and at least the 12 taps of the filter.
 FINE_ROWS = 32
-#: Multiples that the loops of `numba_rows` ask for: taps of a row, taps of a column, columns.
+#: The loops of `numba_rows` need multiples of these: taps of a row, taps of a column, columns.
 ROW_TAPS, COLUMN_TAPS, COLUMNS = 6, 12, 32
 
 
 class Upsampling(NamedTuple):
-    """Taps of the upsampling filter; the first axis counts its separable terms."""
+    """Plan of the upsampling filter; the first axis is the separable term."""
 
     taps: np.ndarray  # [terms, taps_x]
     phase_taps: np.ndarray  # [terms, L, taps of a phase]
@@ -41,24 +41,24 @@ class Upsampling(NamedTuple):
 
 
 class Downsampling(NamedTuple):
-    """Taps of the downsampling filter."""
+    """Plan of the downsampling filter."""
 
     taps: np.ndarray  # [terms, taps_x]
     column_taps: np.ndarray  # [terms, taps_y]
     padded_taps: np.ndarray  # [terms, taps]
     starts: np.ndarray  # [R, taps, 2]: fine phase and column that each tap reads
-    slot_taps: np.ndarray  # [taps_y, terms, slots]: by first slot of the ring, tap of each slot
+    slot_taps: np.ndarray  # [taps_y, terms, slots]: by first slot of the ring, the tap of each slot
     kind: int
 
 
 class Workspace(NamedTuple):
-    """Rows that one thread works on."""
+    """Scratch rows of one thread."""
 
     rows: np.ndarray  # [slots, E, width]
     row_taps: np.ndarray  # [terms, slots]
-    row_of: np.ndarray  # [slots]: which row of the input is there
+    row_of: np.ndarray  # [slots]: index of the input row in each slot
     inputs: np.ndarray  # [terms, E, width]
-    fine: np.ndarray  # [rows kept, L, width]
+    fine: np.ndarray  # [rows, L, width]
     folded: np.ndarray  # [terms, L, width]
     ring: np.ndarray  # [terms, slots, R·columns]
     finished: np.ndarray  # [R·columns]
@@ -66,27 +66,27 @@ class Workspace(NamedTuple):
 
 
 def round_up(value: int, multiple: int) -> int:
-    """The next multiple."""
+    """Round up to a multiple."""
     return -(-value // multiple) * multiple
 
 
 def phases_of(geometry: Geometry) -> int:
-    """L, the number of phases of the fine grid."""
+    """Return L, the number of phases of the fine grid."""
     return math.lcm(geometry.up, geometry.down)
 
 
 def first_position(geometry: Geometry) -> tuple[int, int]:
-    """`lead`, the phase of the first fine sample, and the input sample at column 0 of phase 0."""
+    """Return the phase of the first fine sample and the input sample at column 0 of phase 0."""
     num_phases, left = phases_of(geometry), geometry.padding[0]
     base = -left // num_phases * num_phases
     return -left - base, base // geometry.up
 
 
 def columns_of(geometry: Geometry, width: int, taps: int) -> int:
-    """Columns per plane that keep it apart from the next one; `taps` upsample along x.
+    """Return the number of columns per plane; `taps` is the length of the upsampling filter in x.
 
-    Fine samples of the plane may read beyond it, but only zeros: those right of its last input
-    sample and left of the first one of the next plane.
+    Fine samples of a plane may read beyond its columns, but only zeros: those to the right of its
+    last input sample and to the left of the first one of the next plane.
     """
     num_phases = phases_of(geometry)
     num_inputs = num_phases // geometry.up
@@ -100,7 +100,7 @@ def columns_of(geometry: Geometry, width: int, taps: int) -> int:
 
 
 def row_layout(columns: int) -> tuple[int, int]:
-    """Planes per row and columns per plane; their product is a multiple of 32."""
+    """Return planes per row and columns per plane; their product is a multiple of 32."""
     stride = round_up(columns, 8)
     step = COLUMNS // math.gcd(stride, COLUMNS)
     group = ROW_LENGTH // stride // step * step
@@ -108,39 +108,40 @@ def row_layout(columns: int) -> tuple[int, int]:
 
 
 def _terms(f: torch.Tensor | None, flip_filter: bool, gain: float = 1):
-    """Correlation taps of both axes, float32 `[terms, taps_x]` and `[terms, taps_y]`."""
+    """Return the separable terms as float32 `[terms, taps_x]` and `[terms, taps_y]`."""
     terms = separable_terms(f, flip_filter, gain, SMALLEST_TERM)
     return tuple(taps.astype(np.float32) for taps in terms)
 
 
 def _kind(factor: int, num_phases: int, num_taps: int) -> int:
-    """Which loops of `numba_rows` fit: 0 any, 1 for 2 of 2 phases, 2 for 2 of 4, 3 for 4 of 4."""
+    """Select specialised loops of `numba_rows` by (factor, phases): 0 generic, 1 (2, 2), 2 (2, 4),
+    3 (4, 4). They need six taps per phase."""
     fits = num_taps == 6 * factor
     return {(2, 2): 1, (2, 4): 2, (4, 4): 3}.get((factor, num_phases), 0) if fits else 0
 
 
 def upsampling(fu: torch.Tensor | None, geometry: Geometry) -> Upsampling:
-    """Plan of the upsampling by `geometry.up`, brightness preserved."""
+    """Plan the upsampling by `geometry.up`; keeps the brightness."""
     up, num_phases = geometry.up, phases_of(geometry)
     taps, column_taps = _terms(fu, geometry.flip_filter, up**2)
     num_inputs, num_taps = num_phases // up, taps.shape[1]
-    most = round_up(-(-num_taps // up), ROW_TAPS)
-    phase_taps = np.zeros([len(taps), num_phases, most], np.float32)
-    starts = np.zeros([num_phases, most, 2], np.int64)
+    max_taps = round_up(-(-num_taps // up), ROW_TAPS)
+    phase_taps = np.zeros([len(taps), num_phases, max_taps], np.float32)
+    starts = np.zeros([num_phases, max_taps, 2], np.int64)
     for p in range(num_phases):
-        first = -p % up  # the first tap that meets an input sample
+        first = -p % up  # the first tap that reads an input sample rather than an inserted zero
         source = (p + first) // up
         for t, k in enumerate(range(first, num_taps, up)):
             phase_taps[:, p, t] = taps[:, k]
             starts[p, t] = (source + t) % num_inputs, (source + t) // num_inputs
     kind = _kind(up, num_phases, num_taps)
-    return Upsampling(
-        taps, phase_taps, starts, column_taps, 0 if len(taps) > 1 < kind - 1 else kind
-    )
+    if kind == 3 and len(taps) > 1:  # this loop has no variant that adds further terms
+        kind = 0
+    return Upsampling(taps, phase_taps, starts, column_taps, kind)
 
 
 def downsampling(fd: torch.Tensor | None, geometry: Geometry) -> Downsampling:
-    """Plan of the downsampling by `geometry.down`."""
+    """Plan the downsampling by `geometry.down`."""
     down, num_phases = geometry.down, phases_of(geometry)
     lead, _ = first_position(geometry)
     taps, column_taps = _terms(fd, geometry.flip_filter)
@@ -164,12 +165,12 @@ def downsampling(fd: torch.Tensor | None, geometry: Geometry) -> Downsampling:
 
 
 def _symmetric(*filters: np.ndarray) -> bool:
-    """Whether taps `[terms, n]` read the same from both ends, as far as float32 goes."""
+    """Whether all filters `[terms, n]` are symmetric within float32 precision."""
     return all(abs(f - f[:, ::-1]).max() <= 1e-6 * abs(f).max() for f in filters)
 
 
 def workspace(up: Upsampling, down: Downsampling, columns: int, geometry: Geometry) -> Workspace:
-    """Fresh zeroed rows: what a loop reads beyond its plane has to be a number."""
+    """Allocate zeroed rows: what loops read beyond their plane must be finite."""
     num_phases = phases_of(geometry)
     num_inputs, num_outputs = num_phases // geometry.up, num_phases // geometry.down
     width = columns + round_up(8 + (up.taps.shape[1] + down.taps.shape[1]) // num_phases, COLUMNS)

@@ -1,10 +1,10 @@
-"""Loops over one row, the only places where the fused CPU path computes.
+"""Inner loops of the fused CPU path over one row.
 
-LLVM vectorises a loop with few arrays whose inner loops have constant lengths: it unrolls those
-and keeps their sums in registers. Hence one function per filter size that StyleGAN3 uses (six
-taps per phase), several outputs at a time where they share what they read, and `fir_row` for
-every other size. Measured on one core with AVX-512: 20 to 35 multiply-adds per nanosecond here,
-12 to 15 in `fir_row`.
+LLVM vectorises a loop over few arrays if its inner loops have constant lengths: it unrolls them
+and keeps the sums in registers. So there is one function per filter size of StyleGAN3 (six taps
+per phase), with several outputs at a time where they read the same samples, and `fir_row` for all
+other sizes. Measured on one core with AVX-512: 20 to 35 multiply-adds per nanosecond, 12 to 15 in
+`fir_row`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def _fir6_add(out, s0, s1, s2, s3, s4, s5, t0, t1, t2, t3, t4, t5):
 
 @inline
 def fir_row(out, taps, sources, starts, add):
-    """`out[j] = Σ_t taps[t]·sources[row_t, column_t + j]`, six taps a pass, or added to `out`.
+    """Compute `out[j] = Σ_t taps[t]·sources[row_t, column_t + j]`, or add it to `out`.
 
-    Any filter: the number of taps is a multiple of six, that of columns of 32.
+    For any filter, padded with zeros to a multiple of six taps and 32 columns.
     """
     n = len(out)
     for t in range(0, len(taps), 6):
@@ -81,7 +81,7 @@ def _column12_add(out, sources, t):
 
 @inline
 def fir_column(out, taps, sources, add):
-    """`out[j] = Σ_k taps[k]·sources[k, j]`, or added to `out`; 6 taps or a multiple of 12."""
+    """Compute `out[j] = Σ_k taps[k]·sources[k, j]`, or add it; 6 taps or a multiple of 12."""
     if len(taps) == 6 and not add:
         _column6(out, sources, taps)
         return
@@ -94,7 +94,7 @@ def fir_column(out, taps, sources, add):
 
 @inline
 def up2_from1(out0, out1, s, t):
-    """Both fine phases from one input phase, 12 taps."""
+    """Upsample by 2: both fine phases from one input phase, 12 taps."""
     for j in range(len(out0)):
         a, b = t[0] * s[j], t[11] * s[j + 6]
         for k in range(1, 6):
@@ -107,6 +107,7 @@ def up2_from1(out0, out1, s, t):
 
 @inline
 def up2_from1_add(out0, out1, s, t):
+    """`up2_from1` that adds to the outputs."""
     for j in range(len(out0)):
         a, b = out0[j] + t[0] * s[j], out1[j] + t[11] * s[j + 6]
         for k in range(1, 6):
@@ -119,7 +120,10 @@ def up2_from1_add(out0, out1, s, t):
 
 @inline
 def up2_from2(out0, out1, p, q, t):
-    """Two fine phases from two input phases; sample k is `p[j + k//2]` or, for odd k, of `q`."""
+    """Upsample by 2: two fine phases from two input phases.
+
+    Sample k is `p[j + k//2]` for even k, `q[j + k//2]` for odd k.
+    """
     for j in range(len(out0)):
         a, b = ZERO, ZERO
         for k in range(3):
@@ -131,6 +135,7 @@ def up2_from2(out0, out1, p, q, t):
 
 @inline
 def up2_from2_add(out0, out1, p, q, t):
+    """`up2_from2` that adds to the outputs."""
     for j in range(len(out0)):
         a, b = out0[j], out1[j]
         for k in range(3):
@@ -142,7 +147,7 @@ def up2_from2_add(out0, out1, p, q, t):
 
 @inline
 def up4_from1(out0, out1, out2, out3, s, t):
-    """All four fine phases from one input phase, 24 taps."""
+    """Upsample by 4: all four fine phases from one input phase, 24 taps."""
     for j in range(len(out0)):
         v = s[j + 6]
         a, b, c, d = t[0] * s[j], t[23] * v, t[22] * v, t[21] * v
@@ -160,7 +165,10 @@ def up4_from1(out0, out1, out2, out3, s, t):
 
 @inline
 def down2_of2(out, p, q, t):
-    """12 taps: fine sample k is `p[j + k//2]` or, for odd k, of `q`."""
+    """Downsample by 2, 12 taps.
+
+    Fine sample k is `p[j + k//2]` for even k, `q[j + k//2]` for odd k.
+    """
     for j in range(len(out)):
         total = ZERO
         for k in range(6):
@@ -170,7 +178,7 @@ def down2_of2(out, p, q, t):
 
 @inline
 def fold_column_two(out0, out1, s, t):
-    """Two symmetric filters of 12 taps down the columns of `s` `[12, n]`, `t` `[2, 12]`."""
+    """Apply two symmetric filters `t` `[2, 12]` down the columns of `s` `[12, n]`."""
     for j in range(len(out0)):
         a, b = ZERO, ZERO
         for k in range(6):
@@ -183,6 +191,7 @@ def fold_column_two(out0, out1, s, t):
 
 @inline
 def fold_column_three(out0, out1, out2, s, t):
+    """`fold_column_two` for three filters, `t` `[3, 12]`."""
     for j in range(len(out0)):
         a, b, c = ZERO, ZERO, ZERO
         for k in range(6):
@@ -197,7 +206,7 @@ def fold_column_three(out0, out1, out2, s, t):
 
 @inline
 def fold2_of2(out, p, q, t, add):
-    """`down2_of2` of symmetric taps, or added to `out`."""
+    """`down2_of2` for symmetric taps; optionally adds to `out`."""
     for j in range(len(out)):
         total = out[j] if add else ZERO
         for k in range(6):
@@ -207,7 +216,7 @@ def fold2_of2(out, p, q, t, add):
 
 @inline
 def fold2_of4(out0, out1, s0, s1, s2, s3, t, add):
-    """`down2_of4` of symmetric taps, or added to what is there."""
+    """`down2_of4` for symmetric taps; optionally adds to the outputs."""
     for j in range(len(out0)):
         a = out0[j] if add else ZERO
         b = out1[j] if add else ZERO
@@ -223,7 +232,7 @@ def fold2_of4(out0, out1, s0, s1, s2, s3, t, add):
 
 @inline
 def down2_of4(out0, out1, s0, s1, s2, s3, t):
-    """12 taps, both output phases: fine sample k is `s_(k mod 4)[j + k//4]`."""
+    """Downsample by 2, both output phases, 12 taps. Fine sample k is `s_(k mod 4)[j + k//4]`."""
     for j in range(len(out0)):
         a, b = ZERO, ZERO
         for k in range(3):
@@ -237,7 +246,7 @@ def down2_of4(out0, out1, s0, s1, s2, s3, t):
 
 @inline
 def down4_of4(out, s0, s1, s2, s3, t):
-    """24 taps: fine sample k is `s_(k mod 4)[j + k//4]`."""
+    """Downsample by 4, 24 taps. Fine sample k is `s_(k mod 4)[j + k//4]`."""
     for j in range(len(out)):
         total = ZERO
         for k in range(6):
@@ -248,7 +257,7 @@ def down4_of4(out, s0, s1, s2, s3, t):
 
 @inline
 def lrelu_row(row, gain, slope, clamp):
-    """Leaky ReLU, gain, clamp; a slope of at most 1 makes it a maximum, which is quicker."""
+    """Leaky ReLU, gain, clamp. With a slope of at most 1 it is a maximum: faster vector code."""
     if slope <= 1:
         for j in range(len(row)):
             v = row[j] * gain
@@ -261,7 +270,7 @@ def lrelu_row(row, gain, slope, clamp):
 
 @inline
 def lrelu_row_storing(row, codes, gain, slope, clamp):
-    """`lrelu_row`, and the slope state of every element."""
+    """`lrelu_row` that also stores slope states: 0 positive, 1 negative, 2 clamped."""
     for j in range(len(row)):
         v = row[j] * gain
         code = np.uint8(v < 0)
@@ -272,7 +281,7 @@ def lrelu_row_storing(row, codes, gain, slope, clamp):
 
 @inline
 def scale_row_by_codes(row, codes, gain, slope):
-    """Multiply by the slope of each stored state."""
+    """Multiply each element by the slope of its stored state."""
     negative = gain * slope
     for j in range(len(row)):
         code = codes[j]
@@ -281,7 +290,10 @@ def scale_row_by_codes(row, codes, gain, slope):
 
 @inline
 def pack(states, codes):
-    """Four codes to a byte: those of columns j, j + n, j + 2n and j + 3n share byte j."""
+    """Pack four codes into a byte: byte j holds columns j, j + n, j + 2n and j + 3n.
+
+    Consecutive columns go to consecutive bytes, so the loop vectorises.
+    """
     n = len(states)
     first, second, third, fourth = codes[:n], codes[n : 2 * n], codes[2 * n : 3 * n], codes[3 * n :]
     for j in range(n):
@@ -291,7 +303,7 @@ def pack(states, codes):
 
 @inline
 def unpack(codes, states):
-    """The inverse of `pack`."""
+    """Invert `pack`."""
     n = len(states)
     for quarter in range(4):
         target = codes[quarter * n : (quarter + 1) * n]

@@ -1,4 +1,4 @@
-"""The differentiable operator: one gradient formula over whichever path computes the values."""
+"""The differentiable operator `filtered_lrelu`: one gradient formula for all paths."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import torch
+from einops import einsum
 from torch import Tensor
 
 from ops_cuda import choose
@@ -23,11 +24,11 @@ PATHS: dict[str, ModuleType] = {
 
 
 def check(path: ModuleType, device: torch.device) -> float:
-    """Largest relative error of `path` in a forward pass and its gradient, on a small input."""
+    """Return the largest relative error of `path`, forward and backward, on a small input."""
     random = torch.Generator().manual_seed(0)
     x = torch.randint(-8, 9, [1, 3, 9, 11], generator=random).float()
     b = torch.randint(-3, 4, [3], generator=random).float()
-    # Whole numbers over powers of two: the sign of the upsampled signal is exact on every path.
+    # Small integers over powers of two: without rounding, all paths agree on every sign.
     fu, fd = (torch.randint(1, 9, [12], generator=random).float() / 32 for _ in range(2))
     x, b, fu, fd = (t.to(device) for t in (x, b, fu, fd))
     geometry = Geometry(2, 2, (9, 8, 9, 8), 2.0, 0.25, 16.0, False)
@@ -67,8 +68,8 @@ def _forward(
     keep_states: bool,
     path: str,
 ) -> tuple[Tensor, Tensor]:
-    """Result, and the slope states of the path (none without `keep_states`)."""
-    geometry = Geometry(up, down, tuple(padding), gain, slope, clamp, flip_filter)
+    """Return the result, and slope states in the path's own layout (empty unless `keep_states`)."""
+    geometry = Geometry(up, down, as_padding(padding), gain, slope, clamp, flip_filter)
     if keep_states:
         y, states = PATHS[path].forward_with_states(x, fu, fd, b, geometry, scale)
     else:
@@ -92,10 +93,16 @@ def _linear(
     offset: Sequence[int],
     path: str,
 ) -> Tensor:
-    """With the slopes fixed the operator is linear: its gradient is another such call."""
-    geometry = Geometry(up, down, tuple(padding), gain, slope, None, flip_filter, tuple(offset))
+    """With fixed slopes the operator is linear, so its gradient is another call of this one."""
+    geometry = _linear_geometry(up, down, padding, gain, slope, flip_filter, offset)
     y = PATHS[path].linear(x, fu, fd, states, geometry)
     return y.contiguous(memory_format=memory_format_of(x))
+
+
+def _linear_geometry(up, down, padding, gain, slope, flip_filter, offset) -> Geometry:
+    """Geometry of a linear call, from the lists that custom operators pass."""
+    x, y = offset
+    return Geometry(up, down, as_padding(padding), gain, slope, None, flip_filter, (x, y))
 
 
 def _empty_result(x, fu, fd, geometry: Geometry) -> Tensor:
@@ -106,7 +113,7 @@ def _empty_result(x, fu, fd, geometry: Geometry) -> Tensor:
 
 @_forward.register_fake
 def _(x, b, scale, fu, fd, up, down, padding, gain, slope, clamp, flip, keep_states, path):
-    geometry = Geometry(up, down, tuple(padding), gain, slope, clamp, flip)
+    geometry = Geometry(up, down, as_padding(padding), gain, slope, clamp, flip)
     shape = [0]
     if keep_states:
         shape = PATHS[path].states_shape(x.shape, fu, fd, geometry)
@@ -116,11 +123,12 @@ def _(x, b, scale, fu, fd, up, down, padding, gain, slope, clamp, flip, keep_sta
 
 @_linear.register_fake
 def _(x, fu, fd, states, up, down, padding, gain, slope, flip_filter, offset, path):
-    geometry = Geometry(up, down, tuple(padding), gain, slope, None, flip_filter, tuple(offset))
+    geometry = _linear_geometry(up, down, padding, gain, slope, flip_filter, offset)
     return _empty_result(x, fu, fd, geometry)
 
 
 def _carry_back(dy, fu, fd, states, back: Geometry, path: str) -> Tensor:
+    """Gradient of the input: the adjoint swaps the two filters and the two factors."""
     return _linear(
         dy, fd, fu, states, back.up, back.down, back.padding, back.gain, back.slope,
         back.flip_filter, back.offset, path,
@@ -130,7 +138,7 @@ def _carry_back(dy, fu, fd, states, back: Geometry, path: str) -> Tensor:
 def _remember_forward(ctx, inputs, output) -> None:
     x, _b, scale, fu, fd, *settings, _keep_states, ctx.path = inputs
     up, down, padding, gain, slope, clamp, flip_filter = settings
-    geometry = Geometry(up, down, tuple(padding), gain, slope, clamp, flip_filter)
+    geometry = Geometry(up, down, as_padding(padding), gain, slope, clamp, flip_filter)
     ctx.back = geometry.transposed(x.shape, fu, fd)
     ctx.save_for_backward(fu, fd, output[1], scale, None if scale is None else x)
 
@@ -142,22 +150,23 @@ def _forward_backward(ctx, dy, _dstates):
     dscale = None
     if scale is not None:
         if ctx.needs_input_grad[2]:
-            dscale = torch.einsum("nchw,nchw->nc", dx, x)
+            dscale = einsum(dx, x, "n c h w, n c h w -> n c")
         factors = scale[:, :, None, None]
-        # Nobody else has seen this gradient: scale it where it is, unless autograd looks on.
+        # `dx` was allocated here: scale it in place unless autograd records this backward pass.
         dx = dx * factors if torch.is_grad_enabled() else dx.mul_(factors)
     return dx, db, dscale, *[None] * 11
 
 
 def _remember_linear(ctx, inputs, output) -> None:
     x, fu, fd, states, up, down, padding, gain, slope, flip_filter, offset, ctx.path = inputs
-    geometry = Geometry(up, down, tuple(padding), gain, slope, None, flip_filter, tuple(offset))
+    geometry = _linear_geometry(up, down, padding, gain, slope, flip_filter, offset)
     ctx.back = geometry.transposed(x.shape, fu, fd)
     ctx.save_for_backward(fu, fd, states)
 
 
 def _linear_backward(ctx, dy):
-    return _carry_back(dy, *ctx.saved_tensors, ctx.back, ctx.path), *[None] * 11
+    fu, fd, states = ctx.saved_tensors
+    return _carry_back(dy, fu, fd, states, ctx.back, ctx.path), *[None] * 11
 
 
 _forward.register_autograd(_forward_backward, setup_context=_remember_forward)
@@ -178,20 +187,31 @@ def filtered_lrelu(
     flip_filter: bool = False,
     scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Bias, upsample, leaky ReLU, downsample: a nonlinearity that does not alias (REFERENCE.md §1.5).
+    """Add a bias, upsample, apply a leaky ReLU, downsample (REFERENCE.md §1.5).
+
+    The nonlinearity acts on a finer grid, where the frequencies that it creates can be filtered
+    out before they alias. Differentiable to any order in `x`, `b` and `scale`.
 
     Args:
         x: `[N, C, H, W]`, any floating dtype.
-        fu, fd: filters of the upsampling and downsampling, `[taps]`, `[taps_y, taps_x]` or None.
+        fu: upsampling filter `[taps]`, `[taps_y, taps_x]` or None.
+        fd: downsampling filter `[taps]`, `[taps_y, taps_x]` or None.
         b: bias `[C]` or None.
-        up, down: integer factors.
-        padding: with respect to the upsampled image; a number, (x, y) or (l, r, t, b).
-        gain, slope, clamp: of the leaky ReLU; the clamp acts after the gain, None leaves it out.
+        up: upsampling factor.
+        down: downsampling factor.
+        padding: relative to the upsampled image; a number, (x, y) or (left, right, top, bottom).
+        gain: gain of the leaky ReLU.
+        slope: slope of the leaky ReLU for negative inputs.
+        clamp: clamp after the gain to [−clamp, clamp]; None: no clamp.
         flip_filter: False convolves with both filters, True correlates.
-        scale: `[N, C]` or None, multiplies `x` before the bias; faster than doing so outside.
+        scale: `[N, C]`, multiplies `x` before the bias; faster than a multiplication outside.
 
-    Returns `[N, C, H', W']`, `W' = (W·up + l + r − (fu_w−1) − (fd_w−1) + down − 1) // down`.
-    Differentiable to any order in `x`, `b` and `scale`. Raises ValueError on sizes that do not fit.
+    Returns:
+        `[N, C, H', W']` with
+        `W' = (W·up + left + right − (fu_w−1) − (fd_w−1) + down − 1) // down`.
+
+    Raises:
+        ValueError: a shape does not match, or the image is too small.
     """
     if x.ndim != 4:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected [N, C, H, W]")

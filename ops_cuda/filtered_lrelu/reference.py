@@ -1,4 +1,4 @@
-"""What `filtered_lrelu` computes, in plain PyTorch, and the geometry that every path shares."""
+"""Reference implementation of `filtered_lrelu` in plain PyTorch; geometry common to all paths."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from ops_cuda.fir import filter_size
 from ops_cuda.upfirdn2d.reference import Resampling, run
 
-#: Slope states kept for the gradient, one per element of the upsampled grid.
+#: Slope states stored for the gradient, one per element of the upsampled grid.
 POSITIVE, NEGATIVE, CLAMPED = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """One call apart from its tensors: factors, padding (l, r, t, b), slope, gain, clamp.
+    """Arguments of one call other than tensors; padding is (left, right, top, bottom).
 
-    A linear call (`offset` given) multiplies by stored slope states instead of applying the
-    leaky ReLU; `offset` (x, y) says where its upsampled grid starts on the stored one.
+    A linear call has an `offset` (x, y): it multiplies by stored slopes instead of applying the
+    leaky ReLU, and its upsampled grid starts at `offset` on the grid of the states.
     """
 
     up: int
@@ -31,7 +31,7 @@ class Geometry:
     offset: tuple[int, int] | None = None
 
     def middle_size(self, width: int, height: int, fu) -> tuple[int, int]:
-        """Size (width, height) of the upsampled grid on which the leaky ReLU acts."""
+        """Return (width, height) of the upsampled grid, on which the leaky ReLU acts."""
         left, right, top, bottom = self.padding
         fu_w, fu_h = filter_size(fu)
         return (
@@ -40,7 +40,7 @@ class Geometry:
         )
 
     def output_size(self, width: int, height: int, fu, fd) -> tuple[int, int]:
-        """Size (width, height) of the result; ValueError if nothing would remain."""
+        """Return (width, height) of the result. Raises ValueError if the input is too small."""
         middle_w, middle_h = self.middle_size(width, height, fu)
         fd_w, fd_h = filter_size(fd)
         out_w = (middle_w - fd_w + self.down) // self.down
@@ -54,13 +54,15 @@ class Geometry:
         return out_w, out_h
 
     def transposed(self, x_shape: torch.Size, fu, fd) -> Geometry:
-        """The linear call that carries gradients from the output back to the input."""
+        """Return the linear call that maps gradients of the output to gradients of the input."""
         height, width = x_shape[-2:]
         out_w, out_h = self.output_size(width, height, fu, fd)
         fu_w, fu_h = filter_size(fu)
         fd_w, fd_h = filter_size(fd)
         left, _, top, _ = self.padding
         offset_x, offset_y = self.offset or (0, 0)
+        # The adjoint of a convolution is the correlation, padded by taps − 1 − padding. Upsampling
+        # multiplies by up², so the gain swaps these factors.
         padding = (
             fu_w - 1 + fd_w - 1 - left,
             width * self.up - out_w * self.down + left - (self.up - 1),
@@ -80,7 +82,7 @@ class Geometry:
 
 
 def forward(x, fu, fd, b, geometry: Geometry, scale=None) -> torch.Tensor:
-    """The specification: scale, bias, upsample, leaky ReLU with gain and clamp, downsample."""
+    """Scale, add the bias, upsample, apply the leaky ReLU with gain and clamp, downsample."""
     x = upsampled(_scaled_and_biased(x, scale, b), fu, geometry)
     x = torch.where(x < 0, x * geometry.slope, x) * geometry.gain
     if geometry.clamp is not None:
@@ -89,21 +91,21 @@ def forward(x, fu, fd, b, geometry: Geometry, scale=None) -> torch.Tensor:
 
 
 def _scaled_and_biased(x, scale, b) -> torch.Tensor:
-    """`x` times `scale` `[N, C]` plus `b` `[C]`; None leaves a step out."""
+    """Return `x` times `scale` `[N, C]` plus `b` `[C]`; None skips a step."""
     if scale is not None:
         x = x * scale.to(x.dtype)[:, :, None, None]
     return x if b is None else x + b.to(x.dtype)[:, None, None]
 
 
 def upsampled(x, fu, geometry: Geometry) -> torch.Tensor:
-    """`x` with padding on the upsampled grid, brightness preserved."""
+    """Upsample and pad `x`; keeps the brightness."""
     up = (geometry.up, geometry.up)
     flip, gain = geometry.flip_filter, float(geometry.up**2)
     return run(x, fu, Resampling(up, (1, 1), geometry.padding, flip, gain))
 
 
 def downsampled(x, fd, geometry: Geometry) -> torch.Tensor:
-    """The last step."""
+    """Downsample `x`."""
     down = (geometry.down, geometry.down)
     return run(x, fd, Resampling((1, 1), down, (0, 0, 0, 0), geometry.flip_filter, 1.0))
 
@@ -111,7 +113,7 @@ def downsampled(x, fd, geometry: Geometry) -> torch.Tensor:
 def forward_with_states(
     x, fu, fd, b, geometry: Geometry, scale=None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The definition, and its slope states as uint8 `[N, C, H_middle, W_middle]`."""
+    """`forward`, and its slope states as uint8 `[N, C, H_middle, W_middle]`."""
     x = upsampled(_scaled_and_biased(x, scale, b), fu, geometry)
     states = (x < 0).to(torch.uint8)
     x = torch.where(states.bool(), x * geometry.slope, x) * geometry.gain
@@ -123,7 +125,7 @@ def forward_with_states(
 
 
 def states_shape(x_shape, fu, fd, geometry: Geometry) -> tuple[int, ...]:
-    """Shape of the states of `forward_with_states`: one byte each, `[N, C, H_middle, W_middle]`."""
+    """Return the shape of the states of `forward_with_states`: one byte per element."""
     n, c, height, width = x_shape
     middle_w, middle_h = geometry.middle_size(width, height, fu)
     return n, c, middle_h, middle_w
@@ -137,10 +139,15 @@ def linear(x, fu, fd, states: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
 
 def _slopes_on_grid(states, shape, geometry: Geometry, dtype) -> torch.Tensor:
-    """Slopes `[N, C, H, W]` of the grid that starts at `geometry.offset` of the stored one."""
+    """Return slopes `[N, C, H, W]` on the grid that starts at `geometry.offset` of the stored one.
+
+    Elements outside the stored grid get the positive slope; only zeros are multiplied there.
+    """
+    # By state: positive, negative, clamped.
     table = torch.tensor([1.0, geometry.slope, 0.0], dtype=dtype, device=states.device)
     slopes = table[states.long()] * geometry.gain
     height, width = shape[-2:]
+    assert geometry.offset is not None, "a linear call has an offset"
     offset_x, offset_y = geometry.offset
     pads = [
         -offset_x,

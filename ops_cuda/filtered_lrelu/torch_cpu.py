@@ -1,9 +1,9 @@
-"""The CPU path without Numba: plain torch, a few planes at a time, each axis a matrix product.
+"""CPU path without Numba: resampling as matrix products in plain PyTorch, a few planes at a time.
 
-Resampling one axis multiplies it by a banded matrix. Cut into blocks of output columns, every
-product is small and dense, and no zero of the upsampled grid is ever stored. All steps of a few
-planes run in the same workspace, so that the upsampled signal stays in cache.
-States are those of the definition: uint8 `[N, C, H_middle, W_middle]`.
+Resampling an axis is a product with a banded matrix. Cut into blocks of output columns, each
+product is small and dense, and the zeros of the upsampled grid are never stored. All steps of a
+few planes use the same workspace, so the upsampled signal stays in cache. States have the layout
+of the reference implementation: uint8 `[N, C, H_middle, W_middle]`.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from ops_cuda.planes import separable_terms
 
 DEVICE_TYPE = "cpu"
 DTYPES = (torch.float32,)
-#: Singular values of a 2-D filter below this share of the largest are left out: the radial filters
-#: of configuration R then need three terms.
+#: Singular values of a 2-D filter below this fraction of the largest are dropped; the radial
+#: filters of configuration R then need three terms.
 SMALLEST_TERM = {torch.float32: 5e-6, torch.float64: 1e-15}
-#: Output columns of one product: more waste arithmetic on zeros, fewer waste time on calls.
+#: Output columns per product. Larger blocks multiply more zeros, smaller ones cost more calls.
 BLOCK = 64
-#: Elements of the upsampled grid that are worked on together.
+#: Elements of the upsampled grid that are processed together.
 CHUNK = 2**20
 
 
 def missing() -> str:
-    """Nothing: torch is always there."""
+    """Return "": plain PyTorch is always available."""
     return ""
 
 
 def forward(x, fu, fd, b, geometry: Geometry, scale=None) -> Tensor:
-    """`[N, C, H, W]` → `[N, C, H', W']` without keeping anything for a gradient.
+    """Compute `[N, C, H, W]` → `[N, C, H', W']` without storing states.
 
-    `scale` `[N, C]`, if any, multiplies `x` before the bias.
+    `scale` `[N, C]`, if given, multiplies `x` before the bias.
     """
 
     def activate(fine: Tensor, planes: slice) -> None:
@@ -51,7 +51,7 @@ def forward(x, fu, fd, b, geometry: Geometry, scale=None) -> Tensor:
 
 
 def forward_with_states(x, fu, fd, b, geometry: Geometry, scale=None) -> tuple[Tensor, Tensor]:
-    """Result and slope states."""
+    """Compute the result and the slope states."""
     states = torch.empty(states_shape(x.shape, fu, fd, geometry), dtype=torch.uint8)
     planes_of_states = states.flatten(0, 1)
 
@@ -60,7 +60,7 @@ def forward_with_states(x, fu, fd, b, geometry: Geometry, scale=None) -> tuple[T
         torch.lt(fine, 0, out=kept.view(torch.bool))
         F.leaky_relu_(fine, geometry.slope).mul_(geometry.gain)
         low, high = fine.aminmax()
-        # Looking for clamped elements costs more than all the rest, and mostly there are none.
+        # The search for clamped elements costs more than everything else; there are rarely any.
         if geometry.clamp is not None and not -geometry.clamp <= low <= high <= geometry.clamp:
             kept.masked_fill_(fine.abs() > geometry.clamp, CLAMPED)
             fine.clamp_(-geometry.clamp, geometry.clamp)
@@ -70,6 +70,7 @@ def forward_with_states(x, fu, fd, b, geometry: Geometry, scale=None) -> tuple[T
 
 def linear(x, fu, fd, states: Tensor, geometry: Geometry) -> Tensor:
     """Upsample, multiply by the slope of each stored state, downsample."""
+    assert geometry.offset is not None, "a linear call has an offset"
     offset_x, offset_y = geometry.offset
     planes_of_states = states.flatten(0, 1)
     height, width = states.shape[2:]
@@ -87,9 +88,9 @@ def linear(x, fu, fd, states: Tensor, geometry: Geometry) -> Tensor:
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis resampled by one term of a filter: blocks of a banded matrix `[in, out]`.
+    """Resampling of one axis by one term of a filter: blocks of a banded matrix `[in, out]`.
 
-    Output columns `columns` are the input columns `rows` times `matrix`.
+    Output columns `columns` are input columns `rows` times `matrix`.
     """
 
     size: int
@@ -114,7 +115,7 @@ class _Axis:
 def _axis(
     taps: bytes, up: int, down: int, pad: int, sizes: tuple[int, int], dtype: torch.dtype
 ) -> _Axis:
-    """Output o takes tap `k = i·up + pad − o·down` of input i."""
+    """Build the banded matrix: output o reads input i with tap `k = i·up + pad − o·down`."""
     f = np.frombuffer(taps, np.float64)
     size_in, size_out = sizes
     blocks = []
@@ -130,7 +131,7 @@ def _axis(
 
 
 def _axes(f, flip: bool, gain: float, up: int, down: int, pads, sizes_x, sizes_y, dtype):
-    """Per term of the filter its axes (x, y)."""
+    """Return for each separable term of the filter its axes (x, y)."""
     return [
         (
             _axis(x.tobytes(), up, down, pads[0], sizes_x, dtype),
@@ -150,7 +151,7 @@ def _run(
     activate: Callable[[Tensor, slice], None],
     gain: float = 1,
 ) -> Tensor:
-    """Upsample with `gain`, `activate` some planes of the upsampled grid in place, downsample."""
+    """Upsample with `gain`, call `activate` in place on chunks of planes, downsample."""
     n, c, height, width = x.shape
     middle_w, middle_h = geometry.middle_size(width, height, fu)
     out_w, out_h = geometry.output_size(width, height, fu, fd)

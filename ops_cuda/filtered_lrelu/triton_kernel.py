@@ -1,16 +1,18 @@
-"""The fused GPU kernel: resampling as products with banded matrices, tile by tile.
+"""Fused GPU kernel: resampling as products with banded matrices, tile by tile.
 
-A strip of V output columns goes down the image in steps of `SM` rows of the upsampled grid:
+Each program moves a strip of V output columns down the image in steps of `SM` upsampled rows:
 
     M = Uy · X · Ux      upsampled rows of this step       [SM, MID]
-    T = act(M) · Dx      activated, columns resampled      [SM, OUT]
-    Y = D0 · T + D1 · T' output rows of the previous step  [SO, OUT], T' of the following step
+    T = act(M) · Dx      activated, columns downsampled    [SM, OUT]
+    Y = D0 · T + D1 · T' output rows of the previous step  [SO, OUT], T' from the next step
 
-The matrices hold the taps (`tables.py`); products of 2-D filters are summed over their separable
-terms. Only x, y and the two-bit states touch global memory. Sums are in float32; operands are
-rounded to the dtype of x, so for float16 and bfloat16 to where a composition of plain operators
-rounds, or less often.
+The matrices hold the taps (`triton_tables`); for 2-D filters the products are summed over the
+separable terms. Only x, y and the 2-bit states are in global memory. Sums are in float32; operands
+are rounded to the dtype of x, at most as often as in a composition of plain operators.
 """
+
+# Triton's language, not Python: tuples grow in unrolled loops.
+# mypy: disable-error-code="assignment"
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ APPLY, STORE, USE = 0, 1, 2
 
 @triton.jit
 def _rounded(v, ROUND: tl.constexpr, OPERAND: tl.constexpr):
-    """`v` to the precision of ROUND, as OPERAND: the same type but in the interpreter."""
+    """Round `v` to ROUND and cast to OPERAND; the types differ only in the interpreter."""
     return v.to(ROUND).to(OPERAND)
 
 
@@ -39,9 +41,10 @@ def _leaky_relu(m, slope, CONVEX: tl.constexpr):
 def _packed_states(
     m, v, clamp, HAS_CLAMP: tl.constexpr, MID: tl.constexpr,
 ):  # fmt: skip
-    """Two-bit states (0 positive, 1 negative, 2 clamped) as `[SM, MID / 4]` bytes.
+    """2-bit states (0 positive, 1 negative, 2 clamped) as `[SM, MID / 4]` bytes.
 
-    Packing is one more product with a constant matrix: small whole numbers are exact in float16.
+    Packing is a product with a constant matrix, since a tile in registers cannot be shifted.
+    Small integers are exact in float16.
     """
     codes = tl.where(m < 0, 1.0, 0.0)
     if HAS_CLAMP:
@@ -55,7 +58,7 @@ def _packed_states(
 def _slopes(
     states, row, byte, SH, SW, slope, SM: tl.constexpr, MID: tl.constexpr,
 ):  # fmt: skip
-    """Slopes `[SM, MID]` from the stored states at `row` and `byte`; 1 beyond them."""
+    """Slopes `[SM, MID]` from the stored states at `row` and `byte`; 1 outside."""
     rows, columns = row + tl.arange(0, SM), byte + tl.arange(0, MID // 4)
     inside = ((rows >= 0) & (rows < SH))[:, None] & ((columns >= 0) & (columns < SW))[None, :]
     at = rows.to(tl.int64)[:, None] * SW + columns[None, :]
@@ -67,7 +70,7 @@ def _slopes(
 
 @triton.jit
 def _matrix(table, index, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr):
-    """Constant matrix `index`, `[ROWS, COLUMNS]`, of a table."""
+    """Load matrix `index` `[ROWS, COLUMNS]` of a table."""
     table += index * ROWS * COLUMNS
     rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     return tl.load(table + rows[:, None] * COLUMNS + columns[None, :]).to(OPERAND)
@@ -78,7 +81,7 @@ def _store_rows(
     y, value, block, first, strip, OH, OW, y_sh, y_sw,
     SO: tl.constexpr, OUT: tl.constexpr, V: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """Store output rows `block·SO …` of this strip; blocks before `first` are not ours."""
+    """Store output rows `block·SO …` of this strip, unless `block` is before `first`."""
     rows, columns = block * SO + tl.arange(0, SO), tl.arange(0, OUT)
     ours = (rows >= first * SO) & (rows < OH)
     columns_ours = (columns // VECTOR < V // VECTOR) & (
@@ -103,10 +106,13 @@ def filtered_lrelu_kernel(
     X_VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr,
     ROUND: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One strip of one plane, `steps` blocks of `SM // DOWN` output rows."""
+    """Compute `steps` blocks of `SM // DOWN` output rows of one strip of one plane.
+
+    MODE 0 applies the leaky ReLU, 1 also stores states, 2 multiplies by stored slopes.
+    """
     SO: tl.constexpr = SM // DOWN
     STATE_BYTES: tl.constexpr = V * DOWN // 4
-    # Strides come in units of vectors, so that the compiler sees how rows are aligned.
+    # Strides are passed in units of vectors, so that the compiler knows the alignment of rows.
     x_sh, y_sh = x_sh * X_VECTOR, y_sh * Y_VECTOR
     pid = tl.program_id(0)
     strip = pid % strips
@@ -134,8 +140,8 @@ def filtered_lrelu_kernel(
         dys += (_matrix(dy, 2 * term, SO, SM, OPERAND),)
         dy_nexts += (_matrix(dy, 2 * term + 1, SO, SM, OPERAND),)
 
-    # The first column (col0 too) is a multiple of X_VECTOR, as W is then: vectors are all inside
-    # the image or all outside.
+    # The first column (and col0) is a multiple of X_VECTOR, and so is W: a vector is either inside
+    # or outside the image.
     first_vector = strip * (V * DOWN // UP // X_VECTOR) + col0
     vectors = first_vector + tl.arange(0, IN_X) // X_VECTOR
     column_inside = (vectors >= 0) & (vectors < W)
@@ -143,7 +149,7 @@ def filtered_lrelu_kernel(
     x += first_vector.to(tl.int64) * X_VECTOR * x_sw
     first = segment * steps
     last = tl.minimum(first + steps, last_step)
-    # Each state has one writer: tiles overlap, and the last strip and segment own the rest.
+    # Tiles overlap, but each state has one writer; the last strip and segment write the rest.
     bottom = tl.where(segment == segments - 1, MH, (first + steps) * SM)
     own_words = tl.where(
         strip == strips - 1, SW // 4 - strip * (STATE_BYTES // 4), STATE_BYTES // 4
@@ -160,7 +166,7 @@ def filtered_lrelu_kernel(
         if HAS_SCALE:
             pixels = tl.load(corner + window, inside, other=0.0).to(OPERAND) * factor
             pixels = tl.where(inside, _rounded(pixels, ROUND, OPERAND) + bias, 0.0)
-        else:  # beyond the image −b + b is nothing
+        else:  # outside the image load −b, so that the padding is zero after the bias
             pixels = tl.load(corner + window, inside, other=(-bias).to(ROUND)).to(OPERAND) + bias
         pixels = _rounded(pixels, ROUND, OPERAND)
         m = tl.zeros([SM, MID], tl.float32)
@@ -183,7 +189,7 @@ def filtered_lrelu_kernel(
                 at = tl.arange(0, SM)[:, None] * SW + j[None, :]
                 tl.store(corner + at, packed, mask=mask)
             v = _rounded(v, ROUND, OPERAND)
-            if HAS_CLAMP:  # rounding is monotone, so it may come first: halves go in pairs
+            if HAS_CLAMP:  # rounding is monotonic, so it may come first: float16 clamps in pairs
                 bound = _rounded(tl.full([], clamp, tl.float32), ROUND, OPERAND)
                 v = tl.minimum(tl.maximum(v, -bound), bound)
 

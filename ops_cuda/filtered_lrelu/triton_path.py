@@ -1,7 +1,7 @@
-"""The fused GPU path: the same functions as the definition, for CUDA tensors, by Triton.
+"""Fused GPU path: the functions of the reference implementation, by a Triton kernel.
 
-States are two bits per element of the upsampled grid (0 positive, 1 negative, 2 clamped), four
-to a byte, the leftmost lowest, rows filled with zeros to whole words of 16 states:
+States take two bits per element of the upsampled grid (0 positive, 1 negative, 2 clamped), four
+to a byte with the leftmost in the lowest bits. Rows are zero-padded to words of 16 states:
 uint8 `[N, C, H_middle, 4·ceil(W_middle / 16)]`.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ops_cuda.filtered_lrelu import reference
 from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.filtered_lrelu.triton_tables import (
-    MOST_TERMS,
+    MAX_TERMS,
     STATES_PER_BYTE,
     STATES_PER_WORD,
     VECTOR,
@@ -27,7 +27,7 @@ from ops_cuda.filtered_lrelu.triton_tables import (
     terms,
     upsampling_tables,
 )
-from ops_cuda.fir import filter_size
+from ops_cuda.fir import filter_size, memory_format_of
 from ops_cuda.triton_support import knobs
 from ops_cuda.triton_support import missing as missing
 
@@ -38,24 +38,27 @@ if knobs is not None:
 
 DEVICE_TYPE = "cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-#: How tensor cores multiply float32: three products of tf32 parts, about 1e-6 relative error.
+#: float32 on tensor cores: three products of tf32 parts, about 1e-6 relative error.
 PRECISION = "tf32x3"
-#: Output blocks per program: long strips amortise their first step, short ones fill the GPU.
+#: Output blocks per program. Long strips amortise their first step; short ones fill the GPU.
 STEPS = 16
-#: The kernel takes one plane at a time, so channels-last tensors with more channels than this are
-#: copied before and after: three times the fewest bytes, where reading them with strides would
-#: move whole sectors of 32 bytes for each element.
-MOST_STRIDED_CHANNELS = 4
+#: The kernel processes one plane at a time, so channels-last tensors with more channels than this
+#: are copied before and after. That moves three times the minimum number of bytes; strided access
+#: would move a sector of 32 bytes per element.
+MAX_STRIDED_CHANNELS = 4
 
 
 def states_shape(x_shape, fu, fd, geometry: Geometry) -> list[int]:
-    """Shape of the uint8 states that `forward_with_states` returns."""
+    """Return the shape of the uint8 states of `forward_with_states`."""
     width, height = geometry.middle_size(x_shape[3], x_shape[2], fu)
     return [x_shape[0], x_shape[1], height, -(-width // STATES_PER_WORD) * 4]
 
 
 def forward(x, fu, fd, b, geometry: Geometry, scale: Tensor | None = None) -> Tensor:
-    """`[N, C, H, W]` → `[N, C, H', W']`; `scale` `[N, C]` multiplies `x` before the bias."""
+    """Compute `[N, C, H, W]` → `[N, C, H', W']` without storing states.
+
+    `scale` `[N, C]`, if given, multiplies `x` before the bias.
+    """
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
         return reference.forward(x, fu, fd, b, geometry, scale)
@@ -65,7 +68,7 @@ def forward(x, fu, fd, b, geometry: Geometry, scale: Tensor | None = None) -> Te
 def forward_with_states(
     x, fu, fd, b, geometry: Geometry, scale: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same, and the packed slope states for the gradient."""
+    """`forward`, and the packed slope states for the gradient."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
         y, states = reference.forward_with_states(x, fu, fd, b, geometry, scale)
@@ -83,34 +86,34 @@ def linear(x, fu, fd, states, geometry: Geometry) -> Tensor:
 
 
 def packed(states: Tensor) -> Tensor:
-    """`[..., W]` states of one byte each → `[..., 4·ceil(W / 16)]` bytes of four."""
+    """Pack states `[..., W]` of one byte each into `[..., 4·ceil(W / 16)]` bytes of four."""
     states = torch.nn.functional.pad(states, [0, -states.shape[-1] % STATES_PER_WORD])
     states = states.unflatten(-1, (-1, STATES_PER_BYTE))
     return (states << states.new_tensor([0, 2, 4, 6])).sum(-1, dtype=torch.uint8)
 
 
 def unpacked(states: Tensor) -> Tensor:
-    """`[..., B]` bytes of four states → `[..., 4·B]` states of one byte each."""
+    """Unpack bytes `[..., B]` of four states into `[..., 4·B]` states of one byte each."""
     return (states[..., None] >> states.new_tensor([0, 2, 4, 6]) & 3).flatten(-2)
 
 
 def _tile(x, fu, fd, geometry: Geometry) -> Tile | None:
-    """The tile for this call, None where only the definition can compute it."""
+    """Return the tile for this call; None if it needs the reference implementation."""
     shape = shape_of(x, fu, fd, geometry)
-    if not {shape.up, shape.down} <= {1, 2, 4} or max(shape.u_terms, shape.d_terms) > MOST_TERMS:
+    if not {shape.up, shape.down} <= {1, 2, 4} or max(shape.u_terms, shape.d_terms) > MAX_TERMS:
         return None
     return best_tile(shape, _shared_memory(x.device))
 
 
 def shape_of(x, fu, fd, geometry: Geometry) -> Shape:
-    """What the choice of a tile depends on."""
+    """Return the properties of a call that determine its tile."""
     sizes, num_terms = (filter_size(fu), filter_size(fd)), (_num_terms(fu), _num_terms(fd))
     return Shape(geometry.up, geometry.down, *sizes, *num_terms, x.element_size())
 
 
 @lru_cache
 def _shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that a program may use; that of an H100 where there is no GPU."""
+    """Return the bytes of shared memory per program; those of an H100 without a GPU."""
     if device.type != "cuda":
         return 232448
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
@@ -120,15 +123,8 @@ def _num_terms(f: Tensor | None) -> int:
     return 1 if f is None or f.ndim == 1 else len(terms(f).x)
 
 
-def _memory_format(x: Tensor) -> torch.memory_format:
-    """Of the result: channels-last for a channels-last `x`, else contiguous."""
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
 def _vector(t: Tensor) -> int:
-    """Elements that can be read or written at a time: every row starts and ends with a vector."""
+    """Return the number of elements per load or store; rows must start and end with a vector."""
     sizes = (t.shape[3], *t.stride()[:3], t.data_ptr() // t.element_size())
     if t.stride(3) != 1:
         return 1
@@ -136,7 +132,7 @@ def _vector(t: Tensor) -> int:
 
 
 def _in_vectors(t: Tensor, vector: int) -> tuple[int, ...]:
-    """Strides with those of the first three axes in vectors."""
+    """Return the strides, those of the first three axes in units of vectors."""
     return (*(stride // vector for stride in t.stride()[:3]), t.stride(3))
 
 
@@ -144,12 +140,12 @@ def run(
     x: Tensor, fu, fd, b, geometry: Geometry, tile: Tile, mode: int, states: Tensor | None,
     scale: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Launch the kernel with a given tile."""
+    """Launch the kernel with the given tile."""
     n, channels, height, width = x.shape
     middle_w, middle_h = geometry.middle_size(width, height, fu)
     out_w, out_h = geometry.output_size(width, height, fu, fd)
-    memory_format = _memory_format(x)
-    if memory_format == torch.channels_last and channels > MOST_STRIDED_CHANNELS:
+    memory_format = memory_format_of(x)
+    if memory_format == torch.channels_last and channels > MAX_STRIDED_CHANNELS:
         y = run(x.contiguous(), fu, fd, b, geometry, tile, mode, states, scale)
         return y.contiguous(memory_format=memory_format)
     y = torch.empty(
@@ -183,9 +179,9 @@ def run(
 
 
 def constants(geometry: Geometry, tile: Tile, dtype: torch.dtype) -> dict:
-    """The kernel's compile-time arguments that follow from these."""
+    """Return the compile-time arguments of the kernel for a geometry, tile and dtype."""
     rounding = getattr(tl, str(dtype).removeprefix("torch."))
-    # The interpreter multiplies bfloat16 as if its bits were integers.
+    # Triton's interpreter multiplies the bits of bfloat16 as integers.
     operand = tl.float32 if knobs.runtime.interpret else rounding
     return dict(
         HAS_CLAMP=geometry.clamp is not None, CONVEX=0 <= geometry.slope <= 1, UP=geometry.up,

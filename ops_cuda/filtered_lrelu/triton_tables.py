@@ -1,4 +1,4 @@
-"""Tile sizes of the fused GPU kernel and the banded matrices it multiplies with."""
+"""Tile sizes and banded matrices of the fused GPU kernel."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.planes import decomposed
 
-#: Singular values of a 2-D filter below this share of the largest are left out.
+#: Singular values of a 2-D filter below this fraction of the largest are dropped.
 SMALLEST_TERM = 5e-6
-MOST_TERMS = 3
-#: By `down` and bytes per element: `sm`, `mid`, `valid` of a tile, and its warps with separable
-#: filters and with others. Of what compiles without spilling these need the fewest instructions
-#: per output (docs/LOG.md). Not yet timed: benchmarks/kernels_gpu.py is there to change them.
+MAX_TERMS = 3
+#: (down, bytes per element) → `sm`, `mid`, `valid` of a tile, warps for separable filters, warps
+#: for others. These need the fewest instructions per output among the tiles that compile without
+#: spills (docs/LOG.md). Not timed yet; benchmarks/kernels_gpu.py searches over tiles.
 PREFERRED = {
     (1, 2): (32, 32, 16, 1, 2),
     (2, 2): (32, 64, 16, 1, 2),
@@ -28,17 +28,17 @@ PREFERRED = {
     (2, 4): (16, 64, 16, 2, 2),
     (4, 4): (32, 64, 8, 4, 8),
 }
-#: Rows are read and written this many elements at a time where sizes and strides allow it.
+#: Elements per load and store, where sizes and strides allow it.
 VECTOR = 4
 STATES_PER_BYTE, STATES_PER_WORD = 4, 16
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Sizes of the products (see `triton_kernel`), and the warps that share a tile.
+    """Sizes of the matrix products (see `triton_kernel`), and the number of warps per tile.
 
-    `in_y` input rows give `sm` rows of the upsampled grid; `in_x` input columns give `mid`
-    columns of it and those `out` output columns, of which `valid` are right and kept.
+    `in_y` input rows give `sm` upsampled rows. `in_x` input columns give `mid` upsampled columns
+    and `out` output columns, of which `valid` are correct and stored.
     """
 
     in_y: int
@@ -50,13 +50,13 @@ class Tile:
     num_warps: int = 4
 
 
-def _power_of_two(n: int, least: int = 16) -> int:
-    return max(least, 1 << (n - 1).bit_length())
+def _power_of_two(n: int, minimum: int = 16) -> int:
+    return max(minimum, 1 << (n - 1).bit_length())
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the choice of a tile depends on: factors, taps (x, y), terms, bytes per element."""
+    """Properties that determine the tile: factors, taps (x, y), terms, bytes per element."""
 
     up: int
     down: int
@@ -68,14 +68,14 @@ class Shape:
 
 
 def tiles(shape: Shape) -> list[Tile]:
-    """All tiles that fit a shape, the one with the least arithmetic first."""
+    """Return all tiles that fit a shape, cheapest first."""
     (u_x, u_y), (d_x, d_y), down = shape.u_taps, shape.d_taps, shape.down
-    # Tiles start at whole words of states; up to STATES_PER_BYTE − 1 columns go to that.
+    # Tiles start at whole words of states, which costs up to STATES_PER_BYTE − 1 columns.
     step = max(STATES_PER_WORD // down, VECTOR)
     found = []
     for mid in (32, 64, 128):
-        most = (mid - d_x + 2 - STATES_PER_BYTE) // down // step * step
-        for valid in range(step, most + 1, step):
+        max_valid = (mid - d_x + 2 - STATES_PER_BYTE) // down // step * step
+        for valid in range(step, max_valid + 1, step):
             fine = valid * down + d_x - 2 + STATES_PER_BYTE
             in_x = _power_of_two(-(-(fine + u_x - 1) // shape.up) + VECTOR - 1)
             for sm in (16, 32, 64):
@@ -86,7 +86,7 @@ def tiles(shape: Shape) -> list[Tile]:
 
 
 def _cost(tile: Tile, down: int) -> float:
-    """Multiplications of the tensor cores per output element of a plane."""
+    """Return the number of tensor core multiplications per output element."""
     rows = tile.sm // down
     products = (
         tile.sm * tile.in_y * tile.in_x
@@ -98,17 +98,17 @@ def _cost(tile: Tile, down: int) -> float:
 
 
 def shared_memory(tile: Tile, shape: Shape) -> int:
-    """Bytes of shared memory that a tile needs at most: its matrices, and one exchange."""
+    """Return an upper bound of the shared memory of a tile in bytes: matrices and one exchange."""
     upsampling = tile.sm * tile.in_y + tile.in_x * tile.mid
     downsampling = tile.mid * tile.out + 2 * tile.sm // shape.down * tile.sm
-    parts = 1 if shape.element_size == 2 else 2  # of a float32, multiplied as tf32
+    parts = 1 if shape.element_size == 2 else 2  # tf32x3 splits a float32 into two parts
     elements = shape.u_terms * upsampling + shape.d_terms * downsampling
     return parts * elements * shape.element_size + 16384
 
 
 @lru_cache
 def best_tile(shape: Shape, available: int) -> Tile | None:
-    """The tile in use with so many bytes of shared memory; None if none fits."""
+    """Return the tile to use with `available` bytes of shared memory; None if none fits."""
     found = [tile for tile in tiles(shape) if shared_memory(tile, shape) <= available]
     *sizes, separable, others = PREFERRED[shape.down, shape.element_size]
     preferred = [tile for tile in found if [tile.sm, tile.mid, tile.valid] == sizes]
@@ -118,32 +118,32 @@ def best_tile(shape: Shape, available: int) -> Tile | None:
 
 @dataclass(frozen=True)
 class Terms:
-    """A filter as a sum of separable ones: `x` `[terms, taps_x]`, `y` `[terms, taps_y]`."""
+    """A filter as a sum of separable terms: `x` `[terms, taps_x]`, `y` `[terms, taps_y]`."""
 
     x: np.ndarray
     y: np.ndarray
 
     def oriented(self, flip_filter: bool) -> Terms:
-        """Taps for a correlation."""
+        """Return the taps for a correlation."""
         return self if flip_filter else Terms(self.x[:, ::-1], self.y[:, ::-1])
 
 
-class _Remembered:
-    """Values computed from a tensor's contents, kept while its storage lives and is unchanged.
+class _TensorCache:
+    """Cache of values computed from a tensor's contents, valid while its storage is unchanged.
 
-    Reading a filter from a GPU waits for the device, so it must not happen in every call.
+    Reading a filter from a GPU synchronises with the device, so it must not happen in every call.
     """
 
     def __init__(self):
         self._values: dict[tuple, tuple[StorageWeakRef | None, Any]] = {}
 
     def get(self, tensor: torch.Tensor | None, key: tuple, compute: Callable[[], Any]) -> Any:
-        """`compute()`, or its result of an earlier call with the same tensor and key."""
+        """Return the cached result for this tensor and key, or `compute()` it."""
         storage = None
         if tensor is not None:
             storage = StorageWeakRef(tensor.untyped_storage())
             layout = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-            # While the weak reference lives, its address goes to no other storage.
+            # While the weak reference lives, no other storage gets this address.
             version = 0 if tensor.is_inference() else tensor._version
             key = (storage.cdata, layout, tensor.dtype, version, *key)
         if key not in self._values:
@@ -153,11 +153,11 @@ class _Remembered:
         return self._values[key][1]
 
 
-_terms_of, _tables_of = _Remembered(), _Remembered()
+_terms_of, _tables_of = _TensorCache(), _TensorCache()
 
 
 def terms(f: torch.Tensor | None) -> Terms:
-    """`f` as a sum of separable filters, in float64; remembered."""
+    """Return `f` as a sum of separable filters, in float64; cached."""
     if f is None:
         return Terms(np.ones([1, 1]), np.ones([1, 1]))
 
@@ -168,9 +168,9 @@ def terms(f: torch.Tensor | None) -> Terms:
 
 
 def first_input(up: int, low: int, vector: int = 1) -> int:
-    """Index of the first input sample at or after the origin of the upsampled grid.
+    """Return the index of the first input sample at or after the origin of the upsampled grid.
 
-    `low` is the padding before the image; the index is rounded down to a multiple of `vector`.
+    `low` is the padding before the image. The index is rounded down to a multiple of `vector`.
     """
     return -(low // up) // vector * vector
 
@@ -178,13 +178,13 @@ def first_input(up: int, low: int, vector: int = 1) -> int:
 def upsampling_matrix(
     taps: np.ndarray, up: int, low: int, fine: int, inputs: int, vector: int = 1
 ) -> np.ndarray:
-    """`[terms, fine, inputs]`: samples of the upsampled grid from the inputs of a tile."""
+    """Return `[terms, fine, inputs]`, which maps the inputs of a tile to its upsampled samples."""
     i = first_input(up, low, vector) + np.arange(inputs)[None]
     return up * _taken(taps, i * up + low - np.arange(fine)[:, None])
 
 
 def downsampling_matrix(taps: np.ndarray, down: int, outputs: int, fine: int, shift: int = 0):
-    """`[terms, outputs, fine]`: outputs from fine samples, the first of which has index `shift`."""
+    """Return `[terms, outputs, fine]`, which maps fine samples from index `shift` on to outputs."""
     return _taken(taps, np.arange(fine)[None] + shift - np.arange(outputs)[:, None] * down)
 
 
@@ -199,9 +199,9 @@ Tables = tuple[torch.Tensor, torch.Tensor]
 def upsampling_tables(
     f, geometry: Geometry, lead: int, tile: Tile, dtype: torch.dtype, device: torch.device
 ) -> Tables:
-    """`Uy` `[terms, sm, in_y]` and `Ux` `[terms, in_x, mid]` of the kernel; `Ux` has the gain.
+    """Return `Uy` `[terms, sm, in_y]` and `Ux` `[terms, in_x, mid]`; `Ux` includes the gain.
 
-    Tiles start `lead` columns of the upsampled grid before their first output.
+    Tiles start `lead` upsampled columns before their first output.
     """
     left, _, top, _ = geometry.padding
     left += lead
@@ -220,17 +220,17 @@ def upsampling_tables(
 def downsampling_tables(
     f, geometry: Geometry, lead: int, tile: Tile, dtype: torch.dtype, device: torch.device
 ) -> Tables:
-    """`Dx` `[terms, mid, out]` and `Dy` `[terms, 2, sm // down, sm]`: this step, the next one."""
+    """Return `Dx` `[terms, mid, out]` and `Dy` `[terms, 2, sm // down, sm]` (this, next step)."""
     down, flip = geometry.down, geometry.flip_filter
 
     def compute() -> Tables:
         taps = terms(f).oriented(flip)
         dx = downsampling_matrix(taps.x, down, tile.out, tile.mid, -lead)
-        dy = [
+        steps = [
             downsampling_matrix(taps.y, down, tile.sm // down, tile.sm, shift)
             for shift in (0, tile.sm)
         ]
-        dy = np.stack(dy, axis=1)
+        dy = np.stack(steps, axis=1)
         return _uploaded(dx.transpose(0, 2, 1), dtype, device), _uploaded(dy, dtype, device)
 
     return _tables_of.get(f, ("down", down, flip, lead, tile, dtype, device), compute)

@@ -1,7 +1,7 @@
-"""The loops of the CPU path. Names without Numba stay importable, but nobody calls them.
+"""Loops of the CPU path. Without Numba the names exist but must not be called.
 
-LLVM turns a loop over a row into straight vector code when the loop over taps inside it has a
-constant length; hence one function per usual number of taps.
+LLVM vectorises a loop over a row if the inner loop over taps has a constant length, so there is
+one function per common number of taps.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 from ops_cuda.numba_support import compiled
 
-# No "nnan": an input may hold NaN, and the result must then hold it too.
+# No "nnan": NaN in the input must propagate to the output.
 FASTMATH = {"contract", "reassoc", "nsz"}
 allocating = compiled(fastmath=FASTMATH)
 inline = compiled(fastmath=FASTMATH, _nrt=False)
@@ -74,7 +74,7 @@ def _add_scaled(out, source, factor):
 
 @inline
 def _column(out, rows, taps):
-    """Any number of rows, also none."""
+    """FIR filter down the columns of any number of rows, including none."""
     if len(taps) == 4:
         _column4(out, rows, taps)
     elif len(taps) == 2:
@@ -91,7 +91,10 @@ def _column(out, rows, taps):
 
 @inline
 def _row(out, phases, taps, starts):
-    """One phase of an output row; tap k reads phase `starts[k, 0]` from `starts[k, 1]` on."""
+    """Compute one phase of an output row.
+
+    Tap k reads phase `starts[k, 0]` from column `starts[k, 1]` on.
+    """
     num_taps, first = len(taps), starts[0, 1]
     if len(phases) == 1 and num_taps == 4:
         _row4(out, phases[0, first:], taps)
@@ -113,7 +116,7 @@ def _row(out, phases, taps, starts):
 
 @inline
 def _split(phases, line):
-    """`phases[e, n] = line[E·n + e]`."""
+    """Split a row into phases: `phases[e, n] = line[E·n + e]`."""
     step = len(phases)
     if step == 2:
         even, odd = phases[0], phases[1]
@@ -128,7 +131,7 @@ def _split(phases, line):
 
 @inline
 def _write(target, done):
-    """`target[R·n + r] = done[r, n]`."""
+    """Interleave phases: `target[R·n + r] = done[r, n]`."""
     step = len(done)
     if step == 2:
         even, odd = done[0], done[1]
@@ -145,6 +148,7 @@ def _write(target, done):
 
 @inline
 def _rows(first, last, x, y, columns, rows, line, phases, filled, done, part):
+    """The loop of `run_rows`; allocates nothing, so that it compiles without reference counting."""
     y_taps, y_counts, y_firsts, up, down, pad = rows
     x_taps, x_counts, x_starts, num_phases, _width, _base = columns
     height, out_h = x.shape[1], y.shape[1]
@@ -174,12 +178,12 @@ def _rows(first, last, x, y, columns, rows, line, phases, filled, done, part):
 
 @allocating
 def run_rows(first, last, x, y, columns, rows):
-    """Rows first..last−1 of all planes of `y` `[planes, H', W']` from `x` `[planes, H, W]`.
+    """Compute rows first..last−1 of all planes of `y` `[planes, H', W']` from `x` `[planes, H, W]`.
 
-    `columns` and `rows` are the plans of `numba_cpu`: first down the columns, then along the row.
+    `columns` and `rows` are the plans of `numba_cpu`. Filters down the columns, then along the row.
     """
     _x_taps, x_counts, x_starts, num_phases, width, base = columns
-    # The line holds a row of inputs between zeros; what is read of it starts at input `base`.
+    # The line holds an input row with zero padding; reading starts at input sample `base`.
     length = width + x_starts[:, :, 1].max()
     start, end = min(base, 0), max(base + num_phases * length, x.shape[2])
     line = np.zeros(end - start, np.float32)

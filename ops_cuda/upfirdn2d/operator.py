@@ -1,4 +1,4 @@
-"""The differentiable operator: linear in `x`, so its gradient is another call of itself."""
+"""The differentiable operator `upfirdn2d`: linear in `x`, so its gradient is another call of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATHS: dict[str, ModuleType] = {
 
 
 def check(path: ModuleType, device: torch.device) -> float:
-    """Largest relative error of `path` on small inputs: both layouts, one and two filter axes."""
+    """Return the largest relative error of `path` over both layouts, 1-D and 2-D filters."""
     random = torch.Generator().manual_seed(0)
     x = torch.randn([2, 3, 9, 11], generator=random).to(device)
     f = torch.rand([4], generator=random).to(device)
@@ -58,13 +58,13 @@ def _upfirdn2d(
     gain: float,
     path: str,
 ) -> Tensor:
-    spec = Resampling(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
+    spec = Resampling.of(up, down, padding, flip_filter, gain)
     return PATHS[path].run(x, f, spec).contiguous(memory_format=memory_format_of(x))
 
 
 @_upfirdn2d.register_fake
 def _(x, f, up, down, padding, flip_filter, gain, path):
-    spec = Resampling(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
+    spec = Resampling.of(up, down, padding, flip_filter, gain)
     width, height = spec.output_size(x.shape[3], x.shape[2], f)
     y = x.new_empty([x.shape[0], x.shape[1], height, width])
     return y.contiguous(memory_format=memory_format_of(x))
@@ -72,7 +72,7 @@ def _(x, f, up, down, padding, flip_filter, gain, path):
 
 def _remember(ctx, inputs, output) -> None:
     x, f, up, down, padding, flip_filter, gain, ctx.path = inputs
-    spec = Resampling(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
+    spec = Resampling.of(up, down, padding, flip_filter, gain)
     ctx.transposed = spec.transposed(x.shape, f)
     ctx.save_for_backward(f)
 
@@ -100,17 +100,23 @@ def upfirdn2d(
 ) -> torch.Tensor:
     """Upsample by zero insertion, pad, filter and decimate each channel of `x` (REFERENCE.md §1.3).
 
+    Differentiable in `x` to any order, not in `f`.
+
     Args:
         x: `[N, C, H, W]`, any floating dtype.
-        f: float32 filter `[taps]` (rows, then columns), `[taps_y, taps_x]`, or None (identity).
-        up, down: factors, one number or (x, y).
-        padding: with respect to the upsampled image; a number, (x, y) or (left, right, top,
-            bottom); negative numbers crop.
+        f: float32 filter: separable `[taps]`, 2-D `[taps_y, taps_x]`, or None (identity).
+        up: upsampling factor, one number or (x, y).
+        down: downsampling factor, one number or (x, y).
+        padding: relative to the upsampled image; a number, (x, y) or (left, right, top, bottom);
+            negative values crop.
         flip_filter: False convolves, True correlates.
-        gain: overall factor; a separable filter takes its square root per axis.
+        gain: overall factor.
 
-    Returns `[N, C, H', W']` with `W' = (W·up + left + right − taps_x) // down + 1`.
-    Differentiable in `x` to any order, not in `f`. Raises ValueError on sizes that do not fit.
+    Returns:
+        `[N, C, H', W']` with `W' = (W·up + left + right − taps_x) // down + 1`.
+
+    Raises:
+        ValueError: the padded image is smaller than the filter, or an argument is invalid.
     """
     if x.ndim != 4:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected [N, C, H, W]")
@@ -122,7 +128,7 @@ def upfirdn2d(
 
 
 def filter2d(x, f, padding=0, flip_filter=False, gain=1):
-    """Filter at the same size. `x`: `[N, C, H, W]`; extra `padding` enlarges the result."""
+    """Filter `[N, C, H, W]` at the same size; extra `padding` enlarges the result."""
     fw, fh = filter_size(f)
     left, right, top, bottom = as_padding(padding)
     padding = [left + fw // 2, right + (fw - 1) // 2, top + fh // 2, bottom + (fh - 1) // 2]
@@ -130,7 +136,7 @@ def filter2d(x, f, padding=0, flip_filter=False, gain=1):
 
 
 def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1):
-    """Upsample `[N, C, H, W]` to `[N, C, H·up, W·up]` (plus extra `padding`), same brightness."""
+    """Upsample `[N, C, H, W]` to `[N, C, H·up, W·up]` (plus `padding`); keeps the brightness."""
     ux, uy = as_pair(up, "up")
     fw, fh = filter_size(f)
     left, right, top, bottom = as_padding(padding)

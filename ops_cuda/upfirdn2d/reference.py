@@ -1,18 +1,20 @@
-"""What `upfirdn2d` computes, in plain PyTorch, and the geometry that every path shares."""
+"""Reference implementation of `upfirdn2d` in plain PyTorch; geometry common to all paths."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 
 from ops_cuda.fir import filter_size
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """What one call does, apart from its tensors. Factors are (x, y), padding is (l, r, t, b)."""
+    """Arguments of one call other than tensors. Factors are (x, y), padding is (l, r, t, b)."""
 
     up: tuple[int, int]
     down: tuple[int, int]
@@ -20,8 +22,21 @@ class Resampling:
     flip_filter: bool
     gain: float
 
+    @classmethod
+    def of(
+        cls,
+        up: Sequence[int],
+        down: Sequence[int],
+        padding: Sequence[int],
+        flip_filter: bool,
+        gain: float,
+    ) -> Resampling:
+        """From the lists that custom operators pass."""
+        (up_x, up_y), (down_x, down_y), (left, right, top, bottom) = up, down, padding
+        return cls((up_x, up_y), (down_x, down_y), (left, right, top, bottom), flip_filter, gain)
+
     def output_size(self, width: int, height: int, f: torch.Tensor | None) -> tuple[int, int]:
-        """Size (width, height) of the result; ValueError if the padded input is too small."""
+        """Return (width, height) of the result. Raises ValueError if the input is too small."""
         left, right, top, bottom = self.padding
         fw, fh = filter_size(f)
         padded_w = width * self.up[0] + left + right
@@ -34,11 +49,13 @@ class Resampling:
         return (padded_w - fw) // self.down[0] + 1, (padded_h - fh) // self.down[1] + 1
 
     def transposed(self, x_shape: torch.Size, f: torch.Tensor | None) -> Resampling:
-        """The operator that carries gradients from the output back to an input of `x_shape`."""
+        """Return the adjoint, which maps gradients of the output to those of an `x_shape` input."""
         height, width = x_shape[-2:]
         out_w, out_h = self.output_size(width, height, f)
         fw, fh = filter_size(f)
         left, _, top, _ = self.padding
+        # Convolution becomes correlation and the factors swap. Padding on the right also covers the
+        # samples that decimation dropped.
         padding = (
             fw - left - 1,
             width * self.up[0] - out_w * self.down[0] + left - self.up[0] + 1,
@@ -48,35 +65,38 @@ class Resampling:
         return Resampling(self.down, self.up, padding, not self.flip_filter, self.gain)
 
 
-def definition(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tensor:
-    """The specification, in plain differentiable PyTorch: `[N, C, H, W]` → `[N, C, H', W']`."""
+def upfirdn2d_reference(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tensor:
+    """Return `upfirdn2d` step by step as specified: `[N, C, H, W]` → `[N, C, H', W']`.
+
+    Differentiable, in any dtype. It stores the zeros of the upsampled image; `run` does not.
+    """
     channels = x.shape[1]
     up_x, up_y = spec.up
     if spec.up != (1, 1):
-        n, c, h, w = x.shape
-        x = x.reshape(n, c, h, 1, w, 1)
-        x = F.pad(x, [0, up_x - 1, 0, 0, 0, up_y - 1]).reshape(n, c, h * up_y, w * up_x)
+        x = F.pad(rearrange(x, "n c h w -> n c h 1 w 1"), [0, up_x - 1, 0, 0, 0, up_y - 1])
+        x = rearrange(x, "n c h up_y w up_x -> n c (h up_y) (w up_x)")
     x = F.pad(x, list(spec.padding))
     if f is None:
         f = torch.ones([1, 1], device=x.device)
+    # A separable filter is applied twice: each axis takes the square root of the gain.
     f = (f * spec.gain ** (f.ndim / 2)).to(x.dtype)
     taps = f if spec.flip_filter else f.flip(list(range(f.ndim)))
     if taps.ndim == 2:
-        kernels = [taps[None, None]]
+        kernels = [repeat(taps, "kh kw -> c 1 kh kw", c=channels)]
         strides = [(spec.down[1], spec.down[0])]
     else:
-        kernels = [taps[None, None, None, :], taps[None, None, :, None]]
+        kernels = [repeat(taps, f"k -> c 1 {axes}", c=channels) for axes in ("1 k", "k 1")]
         strides = [(1, spec.down[0]), (spec.down[1], 1)]
     for kernel, stride in zip(kernels, strides, strict=True):
-        kernel = kernel.repeat([channels, 1, 1, 1])
         x = F.conv2d(x, kernel, stride=stride, groups=channels)
     return x
 
 
 def run(x: torch.Tensor, f: torch.Tensor | None, spec: Resampling) -> torch.Tensor:
-    """The numbers of `definition` for any device and dtype, without writing zeros to memory.
+    """Return the values of `upfirdn2d_reference` without storing the zeros of the upsampled image.
 
-    Strided depthwise convolutions and their transposes; one per axis for a separable filter.
+    The reference path, for any device and dtype: strided depthwise convolutions and their
+    transposes, one per axis for a separable filter.
     """
     if x.numel() == 0:
         width, height = spec.output_size(x.shape[3], x.shape[2], f)
@@ -101,6 +121,7 @@ def _filter_2d(x: torch.Tensor, f: torch.Tensor, spec: Resampling) -> torch.Tens
         x = _transposed_convolution(x, taps, spec)
         return x if spec.down == (1, 1) else x[:, :, ::down_y, ::down_x]
     left, right, top, bottom = spec.padding
+    # Symmetric padding inside the convolution saves a copy of the image.
     symmetric = left == right >= 0 and top == bottom >= 0
     x = x if symmetric else F.pad(x, [left, right, top, bottom])
     padding = (top, left) if symmetric else 0
@@ -108,12 +129,13 @@ def _filter_2d(x: torch.Tensor, f: torch.Tensor, spec: Resampling) -> torch.Tens
 
 
 def _transposed_convolution(x, taps, spec: Resampling) -> torch.Tensor:
-    """Upsample, pad and filter: the full transposed convolution less what is too much of it."""
+    """Upsample, pad and filter by a transposed convolution, cropped or padded to size."""
     (up_x, up_y), (left, right, top, bottom) = spec.up, spec.padding
     fh, fw = taps.shape[2:]
-    # The full convolution reaches taps − 1 beyond each side but lacks the last up − 1 zeros.
-    cut_x, longer_x, pads_x = _less(fw - 1 - left, fw - up_x - right, up_x)
-    cut_y, longer_y, pads_y = _less(fh - 1 - top, fh - up_y - bottom, up_y)
+    # It returns the full convolution, taps − 1 more pixels on each side, but without the up − 1
+    # zeros after the last sample.
+    cut_x, longer_x, pads_x = _crop(fw - 1 - left, fw - up_x - right, up_x)
+    cut_y, longer_y, pads_y = _crop(fh - 1 - top, fh - up_y - bottom, up_y)
     x = F.conv_transpose2d(
         x,
         taps.flip([2, 3]),
@@ -125,9 +147,10 @@ def _transposed_convolution(x, taps, spec: Resampling) -> torch.Tensor:
     return F.pad(x, [*pads_x, *pads_y]) if any(pads_x + pads_y) else x
 
 
-def _less(before: int, after: int, up: int) -> tuple[int, int, tuple[int, int]]:
-    """How to drop `before` and `after` elements (negative: add zeros) of a transposed convolution:
-    its padding, its output padding, and what remains to pad.
+def _crop(before: int, after: int, up: int) -> tuple[int, int, tuple[int, int]]:
+    """How to drop `before` and `after` elements (negative: add zeros) of a transposed convolution.
+
+    Returns its `padding`, its `output_padding`, and the padding that remains to be applied.
     """
     cut = max(0, before)
     longer = cut - max(0, after)

@@ -1,4 +1,4 @@
-"""The GPU kernel of `upfirdn2d`: every output sums the taps that meet a sample, never a zero."""
+"""GPU kernel of `upfirdn2d`: each output only sums the taps that read an input sample."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def _first_sample(o, before, phase, UP: tl.constexpr, DOWN: tl.constexpr):
-    """First sample that output `o` sees, and its tap; padding is `before·UP + phase` samples."""
+    """First input sample that output `o` reads, and its tap; the padding is `before·UP + phase`."""
     fine = o * DOWN
     sample = (fine - phase + (UP - 1)) // UP
     return sample - before, sample * UP + phase - fine
@@ -22,9 +22,9 @@ def upfirdn2d_kernel(
     TAPS_X: tl.constexpr, TAPS_Y: tl.constexpr, HAS_F: tl.constexpr, FLIP: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """A block of outputs: of one plane, or with CHANNELS_LAST pixels by channels.
+    """Compute one block of outputs: rows by columns of a plane, or pixels by channels.
 
-    FLIP reads the taps forwards (a correlation), else backwards.
+    The latter with CHANNELS_LAST. FLIP reads the taps forwards (correlation), else backwards.
     """
     pid = tl.program_id(0)
     rows, columns = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]

@@ -1,4 +1,4 @@
-"""The GPU path, by Triton: one launch for a filter with two axes, two for a separable one."""
+"""GPU path: one launch of a Triton kernel for a 2-D filter, two for a separable one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if knobs is not None:
 
 DEVICE_TYPE = "cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-#: Outputs per program, and the most of them side by side in memory.
+#: Outputs per program, and the maximum number of them along a row.
 BLOCK, LONGEST_ROW = 1024, 64
 
 
 def run(x: Tensor, f: Tensor | None, spec: Resampling) -> Tensor:
-    """The definition's values, `[N, C, H, W]` → `[N, C, H', W']`, in the memory format of `x`."""
+    """Return the values of the reference path in the memory format of `x`."""
     if f is None or f.ndim == 2:
         return _launch(x, f, spec)
     left, right, top, bottom = spec.padding

@@ -1,4 +1,4 @@
-"""Network files: ours (safetensors) and the official pickles, the registry, downloads, deltas."""
+"""Network files: loading, saving, official pickles, registry, downloads, deltas."""
 
 from sg3.checkpoints.delta import Delta, apply_deltas, difference, load_delta, merge, save_delta
 from sg3.checkpoints.load import load

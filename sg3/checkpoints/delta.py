@@ -1,11 +1,11 @@
-"""Deltas: what an adapted network has changed, in a small file, with a strength (issue 5).
+"""Deltas: the weight changes of an adapted network, in a small file, applied with a strength.
 
     delta = difference(source, adapted, rank=8)
     save_delta(delta, "zombie.safetensors")
     G = apply_deltas(source, [(delta, 0.7), (load_delta("sketch.safetensors"), 0.4)])
 
-Strengths multiply and sums add in weight space, as between StyleGAN-NADA's checkpoints
-(REFERENCE.md §8.6).
+Deltas are scaled and added in weight space, as in the interpolation between checkpoints of
+StyleGAN-NADA (REFERENCE.md §8.6).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "check_alike",
     "check_strength",
     "difference",
-    "kept_share",
+    "kept_fraction",
     "load_delta",
     "merge",
     "save_delta",
@@ -40,9 +40,9 @@ __all__ = [
 
 
 def weights_hash(G: nn.Module) -> str:
-    """SHA-256 of names, types, shapes and bytes of all weights, in hexadecimal.
+    """Return the SHA-256 of names, dtypes, shapes and bytes of all weights, in hexadecimal.
 
-    The same on every device and after `sg3.save` and `sg3.load`, but not in half precision.
+    It is the same on all devices and after `sg3.save` and `sg3.load`, except with `fp16=True`.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(G.state_dict().items()):
@@ -52,19 +52,21 @@ def weights_hash(G: nn.Module) -> str:
 
 
 def check_alike(a: nn.Module, b: nn.Module, names: tuple[str, str]) -> None:
-    """Raise UserError, naming what does not fit, unless both networks have the same tensors.
+    """Raise ValueError unless both networks have tensors of the same names and shapes.
 
-    `names` are what messages call the two.
+    `names` are the names of the two networks in error messages.
     """
     ours, theirs = a.state_dict(), b.state_dict()
     for name in [*ours, *theirs]:
         if name not in ours or name not in theirs:
             owner, other = names if name in ours else names[::-1]
-            raise UserError(f"{other}: has no tensor {name!r}, but {owner} has; they do not match")
+            raise UserError(
+                f"{other}: has no tensor {name!r}, unlike {owner}; the networks do not match"
+            )
         if ours[name].shape != theirs[name].shape:
             raise UserError(
                 f"{names[1]}: tensor {name!r} has shape {list(theirs[name].shape)}, in {names[0]} "
-                f"it is {list(ours[name].shape)}; they do not match"
+                f"it is {list(ours[name].shape)}; the networks do not match"
             )
 
 
@@ -75,12 +77,22 @@ def difference(
     dtype: torch.dtype = torch.float16,
     meta: Mapping[str, Any] | None = None,
 ) -> Delta:
-    """What `adapted` has changed, tensor by tensor; those that are equal stay out.
+    """Return the delta from `source` to `adapted`. Tensors that are equal are left out.
 
-    With a `rank`, weights become two factors of at most that rank where that saves numbers. The
-    delta is rounded to `dtype` (float16 or float32): `apply_deltas(source, [(delta, 1)])` is what
-    it says, within the rounding of `adapted`. Raises ValueError for networks that do not match, a
-    rank below 1, another type, or numbers that are not finite.
+    Args:
+        source: the original network.
+        adapted: a network of the same shapes.
+        rank: store changes as two factors of at most this rank where that saves memory; None: in
+            full.
+        dtype: float16 or float32, the dtype of the stored changes.
+        meta: JSON-serializable provenance.
+
+    Returns:
+        A delta; `apply_deltas(source, [(delta, 1)])` is `adapted` up to rounding and rank.
+
+    Raises:
+        ValueError: the networks do not match, invalid `rank` or `dtype`, or values that are not
+            finite.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype: got {dtype}, expected float16 or float32")
@@ -94,30 +106,38 @@ def difference(
             continue
         change = new.double() - old.double()
         if not change.isfinite().all():
-            raise UserError(f"adapted: {name!r} and its source are not all finite numbers")
+            raise UserError(
+                f"adapted: tensor {name!r} or its source has values that are not finite"
+            )
         changes[name] = compress(change, rank, dtype)
     return Delta(changes, weights_hash(source), dict(meta or {}))
 
 
-def kept_share(delta: Delta, source: nn.Module, adapted: nn.Module) -> float:
-    """How much of the change to `adapted` the delta keeps: 1 − |error|² / |change|²."""
+def kept_fraction(delta: Delta, source: nn.Module, adapted: nn.Module) -> float:
+    """Return the fraction of the change that the delta keeps: 1 − |error|² / |change|²."""
     before, after = source.state_dict(), adapted.state_dict()
     error = change = 0.0
     for name in before:
-        whole = (after[name].double() - before[name].double()).cpu()
+        exact = (after[name].double() - before[name].double()).cpu()
         kept = dense(delta.changes[name]) if name in delta.changes else 0
-        change += float(whole.square().sum())
-        error += float((whole - kept).square().sum())
+        change += float(exact.square().sum())
+        error += float((exact - kept).square().sum())
     return 1 - error / change if change else 1.0
 
 
 class DeltaMix:
-    """A copy of a generator whose strengths can be moved again and again, as a slider does.
+    """A copy of a generator with deltas whose strengths can be changed repeatedly, as by sliders.
 
-    mix = DeltaMix(G, [zombie, sketch])
-    mix.set(0.7, 0.4)                         # returns mix.G, which it changes in place
+        mix = DeltaMix(G, [zombie, sketch])
+        mix.set(0.7, 0.4)                         # changes and returns mix.G
 
-    Raises UserError for a delta of other shapes, or made from other weights unless `force`.
+    Args:
+        G: the generator; it is copied.
+        deltas: deltas made from `G`.
+        force: accept deltas made from other weights of the same shapes.
+
+    Raises:
+        ValueError: a delta has other shapes, or was made from other weights without `force`.
     """
 
     def __init__(self, G: nn.Module, deltas: Sequence[Delta], force: bool = False):
@@ -129,7 +149,7 @@ class DeltaMix:
             if delta.source_hash != found and not force:
                 raise UserError(
                     f"{_origin(delta)} (weights {delta.source_hash[:12]}), this network's "
-                    f"are {found[:12]}; use that one, or force it: `sg3 delta apply --force`"
+                    f"are {found[:12]}; use that network, or force=True (sg3 delta apply --force)"
                 )
         changed = {name for delta in self.deltas for name in delta.changes}
         self._source = {name: tensors[name].cpu().clone() for name in tensors if name in changed}
@@ -137,7 +157,7 @@ class DeltaMix:
 
     @torch.no_grad()
     def set(self, *strengths: float) -> nn.Module:
-        """The generator with these strengths, one for each delta; any finite numbers."""
+        """Set one strength per delta (any finite numbers) and return the generator."""
         for strength in strengths:
             check_strength(strength)
         tensors = self.G.state_dict()
@@ -154,31 +174,44 @@ class DeltaMix:
 def _moved(source: torch.Tensor, parts: Sequence[torch.Tensor], name: str) -> torch.Tensor:
     if not parts:
         return source
-    change = sum(parts)
-    # Adding zero would turn −0 into 0, and not a bit may change where nothing is asked for.
+    change = sum(parts, start=torch.zeros([], dtype=torch.float64))
+    # Adding zero would turn −0 into 0, but unchanged weights must stay equal bit for bit.
     moved = torch.where(change == 0, source.double(), source.double() + change).to(source.dtype)
     if not moved.isfinite().all():
-        raise UserError(f"strength: {name!r} leaves the range of its numbers; use less")
+        raise UserError(
+            f"strength: tensor {name!r} overflows {source.dtype}; use a smaller strength"
+        )
     return moved
 
 
 def apply_deltas(
     G: nn.Module, deltas: Sequence[tuple[Delta, float]], force: bool = False
 ) -> nn.Module:
-    """A copy of `G` with Σ strength · delta added, summed in float64 and rounded once.
+    """Return a copy of `G` with Σ strength · delta added, summed in float64 and rounded once.
 
-    At strength 0 it is `G` bit for bit. `force` takes deltas that were made from other weights of
-    the same shapes. Raises UserError for one that does not fit, or a strength that is no number.
+    At strength 0 the result equals `G` bit for bit.
+
+    Args:
+        G: the generator; it is not changed.
+        deltas: pairs of delta and strength.
+        force: accept deltas made from other weights of the same shapes.
+
+    Raises:
+        ValueError: a delta does not match `G`, or a strength is not finite.
     """
     mix = DeltaMix(G, [delta for delta, _ in deltas], force)
     return mix.set(*(strength for _, strength in deltas))
 
 
 def merge(deltas: Sequence[tuple[Delta, float]], rank: int | None = None) -> Delta:
-    """One delta that does at strength 1 what these do together.
+    """Return one delta that has at strength 1 the effect of all `deltas` with their strengths.
 
-    Factors are put side by side, so ranks add up; `rank` bounds them, at the price of what does
-    not fit. Raises ValueError for none, deltas of different sources or shapes.
+    Args:
+        deltas: pairs of delta and strength, made from the same weights.
+        rank: maximum rank; None: ranks add up, without loss.
+
+    Raises:
+        ValueError: no deltas, different source weights, or different shapes.
     """
     if not deltas:
         raise ValueError("deltas: got none, expected at least one")
@@ -187,7 +220,7 @@ def merge(deltas: Sequence[tuple[Delta, float]], rank: int | None = None) -> Del
     for delta, strength in deltas:
         check_strength(strength)
         if delta.source_hash != first.source_hash:
-            raise UserError(f"{delta.name}: made from other weights than {first.name}")
+            raise UserError(f"{delta.name}: made from different weights than {first.name}")
     used = [(delta, strength) for delta, strength in deltas if strength]
     changes = {}
     for name in dict.fromkeys(name for delta, _ in used for name in delta.changes):
@@ -201,7 +234,7 @@ def merge(deltas: Sequence[tuple[Delta, float]], rank: int | None = None) -> Del
 
 
 def check_strength(strength: float) -> None:
-    """Raise UserError unless it is a finite number."""
+    """Raise ValueError unless `strength` is a finite number."""
     if not math.isfinite(strength):
         raise UserError(f"strength: got {strength}, expected a number like 0.7")
 
@@ -218,9 +251,9 @@ def _origin(delta: Delta) -> str:
 def _check_fits(delta: Delta, tensors: Mapping[str, torch.Tensor]) -> None:
     for name, change in delta.changes.items():
         if name not in tensors:
-            raise UserError(f"{_origin(delta)}, which has {name[:80]!r}; this network has not")
+            raise UserError(f"{_origin(delta)}; this network has no tensor {name[:80]!r}")
         if tuple(change.shape) != tuple(tensors[name].shape):
             raise UserError(
-                f"{_origin(delta)}, whose {name!r} has shape {list(change.shape)}; "
+                f"{_origin(delta)}, whose tensor {name!r} has shape {list(change.shape)}; "
                 f"in this network it is {list(tensors[name].shape)}"
             )

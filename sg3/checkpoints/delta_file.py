@@ -1,4 +1,4 @@
-"""What a delta is, and its file: safetensors with JSON metadata."""
+"""The class `Delta` and its file format: safetensors with JSON metadata."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ DTYPES = (torch.float16, torch.float32)
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """Changes by tensor name, for the network whose `weights_hash` is `source_hash`.
+    """Weight changes of one network.
 
-    `meta` is JSON-able: `source` (the network's name), texts, licence. `name` stands before
-    error messages; it is not kept in files.
+    Attributes:
+        changes: changes by tensor name.
+        source_hash: `weights_hash` of the network that they were made from.
+        meta: JSON-serializable provenance: `source` (name of the network), prompts, licence.
+        name: name in error messages; not stored in files.
     """
 
     changes: Mapping[str, Change]
@@ -36,12 +39,15 @@ class Delta:
 
     @property
     def num_numbers(self) -> int:
-        """How many numbers a file of it holds."""
+        """Number of stored values."""
         return sum(t.numel() for change in self.changes.values() for t in stored_parts(change))
 
 
 def save_delta(delta: Delta, path: str | os.PathLike) -> None:
-    """Write it to `path` (.safetensors), atomically. Raises ValueError for meta beyond JSON."""
+    """Write `delta` to `path` (.safetensors), atomically.
+
+    Raises ValueError for another suffix, or if `meta` is not JSON-serializable.
+    """
     if not str(path).endswith(".safetensors"):
         raise UserError(f"{path}: expected a name ending in .safetensors")
     tensors, shapes = {}, {}
@@ -54,16 +60,17 @@ def save_delta(delta: Delta, path: str | os.PathLike) -> None:
     try:
         meta = json.dumps(dict(delta.meta))
     except TypeError as error:
-        raise ValueError(f"delta: its meta is not JSON-able: {error}") from None
+        raise ValueError(f"delta: meta is not JSON-serializable: {error}") from None
     metadata = {"format": FORMAT, "version": VERSION, "source_hash": delta.source_hash}
     metadata |= {"shapes": json.dumps(shapes), "meta": meta}
     write_tensors(path, tensors, metadata)
 
 
 def load_delta(path: str | os.PathLike) -> Delta:
-    """The delta in `path`. Raises UserError, one line, for a damaged file or one of another kind.
+    """Load the delta in `path`.
 
-    Whether it fits a network is seen when it is applied.
+    Whether it matches a network is checked when it is applied. Raises ValueError for a damaged file
+    or another kind of file.
     """
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
@@ -75,7 +82,7 @@ def load_delta(path: str | os.PathLike) -> Delta:
             }
         delta = Delta(_changes(tensors, shapes), metadata["source_hash"], meta)
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged or no safetensors file: {error}") from None
+        raise UserError(f"{path}: damaged, or not a safetensors file: {error}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return replace(delta, name=os.fspath(path))
@@ -84,39 +91,42 @@ def load_delta(path: str | os.PathLike) -> Delta:
 def _check_kind(metadata: Mapping[str, str]) -> None:
     form = metadata.get("format")
     if form == "sg3-networks":
-        raise UserError("a network, expected a delta; give it as --network")
+        raise UserError("a network, expected a delta; pass it as `network`")
     if form != FORMAT:
-        raise UserError(f"no delta (its metadata says format {str(form)[:40]!r}, not {FORMAT!r})")
+        raise UserError(f"not a delta: metadata format {str(form)[:40]!r}, expected {FORMAT!r}")
     if metadata.get("version") != VERSION:
         raise UserError(
-            f"layout version {metadata.get('version')!r}, this program reads {VERSION!r}; update it"
+            f"file version {metadata.get('version')!r}, expected {VERSION!r}; update sg3"
         )
     if not re.fullmatch(r"[0-9a-f]{64}", metadata.get("source_hash", "")):
-        raise UserError("its metadata do not say from which weights it was made")
+        raise UserError("metadata without a valid hash of the source weights")
 
 
 def _checked(key: str, tensor: torch.Tensor) -> torch.Tensor:
     if tensor.dtype not in DTYPES:
-        raise UserError(f"tensor {key[:80]!r} is {tensor.dtype}, expected float16 or float32")
+        raise UserError(
+            f"tensor {key[:80]!r} has dtype {tensor.dtype}, expected float16 or float32"
+        )
     if not tensor.isfinite().all():
-        raise UserError(f"tensor {key[:80]!r} has values that are no finite numbers")
+        raise UserError(f"tensor {key[:80]!r} has values that are not finite")
     return tensor
 
 
 def _changes(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, Any]) -> dict[str, Change]:
-    """Tensors of a file, named `dense.NAME` or `left.NAME` and `right.NAME`, by NAME."""
-    changes, used = {}, set()
+    """Return changes by NAME from tensors `dense.NAME`, or `left.NAME` and `right.NAME`."""
+    changes: dict[str, Change] = {}
+    used: set[str] = set()
     for name, shape in shapes.items():
         left, right = f"left.{name}", f"right.{name}"
         if left not in tensors or right not in tensors:
-            raise UserError(f"{name[:80]!r} lacks one of its factors")
+            raise UserError(f"tensor {name[:80]!r} lacks a factor")
         if not isinstance(shape, list) or not all(type(size) is int for size in shape):
-            raise UserError(f"{name[:80]!r} has a shape that is no list of numbers")
+            raise UserError(f"shape of {name[:80]!r} is not a list of integers")
         changes[name] = LowRank(tensors[left], tensors[right], tuple(shape))
         used |= {left, right}
-    for key in tensors.keys() - used:
+    for key in sorted(tensors.keys() - used):
         kind, _, name = key.partition(".")
         if kind != "dense" or name in changes:
-            raise UserError(f"it has a tensor {key[:80]!r} that belongs to no change")
+            raise UserError(f"unknown tensor {key[:80]!r}")
         changes[name] = tensors[key]
     return changes

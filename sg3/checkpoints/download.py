@@ -1,4 +1,4 @@
-"""Downloads that can be interrupted: progress, resume, checks, and a name only when complete."""
+"""Downloads to the cache: resumable, verified, atomic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BLOCK_BYTES = 1 << 18
 
 
 def check_url(url: str) -> None:
-    """Only https, or http on this machine. Raises UserError otherwise."""
+    """Raise ValueError unless `url` is https, or http on this machine."""
     parts = urllib.parse.urlsplit(url)
     local = parts.hostname in ("localhost", "127.0.0.1", "::1")
     if parts.scheme != "https" and not (parts.scheme == "http" and local):
@@ -36,19 +36,19 @@ def check_url(url: str) -> None:
 
 
 def cached_path(url: str) -> Path:
-    """Where the file of `url` lies once it is downloaded (it may not exist yet)."""
+    """Return the path in the cache for the file of `url`, whether it exists or not."""
     name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rsplit("/", 1)[-1]
     safe = "".join(ch if ch.isalnum() or ch in "._-" else "_" for ch in name)[-100:]
     return cache_dir() / "networks" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{safe}"
 
 
 def official_copy(url: str) -> Path | None:
-    """What the official tools have already downloaded from `url` on this machine, if anything.
+    """Return the file that the official tools downloaded from `url` on this machine, if any.
 
-    They keep `md5(url)_name` in `$DNNLIB_CACHE_DIR` or `~/.cache/dnnlib/downloads` (REFERENCE.md §7.7).
+    They store `md5(url)_name` in `$DNNLIB_CACHE_DIR` or `~/.cache/dnnlib` (REFERENCE.md §7.7).
     """
-    folder = os.environ.get("DNNLIB_CACHE_DIR")
-    folder = Path(folder) if folder else Path.home() / ".cache" / "dnnlib"
+    variable = os.environ.get("DNNLIB_CACHE_DIR")
+    folder = Path(variable) if variable else Path.home() / ".cache" / "dnnlib"
     key = hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
     found = sorted((folder / "downloads").glob(f"{key}_*"))
     return found[0] if found else None
@@ -57,13 +57,16 @@ def official_copy(url: str) -> Path | None:
 def fetch(
     url: str, sha256: str | None = None, size_bytes: int | None = None, progress: bool | None = None
 ) -> Path:
-    """The local file of `url`: from our cache or the official tools', else downloaded (resumed
-    where it was cut off).
+    """Return the local file of `url`: from a cache, or downloaded. Interrupted downloads resume.
 
-    Checked against `sha256` and `size_bytes` where given, else against the length that the
-    server states and the hash of the first download, which is recorded beside the file.
-    `progress` None shows a bar on a terminal only. Raises UserError when offline, for a wrong
-    size or hash, or an unwritable cache.
+    Args:
+        url: https address.
+        sha256: expected hash; None: that of the first download, which is stored next to the file.
+        size_bytes: expected size; None: the length that the server states.
+        progress: show a progress bar; None: only on a terminal.
+
+    Raises:
+        ValueError: no connection, wrong size or hash, or the cache is not writable.
     """
     check_url(url)
     target = cached_path(url)
@@ -72,14 +75,14 @@ def fetch(
     if target.exists():
         if expected is None or sha256_of(target) == expected:
             return target
-        target.unlink()  # damaged on disk: the same bytes can be fetched again
+        target.unlink()  # damaged on disk: download it again
     official = official_copy(url)
     if official is not None and (expected is None or sha256_of(official) == expected):
         return official
     prepare_folder(target.parent)
     part = target.with_name(target.name + ".part")
     with _lock(part):
-        if target.exists():  # another process finished meanwhile
+        if target.exists():  # another process was faster
             return target
         _complete(url, part, size_bytes, progress)
         found = sha256_of(part)
@@ -87,7 +90,7 @@ def fetch(
             _discard(part)
             raise UserError(
                 f"{url}: SHA-256 is {found}, expected {expected}; "
-                f"if the publisher changed the file on purpose, delete {record}"
+                f"if the publisher replaced the file, delete {record}"
             )
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
@@ -99,7 +102,7 @@ def fetch(
 
 @contextmanager
 def _lock(part: Path):
-    """One download of a file at a time, where the system has file locks."""
+    """Serialise downloads of a file between processes, on systems with file locks."""
     path = part.with_suffix(".lock")
     with open(path, "w") as file:
         try:
@@ -108,7 +111,7 @@ def _lock(part: Path):
             fcntl.flock(file, fcntl.LOCK_EX)
         except (ImportError, OSError):
             pass
-        yield  # the lock file stays: others may be waiting on it
+        yield  # the lock file stays: other processes may wait for it
 
 
 def _state_path(part: Path) -> Path:
@@ -121,16 +124,16 @@ def _discard(part: Path) -> None:
 
 
 def _complete(url: str, part: Path, size_bytes: int | None, progress: bool | None) -> None:
-    """Fetch until `part` is whole; a cut connection is taken up where it broke."""
+    """Transfer until `part` is complete; resume after lost connections."""
     for attempt in range(ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
         try:
             total = _transfer(url, part, progress)
         except urllib.error.HTTPError as error:
-            if error.code == 416 and attempt == 0:  # the part is longer than the file: start over
+            if error.code == 416 and attempt == 0:  # `part` is longer than the file: start over
                 _discard(part)
                 continue
-            raise UserError(f"{url}: the server answers {error.code} {error.reason}") from None
+            raise UserError(f"{url}: the server returned {error.code} {error.reason}") from None
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             grown = part.exists() and part.stat().st_size > before
             if attempt + 1 == ATTEMPTS or not (grown or isinstance(error, ConnectionError)):
@@ -145,21 +148,21 @@ def _complete(url: str, part: Path, size_bytes: int | None, progress: bool | Non
         if size > wanted or announced != wanted:
             _discard(part)
             raise UserError(f"{url}: {max(size, total or 0)} bytes, expected {wanted}")
-    raise UserError(f"{url}: the connection keeps breaking; run the same command again to resume")
+    raise UserError(f"{url}: connection lost {ATTEMPTS} times; try again to resume the download")
 
 
 def _offline(url: str, part: Path, error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
     host = urllib.parse.urlsplit(url).hostname
-    kept = f"; {part.stat().st_size} bytes are kept and will be resumed" if part.exists() else ""
+    kept = f"; the next try resumes after {part.stat().st_size} bytes" if part.exists() else ""
     return (
         f"cannot download {url}: {host}: {' '.join(str(reason).split())}{kept}; check the network "
-        "connection, or download the file elsewhere and give its path"
+        "connection, or download the file elsewhere and pass its path"
     )
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects as long as they stay on https."""
+    """Follows redirects only to https."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         check_url(newurl)
@@ -167,7 +170,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _transfer(url: str, part: Path, progress: bool | None) -> int | None:
-    """One request: append to `part` what is missing. Returns the total size, if stated."""
+    """Request the missing rest of `part` and append it. Returns the total size, if stated."""
     state = _read_state(part)
     start = part.stat().st_size if part.exists() and state.get("url") == url else 0
     headers = {"User-Agent": f"sg3/{__version__}", "Accept-Encoding": "identity"}

@@ -1,4 +1,4 @@
-"""The hub that packages fetch weights from, when it may be out of reach."""
+"""Access to the Hugging Face hub when it may be unreachable."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ TIMEOUT_SEC = 10
 
 
 def root_cause(error: BaseException) -> str:
-    """What set an exception off, in one line: libraries wrap a missing connection several times."""
-    while error.__cause__ or (error.__context__ and not error.__suppress_context__):
-        error = error.__cause__ or error.__context__
+    """Return the message of the innermost exception in one line.
+
+    Libraries wrap a missing connection in several exceptions.
+    """
+    while True:
+        context = None if error.__suppress_context__ else error.__context__
+        if (cause := error.__cause__ or context) is None:
+            break
+        error = cause
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[0]
     return line if len(line) <= 120 else f"{line[:120]}…"
@@ -19,7 +25,10 @@ def root_cause(error: BaseException) -> str:
 
 @contextmanager
 def ask_hub_once() -> Iterator[None]:
-    """Without an answer only the hub's cache is read, instead of minutes of retries."""
+    """Within the block, use only the local cache if the hub does not answer.
+
+    Its own retries would take minutes.
+    """
     import httpx
     from huggingface_hub import constants
 

@@ -1,32 +1,32 @@
-"""What names in an official pickle stand for: records, dictionaries and small arrays, no code."""
+"""Stand-ins for the globals of official pickles: plain records and small arrays, no code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from sg3.checkpoints.pickle_machine import Builder, Refused, Stateful
 from sg3.checkpoints.storage import read_storage, rebuild_parameter, rebuild_tensor
 
-MAX_ARRAY_ELEMENTS = 4096  # sizes, rates, gains: a handful of numbers
+MAX_ARRAY_ELEMENTS = 4096  # arrays outside the weights hold sizes, rates and gains
 
 
 @dataclass
 class Record:
-    """A module of an official file: the name of its class and its instance dictionary."""
+    """A module of an official file: class name and instance dictionary."""
 
     class_name: str
     state: dict[str, Any] = field(repr=False)
 
     def part(self, name: str) -> dict[str, Any]:
-        """One dictionary of the state (`_parameters`, `_modules`, …), empty if missing."""
+        """Return a dictionary of the state (`_parameters`, `_modules`, …); empty if missing."""
         part = self.state.get(name)
         if part is None:
             return {}
         if not isinstance(part, dict):
-            raise Refused(f"{self.class_name}.{name} in it is not a dictionary")
+            raise Refused(f"{self.class_name}.{name} is not a dictionary")
         return part
 
     @property
@@ -35,39 +35,42 @@ class Record:
         found = {name: child for name, child in self.part("_modules").items() if child is not None}
         for name, child in found.items():
             if not isinstance(child, Record) or not isinstance(name, str):
-                raise Refused(f"{self.class_name}.{name} in it is not a module record")
+                raise Refused(f"{self.class_name}.{name} is not a module record")
         return found
 
 
 def _record(meta: Any) -> Record:
-    """`_reconstruct_persistent_obj(meta)` without its source text (REFERENCE.md §7.2)."""
+    """`_reconstruct_persistent_obj(meta)`, ignoring the source text (REFERENCE.md §7.2)."""
     if not isinstance(meta, dict):
-        raise Refused("a module record in it is not a dictionary")
+        raise Refused("a module record is not a dictionary")
     if meta.get("type") != "class" or meta.get("version") != 6:
         raise Refused(
-            f"a module record in it has type {str(meta.get('type'))[:20]!r} and version "
+            f"a module record has type {str(meta.get('type'))[:20]!r} and version "
             f"{str(meta.get('version'))[:20]!r}, expected 'class' and 6"
         )
     name, state = meta.get("class_name"), meta.get("state")
     if not isinstance(name, str) or not isinstance(state, dict):
-        raise Refused("a module record in it lacks class_name or state")
+        raise Refused("a module record lacks class_name or state")
     return Record(name[:80], state)
 
 
 class DtypeStub(Stateful):
-    """`numpy.dtype`: plain numbers only."""
+    """`numpy.dtype`, numeric types only."""
+
+    order: Literal["<", ">", "|", "="]
 
     def __init__(self, code: Any, *_: Any):
         if not isinstance(code, str) or code not in _DTYPE_CODES:
-            raise Refused(f"it holds a NumPy array of type {str(code)[:20]!r}, not of numbers")
+            raise Refused(f"a NumPy array has type {str(code)[:20]!r}, expected numbers")
         self.code, self.order = code, "<"
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
-            raise Refused("a NumPy type in it has an unknown form")
+            raise Refused("a NumPy dtype has an unknown form")
         self.order = state[1]
 
     def resolve(self) -> np.dtype:
+        """Return the NumPy dtype."""
         return np.dtype(self.code).newbyteorder(self.order)
 
 
@@ -82,22 +85,22 @@ class ArrayStub(Stateful):
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise Refused("a NumPy array in it has an unknown form")
+            raise Refused("a NumPy array has an unknown form")
         _, shape, dtype, fortran, data = state
         self.value = _array(dtype, data, shape, "F" if fortran else "C").tolist()
 
 
-def _array(dtype: Any, data: Any, shape: Any, order: str = "C") -> np.ndarray:
+def _array(dtype: Any, data: Any, shape: Any, order: Literal["C", "F"] = "C") -> np.ndarray:
     if not isinstance(dtype, DtypeStub) or not isinstance(data, memoryview):
-        raise Refused("a NumPy value in it has an unknown form")
+        raise Refused("a NumPy value has an unknown form")
     resolved = dtype.resolve()
     if not isinstance(shape, tuple) or any(type(n) is not int or n < 0 for n in shape):
-        raise Refused("a NumPy array in it has an unknown shape")
+        raise Refused("a NumPy array has an unknown shape")
     count = int(np.prod(shape, dtype=object))
     if count > MAX_ARRAY_ELEMENTS or len(shape) > 8:
-        raise Refused(f"it holds a NumPy array of {count} elements outside the weights")
+        raise Refused(f"a NumPy array of {count} elements outside the weights")
     if count * resolved.itemsize != len(data):
-        raise Refused("a NumPy array in it does not have the bytes that it claims")
+        raise Refused("a NumPy array does not have the number of bytes that it claims")
     return np.frombuffer(data, resolved).reshape(shape, order=order)
 
 
@@ -108,7 +111,7 @@ def _scalar(dtype: Any, data: Any) -> Any:
 def _no_arguments(kind: type, name: str) -> Builder:
     def make(*arguments: Any) -> Any:
         if any(arguments):
-            raise Refused(f"it makes a filled {name} in an unknown way")
+            raise Refused(f"{name} is constructed with unknown arguments")
         return kind()
 
     return Builder(name, make)
@@ -116,13 +119,13 @@ def _no_arguments(kind: type, name: str) -> Builder:
 
 def _tensorflow(module: str, name: str) -> Builder:
     raise Refused(
-        "it is a TensorFlow-era StyleGAN pickle, whose networks this program cannot read; "
+        "a TensorFlow StyleGAN pickle, which is not supported; "
         "use the PyTorch release of the same network"
     )
 
 
 def _never(*_: Any) -> Any:
-    raise Refused("it uses a type as a function")
+    raise Refused("a type is called as a function")
 
 
 _TABLE: dict[tuple[str, str], Builder] = {
@@ -143,15 +146,18 @@ for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
 
 def _set(items: Any) -> set:
     if not isinstance(items, (list, tuple)) or any(type(item) is not str for item in items):
-        raise Refused("a set in it holds something else than texts")
+        raise Refused("a set has elements that are not strings")
     return set(items)
 
 
 def find_official(module: str, name: str) -> Builder:
-    """The builder for a global of an official network file (REFERENCE.md §7.3); all else is refused."""
+    """Return the builder for a global of official network files (REFERENCE.md §7.3).
+
+    Raises Refused for all others.
+    """
     if module == "dnnlib.tflib.network":
         return _tensorflow(module, name)
     if (module, name) not in _TABLE:
         shown = f"{module}.{name}"[:80]
-        raise Refused(f"it names {shown!r}, which official network files do not use")
+        raise Refused(f"refers to {shown!r}, which official network files do not use")
     return _TABLE[module, name]

@@ -1,4 +1,4 @@
-"""`sg3.load`: a name, a path, a folder or an address to networks."""
+"""`sg3.load`: load networks from a name, file, folder or URL."""
 
 from __future__ import annotations
 
@@ -20,18 +20,35 @@ SNAPSHOT = re.compile(r"network-(?:snapshot-)?(\d+)\.(safetensors|pkl)")
 
 
 def load(source: str | os.PathLike, device: str | torch.device = "cpu") -> Networks:
-    """Networks of `source`: a name (`sg3 models` lists them), a `.safetensors` or official
-    `.pkl` file, a training run's folder (its last snapshot), or an https address.
+    """Load networks.
 
-    Modules are in eval mode without gradients; `meta` says where they come from. Raises UserError
-    in one line for an unknown name (with the nearest ones), a file of another format, a damaged
-    file, or a download that fails.
+    Official pickles are parsed without running any code that they contain.
+
+    Args:
+        source: the name of a known network (`sg3 models` lists them), a `.safetensors` file, an
+            official `.pkl` file, the folder of a training run (its last snapshot), or an https
+            URL. Downloads are cached.
+        device: device of the networks.
+
+    Returns:
+        The networks, in eval mode and without gradients. `meta` holds their name, source, SHA-256,
+        format and licence.
+
+    Raises:
+        ValueError: unknown name, unknown format, damaged file, or failed download.
+
+    Example:
+        >>> import sg3, torch
+        >>> nets = sg3.load("mini-faces")
+        >>> images = nets.G_ema(torch.randn(4, nets.G_ema.z_dim))
+        >>> images.shape
+        torch.Size([4, 3, 64, 64])
     """
     path, entry = locate(source)
     form = sniff(path)
     networks = load_safetensors(path) if form == "safetensors" else load_official_pickle(path)
     if networks.G_ema is None:
-        raise UserError(f"{path}: holds no generator G_ema")
+        raise UserError(f"{path}: has no generator G_ema")
     networks.meta = {
         **networks.meta,
         "name": entry.name if entry else path.stem,
@@ -45,12 +62,12 @@ def load(source: str | os.PathLike, device: str | torch.device = "cpu") -> Netwo
 
 
 def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
-    """The local file for `source`, downloaded if need be, and its registry entry if it has one."""
+    """Return the local file of `source`, downloaded if needed, and its registry entry, if any."""
     text = os.fspath(source)
     if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
         return fetch(text), None
     path = Path(text).expanduser()
-    if text not in REGISTRY:  # a known name means the network, even beside a folder called so
+    if text not in REGISTRY:  # a known name takes precedence over a folder of that name
         if path.is_dir():
             return last_snapshot(path), None
         if path.exists():
@@ -64,16 +81,16 @@ def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
         entry = find_entry(text)
     if entry.bundled is not None:
         if not entry.bundled.exists():
-            raise UserError(f"network {entry.name!r}: its file {entry.bundled} is not installed")
+            raise UserError(f"network {entry.name!r}: bundled file {entry.bundled} is missing")
         return entry.bundled, entry
     return fetch(entry.source, entry.sha256, entry.size_bytes), entry
 
 
 def last_snapshot(folder: Path) -> Path:
-    """The newest `network-KIMG.safetensors`, or `network-snapshot-KIMG.pkl`, of a run."""
+    """Return the last `network-KIMG.safetensors` or `network-snapshot-KIMG.pkl` of a run."""
     found = [(int(m[1]), m[2] == "safetensors", p) for p in folder.iterdir() if (m := _named(p))]
     if not found:
-        raise UserError(f"{folder}: a folder without network-KIMG.safetensors")
+        raise UserError(f"{folder}: a folder without network-KIMG.safetensors snapshots")
     return max(found)[2]
 
 
@@ -82,7 +99,7 @@ def _named(path: Path) -> re.Match | None:
 
 
 def sniff(path: Path) -> str:
-    """'safetensors' or 'official pickle', by the first bytes. Raises UserError for the rest."""
+    """Return "safetensors" or "official pickle" by the first bytes; ValueError for others."""
     with open(path, "rb") as file:
         head = file.read(16)
     if not head:
@@ -91,7 +108,7 @@ def sniff(path: Path) -> str:
         return "official pickle"
     if len(head) > 8 and head[8:9] == b"{" and head[6:8] == b"\0\0":
         return "safetensors"
-    met = "a zip archive, as torch.save writes" if head[:2] == b"PK" else "something else"
+    found = "a zip archive, as torch.save writes" if head[:2] == b"PK" else "an unknown format"
     if head.lstrip()[:1] == b"<":
-        met = "a web page"
-    raise UserError(f"{path}: expected safetensors or an official network pickle, found {met}")
+        found = "a web page"
+    raise UserError(f"{path}: expected safetensors or an official network pickle, found {found}")

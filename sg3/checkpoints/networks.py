@@ -1,4 +1,4 @@
-"""What a network file holds, and building it without trusting the file."""
+"""The class `Networks`, and safe construction of networks from untrusted files."""
 
 from __future__ import annotations
 
@@ -20,31 +20,39 @@ PARTS = ("G_ema", "G", "D", "augment_pipe")
 
 @dataclass
 class Networks:
-    """The networks of one file; None where it has none.
+    """The networks of one file. Missing ones are None.
 
-    `meta` is JSON-able provenance: name, licence, source, sha256, format, training_set_kwargs.
+    Attributes:
+        G_ema: generator with averaged weights, the one to generate images with.
+        G: generator as trained.
+        D: discriminator.
+        augment_pipe: augmentation with its current probability.
+        meta: JSON-serializable provenance: name, licence, source, sha256, format,
+            training_set_kwargs.
     """
 
-    G_ema: nn.Module | None = None
-    G: nn.Module | None = None
-    D: nn.Module | None = None
-    augment_pipe: nn.Module | None = None
+    # Modules or None. `Any`, since the attributes of a module have no static type, and since
+    # `sg3.load` always returns a G_ema.
+    G_ema: Any = None
+    G: Any = None
+    D: Any = None
+    augment_pipe: Any = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def parts(self) -> dict[str, nn.Module]:
-        """The networks that are there, by name, G_ema first."""
+        """Return the networks that are not None by name, G_ema first."""
         found = {name: getattr(self, name) for name in PARTS}
         return {name: network for name, network in found.items() if network is not None}
 
     def to(self, device: str | torch.device) -> Networks:
-        """Move everything to `device`; returns self."""
+        """Move all networks to `device`. Returns self."""
         for name, network in self.parts().items():
             setattr(self, name, network.to(device))
         return self
 
 
-#: Upper bounds of constructor arguments from files: far above any real network, far below what
-#: would keep the constructor busy or reserve memory before the tensors have been compared.
+#: Upper bounds of constructor arguments in files: far above any real network, and far below values
+#: that would take noticeable time or memory before the tensors are compared.
 LIMITS = {
     "img_resolution": 2**14,
     "img_channels": 64,
@@ -64,14 +72,16 @@ MAX_NUMBER = 2**24
 
 
 def check_kwargs(kwargs: Mapping[str, Any], where: str) -> None:
-    """Refuse constructor arguments that no real network has. Raises UserError."""
+    """Raise ValueError for constructor arguments out of the range of real networks."""
     for name, value in kwargs.items():
         if isinstance(value, Mapping):
             check_kwargs(value, f"{where}.{name}")
             continue
         values = value if isinstance(value, (list, tuple)) else [value]
         if len(values) > 64:
-            raise UserError(f"{where}: argument {name} has {len(values)} entries, expected few")
+            raise UserError(
+                f"{where}: argument {name} has {len(values)} entries, expected at most 64"
+            )
         for number in values:
             if number is None or isinstance(number, (bool, str)):
                 continue
@@ -83,9 +93,9 @@ def check_kwargs(kwargs: Mapping[str, Any], where: str) -> None:
 
 
 class _WithoutMemory(TorchFunctionMode):
-    """Constructors run, but what they fill with constants or random numbers has no memory.
+    """Within the block, tensors of constants and random numbers are created on the meta device.
 
-    (`torch.device("meta")` would also catch the small filters, which are computed on the CPU.)
+    `torch.device("meta")` would also affect the small filters, which constructors compute.
     """
 
     FACTORIES = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
@@ -100,20 +110,28 @@ class _WithoutMemory(TorchFunctionMode):
 def assemble(
     part: str, kind: str, kwargs: dict[str, Any], tensors: Mapping[str, torch.Tensor]
 ) -> nn.Module:
-    """Build a network and give it exactly these tensors; eval mode, no gradients.
+    """Build a network with the given tensors, in eval mode and without gradients.
 
-    The network is built without memory first and its shapes are compared, so a file cannot
-    make us reserve more than its own tensors take, and the random generators stay untouched.
-    Raises UserError, naming what does not fit.
+    The network is first built without memory and its shapes are compared. So a file cannot reserve
+    more memory than its own tensors take, and the random generators are not advanced.
+
+    Args:
+        part: name of the network, for messages.
+        kind: a kind of `build_network`.
+        kwargs: its constructor arguments.
+        tensors: its state dict.
+
+    Raises:
+        ValueError: unknown kind, invalid arguments, or tensors that do not match.
     """
     check_kwargs(kwargs, part)
     if kind not in KINDS:
-        raise UserError(f"{part}: network of kind {kind[:40]!r}, expected {', '.join(KINDS)}")
+        raise UserError(f"{part}: got kind {kind[:40]!r}, expected {', '.join(KINDS)}")
     try:
         with _WithoutMemory():
             network = build_network(kind, kwargs)
     except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
-        raise UserError(f"{part}: its arguments do not make a {kind}: {error}") from None
+        raise UserError(f"{part}: invalid arguments: {error}") from None
     expected = network.state_dict()
     _compare_names(part, expected, tensors)
     fitted = {name: _fit(f"{part}.{name}", expected[name], tensors[name]) for name in expected}
@@ -128,7 +146,9 @@ def _compare_names(part: str, expected: Mapping, given: Mapping) -> None:
     if missing or unknown:
         facts = [f"lacks {_first(missing)}"] if missing else []
         facts += [f"has unknown {_first(unknown)}"] if unknown else []
-        raise UserError(f"{part}: the file {' and '.join(facts)}, so it does not fit its arguments")
+        raise UserError(
+            f"{part}: the file {' and '.join(facts)}; expected the tensors of its arguments"
+        )
 
 
 def _first(names: list[str]) -> str:

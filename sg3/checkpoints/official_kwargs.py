@@ -1,4 +1,4 @@
-"""Which network an official record is, and with which arguments to build ours (REFERENCE.md §7.5)."""
+"""Kind and constructor arguments of networks in official pickles (REFERENCE.md §7.5)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from sg3.checkpoints.inert import Record
 from sg3.checkpoints.pickle_machine import Refused
 
-#: Positional order of the official constructors, for records made without keywords.
+#: Order of positional arguments of the official constructors.
 GENERATOR_ORDER = ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "mapping_kwargs")
 DISCRIMINATOR_ORDER = ("c_dim", "img_resolution", "img_channels")
 
@@ -99,16 +99,16 @@ AUGMENT = [
     "cutout_size",
 ]
 
-#: Defaults of the StyleGAN2-ADA (PyTorch) release that differ from ours.
+#: Defaults of the StyleGAN2-ADA release (PyTorch) that differ from ours.
 ADA_ERA = {"num_fp16_res": 0, "conv_clamp": None}
 ADA_ERA_W_AVG_BETA = 0.995
 
 
 def recognise(part: str, record: Record) -> tuple[str, dict[str, Any]]:
-    """Kind and constructor arguments of a root record.
+    """Return kind and constructor arguments of a root record.
 
-    Arguments that forks added are dropped: should they change the network, its tensors no
-    longer fit and are refused later. Raises Refused for an unknown architecture.
+    Arguments that forks added are dropped: if they change the network, its tensors will not match.
+    Raises Refused for an unknown architecture.
     """
     given = record.part("_init_kwargs")
     if record.class_name == "AugmentPipe":
@@ -123,14 +123,14 @@ def recognise(part: str, record: Record) -> tuple[str, dict[str, Any]]:
             return "stylegan3", _generator("stylegan3", record, given)
         if "b4" in layers:
             return "stylegan2", _generator("stylegan2", record, given)
-    raise Refused(f"{part} is a {record.class_name!r} of an architecture that is not known here")
+    raise Refused(f"{part} is a {record.class_name!r} with an unknown architecture")
 
 
 def _with_positional(record: Record, given: dict[str, Any]) -> dict[str, Any]:
     values = record.state.get("_init_args") or ()
     order = GENERATOR_ORDER if record.class_name == "Generator" else DISCRIMINATOR_ORDER
     if not isinstance(values, (tuple, list)) or len(values) > len(order):
-        raise Refused(f"{record.class_name} in it was made with unknown positional arguments")
+        raise Refused(f"{record.class_name} has unknown positional arguments")
     return {**dict(zip(order, values, strict=False)), **given}
 
 
@@ -141,7 +141,7 @@ def _keep(given: dict[str, Any], names: tuple[str, ...] | list[str]) -> dict[str
 def _nested(given: dict[str, Any], name: str) -> dict[str, Any]:
     value = given.get(name)
     if value is not None and not isinstance(value, dict):
-        raise Refused(f"{name} in it is not a dictionary")
+        raise Refused(f"{name} is not a dictionary")
     return value or {}
 
 
@@ -149,7 +149,7 @@ def _generator(kind: str, record: Record, given: dict[str, Any]) -> dict[str, An
     kwargs = _keep(given, GENERATOR_ORDER[:5])
     missing = [name for name in GENERATOR_ORDER[:5] if name not in kwargs]
     if missing:
-        raise Refused(f"its generator does not say {', '.join(missing)}")
+        raise Refused(f"the generator lacks the arguments {', '.join(missing)}")
     mapping = _keep(_nested(given, "mapping_kwargs"), MAPPING[kind])
     synthesis = _keep({**given, **_nested(given, "synthesis_kwargs")}, GENERATOR[kind])
     if kind == "stylegan2" and _is_ada_era(record):
@@ -171,7 +171,10 @@ def _discriminator(record: Record, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_ada_era(record: Record) -> bool:
-    """The earlier release keeps no `in_features` on its fully connected layers."""
+    """Whether the record is from the StyleGAN2-ADA release.
+
+    Its fully connected layers have no attribute `in_features`.
+    """
     if "synthesis_kwargs" in record.part("_init_kwargs"):
         return True
     stack = [record]

@@ -1,10 +1,10 @@
-"""A pickle interpreter that can only build plain data.
+"""A pickle interpreter that only builds plain data.
 
-Python's own unpickler imports and calls what a file names, and some of its opcodes reserve
-memory that the file merely claims to need. This one knows just the opcodes that official network
-files use. Names resolve through a dictionary of our builders; byte strings are views
-into the file; the number of opcodes is limited. So memory stays within a small multiple of the
-file's size and nothing that the file says is ever run.
+Python's unpickler imports and calls whatever a file names, and some of its opcodes reserve as much
+memory as the file claims to need. This interpreter supports only the opcodes of official network
+files. Globals resolve to a fixed table of builders, byte strings are views into the file, and the
+number of opcodes is limited. So memory stays within a small multiple of the file size, and no code
+of the file ever runs.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from typing import Any
 
 from sg3.errors import UserError
 
-#: Official networks need some 10⁵ opcodes; one opcode can make an object of about 100 bytes.
+#: Official networks take about 10⁵ opcodes; an opcode can create an object of about 100 bytes.
 MAX_OPCODES = 3_000_000
 
 
 class Refused(UserError):
-    """The stream holds something that network files do not hold."""
+    """The stream contains something that network files do not contain."""
 
 
 @dataclass(frozen=True)
 class Builder:
-    """What a global name stands for: `call` gets the arguments of REDUCE or NEWOBJ."""
+    """The stand-in of a global; `call` gets the arguments of REDUCE or NEWOBJ."""
 
     name: str
     call: Callable[..., Any]
 
 
 class Stateful:
-    """Base of our stand-ins that accept the BUILD opcode."""
+    """Base class of stand-ins that accept the BUILD opcode."""
 
     def set_state(self, state: Any) -> None:
+        """Handle BUILD with `state`."""
         raise NotImplementedError
 
 
@@ -45,22 +46,26 @@ _MARK = object()
 
 
 def find_in(table: Mapping[tuple[str, str], Builder]) -> Find:
-    """A lookup of (module, name) that refuses everything outside `table`."""
+    """Return a lookup of (module, name) that refuses names outside `table`."""
 
     def find(module: str, name: str) -> Builder:
         if (module, name) not in table:
             shown = f"{module}.{name}"[:80]
-            raise Refused(f"it names {shown!r}, which network files do not use")
+            raise Refused(f"refers to {shown!r}, which network files do not use")
         return table[module, name]
 
     return find
 
 
 class PickleMachine:
-    """Runs one pickle at `offset` of `data`.
+    """Interprets one pickle at `offset` of `data`.
 
-    `find(module, name)` gives the builder for a global; `persistent(pid)` answers persistent
-    ids, which are refused when it is None. Raises Refused, with what was met.
+    Args:
+        data: the file.
+        offset: start of the pickle.
+        find: `find(module, name)` returns the builder of a global; None refuses all globals.
+        persistent: `persistent(pid)` resolves persistent ids; None refuses them.
+        max_opcodes: maximum number of opcodes.
     """
 
     def __init__(
@@ -78,23 +83,23 @@ class PickleMachine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """The object that the pickle describes; `position` is then just behind it."""
+        """Return the object of the pickle; `position` is then just after it. Raises Refused."""
         for _ in range(self.max_opcodes):
             opcode = self._take(1)[0]
             if opcode == 0x2E:  # STOP
                 return self._pop()
             action = _ACTIONS.get(opcode)
             if action is None:
-                raise Refused(f"it uses pickle opcode 0x{opcode:02x}, which network files do not")
+                raise Refused(f"unsupported pickle opcode 0x{opcode:02x}")
             action(self)
-        raise Refused(f"it has more than {self.max_opcodes} pickle opcodes")
+        raise Refused(f"more than {self.max_opcodes} pickle opcodes")
 
     # Reading -------------------------------------------------------------------------------
 
     def _take(self, count: int) -> memoryview:
         start, end = self.position, self.position + count
         if end > len(self.data):
-            raise Refused("it ends in the middle (truncated)")
+            raise Refused("unexpected end of file (truncated)")
         self.position = end
         return self.data[start:end]
 
@@ -105,14 +110,14 @@ class PickleMachine:
         try:
             return str(self._take(count), "utf-8", "surrogatepass")
         except UnicodeDecodeError:
-            raise Refused("a text in it is not UTF-8") from None
+            raise Refused("a string is not valid UTF-8") from None
 
     def _line(self) -> str:
         start = self.position
-        # Names of modules and classes are short; do not search a large file for a line break.
+        # Names of modules and classes are short: do not search a large file for a line break.
         found = bytes(self.data[start : start + 256]).find(b"\n")
         if found < 0:
-            raise Refused("a name in it is too long or truncated")
+            raise Refused("a name is too long or truncated")
         line = self._text(found)
         self._take(1)
         return line
@@ -124,12 +129,12 @@ class PickleMachine:
 
     def _pop(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
-            raise Refused("its pickle stack runs empty (damaged)")
+            raise Refused("pickle stack underflow (damaged)")
         return self.stack.pop()
 
     def _top(self, kind: type | tuple[type, ...], purpose: str) -> Any:
         if not self.stack or not isinstance(self.stack[-1], kind):
-            raise Refused(f"it {purpose} something else than a {_names(kind)} (damaged)")
+            raise Refused(f"{purpose} something other than a {_names(kind)} (damaged)")
         return self.stack[-1]
 
     def _pop_to_mark(self) -> list[Any]:
@@ -138,7 +143,7 @@ class PickleMachine:
                 items = self.stack[i + 1 :]
                 del self.stack[i:]
                 return items
-        raise Refused("its pickle stack has no mark (damaged)")
+        raise Refused("pickle stack has no mark (damaged)")
 
     def _pop_tuple(self, count: int) -> None:
         items = [self._pop() for _ in range(count)]
@@ -152,7 +157,7 @@ class PickleMachine:
     def _set_items(self, items: list[Any]) -> None:
         target = self._top(dict, "sets items of")
         if len(items) % 2:
-            raise Refused("it sets an item without a value (damaged)")
+            raise Refused("a dictionary item has no value (damaged)")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_hashable(key)] = value
 
@@ -163,7 +168,7 @@ class PickleMachine:
 
     def _push_global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise Refused("it names a global by something else than text (damaged)")
+            raise Refused("the name of a global is not a string (damaged)")
         self._push(self.find(module, name))
 
     def _stack_global(self) -> None:
@@ -173,11 +178,11 @@ class PickleMachine:
     def _call(self) -> None:
         arguments, builder = self._pop(), self._pop()
         if not isinstance(builder, Builder) or not isinstance(arguments, tuple):
-            raise Refused("it calls something that is not a known name (damaged or hostile)")
+            raise Refused("calls an object that is not a known name (damaged or malicious)")
         try:
             self._push(builder.call(*arguments))
         except (TypeError, AttributeError, IndexError, OverflowError) as error:
-            raise Refused(f"{builder.name} got arguments that do not fit: {error}") from None
+            raise Refused(f"invalid arguments of {builder.name}: {error}") from None
 
     def _build(self) -> None:
         state = self._pop()
@@ -185,19 +190,19 @@ class PickleMachine:
 
     def _persistent_id(self) -> None:
         if self.persistent is None:
-            raise Refused("it holds a persistent id, which network files do not")
+            raise Refused("contains a persistent id, which network files do not")
         self._push(self.persistent(self._pop()))
 
     # The memo ------------------------------------------------------------------------------
 
     def _put(self, index: int) -> None:
         if not self.stack:
-            raise Refused("it remembers nothing (damaged)")
+            raise Refused("nothing to store in the memo (damaged)")
         self.memo[index] = self.stack[-1]
 
     def _get(self, index: int) -> None:
         if index not in self.memo:
-            raise Refused(f"it recalls entry {index}, which it never stored (damaged)")
+            raise Refused(f"memo entry {index} was never stored (damaged)")
         self._push(self.memo[index])
 
 
@@ -207,23 +212,23 @@ def _names(kind: type | tuple[type, ...]) -> str:
 
 
 def _hashable(key: Any) -> Any:
-    """Only plain scalars: hashing nested tuples could exhaust the C stack."""
+    """Return `key` if it is a plain scalar: hashing nested tuples could exhaust the C stack."""
     if key is not None and type(key) not in (str, int, float, bool):
-        raise Refused(f"it uses a {type(key).__name__} as a key (damaged or hostile)")
+        raise Refused(f"uses a {type(key).__name__} as a key (damaged or malicious)")
     return key
 
 
 def _protocol(machine: PickleMachine) -> None:
     if (version := machine._number("<B")) not in (2, 3, 4, 5):
-        raise Refused(f"its pickle protocol is {version}, expected 2 to 5")
+        raise Refused(f"pickle protocol {version}, expected 2 to 5")
 
 
-_ACTIONS: dict[int, Callable[[PickleMachine], None]] = {
+_ACTIONS: dict[int, Callable[[PickleMachine], object]] = {
     0x80: _protocol,
-    0x95: lambda m: m._take(8) and None,  # FRAME: a hint for buffered readers
+    0x95: lambda m: m._take(8),  # FRAME: a hint for buffered readers
     ord("("): lambda m: m._push(_MARK),
-    ord("0"): lambda m: m._pop() and None,
-    ord("1"): lambda m: m._pop_to_mark() and None,
+    ord("0"): lambda m: m._pop(),
+    ord("1"): lambda m: m._pop_to_mark(),
     ord("N"): lambda m: m._push(None),
     0x88: lambda m: m._push(True),
     0x89: lambda m: m._push(False),

@@ -1,4 +1,4 @@
-"""Networks known by name: the bundled one and the public StyleGAN3 and StyleGAN2 releases."""
+"""Networks known by name: bundled ones and the public StyleGAN3 and StyleGAN2 releases."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 @dataclass(frozen=True)
 class Entry:
-    """One network that has a name.
+    """A known network.
 
-    `source` is an https URL, or the file name of a bundled asset. `sha256` and `size_bytes` are
-    None where the publisher does not state them: then the first download decides.
+    Attributes:
+        name: its name for `sg3.load`.
+        source: https URL, or file name of a bundled asset.
+        resolution: larger side in pixels.
+        licence: licence of the weights.
+        sha256: expected hash; None: that of the first download.
+        size_bytes: expected size; None: not published.
     """
 
     name: str
@@ -34,12 +39,12 @@ class Entry:
 
     @property
     def bundled(self) -> Path | None:
-        """The file inside this package, or None for networks to be downloaded."""
+        """Path of a bundled file; None for downloads."""
         return None if self.source.startswith("https://") else ASSETS / self.source
 
     @property
     def file_name(self) -> str:
-        """Last part of the source."""
+        """File name of the source."""
         return self.source.rsplit("/", 1)[-1]
 
 
@@ -74,7 +79,7 @@ ADA_DATA = [
     ("brecahad", 512),
     ("cifar10", 32),
 ]
-#: short name → file of the "transfer learning source" folder, resolution
+#: Name → file of the folder transfer-learning-source-nets, resolution.
 ADA_SOURCE_DATA = {
     "ada-source-ffhq-256": ("ffhq-res256-mirror-paper256-noaug", 256),
     "ada-source-ffhq-512": ("ffhq-res512-mirror-stylegan2-noaug", 512),
@@ -109,14 +114,14 @@ def _entries() -> list[Entry]:
     return entries
 
 
-#: All known networks by short name, in the order in which they are listed.
+#: All known networks by name, in the order of `sg3 models`.
 REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _entries()}
 
 
 def find_entry(name: str) -> Entry:
-    """The entry called `name`; the official file names work too.
+    """Return the entry of a name or an official file name.
 
-    Raises UserError with the nearest names for an unknown one.
+    Raises ValueError with the nearest names for an unknown one.
     """
     key = re.sub(r"x\d+$", "", name.strip().lower().removesuffix(".pkl"))
     if key in REGISTRY:

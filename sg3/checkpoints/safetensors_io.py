@@ -1,4 +1,4 @@
-"""Our network files: one safetensors file with constructor arguments and provenance as JSON."""
+"""`sg3.save`, and our file format: safetensors with arguments and provenance as JSON metadata."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sg3.errors import UserError
 from sg3.files import write_tensors
 
 FORMAT, VERSION = "sg3-networks", "1"
-#: Last parts of tensor names that half precision would spoil: the signal's geometry, averages.
+#: Last parts of names of tensors that stay in float32: signal geometry, filters, averages.
 KEEP_FP32 = {
     "freqs",
     "phases",
@@ -33,11 +33,23 @@ FP16_MAX = 65504
 
 
 def save(networks: Networks, path: str | os.PathLike, fp16: bool = False) -> None:
-    """Write `networks` to `path` (.safetensors), atomically.
+    """Write networks to a file, atomically. `sg3.load` reads it.
 
-    `fp16` halves the file: weights are stored in half precision (loading gives float32 back),
-    except those that would lose too much. Raises ValueError for networks that do not know their
-    kind and arguments, OSError where the folder cannot be written to.
+    Args:
+        networks: the networks, made by `sg3.load` or `build_network`.
+        path: file name ending in .safetensors.
+        fp16: store weights in half precision, except those that would lose too much. Halves the
+            file; `sg3.load` returns float32.
+
+    Raises:
+        ValueError: no networks, networks not made by `build_network`, another suffix, or `meta`
+            that is not JSON-serializable.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import sg3
+        >>> nets = sg3.load("mini-faces")
+        >>> sg3.save(nets, "copy.safetensors", fp16=True)
     """
     parts = networks.parts()
     if not parts:
@@ -48,7 +60,7 @@ def save(networks: Networks, path: str | os.PathLike, fp16: bool = False) -> Non
     described: dict[str, Any] = {}
     for part, network in parts.items():
         if not hasattr(network, "kind") or not hasattr(network, "init_kwargs"):
-            raise ValueError(f"{part}: has no kind and init_kwargs; make it with build_network")
+            raise ValueError(f"{part}: lacks kind and init_kwargs; construct it with build_network")
         described[part] = {"kind": network.kind, "kwargs": network.init_kwargs}
         for name, tensor in network.state_dict().items():
             tensors[f"{part}.{name}"] = _stored(name, tensor, fp16)
@@ -60,7 +72,9 @@ def save(networks: Networks, path: str | os.PathLike, fp16: bool = False) -> Non
             "provenance": json.dumps(networks.meta),
         }
     except TypeError as error:
-        raise ValueError(f"networks: arguments or meta are not JSON-able: {error}") from None
+        raise ValueError(
+            f"networks: arguments or meta are not JSON-serializable: {error}"
+        ) from None
     write_tensors(path, tensors, metadata)
 
 
@@ -72,9 +86,9 @@ def _stored(name: str, tensor: torch.Tensor, fp16: bool) -> torch.Tensor:
 
 
 def load_safetensors(path: str | os.PathLike) -> Networks:
-    """Networks of one of our files, on the CPU, in eval mode, without gradients.
+    """Load the networks of one of our files, on the CPU, in eval mode, without gradients.
 
-    Raises UserError, one line, for a damaged file or one that is not ours.
+    Raises ValueError for a damaged file or another kind of file.
     """
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
@@ -85,13 +99,13 @@ def load_safetensors(path: str | os.PathLike) -> Networks:
             for key in list(file.keys()):
                 part, _, name = key.partition(".")
                 if part not in tensors:
-                    raise UserError(f"it has a tensor {key[:80]!r} that belongs to no network")
+                    raise UserError(f"tensor {key[:80]!r} belongs to no network")
                 tensors[part][name] = file.get_tensor(key)
         for part, spec in described.items():
             network = assemble(part, spec["kind"], spec["kwargs"], tensors.pop(part))
             setattr(networks, part, network)
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged or no safetensors file: {error}") from None
+        raise UserError(f"{path}: damaged, or not a safetensors file: {error}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return networks
@@ -99,15 +113,15 @@ def load_safetensors(path: str | os.PathLike) -> Networks:
 
 def _described(metadata: dict[str, str]) -> dict[str, dict[str, Any]]:
     if metadata.get("format") == "sg3-delta":
-        raise UserError("a delta, expected a network; give it with --delta")
+        raise UserError("a delta, expected a network; pass it as `delta`")
     if metadata.get("format") != FORMAT:
         raise UserError(
-            "a safetensors file, but not one of ours "
-            f"(its metadata says format {metadata.get('format')!r}, expected {FORMAT!r})"
+            "a safetensors file of another program: "
+            f"metadata format {metadata.get('format')!r}, expected {FORMAT!r}"
         )
     if metadata.get("version") != VERSION:
         raise UserError(
-            f"layout version {metadata.get('version')!r}, this program reads {VERSION!r}; update it"
+            f"file version {metadata.get('version')!r}, expected {VERSION!r}; update sg3"
         )
     described = json_object(metadata, "networks")
     for part, spec in described.items():
@@ -117,15 +131,16 @@ def _described(metadata: dict[str, str]) -> dict[str, dict[str, Any]]:
             or not isinstance(spec.get("kind"), str)
             or type(spec.get("kwargs")) is not dict
         ):
-            raise UserError(f"its metadata describe {part!r} in an unknown way")
+            raise UserError(f"metadata of {part!r} have an unknown form")
     return described
 
 
 def json_object(metadata: dict[str, str], key: str) -> dict[str, Any]:
+    """Parse a metadata entry that must be a JSON object. Raises ValueError otherwise."""
     try:
         value = json.loads(metadata.get(key, "{}"))
     except (json.JSONDecodeError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise UserError(f"its metadata entry {key!r} is not a JSON object")
+        raise UserError(f"metadata entry {key!r} is not a JSON object")
     return value

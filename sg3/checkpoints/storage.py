@@ -1,4 +1,4 @@
-"""Tensors in official pickles: legacy torch.save streams, read without torch.load (REFERENCE.md §7.4)."""
+"""Tensors of official pickles: legacy torch.save streams, read safely (REFERENCE.md §7.4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, find
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 MAX_INDEX = 2**40
-HEADER_OPCODES = 1000  # the five small pickles in front of the numbers take about fifty
+HEADER_OPCODES = 1000  # the five small pickles before the data take about fifty
 
 DTYPES = {
     "FloatStorage": "<f4",
@@ -31,19 +31,20 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Storage:
-    """A flat array of numbers: a view into the file."""
+    """A flat array: a view into the file."""
 
     data: memoryview
     dtype: np.dtype
 
     @property
     def count(self) -> int:
+        """Number of elements."""
         return len(self.data) // self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class TensorView:
-    """Where a tensor lies in a storage; numbers are copied by `read` only."""
+    """Position of a tensor in a storage; only `read` copies data."""
 
     storage: Storage
     offset: int
@@ -52,10 +53,11 @@ class TensorView:
 
     @property
     def nbytes(self) -> int:
+        """Size of the tensor in bytes."""
         return int(np.prod(self.size, dtype=object)) * self.storage.dtype.itemsize
 
     def read(self) -> torch.Tensor:
-        """The tensor, contiguous, in memory of its own."""
+        """Return a contiguous copy."""
         flat = np.frombuffer(self.storage.data, self.storage.dtype)[self.offset :]
         strides = [step * self.storage.dtype.itemsize for step in self.stride]
         view = np.lib.stride_tricks.as_strided(flat, self.size, strides, writeable=False)
@@ -63,9 +65,9 @@ class TensorView:
 
 
 def read_storage(blob: Any) -> Storage:
-    """`blob`, the argument of `torch.storage._load_from_bytes`, holds exactly one storage."""
+    """Return the single storage in `blob`, the argument of `torch.storage._load_from_bytes`."""
     if not isinstance(blob, memoryview):
-        raise Refused("a torch storage in it is not a byte string")
+        raise Refused("a torch storage is not a byte string")
     types = {("torch", name): Builder(f"torch.{name}", _never_called) for name in DTYPES}
     position = 0
 
@@ -78,13 +80,13 @@ def read_storage(blob: Any) -> Storage:
 
     try:
         if next_pickle() != MAGIC or next_pickle() != PROTOCOL:
-            raise Refused("it is not of the legacy torch.save format")
+            raise Refused("not in the legacy torch.save format")
         info = next_pickle()
         if not isinstance(info, dict) or info.get("little_endian") is not True:
-            raise Refused("its byte order is not little-endian")
+            raise Refused("the byte order is not little-endian")
         dtype, key, count = next_pickle(_storage_record)
         if next_pickle() != [key]:
-            raise Refused("it does not hold exactly one storage")
+            raise Refused("expected exactly one storage")
     except Refused as error:
         raise Refused(f"inside a torch storage: {error}") from None
     return Storage(_numbers(blob, position, dtype, count), dtype)
@@ -94,48 +96,48 @@ def _numbers(blob: memoryview, position: int, dtype: np.dtype, count: int) -> me
     data = blob[position + 8 :]
     present = struct.unpack_from("<q", blob, position)[0] if len(blob) >= position + 8 else -1
     if present != count or len(data) != count * dtype.itemsize:
-        raise Refused(f"a torch storage in it claims {count} elements, but holds {len(data)} bytes")
+        raise Refused(f"a torch storage claims {count} elements, but holds {len(data)} bytes")
     return data
 
 
 def _never_called(*_: Any) -> None:
-    raise Refused("it makes a storage object outside a tensor")
+    raise Refused("creates a storage outside a tensor")
 
 
 def _storage_record(pid: Any) -> tuple[np.dtype, str, int]:
-    """('storage', class, key, location, count[, None]) → dtype, key, count."""
+    """Parse ('storage', class, key, location, count[, None]) into dtype, key, count."""
     fits = isinstance(pid, tuple) and 5 <= len(pid) <= 6 and pid[0] == "storage"
     if not fits or not isinstance(pid[1], Builder) or pid[5:] not in ((), (None,)):
-        raise Refused("its storage record has an unknown form")
+        raise Refused("a storage record has an unknown form")
     key, count = pid[2], pid[4]
     if not isinstance(key, str) or type(count) is not int or count < 0:
-        raise Refused("its storage record has an unknown form")
+        raise Refused("a storage record has an unknown form")
     return np.dtype(DTYPES[pid[1].name.removeprefix("torch.")]), key, count
 
 
 def rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = False, *_: Any
 ) -> TensorView:
-    """`torch._utils._rebuild_tensor_v2`, with every number checked against the storage."""
+    """`torch._utils._rebuild_tensor_v2`, with all numbers checked against the storage."""
     if not isinstance(storage, Storage):
-        raise Refused("a tensor in it has no storage")
+        raise Refused("a tensor has no storage")
     numbers = (offset, *size, *stride)
     possible = all(type(n) is int and 0 <= n < MAX_INDEX for n in numbers)
     if not possible or len(size) != len(stride):
-        raise Refused("a tensor in it has an impossible size, stride or offset")
+        raise Refused("a tensor has an invalid size, stride or offset")
     count = int(np.prod(size, dtype=object))
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    # A tensor larger than its storage repeats elements: networks never do, memory bombs do.
+    # A tensor larger than its storage repeats elements: never in networks, but in memory bombs.
     if count > storage.count or (count > 0 and last >= storage.count) or len(size) > 8:
         raise Refused(
-            f"a tensor of size {list(size)[:8]} in it reaches outside its storage "
+            f"a tensor of size {list(size)[:8]} reaches outside its storage "
             f"of {storage.count} elements"
         )
     return TensorView(storage, offset, tuple(size), tuple(stride))
 
 
 def rebuild_parameter(tensor: Any, requires_grad: Any = False, *_: Any) -> TensorView:
-    """`torch._utils._rebuild_parameter`: the tensor itself."""
+    """`torch._utils._rebuild_parameter`: returns the tensor."""
     if not isinstance(tensor, TensorView):
-        raise Refused("a parameter in it is not a tensor")
+        raise Refused("a parameter is not a tensor")
     return tensor

@@ -51,16 +51,14 @@ def blend(a: str, b: str, split: str | None, width: float, layers: str | None, o
         raise click.UsageError("--width requires --split")
     import sg3
     from sg3.blend import blend as blend_networks
-    from sg3.blend import listed_shares, split_shares
+    from sg3.blend import layer_fractions, split_fractions
 
     first, second = sg3.load(a), sg3.load(b)
-    ours: Any = first.G_ema
-    theirs: Any = second.G_ema
-    if split is not None:
-        fractions = split_shares(ours, split, width)
+    if layers is not None:
+        fractions = layer_fractions(first.G_ema, layers)
     else:
-        fractions = listed_shares(ours, layers or "")
-    G: Any = blend_networks(ours, theirs, fractions)
+        fractions = split_fractions(first.G_ema, split or "", width)
+    G = blend_networks(first.G_ema, second.G_ema, fractions)
     facts = ("name", "source", "sha256", "licence")
     parts = [{k: nets.meta[k] for k in facts if k in nets.meta} for nets in (first, second)]
     meta: dict[str, Any] = {"blend_of": parts, "share_of_the_second": fractions}

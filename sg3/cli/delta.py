@@ -113,19 +113,18 @@ def make(source: str, adapted: str, rank: int | None, dtype: str, out: str) -> N
     import torch
 
     import sg3
-    from sg3.checkpoints.delta import difference, kept_share, save_delta
+    from sg3.checkpoints.delta import difference, kept_fraction, save_delta
 
     before, after = sg3.load(source), sg3.load(adapted)
     meta = {"source": before.meta["name"], "adapted": after.meta["name"]}
     meta |= {"licence": before.meta["licence"]} if "licence" in before.meta else {}
     kind = {"fp16": torch.float16, "fp32": torch.float32}[dtype]
-    old: Any = before.G_ema
-    new: Any = after.G_ema
+    old, new = before.G_ema, after.G_ema
     made = difference(old, new, rank, kind, meta)
     if not made.changes:
         raise UserError(f"adapted: {adapted} and {source} are the same network")
     save_and_report(save_delta, made, out)
-    click.echo(f"{kept_share(made, old, new):.2%} of the change is kept")
+    click.echo(f"{kept_fraction(made, old, new):.2%} of the change is kept")
 
 
 @delta.command()

@@ -14,7 +14,7 @@ import click
 from sg3 import __version__
 from sg3.allocator import keep_large_blocks
 from sg3.installation import PACKAGES, check_packages
-from sg3.threads import wait_politely
+from sg3.threads import use_passive_waiting
 
 #: name → (module and attribute of the click command, one line of help). They are strings because
 #: `sg3` does not import the packages above it, and so that `sg3 --help` is fast.
@@ -184,5 +184,5 @@ def main() -> None:
     except ImportError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None
-    wait_politely()
+    use_passive_waiting()
     cli(prog_name="sg3")

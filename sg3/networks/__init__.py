@@ -1,4 +1,4 @@
-"""The networks: StyleGAN3, StyleGAN2, their discriminator. `build_network` makes one by kind."""
+"""StyleGAN3 and StyleGAN2 generators, discriminator, augmentation; built by `build_network`."""
 
 from sg3.networks.build import build_network
 

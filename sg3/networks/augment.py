@@ -1,4 +1,4 @@
-"""The adaptive augmentation of what the discriminator sees (ADA, arXiv 2006.06676; REFERENCE.md §5)."""
+"""Adaptive discriminator augmentation (ADA, arXiv 2006.06676; REFERENCE.md §5)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
 from torch import nn
 from torch.nn.functional import conv2d, pad
 
@@ -22,7 +23,7 @@ SYM6 = (
 )  # fmt: skip
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
 NUM_BANDS = 4
-#: Expected power of natural images in the lowest band, and in each of the others.
+#: Expected power of natural images in the lowest band and in each other band.
 LOW_POWER, HIGH_POWER = 10 / 13, 1 / 13
 
 _BLIT = ("xflip", "rotate90", "xint")
@@ -49,9 +50,11 @@ CHANNELS = (1, 3, 4)
 
 
 def band_filters() -> np.ndarray:
-    """Filters `[4, 43]` that split an image into octave bands; their sum is an impulse."""
+    """Return filters `[4, 43]` that split an image into octave bands; their sum is an impulse."""
     low = np.array(SYM2)
     high = low * (-1.0) ** np.arange(low.size)
+    # Each level of the bank is the previous one, zero-inserted and low-pass filtered, plus a new
+    # high-pass band: a wavelet packet without decimation.
     low2, high2 = np.convolve(low, low[::-1]) / 2, np.convolve(high, high[::-1]) / 2
     bank = np.eye(4, 1)
     for i in range(1, 4):
@@ -64,17 +67,42 @@ def band_filters() -> np.ndarray:
 
 
 class AugmentPipe(nn.Module):
-    """Images `[N, C, H, W]` (1, 3 or 4 channels) to augmented images of the same shape.
+    """Augments images `[N, C, H, W]` with 1, 3 or 4 channels; the shape stays the same.
 
-    Every operation happens to an image with the probability of its multiplier times the buffer
-    `p`; operations with multiplier 0 neither run nor draw. Differentiable any number of times,
-    because R1 looks through it. Random numbers come from torch's generator of the images' device.
+    An operation applies to an image with probability multiplier · `p`, where `p` is a buffer.
+    Operations with multiplier 0 neither run nor draw random numbers. Differentiable to any order,
+    since the R1 penalty differentiates through it. Random numbers come from the torch generator of
+    the images' device.
 
     Args:
-        xflip … cutout: probability multipliers. `yflip` (upside down) is ours.
-        xint_max … cutout_size: strengths, as fractions of the image, octaves (std of log2) or
-            turns; `imgfilter_bands` scales the probability per octave band.
+        xflip, yflip, rotate90, xint: probability multipliers of pixel blitting. `yflip` (upside
+            down) is not part of ADA.
+        xint_max: range of integer translation, as a fraction of the image.
+        scale, rotate, aniso, xfrac: probability multipliers of general geometry.
+        scale_std: log2 standard deviation of isotropic scaling.
+        rotate_max: range of rotation; 1 is the full circle.
+        aniso_std: log2 standard deviation of anisotropic scaling.
+        xfrac_std: standard deviation of fractional translation, as a fraction of the image.
+        brightness, contrast, lumaflip, hue, saturation: probability multipliers of colour.
+        brightness_std: standard deviation of brightness.
+        contrast_std: log2 standard deviation of contrast.
+        hue_max: range of hue rotation; 1 is the full circle.
+        saturation_std: log2 standard deviation of saturation.
+        imgfilter: probability multiplier of image-space filtering.
+        imgfilter_bands: probability multipliers of the four octave bands, lowest first.
+        imgfilter_std: log2 standard deviation of the gain of a band.
+        noise: probability multiplier of additive RGB noise.
+        cutout: probability multiplier of cutout.
+        noise_std: standard deviation of the noise.
+        cutout_size: side of the cutout rectangle, as a fraction of the image.
+
+    Raises:
+        ValueError: `imgfilter_bands` does not have four entries.
     """
+
+    p: torch.Tensor
+    Hz_geom: torch.Tensor
+    Hz_fbank: torch.Tensor
 
     def __init__(
         self,
@@ -135,7 +163,18 @@ class AugmentPipe(nn.Module):
         self.register_buffer("Hz_fbank", bank)
 
     def forward(self, images: torch.Tensor, debug_percentile: float | None = None) -> torch.Tensor:
-        """Augmented `images` `[N, C, H, W]`; `debug_percentile` in [0, 1] fixes every draw."""
+        """Augment images.
+
+        Args:
+            images: `[N, C, H, W]`.
+            debug_percentile: in [0, 1], replaces each random number by this percentile; for tests.
+
+        Returns:
+            `[N, C, H, W]`.
+
+        Raises:
+            ValueError: the shape has not four axes or not 1, 3 or 4 channels.
+        """
         if images.ndim != 4 or images.shape[1] not in CHANNELS:
             raise ValueError(
                 f"images: got shape {tuple(images.shape)}, expected [N, C, H, W] with C in "
@@ -152,15 +191,15 @@ class AugmentPipe(nn.Module):
             images = self._filter_bands(images, draws)
         if self.noise > 0:
             sigma = draws.half_normal(1, 1, 1) * self.noise_std
-            sigma = draws.gated(sigma, 0, self.noise * self.p)  # before the pixels' own draws
+            sigma = draws.gated(sigma, 0, self.noise * self.p)  # drawn before the noise itself
             images = images + torch.randn_like(images) * sigma
         if self.cutout > 0:
             images = self._cut_out(images, draws)
         return images
 
     def _filter_bands(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Amplify or damp octave bands, keeping the expected power (REFERENCE.md §5.5)."""
-        n, channels, height, width = images.shape
+        """Amplify or attenuate octave bands at constant expected power (REFERENCE.md §5.5)."""
+        n, channels = images.shape[:2]
         power = images.new_full([NUM_BANDS], HIGH_POWER)
         power[0] = LOW_POWER
         gains = images.new_ones([n, NUM_BANDS])
@@ -168,21 +207,23 @@ class AugmentPipe(nn.Module):
             if strength == 0:
                 continue
             t = (draws.normal() * self.imgfilter_std).exp2()
+            # Amplifying a band attenuates all others, so that the expected power stays the same.
             t = draws.gated(t, 1, self.imgfilter * self.p * strength)
             bands = torch.ones_like(gains)
             bands[:, band] = t
             gains = gains * bands / (power * bands.square()).sum(dim=1, keepdim=True).sqrt()
         taps = gains @ self.Hz_fbank.to(images.dtype)  # [N, 43]
-        taps = taps[:, None].expand(-1, channels, -1).reshape(n * channels, 1, 1, -1)
+        # One filter per image: a grouped convolution with the batch folded into the channels.
+        taps = repeat(taps, "n k -> (n c) 1 1 k", c=channels)
         border = taps.shape[3] // 2
-        images = images.reshape(1, n * channels, height, width)
+        images = rearrange(images, "n c h w -> 1 (n c) h w")
         images = reflect(images, border)
         images = conv2d(images, taps, groups=n * channels)
         images = conv2d(images, taps.transpose(2, 3), groups=n * channels)
-        return images.reshape(n, channels, height, width)
+        return rearrange(images, "1 (n c) h w -> n c h w", c=channels)
 
     def _cut_out(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Blacken (to 0) a rectangle around a random point (REFERENCE.md §5.6)."""
+        """Set a rectangle around a random point to 0 (REFERENCE.md §5.6)."""
         height, width = images.shape[2:]
         size = torch.full(
             [draws.num, 2, 1, 1], self.cutout_size, device=images.device, dtype=images.dtype
@@ -197,15 +238,18 @@ class AugmentPipe(nn.Module):
 
 
 def reflect(images: torch.Tensor, border: int) -> torch.Tensor:
-    """`images` `[…, H, W]` with a reflected `border`, in several turns where it is wider."""
+    """Pad `images` `[N, C, H, W]` by reflection; `border` may be wider than the image.
+
+    Raises ValueError for images of less than 2×2 pixels.
+    """
     height, width = images.shape[2:]
     if min(height, width) < 2:
         raise ValueError(
-            f"images: got {height}x{width} pixels, expected at least 2x2; leave imgfilter out"
+            f"images: got {height}x{width} pixels, expected at least 2x2; disable imgfilter"
         )
     left_x = left_y = border
     while left_x or left_y:
-        # A whole width ends on a mirror image of the border, from where reflection goes on.
+        # After a full width the padded image ends on its mirrored edge: reflect again from there.
         x, y = min(left_x, width - 1), min(left_y, height - 1)
         images = pad(images, [x, x, y, y], mode="reflect")
         left_x, left_y = left_x - x, left_y - y

@@ -1,17 +1,18 @@
-"""Colour transforms as 4×4 matrices on red, green, blue and one (ADA App. B; REFERENCE.md §5.4)."""
+"""Colour augmentation as 4×4 matrices on (R, G, B, 1) (ADA App. B; REFERENCE.md §5.4)."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from einops import rearrange
 
 from sg3.networks.augment_draws import Draws
 
 
 def draw_color(pipe, draws: Draws, num_channels: int) -> torch.Tensor | None:
-    """Matrices `[N, 4, 4]`; None if no colour operation is enabled."""
-    # Made by filling, not from lists: those would be copied to a GPU, which waits.
+    """Draw colour matrices `[N, 4, 4]`; None if no colour operation is enabled."""
+    # Built by filling: tensors from Python lists would be copied to the GPU and synchronise.
     p, eye = pipe.p, torch.eye(4, device=draws.device, dtype=draws.dtype)
     rgb, on_axis = eye.clone(), torch.zeros_like(eye)
     rgb[3, 3] = 0
@@ -45,7 +46,7 @@ def draw_color(pipe, draws: Draws, num_channels: int) -> torch.Tensor | None:
 def _turn(
     theta: torch.Tensor, eye: torch.Tensor, rgb: torch.Tensor, on_axis: torch.Tensor
 ) -> torch.Tensor:
-    """Right-handed rotation by `theta` `[N]` about the gray axis (Rodrigues)."""
+    """Return the right-handed rotation by `theta` `[N]` about the gray axis (Rodrigues)."""
     cycle = torch.zeros_like(eye)
     cycle[:3, :3] = eye[:3, :3].roll(1, 0)  # red to green to blue to red
     cross = (cycle - cycle.T) / math.sqrt(3)  # the cross product with (1, 1, 1)/√3
@@ -54,14 +55,16 @@ def _turn(
 
 
 def apply_color(images: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """`images` `[N, C, H, W]` with 1, 3 or 4 channels; a fourth (alpha) stays as it is.
+    """Apply colour matrices `[N, 4, 4]` to `images` `[N, C, H, W]` with 1, 3 or 4 channels.
 
-    Gray images take the mean of the colours that a gray pixel becomes.
+    A fourth channel (alpha) is unchanged. Grayscale images get the mean of the transformed R, G
+    and B of a gray pixel.
     """
-    n, channels, height, width = images.shape
+    channels, height = images.shape[1:3]
     if channels == 1:
         row = matrix[:, :3].mean(dim=1)  # [N, 4]
         return images * row[:, :3].sum(1)[:, None, None, None] + row[:, 3, None, None, None]
-    flat = images[:, :3].reshape(n, 3, height * width)
-    flat = (matrix[:, :3, :3] @ flat + matrix[:, :3, 3:]).reshape(n, 3, height, width)
-    return flat if channels == 3 else torch.cat([flat, images[:, 3:]], dim=1)
+    pixels = rearrange(images[:, :3], "n c h w -> n c (h w)")
+    pixels = matrix[:, :3, :3] @ pixels + matrix[:, :3, 3:]
+    rgb = rearrange(pixels, "n c (h w) -> n c h w", h=height)
+    return rgb if channels == 3 else torch.cat([rgb, images[:, 3:]], dim=1)

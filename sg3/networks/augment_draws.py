@@ -1,4 +1,4 @@
-"""Random numbers of the augmentations, or fixed percentiles of them (REFERENCE.md §5.3, §5.7)."""
+"""Random numbers of the augmentations, or fixed percentiles (REFERENCE.md §5.3, §5.7)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws for `num` images; with a `percentile` all images get that one, and every gate opens.
+    """Random numbers for `num` images. With `percentile`, all draws are fixed and all gates open.
 
-    A normal draw at percentile q is `erfinv(2q − 1)`, without the factor √2, as in the reference.
+    A normal draw at percentile q is `erfinv(2q − 1)`: without the factor √2 of a true quantile, as
+    in the official implementation.
     """
 
     num: int
@@ -26,19 +27,19 @@ class Draws:
         return {"device": self.device, "dtype": self.dtype}
 
     def uniform(self, *shape: int) -> torch.Tensor:
-        """`[N, *shape]` in [0, 1)."""
+        """Draw from [0, 1): `[N, *shape]`."""
         if self.percentile is not None:
             return self._fixed(shape, self.percentile)
         return torch.rand([self.num, *shape], **self._options())
 
     def normal(self, *shape: int) -> torch.Tensor:
-        """Standard normal `[N, *shape]`."""
+        """Draw from the standard normal distribution: `[N, *shape]`."""
         if self.percentile is not None:
             return self._fixed(shape, 2 * self.percentile - 1).erfinv()
         return torch.randn([self.num, *shape], **self._options())
 
     def half_normal(self, *shape: int) -> torch.Tensor:
-        """Absolute value of a standard normal `[N, *shape]`."""
+        """Draw the absolute value of a standard normal: `[N, *shape]`."""
         if self.percentile is not None:
             return self._fixed(shape, self.percentile).erfinv()
         return torch.randn([self.num, *shape], **self._options()).abs()
@@ -46,7 +47,7 @@ class Draws:
     def gated(
         self, value: torch.Tensor, identity: float, probability: torch.Tensor
     ) -> torch.Tensor:
-        """`value` `[N, …]` for images that a draw lets through, `identity` for the others."""
+        """Return `value` `[N, …]` with the given probability per image, else `identity`."""
         if self.percentile is not None:
             return value
         gate = torch.rand([self.num] + [1] * (value.ndim - 1), **self._options())

@@ -1,4 +1,4 @@
-"""Moving, turning and stretching of images without new aliasing (ADA App. B; REFERENCE.md §5.3)."""
+"""Geometric augmentation without aliasing (ADA App. B; REFERENCE.md §5.3)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FILTER_PAD = 3  # a quarter of the 12 taps
 
 
 def _matrices(rows: list[list[torch.Tensor | float]], like: torch.Tensor) -> torch.Tensor:
-    """3×3 matrices `[N, 3, 3]` (or 4×4) from entries that are numbers or tensors `[N]`."""
+    """Stack square matrices, `[N, 3, 3]`, from entries that are numbers or tensors `[N]`."""
     entries = [
-        entry if torch.is_tensor(entry) else torch.full_like(like, entry)
+        entry if isinstance(entry, torch.Tensor) else torch.full_like(like, entry)
         for row in rows
         for entry in row
     ]
@@ -24,23 +24,27 @@ def _matrices(rows: list[list[torch.Tensor | float]], like: torch.Tensor) -> tor
 
 
 def translate2d(tx: torch.Tensor, ty: torch.Tensor) -> torch.Tensor:
-    """`[N]`, `[N]` → `[N, 3, 3]`."""
+    """Return translations `[N, 3, 3]` by `tx` `[N]`, `ty` `[N]`."""
     return _matrices([[1.0, 0.0, tx], [0.0, 1.0, ty], [0.0, 0.0, 1.0]], tx)
 
 
 def scale2d(sx: torch.Tensor, sy: torch.Tensor) -> torch.Tensor:
-    """`[N]`, `[N]` → `[N, 3, 3]`."""
+    """Return scalings `[N, 3, 3]` by `sx` `[N]`, `sy` `[N]`."""
     return _matrices([[sx, 0.0, 0.0], [0.0, sy, 0.0], [0.0, 0.0, 1.0]], sx)
 
 
 def rotate2d(theta: torch.Tensor) -> torch.Tensor:
-    """Angles `[N]` in radians → `[N, 3, 3]`."""
+    """Return rotations `[N, 3, 3]` by angles `[N]` in radians."""
     cos, sin = theta.cos(), theta.sin()
     return _matrices([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]], theta)
 
 
 def draw_geometry(pipe, draws: Draws, height: int, width: int) -> torch.Tensor | None:
-    """Inverse transforms `[N, 3, 3]` in pixels from the centre; None if none is enabled."""
+    """Draw transforms in the order of the paper and return their inverses.
+
+    The inverses `[N, 3, 3]` map output to input positions, in pixels from the centre. None if no
+    operation is enabled.
+    """
     p, steps = pipe.p, []
     one = torch.ones([draws.num], device=draws.device, dtype=draws.dtype)
     if pipe.xflip > 0:
@@ -58,7 +62,8 @@ def draw_geometry(pipe, draws: Draws, height: int, width: int) -> torch.Tensor |
     if pipe.scale > 0:
         s = draws.gated((draws.normal() * pipe.scale_std).exp2(), 1, pipe.scale * p)
         steps.append(scale2d(1 / s, 1 / s))
-    # Before and after stretching: together they turn an image with probability rotate·p.
+    # Rotation happens before and after anisotropic scaling; each with the probability that makes
+    # an image rotate at all with probability rotate·p.
     p_rotate = 1 - (1 - pipe.rotate * p).clamp(0, 1).sqrt()
     if pipe.rotate > 0:
         steps.append(rotate2d(_angle(pipe, draws, p_rotate)))
@@ -84,15 +89,15 @@ def _angle(pipe, draws: Draws, probability: torch.Tensor) -> torch.Tensor:
 
 
 def _margins(inverse: torch.Tensor, height: int, width: int) -> list[int]:
-    """Pixels (left, top, right, bottom) that the transforms reach beyond the image."""
+    """Return how many pixels (left, top, right, bottom) the transforms reach beyond the image."""
     cx, cy = (width - 1) / 2, (height - 1) / 2
-    # Of the corners (±cx, ±cy), the one farthest along an axis adds up absolute values.
+    # The farthest of the corners (±cx, ±cy) along an axis is the sum of absolute values.
     extent = inverse[:, :2, 0].abs() * cx + inverse[:, :2, 1].abs() * cy  # [N, 2]
     centre = inverse[:, :2, 2]
     reach = torch.cat([(extent - centre).amax(0), (extent + centre).amax(0)])
     limits = [width - 1, height - 1] * 2
     beyond = [2 * FILTER_PAD - cx, 2 * FILTER_PAD - cy] * 2
-    # The only wait for a GPU: sizes of tensors must be known here.
+    # The only synchronisation with a GPU: tensor sizes must be known here.
     return [
         math.ceil(min(max(r + b, 0), limit))
         for r, b, limit in zip(reach.tolist(), beyond, limits, strict=True)
@@ -100,9 +105,10 @@ def _margins(inverse: torch.Tensor, height: int, width: int) -> list[int]:
 
 
 def apply_geometry(images: torch.Tensor, inverse: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
-    """`images` `[N, C, H, W]` under the `inverse` transforms, reflected beyond their borders.
+    """Transform `images` `[N, C, H, W]`, given the `inverse` transforms `[N, 3, 3]`.
 
-    Sampled from a grid twice as fine, made and left with the low-pass filter `taps`.
+    Images continue beyond their borders by reflection. Sampling is bilinear on a grid of twice the
+    resolution, with the low-pass filter `taps` for up- and downsampling.
     """
     height, width = images.shape[2:]
     left, top, right, bottom = _margins(inverse, height, width)
@@ -112,8 +118,8 @@ def apply_geometry(images: torch.Tensor, inverse: torch.Tensor, taps: torch.Tens
     def numbers(*values: float) -> list[torch.Tensor]:
         return [inverse.new_full([1], value) for value in values]
 
-    # The same map, in turn: from the padded image's centre, on the doubled grid, and between
-    # grids that both span [-1, 1].
+    # Express the map relative to the centre of the padded image, then on the grid of twice the
+    # resolution, then between normalised coordinates in [-1, 1].
     inverse = translate2d(*numbers((left - right) / 2, (top - bottom) / 2)) @ inverse
     inverse = scale2d(*numbers(2, 2)) @ inverse @ scale2d(*numbers(0.5, 0.5))
     inverse = translate2d(*numbers(-0.5, -0.5)) @ inverse @ translate2d(*numbers(0.5, 0.5))
@@ -127,10 +133,10 @@ def apply_geometry(images: torch.Tensor, inverse: torch.Tensor, taps: torch.Tens
 
 
 class GridSample(torch.autograd.Function):
-    """Bilinear sampling, zero outside, differentiable any number of times in the images.
+    """Bilinear sampling with zero padding, differentiable to any order in the images.
 
-    torch's own has no second derivative. Sampling is linear in the images, so its adjoint's
-    adjoint is sampling again. The grid gets no gradient.
+    `torch.nn.functional.grid_sample` has no second derivative. Sampling is linear in the images,
+    so the adjoint of its adjoint is sampling again. The grid gets no gradient.
     """
 
     @staticmethod
@@ -145,12 +151,12 @@ class GridSample(torch.autograd.Function):
 
 
 class GridSampleAdjoint(torch.autograd.Function):
-    """What `GridSample` sends back to the images."""
+    """The gradient of `GridSample` with respect to the images."""
 
     @staticmethod
     def forward(ctx, gradient: torch.Tensor, grid: torch.Tensor, shape) -> torch.Tensor:
         ctx.save_for_backward(grid)
-        stand_in = gradient.new_zeros([]).expand(shape)  # only its shape matters
+        stand_in = gradient.new_zeros([]).expand(shape)  # only its shape is used
         return torch.ops.aten.grid_sampler_2d_backward(
             gradient, stand_in, grid, 0, 0, False, [True, False]
         )[0]

@@ -1,4 +1,4 @@
-"""From a kind and constructor arguments, as files record them, to a network."""
+"""Construction of networks from a kind and constructor arguments, as network files store them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,40 @@ import inspect
 
 from torch import nn
 
-#: kind → where its class lives. Files name kinds, never code.
+#: Kind → module and class. Files store the kind, never a class path.
 KINDS = {
     "stylegan3": ("sg3.networks.stylegan3", "Generator"),
     "stylegan2": ("sg3.networks.stylegan2", "Generator"),
     "discriminator": ("sg3.networks.discriminator", "Discriminator"),
     "augment": ("sg3.networks.augment", "AugmentPipe"),
-    "augment_pipe": ("sg3.networks.augment", "AugmentPipe"),  # the same by its part's name
+    "augment_pipe": (
+        "sg3.networks.augment",
+        "AugmentPipe",
+    ),  # alias: the name of the part in `Networks`
 }
 
 
 def build_network(kind: str, kwargs: dict) -> nn.Module:
-    """Construct a network of `kind` (a key of `KINDS`) with random weights.
+    """Construct a network with random weights.
 
-    The result carries `kind` and `init_kwargs`, from which the same call rebuilds it.
-    Raises ValueError for an unknown kind, unknown arguments or values that do not fit.
+    Args:
+        kind: "stylegan3", "stylegan2", "discriminator" or "augment".
+        kwargs: constructor arguments of `sg3.networks.stylegan3.Generator`,
+            `sg3.networks.stylegan2.Generator`, `sg3.networks.discriminator.Discriminator` or
+            `sg3.networks.augment.AugmentPipe`.
+
+    Returns:
+        The network, with the attributes `kind` and `init_kwargs`, which `sg3.save` stores.
+
+    Raises:
+        ValueError: unknown kind, unknown arguments or invalid values.
+
+    Example:
+        >>> from sg3.networks import build_network
+        >>> G = build_network("stylegan3", {"z_dim": 64, "c_dim": 0, "w_dim": 64,
+        ...     "img_resolution": 64, "img_channels": 3, "channel_base": 2048, "channel_max": 64})
+        >>> G.img_resolution
+        64
     """
     if kind not in KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(KINDS)}")
@@ -33,7 +52,7 @@ def build_network(kind: str, kwargs: dict) -> nn.Module:
         raise ValueError(f"arguments of {kind}: {error}") from None
     try:
         network = network_class(**kwargs)
-    except TypeError as error:  # an argument of an inner network, or a value of a wrong type
+    except TypeError as error:  # raised by an inner network, or for a wrong type
         raise ValueError(f"arguments of {kind}: {error}") from None
     network.kind, network.init_kwargs = kind, dict(kwargs)
     return network

@@ -1,6 +1,6 @@
-"""Convolutions with an equalised learning rate and built-in resampling (REFERENCE.md §3.1).
+"""Convolutions with equalised learning rate and built-in resampling (REFERENCE.md §3.1).
 
-Shared by the StyleGAN2 generator and by the discriminator of all configurations.
+Used by the StyleGAN2 generator and by the discriminator of all configurations.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from torch import nn
 from ops_cuda import bias_act, conv2d_resample, setup_filter
 from ops_cuda.bias_act import ACTIVATIONS, PIECEWISE_LINEAR
 
-#: Binomial low-pass, the resampling filter of StyleGAN2 (SG2 Sec. 5).
+#: Binomial low-pass filter, the resampling filter of StyleGAN2 (SG2 Sec. 5).
 RESAMPLE_FILTER = (1, 3, 3, 1)
-#: Keeps the variance when two branches of a residual block are added.
+#: Keeps unit variance when the two branches of a residual block are added.
 RESIDUAL_GAIN = math.sqrt(0.5)
 
 
 def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
-    """Feature channels of the block with `resolution` pixels a side."""
+    """Return the number of feature channels of the block with `resolution` pixels per side."""
     return min(channel_base // resolution, channel_max)
 
 
 def lowest_fp16_resolution(img_resolution: int, num_fp16_res: int) -> int:
-    """Blocks of at least this many pixels a side may compute in half precision."""
+    """Return the smallest block resolution that may compute in half precision."""
     return max(2 ** (img_resolution.bit_length() - num_fp16_res), 8)
 
 
 def check_architecture(architecture: str) -> None:
-    """Raise ValueError unless `architecture` is a known arrangement of blocks (SG2 Fig. 7)."""
+    """Raise ValueError unless `architecture` is orig, skip or resnet (SG2 Fig. 7)."""
     if architecture not in ("orig", "skip", "resnet"):
         raise ValueError(f"architecture: got {architecture!r}, expected orig, skip or resnet")
 
@@ -39,7 +39,7 @@ def check_architecture(architecture: str) -> None:
 def conv_weight(
     out_channels: int, in_channels: int, kernel_size: int, channels_last: bool
 ) -> torch.Tensor:
-    """Random weights `[O, I, k, k]` of variance 1 in the wanted memory format."""
+    """Return random weights `[O, I, k, k]` of unit variance."""
     weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
     return weight.to(memory_format=torch.channels_last) if channels_last else weight
 
@@ -47,22 +47,28 @@ def conv_weight(
 def enter_block(
     x: torch.Tensor, half: torch.dtype | None, full: torch.dtype, half_channels_last: bool
 ) -> torch.Tensor:
-    """Cast `x` `[N, C, H, W]` to a block's precision: `half` on CUDA, if given, else `full`.
+    """Cast `x` `[N, C, H, W]` to the precision and memory format of a block.
 
-    On CPU the memory format becomes channels-last, which makes the convolutions (also those of
-    R1's double backward) about a quarter faster; on CUDA only for fp16 blocks that ask for it.
+    On a CPU the memory format becomes channels-last, which makes the convolutions (including those
+    of R1's double backward) about 25 % faster.
+
+    Args:
+        x: features or image.
+        half: dtype on CUDA; None: `full`.
+        full: dtype otherwise.
+        half_channels_last: use channels-last for `half` on CUDA.
     """
     on_cuda = x.device.type == "cuda"
-    is_half = half is not None and on_cuda
-    channels_last = (is_half and half_channels_last) if on_cuda else True
+    dtype = half if half is not None and on_cuda else full
+    channels_last = (half is not None and half_channels_last) if on_cuda else True
     return x.to(
-        dtype=half if is_half else full,
+        dtype=dtype,
         memory_format=torch.channels_last if channels_last else torch.preserve_format,
     )
 
 
 def register_tensor(module: nn.Module, name: str, value: torch.Tensor, trainable: bool) -> None:
-    """Store `value` as a parameter, or as a buffer of the same name when frozen."""
+    """Register `value` as a parameter if trainable, else as a buffer of the same name."""
     if trainable:
         module.register_parameter(name, nn.Parameter(value))
     else:
@@ -72,10 +78,24 @@ def register_tensor(module: nn.Module, name: str, value: torch.Tensor, trainable
 class Conv2dLayer(nn.Module):
     """Convolution, bias, activation: `[N, in, H, W]` → `[N, out, H·up/down, W·up/down]`.
 
-    The weight is stored with variance 1 and scaled at run time by `1/√(in·k²)`. A layer with
-    `trainable=False` keeps weight and bias as buffers of the same names (Freeze-D).
-    `channels_last` stores the weight in that memory format.
+    The weight is stored with unit variance and scaled at run time by `1/√(in·k²)`, which equalises
+    the effective learning rate of all layers.
+
+    Args:
+        in_channels, out_channels: number of channels.
+        kernel_size: side of the kernel.
+        bias: add a bias.
+        activation: an activation of `ops_cuda.bias_act`.
+        up, down: resampling factors.
+        resample_filter: low-pass filter of the resampling.
+        conv_clamp: clamp of the output; None: no clamp.
+        channels_last: store the weight in channels-last format.
+        trainable: False stores weight and bias as buffers (Freeze-D).
     """
+
+    resample_filter: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
 
     def __init__(
         self,
@@ -105,12 +125,15 @@ class Conv2dLayer(nn.Module):
             self.register_parameter("bias", None)
 
     def forward(self, x: torch.Tensor, gain: float = 1) -> torch.Tensor:
-        """`gain` multiplies the output (and the clamp); computes in the dtype of `x`."""
-        act_gain = ACTIVATIONS[self.activation].gain * gain
+        """`x` `[N, in, H, W]` → `[N, out, H', W']` in the dtype of `x`.
+
+        `gain` multiplies the output and the clamp.
+        """
+        act_gain: float = ACTIVATIONS[self.activation].gain * gain
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         weight_gain, bias = self.weight_gain, self.bias
         if self.activation in PIECEWISE_LINEAR and act_gain > 0:
-            # act(x)·g = act(x·g): scaling the small weight saves passes over the large image.
+            # act(x)·g = act(x·g): scaling the weight is cheaper than a pass over the image.
             weight_gain = weight_gain * act_gain
             bias = None if bias is None else bias * act_gain
             act_gain = 1

@@ -1,10 +1,12 @@
-"""The discriminator of StyleGAN2 and StyleGAN3, all configurations (REFERENCE.md §3.6)."""
+"""The discriminator of StyleGAN2 and StyleGAN3 (REFERENCE.md §3.6)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from einops import rearrange, repeat
 from torch import nn
 
 from ops_cuda import downsample2d, setup_filter
@@ -24,30 +26,39 @@ from sg3.networks.sizes import ImageSize, block_sizes
 def minibatch_std(
     x: torch.Tensor, group_size: int | None = 4, num_channels: int = 1
 ) -> torch.Tensor:
-    """Append `num_channels` maps with the mean standard deviation of each group of samples.
+    """Append channels with the mean standard deviation over groups of samples (REFERENCE.md §3.7).
 
-    `x` `[N, C, H, W]` → `[N, C + num_channels, H, W]`. Sample `i` belongs to group
-    `i mod (N/G)` with `G = min(group_size, N)` (None: the whole batch). Raises ValueError when
-    groups do not fill the batch or channels do not divide. Source: REFERENCE.md §3.7.
+    With G samples per group, sample `i` belongs to group `i mod (N/G)`.
+
+    Args:
+        x: `[N, C, H, W]`.
+        group_size: samples per group, at most N; None: the whole batch.
+        num_channels: number of channels to append; each averages C / num_channels channels.
+
+    Returns:
+        `[N, C + num_channels, H, W]`.
+
+    Raises:
+        ValueError: N is not a multiple of the group size, or C not one of `num_channels`.
     """
     n, c, h, w = x.shape
     group = n if group_size is None else min(group_size, n)
     if n == 0 or n % group:
         raise ValueError(
-            f"batch: got {n} images, expected a multiple of the minibatch-std group of {group}; "
-            "change the batch or mbstd_group_size"
+            f"batch: got {n} images, expected a multiple of the minibatch-std group size {group}; "
+            "change the batch size or `mbstd_group_size`"
         )
     if c % num_channels:
         raise ValueError(f"mbstd_num_channels: got {num_channels}, expected a divisor of {c}")
-    y = x.reshape(group, n // group, num_channels, c // num_channels, h, w)
+    y = rearrange(x, "(g n) (f c) h w -> g n f c h w", g=group, f=num_channels)
+    # Population variance (divided by G); the epsilon keeps the gradient of the root finite.
     variance = (y - y.mean(dim=0)).square().mean(dim=0)
     y = (variance + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [N/G, F]
-    y = y[:, :, None, None].repeat(group, 1, h, w)
-    return torch.cat([x, y], dim=1)
+    return torch.cat([x, repeat(y, "n f -> (g n) f h w", g=group, h=h, w=w)], dim=1)
 
 
 class MinibatchStdLayer(nn.Module):
-    """`minibatch_std` with fixed settings."""
+    """`minibatch_std` as a module."""
 
     def __init__(self, group_size: int | None, num_channels: int = 1):
         super().__init__()
@@ -59,11 +70,25 @@ class MinibatchStdLayer(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Halves the resolution: two 3×3 convolutions, and what the architecture adds.
+    """Two 3×3 convolutions that halve the resolution, with skip or residual connections.
 
-    `in_channels` 0 marks the first block, which starts from the image. Layers are counted from
-    `first_layer_idx`; those below `freeze_layers` are frozen (Freeze-D).
+    Args:
+        in_channels: input channels; 0 marks the first block, which starts from the image.
+        tmp_channels: channels between the convolutions.
+        out_channels: output channels.
+        img_channels: channels of the image.
+        first_layer_idx: index of the first layer, for `freeze_layers`.
+        architecture: orig, skip or resnet.
+        activation: an activation of `ops_cuda.bias_act`.
+        resample_filter: low-pass filter of the downsampling.
+        conv_clamp: clamp of convolution outputs; None: no clamp.
+        use_fp16: compute in half precision on CUDA.
+        fp16_channels_last: use channels-last in half precision.
+        freeze_layers: number of layers to freeze (Freeze-D).
     """
+
+    resample_filter: torch.Tensor
+    half_dtype: torch.dtype
 
     def __init__(
         self,
@@ -88,15 +113,14 @@ class DiscriminatorBlock(nn.Module):
         self.first_layer_idx, self.num_layers = first_layer_idx, 0
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
-        def conv(*args, **kwargs) -> Conv2dLayer:
-            trainable = first_layer_idx + self.num_layers >= freeze_layers
+        def conv(in_channels: int, out_channels: int, kernel_size: int, **kwargs) -> Conv2dLayer:
+            kwargs["trainable"] = first_layer_idx + self.num_layers >= freeze_layers
+            kwargs["channels_last"] = self.channels_last
             self.num_layers += 1
-            return Conv2dLayer(
-                *args, **kwargs, channels_last=self.channels_last, trainable=trainable
-            )
+            return Conv2dLayer(in_channels, out_channels, kernel_size, **kwargs)
 
-        common = {"activation": activation, "conv_clamp": conv_clamp}
-        halve = {"down": 2, "resample_filter": resample_filter}
+        common: dict[str, Any] = {"activation": activation, "conv_clamp": conv_clamp}
+        halve: dict[str, Any] = {"down": 2, "resample_filter": resample_filter}
         if in_channels == 0 or architecture == "skip":
             self.fromrgb = conv(img_channels, tmp_channels, 1, **common)
         self.conv0 = conv(tmp_channels, tmp_channels, 3, **common)
@@ -111,16 +135,24 @@ class DiscriminatorBlock(nn.Module):
     def forward(
         self, x: torch.Tensor | None, img: torch.Tensor | None, force_fp32: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Features `x` `[N, in, R, R]` (None in the first block) and image, both halved."""
+        """Return features and image at half the resolution.
+
+        Args:
+            x: features `[N, in, H, W]`; None in the first block.
+            img: image `[N, img_channels, H, W]`; None after the first block unless "skip".
+            force_fp32: do not use half precision.
+        """
         if x is not None:
             x = self._enter(x, force_fp32)
         if self.in_channels == 0 or self.architecture == "skip":
+            assert img is not None
             img = self._enter(img, force_fp32)
             y = self.fromrgb(img)
             x = y if x is None else x + y
             skips = self.architecture == "skip"
             img = downsample2d(img, self.resample_filter) if skips else None
         if self.architecture == "resnet":
+            # Both branches are scaled by √½, so that their sum keeps unit variance.
             y = self.skip(x, gain=RESIDUAL_GAIN)
             x = y + self.conv1(self.conv0(x), gain=RESIDUAL_GAIN)
         else:
@@ -129,10 +161,12 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """Features of `size` (4×4 for squares) to one logit per image.
+    """Maps features of `size` (4×4 for square images) to one logit per image.
 
-    With labels the logit is a projection on the embedded label.
+    With labels the logit is the projection on the embedded label (projection discriminator).
     """
+
+    mbstd: MinibatchStdLayer | None
 
     def __init__(
         self,
@@ -151,10 +185,8 @@ class DiscriminatorEpilogue(nn.Module):
         self.cmap_dim, self.architecture = cmap_dim, architecture
         if architecture == "skip":
             self.fromrgb = Conv2dLayer(img_channels, in_channels, 1, activation=activation)
-        if mbstd_num_channels > 0:
-            self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels)
-        else:
-            self.mbstd = None
+        has_mbstd = mbstd_num_channels > 0
+        self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if has_mbstd else None
         self.conv = Conv2dLayer(
             in_channels + mbstd_num_channels,
             in_channels,
@@ -173,10 +205,11 @@ class DiscriminatorEpilogue(nn.Module):
     def forward(
         self, x: torch.Tensor, img: torch.Tensor | None, cmap: torch.Tensor | None
     ) -> torch.Tensor:
-        """`x` `[N, C, H, W]`, `cmap` `[N, cmap_dim]` or None → logits `[N, 1]`, never half."""
+        """`x` `[N, C, H, W]`, `cmap` `[N, cmap_dim]` or None → logits `[N, 1]` in float32."""
         dtype = self.conv.weight.dtype
         x = x.to(dtype)
         if self.architecture == "skip":
+            assert img is not None
             x = x + self.fromrgb(img.to(dtype))
         if self.mbstd is not None:
             x = self.mbstd(x)
@@ -187,14 +220,28 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images `[N, img_channels, H, W]` in [−1, 1] and labels to logits: positive means real.
+    """Maps images in [−1, 1] and labels to logits; positive means real (REFERENCE.md §3.6).
 
-    Constructor arguments as in REFERENCE.md §3.6: `architecture` is resnet, skip or orig; the last
-    `num_fp16_res` resolutions may use half precision on CUDA; `block_kwargs` knows activation,
-    resample_filter, freeze_layers, fp16_channels_last; `epilogue_kwargs` mbstd_group_size,
-    mbstd_num_channels, activation; `mapping_kwargs` those of the mapping network.
-    Raises ValueError for values that do not fit.
+    Args:
+        c_dim: size of the label; 0: unconditional.
+        img_resolution: side of a square image in pixels, or (height, width).
+        img_channels: number of image channels.
+        architecture: resnet, skip or orig.
+        channel_base: channels of a block are `channel_base / resolution` …
+        channel_max: … but at most this.
+        num_fp16_res: number of highest resolutions in half precision on CUDA.
+        conv_clamp: clamp of convolution outputs; None: no clamp.
+        cmap_dim: size of the embedded label; None: channels of the last block.
+        block_kwargs: activation, resample_filter, freeze_layers, fp16_channels_last.
+        mapping_kwargs: arguments of `sg3.networks.layers.MappingNetwork`.
+        epilogue_kwargs: mbstd_group_size, mbstd_num_channels, activation.
+
+    Raises:
+        ValueError: invalid values.
     """
+
+    mapping: MappingNetwork
+    b4: DiscriminatorEpilogue
 
     def __init__(
         self,
@@ -224,7 +271,7 @@ class Discriminator(nn.Module):
             for r in [*self.block_resolutions, start[0]]
         }
         cmap_dim = channels[start[0]] if cmap_dim is None else cmap_dim
-        common = {
+        common: dict[str, Any] = {
             "img_channels": img_channels,
             "architecture": architecture,
             "conv_clamp": conv_clamp,
@@ -245,6 +292,7 @@ class Discriminator(nn.Module):
         if c_dim > 0:
             options = {"num_layers": 8, "divide_bias": False, **(mapping_kwargs or {})}
             self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, w_avg_beta=None, **options)
+        # Named b4 for all image sizes, as in official files.
         self.b4 = DiscriminatorEpilogue(
             channels[start[0]],
             cmap_dim=cmap_dim if c_dim > 0 else 0,
@@ -274,14 +322,24 @@ class Discriminator(nn.Module):
         update_emas: bool = False,
         force_fp32: bool = False,
     ) -> torch.Tensor:
-        """Logits `[N, 1]`. `update_emas` is accepted for symmetry and ignored.
+        """Compute logits.
 
-        Raises ValueError on image or label shapes that do not fit, or a batch that is not a
-        multiple of the minibatch-std group.
+        Args:
+            img: images `[N, img_channels, H, W]` in [−1, 1].
+            c: labels `[N, c_dim]`; only for conditional networks.
+            update_emas: ignored; the discriminator has no moving averages.
+            force_fp32: do not use half precision.
+
+        Returns:
+            Logits `[N, 1]`; positive means real.
+
+        Raises:
+            ValueError: wrong image or label shape, or a batch size that is not a multiple of the
+                minibatch-std group size.
         """
         self._check(img, c)
-        x = None
+        x, image = None, img
         for r in self.block_resolutions:
-            x, img = getattr(self, f"b{r}")(x, img, force_fp32=force_fp32)
+            x, image = getattr(self, f"b{r}")(x, image, force_fp32=force_fp32)
         cmap = self.mapping(None, c) if self.c_dim > 0 else None
-        return self.b4(x, img, cmap)
+        return self.b4(x, image, cmap)

@@ -1,4 +1,4 @@
-"""Low-pass filters with Kaiser windows, separable and radially symmetric (REFERENCE.md §2.3)."""
+"""Kaiser-windowed low-pass filters, separable and radially symmetric (REFERENCE.md §2.3)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from scipy.special import i0, j1
 
 
 def kaiser_beta(num_taps: int, relative_width: float) -> float:
-    """β of the window that attenuates as much as `num_taps` allow.
+    """Return Kaiser's β for the maximum attenuation with `num_taps` taps.
 
-    `relative_width` is the transition band over half the sampling rate (Kaiser's formulas).
+    `relative_width` is the transition band as a fraction of half the sampling rate.
     """
     attenuation_db = 2.285 * (num_taps - 1) * np.pi * relative_width + 7.95
     if attenuation_db > 50:
@@ -21,7 +21,7 @@ def kaiser_beta(num_taps: int, relative_width: float) -> float:
 
 
 def kaiser_window(num_taps: int, beta: float) -> np.ndarray:
-    """Kaiser window `[num_taps]`, float64, 1 in the middle."""
+    """Return the Kaiser window `[num_taps]`, float64, with maximum 1."""
     position = np.linspace(-1, 1, num_taps)
     return i0(beta * np.sqrt(np.clip(1 - position**2, 0, None))) / i0(beta)
 
@@ -29,10 +29,20 @@ def kaiser_window(num_taps: int, beta: float) -> np.ndarray:
 def design_lowpass_filter(
     numtaps: int, cutoff: float, width: float, fs: float, radial: bool = False
 ) -> torch.Tensor | None:
-    """Low-pass filter with sum 1: float32 `[numtaps]`, or `[numtaps, numtaps]` if `radial`.
+    """Design a low-pass filter with sum 1.
 
-    `cutoff`, the full transition `width` and the sampling rate `fs` share one unit. One tap
-    means no filter: None. Radial filters (jinc, StyleGAN3 App. C.1) need an even `numtaps`.
+    Args:
+        numtaps: number of taps; 1 means no filter.
+        cutoff: cutoff frequency, in the unit of `fs`.
+        width: full width of the transition band, in the unit of `fs`.
+        fs: sampling rate.
+        radial: radially symmetric (jinc, SG3 App. C.1) instead of separable; needs even `numtaps`.
+
+    Returns:
+        float32 `[numtaps]`, `[numtaps, numtaps]` if radial, or None for one tap.
+
+    Raises:
+        ValueError: `numtaps` is below 1, or odd for a radial filter.
     """
     if numtaps < 1:
         raise ValueError(f"numtaps: got {numtaps}, expected at least 1")
@@ -45,6 +55,7 @@ def design_lowpass_filter(
         return torch.as_tensor(taps / taps.sum(), dtype=torch.float32)
     if numtaps % 2:
         raise ValueError(f"numtaps: got {numtaps}, expected an even number for a radial filter")
+    # With an even number of taps no tap lies at the centre, where jinc would be 0/0.
     radius = np.hypot(*np.meshgrid(time, time))
     taps = j1(2 * np.pi * cutoff * radius) / (np.pi * radius) * np.outer(window, window)
     return torch.as_tensor(taps / taps.sum(), dtype=torch.float32)

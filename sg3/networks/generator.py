@@ -1,4 +1,4 @@
-"""What every generator is: a mapping network before a synthesis network."""
+"""Base class of generators: a mapping network followed by a synthesis network."""
 
 from __future__ import annotations
 
@@ -13,16 +13,30 @@ from sg3.networks.sizes import ImageSize
 
 
 class MappedGenerator(nn.Module):
-    """`z` `[N, z_dim]` (and labels `c` `[N, c_dim]`) to images (REFERENCE.md §2.1).
+    """Maps latents `z` and labels `c` to images (REFERENCE.md §2.1).
 
-    `img_resolution` is the side of a square in pixels, or (height, width). `mapping_kwargs` go to
-    the mapping network, the remaining ones to the synthesis network of the subclass. Raises
-    ValueError for values that do not fit.
+    Args:
+        z_dim: size of the input latent Z.
+        c_dim: size of the label; 0: unconditional.
+        w_dim: size of the intermediate latent W.
+        img_resolution: side of a square image in pixels, or (height, width).
+        img_channels: number of image channels.
+        mapping_kwargs: arguments of `sg3.networks.layers.MappingNetwork`.
+        synthesis_kwargs: arguments of the synthesis network of the subclass.
+
+    Raises:
+        ValueError: invalid values.
     """
 
-    SYNTHESIS: ClassVar[type[nn.Module]]
-    #: Of the mapping network, where `mapping_kwargs` do not say otherwise.
+    #: Class of the synthesis network. It has an attribute `num_ws`.
+    SYNTHESIS: ClassVar[type[Any]]
+    #: Defaults of the mapping network, overridden by `mapping_kwargs`.
     MAPPING: ClassVar[dict[str, Any]] = {}
+
+    img_resolution: int | tuple[int, int]
+    num_ws: int
+    mapping: MappingNetwork
+    synthesis: nn.Module
 
     def __init__(
         self,
@@ -38,17 +52,19 @@ class MappedGenerator(nn.Module):
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
         self.img_resolution, self.img_channels = ImageSize.of(img_resolution).argument, img_channels
         sizes = {"img_resolution": img_resolution, "img_channels": img_channels}
-        self.synthesis = self.SYNTHESIS(w_dim=w_dim, **sizes, **synthesis_kwargs)
-        self.num_ws: int = self.synthesis.num_ws  # type: ignore[assignment]
+        synthesis = self.SYNTHESIS(w_dim=w_dim, **sizes, **synthesis_kwargs)
+        self.synthesis, self.num_ws = synthesis, synthesis.num_ws
         options = self.MAPPING | (mapping_kwargs or {})
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **options)
 
     @property
     def img_height(self) -> int:
+        """Height of an image in pixels."""
         return ImageSize.of(self.img_resolution).height
 
     @property
     def img_width(self) -> int:
+        """Width of an image in pixels."""
         return ImageSize.of(self.img_resolution).width
 
     def forward(
@@ -60,6 +76,22 @@ class MappedGenerator(nn.Module):
         update_emas: bool = False,
         **synthesis_kwargs,
     ) -> torch.Tensor:
-        """Images `[N, img_channels, H, W]`, float32, nominally in [−1, 1]."""
+        """Generate images.
+
+        Args:
+            z: latents `[N, z_dim]`, standard normal.
+            c: labels `[N, c_dim]`, one-hot; only for conditional networks.
+            truncation_psi: pulls w towards the average latent; 1: no truncation, 0: the average.
+            truncation_cutoff: number of rows of ws to truncate; None: all.
+            update_emas: update moving averages (training only).
+            synthesis_kwargs: arguments of `synthesis.forward`: `noise_mode` ("random", "const" or
+                "none"; StyleGAN2 only) and `force_fp32`.
+
+        Returns:
+            float32 images `[N, img_channels, H, W]`, nominally in [−1, 1], not clamped.
+
+        Raises:
+            ValueError: `z` or `c` has another shape.
+        """
         ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas=update_emas)
         return self.synthesis(ws, update_emas=update_emas, **synthesis_kwargs)

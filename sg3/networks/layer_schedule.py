@@ -1,4 +1,4 @@
-"""Cutoff, sampling rate, size and width of each StyleGAN3 layer (SG3 Sec. 3.2, REFERENCE.md §2.2)."""
+"""Cutoffs, sampling rates and sizes of StyleGAN3 layers (SG3 Sec. 3.2, REFERENCE.md §2.2)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from sg3.networks.sizes import ImageSize
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """Signal on one side of a layer. Frequencies in cycles per larger side of the image."""
+    """Signal at the input or output of a layer. Frequencies in cycles per larger side."""
 
-    sampling_rate: float  # a whole number unless the larger side cannot be halved so often
+    sampling_rate: float  # an integer, unless the larger side is odd after halvings
     cutoff: float
     half_width: float  # of the transition band
-    shape: ImageSize  # in pixels, with margins
+    shape: ImageSize  # in pixels, including margins
     channels: int
 
     @property
     def size(self) -> int:
-        """The larger side in pixels."""
+        """Larger side in pixels."""
         return self.shape.larger
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One synthesis layer: its input and output signals and its role."""
+    """Plan of a synthesis layer: input and output signals, and role."""
 
     index: int
     source: LayerSpec
@@ -38,6 +38,7 @@ class LayerPlan:
 
     @property
     def name(self) -> str:
+        """Name of the module and of its tensors: `L{index}_{size}_{channels}`."""
         shape = self.target.shape
         size = shape.height if shape.is_square else shape
         return f"L{self.index}_{size}_{self.target.channels}"
@@ -56,15 +57,31 @@ def plan_layers(
     margin_size: int,
     num_fp16_res: int,
 ) -> list[LayerPlan]:
-    """Plans of layers 0..num_layers; the last is ToRGB. Raises ValueError if none is possible.
+    """Plan layers 0..num_layers; the last one is ToRGB.
 
-    An image that is not square has the schedule of the square around it, and in every layer the
-    pixels that it covers there: a pixel is as wide as it is high. Sampling rates are the larger
-    side, halved; for a power of two those are the powers of two of REFERENCE.md §2.2.
+    A non-square image gets the schedule of its bounding square, cropped in every layer, so that
+    pixels stay square. Sampling rates are the larger side divided by powers of two; if that side
+    is a power of two, they are those of REFERENCE.md §2.2.
+
+    Args:
+        img_resolution: side in pixels, or (height, width).
+        img_channels: channels of the image.
+        channel_base: channels of a layer are `channel_base / 2 / cutoff` …
+        channel_max: … but at most this.
+        num_layers: number of layers, without input and ToRGB.
+        num_critical: number of critically sampled layers at the end.
+        first_cutoff: cutoff frequency of the first layer.
+        first_stopband: stopband frequency of the first layer.
+        last_stopband_rel: stopband of the last layer, relative to its cutoff.
+        margin_size: pixels around the image on each side, which keep border effects out of it.
+        num_fp16_res: number of highest resolutions in half precision.
+
+    Raises:
+        ValueError: `num_critical` is negative or not below `num_layers`.
     """
     image = ImageSize.of(img_resolution)
     larger = image.larger
-    unit = larger / 2 ** (larger.bit_length() - 1)  # rates are this times powers of two
+    unit = larger / 2 ** (larger.bit_length() - 1)  # rates are multiples of this by powers of two
     if num_critical >= num_layers or num_critical < 0:
         raise ValueError(
             f"num_critical: got {num_critical}, expected 0 to {num_layers - 1} "
@@ -78,6 +95,8 @@ def plan_layers(
         cutoff = first_cutoff * (last_cutoff / first_cutoff) ** exponent
         stopband = first_stopband * (last_stopband / first_stopband) ** exponent
         rate = unit * 2 ** math.ceil(math.log2(min(2 * stopband, larger) / unit))
+        # Except in critically sampled layers, the cutoff lies half a transition band below half the
+        # rate, so that aliases fall into the stopband (SG3 Sec. 3.2).
         with_margin = ImageSize(
             *(math.ceil(rate * n / larger) + 2 * margin_size for n in (image.height, image.width))
         )

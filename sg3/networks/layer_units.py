@@ -1,4 +1,4 @@
-"""The layers of a generator by name, from coarse to fine."""
+"""Names of the layers of a generator, and their tensors and ws rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from sg3.networks import stylegan3
 
 @dataclass(frozen=True)
 class Unit:
-    """What is chosen as one: a layer's own tensors, never its affine.
+    """A layer that can be selected by name.
 
-    `ws_rows`: which rows of ws `[N, num_ws, w_dim]` it reads. `to_rgb` marks the layers that turn
-    features into colours, `critical` those without a margin between cutoff and Nyquist.
+    Attributes:
+        name: "input", "L0" … "torgb"; StyleGAN2: "b4.const", "b4.conv1", "b4.torgb" …
+        tensors: names of its own tensors, without the affine layer.
+        ws_rows: rows of ws `[N, num_ws, w_dim]` that it reads.
+        to_rgb: whether it maps features to colours.
+        critical: whether it is critically sampled.
     """
 
     name: str
@@ -27,11 +31,11 @@ class Unit:
 
 
 def units_of(G: nn.Module) -> list[Unit]:
-    """The layers of a StyleGAN3 or StyleGAN2 generator from coarse to fine."""
+    """Return the layers of a StyleGAN3 or StyleGAN2 generator from coarse to fine."""
     return _units_sg3(G) if isinstance(G, stylegan3.Generator) else _units_sg2(G)
 
 
-def _units_sg3(G: nn.Module) -> list[Unit]:
+def _units_sg3(G: stylegan3.Generator) -> list[Unit]:
     units = [Unit("input", ("synthesis.input.weight",), (0,))]
     for i, plan in enumerate(G.synthesis.plans):
         tensors = tuple(f"synthesis.{plan.name}.{part}" for part in ("weight", "bias"))
@@ -41,7 +45,7 @@ def _units_sg3(G: nn.Module) -> list[Unit]:
 
 
 def _units_sg2(G: nn.Module) -> list[Unit]:
-    names = dict(G.synthesis.named_parameters())
+    names = dict(G.get_submodule("synthesis").named_parameters())
     units, row = [], 0
     for block in sorted({name.split(".")[0] for name in names}, key=lambda name: int(name[1:])):
         if f"{block}.const" in names:
@@ -53,7 +57,7 @@ def _units_sg2(G: nn.Module) -> list[Unit]:
                 if re.fullmatch(rf"{block}\.{layer}\.(weight|bias|noise_strength)", name)
             ]
             if own:
-                # A block's ToRGB reads the row that the next block's first layer reads.
+                # A block's ToRGB reads the same row as the first layer of the next block.
                 tensors = tuple(f"synthesis.{name}" for name in own)
                 units.append(Unit(f"{block}.{layer}", tensors, (row,), layer == "torgb"))
                 row += layer != "torgb"
@@ -61,16 +65,19 @@ def _units_sg2(G: nn.Module) -> list[Unit]:
 
 
 def layer_names(G: nn.Module) -> list[str]:
-    """Of a generator, from coarse to fine: "input", "L0" … "torgb"; StyleGAN2 "b8.conv0" …"""
+    """Return layer names from coarse to fine: "input", "L0" … "torgb"; StyleGAN2: "b8.conv0" …"""
     return [unit.name for unit in units_of(G)]
 
 
 def tensors_by_layer(G: nn.Module) -> dict[str, list[str]]:
-    """All of a layer's tensors in the state dict, its affine and buffers too; "mapping" first."""
+    """Return all state dict names by layer, including affine layers and buffers.
+
+    The first key is "mapping".
+    """
     names = list(G.state_dict())
     found = {"mapping": [name for name in names if name.startswith("mapping.")]}
     for unit in units_of(G):
-        # The constant of a StyleGAN2 stands in a block among layers; the rest are modules.
+        # All layers are modules except the constant of a StyleGAN2, a tensor of its block.
         module = unit.tensors[0].rpartition(".")[0] + "."
         whole = [name for name in names if name.startswith(module)] if unit.ws_rows else ()
         found[unit.name] = list(whole or unit.tensors)
@@ -78,10 +85,18 @@ def tensors_by_layer(G: nn.Module) -> dict[str, list[str]]:
 
 
 def select_layers(names: Sequence[str], text: str, others: Sequence[str] = ()) -> list[int]:
-    """Positions in `names` of what `text` lists: names and ranges, like "input,L0,L3-L5".
+    """Parse a list of layer names and ranges, like "input,L0,L3-L5".
 
-    `others` are further words that the caller knows, for the message. Raises ValueError for a
-    part that is no name, or where `text` lists nothing.
+    Args:
+        names: layer names from coarse to fine.
+        text: comma-separated names and ranges.
+        others: further words that the caller accepts, for the error message.
+
+    Returns:
+        Sorted indices into `names`.
+
+    Raises:
+        ValueError: an unknown name, a reversed range, or no name at all.
     """
     expected = f"{', '.join(others)} or names of" if others else "names of"
     expected += f" {', '.join(names)}, like {names[0]},{names[1]}-{names[2]}"

@@ -1,4 +1,4 @@
-"""Layers that all networks share: equalised fully connected layers and the mapping network."""
+"""Equalised fully connected layers and the mapping network, used by all networks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from ops_cuda import bias_act
 class FullyConnectedLayer(nn.Module):
     """`x` `[N, in]` → `act(x·(weight·g)ᵀ + bias·lr_multiplier)` `[N, out]` (REFERENCE.md §2.6).
 
-    Weights are stored with variance 1 (divided by `lr_multiplier`) and scaled at run time by
-    `g = lr_multiplier/√in`, so that one learning rate suits every layer. StyleGAN3 divides the
-    initial bias too, StyleGAN2 does not (`divide_bias`).
+    Weights are stored with unit variance divided by `lr_multiplier` and scaled at run time by
+    `g = lr_multiplier/√in`. Adam's steps do not depend on the scale of a gradient, so this sets
+    the effective learning rate of the layer.
+
+    Args:
+        in_features, out_features: sizes.
+        activation: an activation of `ops_cuda.bias_act`.
+        bias: add a bias.
+        lr_multiplier: learning rate relative to other layers.
+        weight_init: standard deviation of the initial effective weights, times √in.
+        bias_init: initial value of the effective bias.
+        divide_bias: divide the stored initial bias by `lr_multiplier` (StyleGAN3, not StyleGAN2).
     """
+
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -41,8 +52,9 @@ class FullyConnectedLayer(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` `[N, in]` → `[N, out]` in the dtype of `x`."""
         w = self.weight.to(x.dtype) * self.weight_gain
-        b = self.bias
+        b: torch.Tensor | None = self.bias
         if b is not None:
             b = b.to(x.dtype)
             b = b * self.bias_gain if self.bias_gain != 1 else b
@@ -52,16 +64,29 @@ class FullyConnectedLayer(nn.Module):
 
 
 def normalize_2nd_moment(x: torch.Tensor) -> torch.Tensor:
-    """Rows of `x` `[N, C]` scaled to unit mean square."""
+    """Scale the rows of `x` `[N, C]` to unit mean square."""
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 class MappingNetwork(nn.Module):
-    """Latents and labels to intermediate latents (REFERENCE.md §2.10 for StyleGAN3, 3.4 for StyleGAN2).
+    """Maps latents and labels to W (REFERENCE.md §2.10 for StyleGAN3, §3.4 for StyleGAN2).
 
-    `z_dim` 0 maps labels only (the discriminator's). `num_ws` None returns `[N, w_dim]` without
-    broadcasting; `w_avg_beta` None keeps no average.
+    Args:
+        z_dim: size of the latent; 0 maps labels only (discriminator).
+        c_dim: size of the label; 0: unconditional.
+        w_dim: size of the intermediate latent.
+        num_ws: rows of the result; None: no broadcasting.
+        num_layers: number of fully connected layers.
+        embed_features: size of the label embedding; None: `w_dim`.
+        layer_features: size of hidden layers; None: `w_dim`.
+        activation: an activation of `ops_cuda.bias_act`.
+        lr_multiplier: learning rate relative to other layers.
+        w_avg_beta: decay of the moving average of w; None: no average.
+        divide_bias: see `FullyConnectedLayer`.
     """
+
+    w_avg: torch.Tensor
+    embed: FullyConnectedLayer
 
     def __init__(
         self,
@@ -102,6 +127,7 @@ class MappingNetwork(nn.Module):
             if z is None or z.ndim != 2 or z.shape[1] != self.z_dim:
                 got = None if z is None else tuple(z.shape)
                 raise ValueError(f"z: got shape {got}, expected [N, {self.z_dim}]")
+            # Only the direction of z matters: inputs lie on a hypersphere.
             parts.append(normalize_2nd_moment(z.to(torch.float32)))
         if self.c_dim > 0:
             if c is None or c.ndim != 2 or c.shape[1] != self.c_dim:
@@ -111,7 +137,8 @@ class MappingNetwork(nn.Module):
                 )
             parts.append(normalize_2nd_moment(self.embed(c.to(torch.float32))))
         if len({len(part) for part in parts}) > 1:
-            raise ValueError(f"c: got {len(c)} labels, expected one for each of {len(z)} latents")
+            latents, labels = map(len, parts)
+            raise ValueError(f"c: got {labels} labels, expected one for each of {latents} latents")
         return torch.cat(parts, dim=1)
 
     def forward(
@@ -122,10 +149,21 @@ class MappingNetwork(nn.Module):
         truncation_cutoff: int | None = None,
         update_emas: bool = False,
     ) -> torch.Tensor:
-        """`z` `[N, z_dim]`, `c` `[N, c_dim]` → `ws` `[N, num_ws, w_dim]`.
+        """Map latents and labels to W.
 
-        `truncation_psi` pulls the first `truncation_cutoff` (None: all) entries towards the
-        average latent; 1 leaves them, 0 gives the average.
+        Args:
+            z: latents `[N, z_dim]`, standard normal; None if `z_dim` is 0.
+            c: labels `[N, c_dim]`; only if `c_dim` is not 0.
+            truncation_psi: pulls w towards the average latent; 1: no truncation, 0: the average.
+            truncation_cutoff: number of rows to truncate, coarsest first; None: all.
+            update_emas: update the average latent (training only).
+
+        Returns:
+            `ws` `[N, num_ws, w_dim]` with equal rows before truncation; `[N, w_dim]` if `num_ws`
+            is None.
+
+        Raises:
+            ValueError: `z` or `c` is missing or has another shape.
         """
         x = self._inputs(z, c)
         for i in range(self.num_layers):
@@ -135,6 +173,7 @@ class MappingNetwork(nn.Module):
             self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
         if self.num_ws is None:
             return x
+        # Tensor.repeat copies. einops.repeat returns a view, where the assignment would fail.
         ws = x[:, None].repeat(1, self.num_ws, 1)
         if truncation_psi != 1:
             cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff

@@ -1,4 +1,4 @@
-"""Layers of the StyleGAN2 generator: modulated convolution, noise, ToRGB (REFERENCE.md §3.2, §3.3)."""
+"""Layers of the StyleGAN2 generator: modulated convolution, ToRGB (REFERENCE.md §3.2, §3.3)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,26 @@ def modulated_conv2d(
     padding: int = 0,
     resample_filter: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Convolve `x` `[N, I, H, W]` with `w` `[O, I, k, k]` scaled by styles `s` `[N, I]`.
+    """StyleGAN2's modulated convolution (SG2 Sec. 2.2; REFERENCE.md §3.2).
 
-    StyleGAN2's flavour: upsampling by `up` first, no weight normalisation (demodulation makes it
-    redundant), `noise` `[H', W']` or `[N, 1, H', W']` added to the result. Scaling the inputs by
-    `s` and the outputs by the demodulation leaves one dense convolution for the whole batch.
-    Returns `[N, O, H', W']` in the dtype of `x`. Source: SG2 Sec. 2.2; REFERENCE.md §3.2.
+    Instead of per-sample weights, inputs are scaled by `s` and outputs by the demodulation, so
+    that one dense convolution serves the whole batch.
+
+    Args:
+        x: `[N, I, H, W]`.
+        w: weights `[O, I, k, k]`.
+        s: styles `[N, I]`.
+        noise: `[H', W']` or `[N, 1, H', W']`, added to the result; None: no noise.
+        demodulate: scale each output to unit expected variance.
+        up: upsampling factor, before the convolution.
+        padding: zero padding on each side, at the upsampled resolution.
+        resample_filter: low-pass filter of the upsampling.
+
+    Returns:
+        `[N, O, H', W']` in the dtype of `x`.
+
+    Raises:
+        ValueError: the shapes do not match.
     """
     if x.ndim != 4 or w.ndim != 4 or s.shape != x.shape[:2] or w.shape[1] != x.shape[1]:
         raise ValueError(
@@ -38,11 +52,11 @@ def modulated_conv2d(
             "expected [N, I, H, W], [O, I, k, k], [N, I]"
         )
     if x.dtype == torch.float16 and demodulate:
-        # Demodulation cancels any scale: choose one that cannot overflow.
+        # Demodulation cancels any scale of weights and styles: choose one that cannot overflow.
         w = w / (w.abs().amax(dim=[1, 2, 3], keepdim=True) * math.sqrt(w[0].numel()))
         s = s / s.abs().amax(dim=1, keepdim=True)
     x = x * s.to(x.dtype)[:, :, None, None]
-    # Upsampling applies the kernel reversed.
+    # With upsampling the official implementation convolves, otherwise it correlates.
     x = conv2d_resample(
         x, w.to(x.dtype), resample_filter, up=up, padding=padding, flip_weight=up == 1
     )
@@ -55,6 +69,9 @@ def modulated_conv2d(
 
 class SynthesisLayer(nn.Module):
     """Modulated convolution, noise, bias, activation (SG2 Fig. 2; REFERENCE.md §3.3)."""
+
+    resample_filter: torch.Tensor
+    noise_const: torch.Tensor
 
     def __init__(
         self,
@@ -85,7 +102,7 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros([out_channels]))
 
     def styles(self, w: torch.Tensor) -> torch.Tensor:
-        """Channel scales `[N, in_channels]` that `w` `[N, w_dim]` asks for."""
+        """Return the styles `[N, in_channels]` of `w` `[N, w_dim]`."""
         return self.affine(w)
 
     def _noise(self, x: torch.Tensor, noise_mode: str) -> torch.Tensor | None:
@@ -93,6 +110,7 @@ class SynthesisLayer(nn.Module):
             return None
         if noise_mode == "const":
             return self.noise_const * self.noise_strength
+        # One noise image for all channels; only its strength is learned.
         shape = [x.shape[0], 1, self.size.height, self.size.width]
         return torch.randn(shape, device=x.device) * self.noise_strength
 
@@ -119,7 +137,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGBLayer(nn.Module):
-    """Features to colours: a modulated convolution without demodulation (REFERENCE.md §3.3)."""
+    """Maps features to colours by a convolution without demodulation (REFERENCE.md §3.3)."""
 
     def __init__(
         self,
@@ -141,7 +159,7 @@ class ToRGBLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros([out_channels]))
 
     def styles(self, w: torch.Tensor) -> torch.Tensor:
-        """Channel scales `[N, in_channels]`, including the weight gain."""
+        """Return the styles `[N, in_channels]` of `w` `[N, w_dim]`, including the weight gain."""
         return self.affine(w) * self.weight_gain
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Image sizes: a number for squares, height and width for the rest."""
+"""Image sizes: one number for squares, (height, width) for others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
-LARGEST_START_PX = 16  # of the coarsest block's larger side
+LARGEST_START_PX = 16  # maximum larger side of the coarsest block
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ImageSize:
 
     @classmethod
     def of(cls, resolution: int | Sequence[int]) -> ImageSize:
-        """From an `img_resolution` argument. Raises ValueError unless it is one or two sizes."""
+        """Convert an `img_resolution` argument. Raises ValueError unless it is one or two sizes."""
         sides = resolution if isinstance(resolution, Sequence) else [resolution] * 2
         if len(sides) != 2 or not all(isinstance(n, Integral) and n > 0 for n in sides):
             raise ValueError(
@@ -29,31 +29,33 @@ class ImageSize:
 
     @property
     def larger(self) -> int:
+        """Larger side in pixels."""
         return max(self.height, self.width)
 
     @property
     def is_square(self) -> bool:
+        """Whether height and width are equal."""
         return self.height == self.width
 
     @property
     def argument(self) -> int | tuple[int, int]:
-        """As `img_resolution`: an int for squares, else (height, width)."""
+        """The `img_resolution` argument: an int for squares, else (height, width)."""
         return self.height if self.is_square else (self.height, self.width)
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height}"
 
     def halved(self, times: int) -> ImageSize:
-        """Both sides divided by 2 to the `times`."""
+        """Return the size with both sides divided by 2**`times`."""
         return ImageSize(self.height >> times, self.width >> times)
 
 
 def num_halvings(size: ImageSize) -> int:
-    """How often networks of doubling resolution halve `size`.
+    """Return how often networks with blocks of doubling resolution halve `size`.
 
-    Squares are powers of two and end at 4 pixels, as in the reference. Other sizes are halved
-    while both sides divide and the larger keeps 4 pixels, and must end within 16. Raises
-    ValueError for sizes that do not.
+    Squares must be powers of two and end at 4 pixels, as in the official implementation. Other
+    sizes are halved while both sides are even and the larger side stays at least 4; it must end at
+    16 pixels or less. Raises ValueError otherwise.
     """
     times = 0
     while not (size.height >> times) % 2 and not (size.width >> times) % 2:
@@ -72,6 +74,6 @@ def num_halvings(size: ImageSize) -> int:
 
 
 def block_sizes(size: ImageSize) -> dict[int, ImageSize]:
-    """Sizes of the blocks from coarse to fine, by their larger side, which names them."""
+    """Return the block sizes from coarse to fine, by their larger side, which names the block."""
     sizes = [size.halved(times) for times in range(num_halvings(size), -1, -1)]
     return {s.larger: s for s in sizes}

@@ -1,12 +1,12 @@
-"""Style space: the outputs of the affine layers, one number per channel of every layer.
+"""Style space S: the outputs of the affine layers, one value per channel of each layer.
 
     s = styles_of(G, ws)                        # {"L0": [N, channels], …}
     s["L3"][:, 17] += 4
     with replaced_styles(G, s):
         images = G.synthesis(ws)
 
-Channels of S are more disentangled than numbers of W (StyleSpace, arXiv 2011.12799). The same for
-StyleGAN3 and StyleGAN2: whatever calls an affine layer meets the replaced numbers.
+Channels of S are more disentangled than components of W (StyleSpace, arXiv 2011.12799). Works for
+StyleGAN3 and StyleGAN2: forward hooks on the affine layers replace their outputs.
 """
 
 from __future__ import annotations
@@ -21,15 +21,21 @@ from torch import nn
 from sg3.errors import UserError
 from sg3.networks import stylegan2, stylegan3
 from sg3.networks.layer_units import units_of
+from sg3.networks.layers import FullyConnectedLayer
 
 
 @dataclass(frozen=True)
 class StyleLayer:
-    """A layer that reads styles. `ws_row`: the row of ws it reads; `channels` of its style;
-    `resolution`: pixels per larger side of the picture at its output (margins left out).
+    """A layer with a style.
 
-    The input of a StyleGAN3 (`is_input`) has four numbers, its rotation and translation; styles of
-    `to_rgb` layers only scale what becomes colour.
+    Attributes:
+        name: layer name, as in `sg3.networks.layer_units`.
+        module: the layer.
+        ws_row: row of ws that it reads.
+        channels: size of its style.
+        resolution: pixels per larger side of its output, without margins.
+        to_rgb: whether it maps features to colours.
+        is_input: the input of a StyleGAN3; its style is four values of rotation and translation.
     """
 
     name: str
@@ -40,16 +46,23 @@ class StyleLayer:
     to_rgb: bool
     is_input: bool
 
+    @property
+    def affine(self) -> FullyConnectedLayer:
+        """The affine layer that computes the style from a row of ws."""
+        affine = self.module.get_submodule("affine")
+        assert isinstance(affine, FullyConnectedLayer)
+        return affine
+
 
 def style_layers(G: nn.Module) -> list[StyleLayer]:
-    """The layers of `G` that read styles, in the order in which they run.
+    """Return the layers of `G` that have a style, in the order in which they run.
 
-    Raises UserError for a network that is neither a StyleGAN3 nor a StyleGAN2.
+    Raises ValueError for a network that is neither a StyleGAN3 nor a StyleGAN2 generator.
     """
     if isinstance(G, stylegan3.Generator):
         source = G.synthesis.plans[0].source
         rates = [source.sampling_rate, *(p.target.sampling_rate for p in G.synthesis.plans)]
-        resolutions = dict(zip((u.name for u in units_of(G)), rates, strict=True))
+        resolutions = {u.name: int(r) for u, r in zip(units_of(G), rates, strict=True)}
     elif isinstance(G, stylegan2.Generator):
         resolutions = {u.name: int(u.name.split(".")[0][1:]) for u in units_of(G)}
     else:
@@ -59,23 +72,32 @@ def style_layers(G: nn.Module) -> list[StyleLayer]:
     layers = []
     for unit in units_of(G):
         if unit.ws_rows:
-            module = G.get_submodule(unit.tensors[0].rpartition(".")[0])
-            channels, resolution = module.affine.out_features, int(resolutions[unit.name])
-            shape = (module, unit.ws_rows[0], channels, resolution)
-            layers.append(StyleLayer(unit.name, *shape, unit.to_rgb, unit.name == "input"))
+            path = unit.tensors[0].rpartition(".")[0]
+            channels = len(G.get_parameter(f"{path}.affine.weight"))
+            layers.append(
+                StyleLayer(
+                    name=unit.name,
+                    module=G.get_submodule(path),
+                    ws_row=unit.ws_rows[0],
+                    channels=channels,
+                    resolution=resolutions[unit.name],
+                    to_rgb=unit.to_rgb,
+                    is_input=unit.name == "input",
+                )
+            )
     return layers
 
 
 def styles_of(G: nn.Module, ws: torch.Tensor) -> dict[str, torch.Tensor]:
-    """`ws` `[N, num_ws, w_dim]` → styles `[N, channels]` by the name of their layer."""
-    return {layer.name: layer.module.affine(ws[:, layer.ws_row]) for layer in style_layers(G)}
+    """Return the styles `[N, channels]` of `ws` `[N, num_ws, w_dim]` by layer name."""
+    return {layer.name: layer.affine(ws[:, layer.ws_row]) for layer in style_layers(G)}
 
 
 @contextmanager
 def replaced_styles(G: nn.Module, styles: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Within the block, layers named in `styles` use these `[N or 1, channels]`, whatever ws is.
+    """Replace the styles of the named layers by `styles` `[N or 1, channels]` within the block.
 
-    Gradients flow to `styles`. Raises UserError for an unknown layer or another shape.
+    Gradients flow to `styles`. Raises ValueError for an unknown layer or another shape.
     """
     with _hooked(G, styles, lambda output, style: style.to(output).expand(len(output), -1)):
         yield
@@ -83,9 +105,9 @@ def replaced_styles(G: nn.Module, styles: Mapping[str, torch.Tensor]) -> Iterato
 
 @contextmanager
 def added_styles(G: nn.Module, styles: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Within the block, these `[N or 1, channels]` are added to what the named layers use.
+    """Add `styles` `[N or 1, channels]` to those of the named layers within the block.
 
-    Gradients flow to `styles`. Raises UserError as `replaced_styles` does.
+    Gradients flow to `styles`. Raises ValueError as `replaced_styles` does.
     """
     with _hooked(G, styles, lambda output, style: output + style.to(output)):
         yield
@@ -93,7 +115,7 @@ def added_styles(G: nn.Module, styles: Mapping[str, torch.Tensor]) -> Iterator[N
 
 @contextmanager
 def _hooked(G: nn.Module, styles: Mapping[str, torch.Tensor], change) -> Iterator[None]:
-    if not styles:  # networks without style space need none
+    if not styles:  # also valid for networks without a style space
         yield
         return
     layers = {layer.name: layer for layer in style_layers(G)}
@@ -106,7 +128,7 @@ def _hooked(G: nn.Module, styles: Mapping[str, torch.Tensor], change) -> Iterato
                 raise UserError(
                     f"styles: {name} got shape {list(style.shape)}, expected [N, {layer.channels}]"
                 )
-            handle = layer.module.affine.register_forward_hook(_changing(style, change))
+            handle = layer.affine.register_forward_hook(_changing(style, change))
             stack.callback(handle.remove)
         yield
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from einops import repeat
 from torch import nn
 
 from ops_cuda import setup_filter, upsample2d
@@ -26,11 +27,26 @@ NOISE_MODES = ("random", "const", "none")
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: doubles the features (the first block starts them), may emit an image.
+    """The layers of one resolution: doubles the feature resolution, and adds to the image.
 
-    `in_channels` 0 marks the first block, which learns a constant. Remaining keyword arguments
-    go to the layers (use_noise, activation).
+    Args:
+        in_channels: input channels; 0 marks the first block, which starts from a constant.
+        out_channels: output channels.
+        w_dim: size of w.
+        size: size of the output.
+        img_channels: channels of the image.
+        is_last: whether this is the block of the full resolution.
+        architecture: skip, resnet or orig.
+        resample_filter: low-pass filter of the upsampling.
+        conv_clamp: clamp of convolution outputs; None: no clamp.
+        use_fp16: compute in half precision on CUDA.
+        fp16_channels_last: use channels-last in half precision.
+        fused_modconv_default: recorded for compatibility; there is one form of the convolution.
+        layer_kwargs: arguments of the layers: use_noise, activation.
     """
+
+    resample_filter: torch.Tensor
+    half_dtype: torch.dtype
 
     def __init__(
         self,
@@ -53,18 +69,17 @@ class SynthesisBlock(nn.Module):
         self.in_channels, self.size, self.is_last = in_channels, size, is_last
         self.architecture, self.use_fp16 = architecture, use_fp16
         self.channels_last, self.half_dtype = use_fp16 and fp16_channels_last, torch.float16
-        # Both forms of the modulated convolution are one here; the argument is only recorded.
         self.fused_modconv_default = fused_modconv_default
         self.register_buffer("resample_filter", setup_filter(resample_filter))
         self.num_conv = self.num_torgb = 0
 
         def layer(channels: int, **kwargs) -> SynthesisLayer:
             self.num_conv += 1
-            common = {"conv_clamp": conv_clamp, "channels_last": self.channels_last}
-            shape = (channels, out_channels, w_dim, size)
-            return SynthesisLayer(*shape, **common, **kwargs, **layer_kwargs)
+            kwargs |= {"conv_clamp": conv_clamp, "channels_last": self.channels_last}
+            kwargs |= layer_kwargs
+            return SynthesisLayer(channels, out_channels, w_dim, size, **kwargs)
 
-        double = {"up": 2, "resample_filter": resample_filter}
+        double: dict[str, Any] = {"up": 2, "resample_filter": resample_filter}
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn([out_channels, size.height, size.width]))
         else:
@@ -97,12 +112,19 @@ class SynthesisBlock(nn.Module):
         force_fp32: bool = False,
         noise_mode: str = "random",
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`x` `[N, in, H/2, W/2]`, `img` `[N, img_channels, H/2, W/2]` (None before the first),
-        `ws` `[N, num_conv + num_torgb, w_dim]` → both at `size` H, W.
+        """Return features and image at the resolution of this block.
+
+        Args:
+            x: features `[N, in, H/2, W/2]`; None in the first block.
+            img: image `[N, img_channels, H/2, W/2]`; None in the first block.
+            ws: `[N, num_conv + num_torgb, w_dim]`.
+            force_fp32: do not use half precision.
+            noise_mode: random, const or none.
         """
         w = iter(ws.unbind(dim=1))
         if self.in_channels == 0:
-            x = self.const[None].repeat(len(ws), 1, 1, 1)
+            x = repeat(self.const, "c h w -> n c h w", n=len(ws))
+        assert x is not None
         half = self.half_dtype if self.use_fp16 and not force_fp32 else None
         x = enter_block(x, half, torch.float32, self.channels_last)
         if self.in_channels == 0:
@@ -123,7 +145,17 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """`ws` to images. Remaining keyword arguments go to the blocks."""
+    """Maps `ws` to images (REFERENCE.md §3.5).
+
+    Args:
+        w_dim: size of w.
+        img_resolution: side of a square image in pixels, or (height, width).
+        img_channels: number of image channels.
+        channel_base: channels of a block are `channel_base / resolution` …
+        channel_max: … but at most this.
+        num_fp16_res: number of highest resolutions in half precision on CUDA.
+        block_kwargs: arguments of `SynthesisBlock`.
+    """
 
     def __init__(
         self,
@@ -156,7 +188,7 @@ class SynthesisNetwork(nn.Module):
                 **block_kwargs,
             )
             setattr(self, f"b{r}", block)
-            # ToRGB shares its w with the next block's first convolution, except in the last.
+            # ToRGB uses the same w as the first convolution of the next block.
             self.num_ws += block.num_conv + (block.num_torgb if is_last else 0)
             in_channels = out_channels
 
@@ -168,10 +200,20 @@ class SynthesisNetwork(nn.Module):
         update_emas: bool = False,
         fused_modconv: bool | None = None,
     ) -> torch.Tensor:
-        """`ws` `[N, num_ws, w_dim]` → float32 `[N, img_channels, H, W]`, nominally in [−1, 1].
+        """Generate images from `ws`.
 
-        `noise_mode` random draws noise from torch's generator, const takes the stored one, none
-        adds none. `update_emas` and `fused_modconv` are accepted for compatibility and ignored.
+        Args:
+            ws: `[N, num_ws, w_dim]`.
+            noise_mode: "random" draws from torch's generator, "const" uses the stored noise,
+                "none" adds no noise.
+            force_fp32: do not use half precision.
+            update_emas, fused_modconv: ignored, for compatibility.
+
+        Returns:
+            float32 images `[N, img_channels, H, W]`, nominally in [−1, 1].
+
+        Raises:
+            ValueError: `ws` has another shape, or an unknown `noise_mode`.
         """
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(
@@ -187,13 +229,20 @@ class SynthesisNetwork(nn.Module):
             block_ws = ws[:, first : first + block.num_conv + block.num_torgb]
             x, img = block(x, img, block_ws, force_fp32=force_fp32, noise_mode=noise_mode)
             first += block.num_conv
+        assert img is not None, "the last block always has a ToRGB layer"
         return img
 
 
 class Generator(MappedGenerator):
-    """StyleGAN2 (REFERENCE.md §3): channel_base, channel_max, num_fp16_res, architecture (skip, resnet,
-    orig), resample_filter, conv_clamp, fp16_channels_last, fused_modconv_default, use_noise and
-    activation go to `SynthesisNetwork`."""
+    """The StyleGAN2 generator (REFERENCE.md §3).
+
+    Arguments as for `sg3.networks.generator.MappedGenerator`; further keyword arguments are those
+    of `SynthesisNetwork` and `SynthesisBlock`: channel_base, channel_max, num_fp16_res,
+    architecture (skip, resnet, orig), resample_filter, conv_clamp, fp16_channels_last,
+    fused_modconv_default, use_noise, activation.
+    """
+
+    synthesis: SynthesisNetwork
 
     SYNTHESIS = SynthesisNetwork
     MAPPING: ClassVar = {"num_layers": 8, "divide_bias": False}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from sg3 import allocator
 from sg3.distributed.team import Team, restarted_by_torchrun
 from sg3.metrics import check_names
 from sg3.training import run_folder
@@ -56,8 +55,6 @@ def prepare_device(config: TrainConfig) -> torch.device:
     device = torch.device(name)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if device.type == "cpu":
-        allocator.keep_large_blocks()
     torch.backends.cudnn.benchmark = not config.nobench
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return device

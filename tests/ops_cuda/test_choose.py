@@ -1,4 +1,4 @@
-"""Choosing the path of an operator: SG3_OPS, the comparison with the definition, the fallback."""
+"""Dispatch of operators: SG3_OPS, comparison with the reference, fallback."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def chosen(dtype=torch.float32) -> str:
 
 
 @needs_numba
-def test_auto_takes_the_fused_path(monkeypatch):
+def test_auto_uses_the_fused_path(monkeypatch):
     monkeypatch.delenv("SG3_OPS", raising=False)
     assert chosen() == "cpu"
     assert chosen(torch.float64) == "reference"
@@ -39,7 +39,7 @@ def test_auto_takes_the_fused_path(monkeypatch):
     assert chosen() == "cpu"
 
 
-def test_without_numba_plain_torch_computes(monkeypatch):
+def test_without_numba_the_torch_path_is_used(monkeypatch):
     monkeypatch.delenv("SG3_OPS", raising=False)
     monkeypatch.setattr(numba_cpu, "missing", lambda: "Numba is not installed")
     assert chosen() == "cpu-torch"
@@ -48,7 +48,7 @@ def test_without_numba_plain_torch_computes(monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["reference", "triton"])
-def test_a_path_can_be_switched_off(monkeypatch, value):
+def test_a_path_can_be_disabled(monkeypatch, value):
     monkeypatch.setenv("SG3_OPS", value)
     assert chosen() == "reference"
 
@@ -60,7 +60,7 @@ def test_an_unknown_choice_is_refused(filters, monkeypatch):
 
 
 def broken_path(forward):
-    """A path that is right but for its forward pass."""
+    """A path that is correct except for its forward pass."""
     functions = {name: getattr(reference, name) for name in ("forward_with_states", "linear")}
     functions |= {"forward": forward, "missing": lambda: ""}
     path = ModuleType("broken")
@@ -82,10 +82,10 @@ def not_a_number(*arguments):
 
 @pytest.mark.parametrize(
     "forward, reason",
-    [(wrong, "differs from the definition by 1.0e-03"), (failing, "no compiler here"),
-     (not_a_number, "differs from the definition by inf")],
+    [(wrong, "differs from the reference by 1.0e-03"), (failing, "no compiler here"),
+     (not_a_number, "differs from the reference by inf")],
 )  # fmt: skip
-def test_a_path_that_is_wrong_is_left_out_with_one_warning(monkeypatch, forward, reason):
+def test_a_wrong_path_is_disabled_with_one_warning(monkeypatch, forward, reason):
     monkeypatch.delenv("SG3_OPS", raising=False)
     monkeypatch.setitem(operator.PATHS, "cpu", broken_path(forward))
     with pytest.warns(UserWarning, match=reason):
@@ -96,16 +96,16 @@ def test_a_path_that_is_wrong_is_left_out_with_one_warning(monkeypatch, forward,
     assert reason in choose.report()["filtered_lrelu, cpu"]
 
 
-def test_doctor_says_what_is_in_use(monkeypatch):
+def test_doctor_reports_the_paths(monkeypatch):
     from sg3.cli.main import cli
 
     monkeypatch.delenv("SG3_OPS", raising=False)
     output = CliRunner().invoke(cli, ["doctor"]).output
     assert "torch:" in output and "gpu:" in output
-    expected = numba_cpu.missing() or "agrees with the definition"
+    expected = numba_cpu.missing() or "agrees with the reference"
     assert expected in output
     monkeypatch.setenv("SG3_OPS", "reference")
-    assert "switched off by SG3_OPS=reference" in CliRunner().invoke(cli, ["doctor"]).output
+    assert "disabled by SG3_OPS=reference" in CliRunner().invoke(cli, ["doctor"]).output
     monkeypatch.setenv("SG3_OPS", "quick")
     result = CliRunner().invoke(cli, ["doctor"])
     assert result.exit_code == 2 and "SG3_OPS: got 'quick'" in result.output

@@ -69,7 +69,7 @@ def test_a_whole_generator_compiles_as_one_graph():
     assert torch.allclose(compiled(ws), G.synthesis(ws), atol=1e-4)
 
 
-def test_nothing_is_kept_when_nobody_wants_a_gradient(monkeypatch):
+def test_no_states_are_stored_without_a_gradient(monkeypatch):
     kept = []
     monkeypatch.setattr(operator, "_forward", lambda *a: (kept.append(a[-2]), a[:1])[1])
     x, f = torch.randn(1, 2, 9, 9), torch.rand(12)
@@ -90,7 +90,7 @@ def test_states_take_two_bits():
 
 @pytest.mark.parametrize("small_batches", [False, True])
 def test_a_compiled_generator_is_the_same_generator(small_batches):
-    """In place: names, pictures and gradients stay (inductor itself needs a C++ compiler)."""
+    """In place: names, images and gradients stay (inductor itself needs a C++ compiler)."""
     G = sg3.load("mini-faces").G_ema
     ws = G.mapping(torch.randn(1, G.z_dim)).requires_grad_(True)
     names, expected = list(G.state_dict()), G.synthesis(ws)

@@ -1,4 +1,4 @@
-"""The error rule: a fast path's error is at most twice that of the definition in its precision."""
+"""The error of a fast path is at most twice that of the reference in the same precision."""
 
 import pytest
 import torch
@@ -24,8 +24,8 @@ def lowpass(taps, radial=False):
 @pytest.mark.parametrize("radial", [False, True])
 @pytest.mark.parametrize("up", [1, 2, 4])
 @pytest.mark.parametrize("down", [1, 2, 4])
-def test_error_is_at_most_twice_that_of_the_definition(path, radial, up, down):
-    """Values, without clamp because at its edge a rounding error decides; and gradients."""
+def test_error_is_at_most_twice_that_of_the_reference(path, radial, up, down):
+    """Values and gradients; no clamp, since at its edge rounding decides."""
     torch.manual_seed(0)
     x, b = torch.randn(2, 3, 13, 18), torch.randn(3)
     fu, fd = lowpass(6 * up), lowpass(6 * down, radial)
@@ -43,14 +43,14 @@ def test_error_is_at_most_twice_that_of_the_definition(path, radial, up, down):
     expected = reference.linear(dy.double(), wide[2], wide[1], slopes, back)
     plain = relative_error(reference.linear(dy, fd, fu, slopes, back), expected)
     fast = PATHS[path].linear(dy, fd, fu, states, back)
-    # A sign that rounding decides differently moves single gradients: rare, so compare the mean.
+    # A sign that flips by rounding changes single gradients: rare, so compare the mean.
     wrong = (fast.double() - expected).abs() > (2 * plain + FLOOR) * expected.abs().max()
     assert wrong.float().mean() < 0.01
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_number_of_the_result_is_written(path, monkeypatch):
-    """Fresh memory full of NaN shows what a path leaves out; empty batches are empty."""
+    """Memory filled with NaN shows what a path does not write; empty batches stay empty."""
     empty = torch.empty
 
     def poisoned(*size, **options):
@@ -93,7 +93,7 @@ def several_terms(count, symmetric):
 @pytest.mark.parametrize("terms", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_filters_of_several_terms(up, terms, symmetric):
-    """Symmetric ones go down the columns first; others, and tall pictures, come out the same."""
+    """Symmetric filters run columns first; others and tall images give the same result."""
     torch.manual_seed(0)
     x, fu, fd = torch.randn(1, 5, 60, 14), lowpass(6 * up), several_terms(terms, symmetric)
     geometry = Geometry(up, 2, (9, 8, 11, 7), 2**0.5, 0.2, None, False)
@@ -109,7 +109,7 @@ def test_filters_of_several_terms(up, terms, symmetric):
     assert torch.equal(numba_cpu.forward(x, fu, fd, None, geometry).isnan(), reached)
 
 
-def test_the_radial_filters_of_r_go_down_the_columns_first():
+def test_the_radial_filters_of_r_run_columns_first():
     G = build_network("stylegan3", dict(
         z_dim=8, c_dim=0, w_dim=8, img_resolution=64, img_channels=3, channel_base=512,
         channel_max=8, conv_kernel=1, use_radial_filters=True,

@@ -1,4 +1,4 @@
-"""`filtered_lrelu` without Numba: banded matrix products against the definition, in float64."""
+"""`filtered_lrelu` without Numba: banded matrix products against the reference in float64."""
 
 import itertools
 
@@ -35,7 +35,7 @@ def close(got, expected, tolerance=1e-12) -> bool:
 @pytest.mark.parametrize("up, down", FACTORS)
 @pytest.mark.parametrize("kind", ["separable", "two axes", "none"])
 @pytest.mark.parametrize("clamp", [None, 0.2])
-def test_equals_the_definition(up, down, kind, clamp):
+def test_equals_the_reference(up, down, kind, clamp):
     fu, fd = filters(up, down, kind)
     count = 0
     for padding, flip in itertools.product(
@@ -85,7 +85,7 @@ def test_scales_its_input():
     assert close(own[0], expected) and torch.equal(own[1], states)
 
 
-def test_single_precision_is_as_exact_as_the_definition():
+def test_single_precision_is_as_exact_as_the_reference():
     torch.manual_seed(0)
     x, b, fu, fd = torch.randn(2, 4, 37, 41), torch.randn(4), torch.rand(24), torch.rand(12)
     geometry = Geometry(4, 2, (-6, -9, -6, -9), 2**0.5, 0.2, 256.0, False)

@@ -90,7 +90,7 @@ def cases():
 
 @CPU_PATH
 @pytest.mark.parametrize("flip", [False, True])
-def test_fused_cpu_path_equals_definition(flip):
+def test_fused_cpu_path_equals_the_reference(flip):
     """Forward, forward keeping states, backward and its own backward: all shapes in one go.
 
     Small whole numbers keep the upsampled signal exact, so that no sign depends on rounding.
@@ -153,8 +153,8 @@ def test_radial_filters_need_three_terms():
 
 @CPU_PATH
 @pytest.mark.parametrize("up, down", [(2, 2), (4, 2), (2, 4)])
-def test_a_number_that_is_none_spoils_its_own_plane_only(up, down):
-    """Planes share rows; NaN spreads as in the definition and never to a neighbour."""
+def test_nan_stays_in_its_own_plane(up, down):
+    """Planes share rows; NaN spreads as in the reference and never to another plane."""
     torch.manual_seed(0)
     x, fu, fd = torch.randn(1, 9, 20, 22), torch.rand(6 * up), torch.rand(6 * down)
     geometry = Geometry(up, down, (9, 8, 9, 8), 2.0, 0.2, 3.0, False)
@@ -184,7 +184,7 @@ def test_fused_cpu_path_is_deterministic_over_threads():
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("flip_weight", [True, False])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_conv2d_resample_equals_its_meaning(up, down, kernel, flip_weight, groups):
+def test_conv2d_resample_equals_separate_steps(up, down, kernel, flip_weight, groups):
     torch.manual_seed(0)
     x = torch.randn(2, 4, 8, 10, dtype=torch.float64)
     w = torch.randn(6, 4 // groups, kernel, kernel, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Every operator case of the reference numbers: values and gradients, on every path."""
+"""All golden operator cases: values and gradients, on every path."""
 
 import json
 

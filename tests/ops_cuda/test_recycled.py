@@ -1,4 +1,4 @@
-"""Large results lie in memory that was used before, and never in memory that is in use."""
+"""Recycled memory: freed blocks are reused, blocks in use never are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGE = [LARGE_BYTES // 4]
 
 @pytest.fixture(autouse=True)
 def needed(monkeypatch):
-    """Also in a process that a test of the program told to keep what is freed."""
+    """Enable recycling even if another test called `keep_large_blocks` in this process."""
     monkeypatch.setattr(Recycler, "needed", True)
     monkeypatch.setattr(RECYCLER, "needed", True)
 
@@ -28,7 +28,7 @@ def place(tensor):
     return tensor.untyped_storage().data_ptr()
 
 
-def test_what_is_gone_is_used_again_and_what_is_there_is_not():
+def test_freed_blocks_are_reused_and_others_are_not():
     recycler = Recycler()
     first, second = (recycler.empty(LARGE, torch.float32).fill_(i) for i in (1, 2))
     was = place(first)
@@ -41,14 +41,14 @@ def test_what_is_gone_is_used_again_and_what_is_there_is_not():
 
 
 @pytest.mark.parametrize("hold", [lambda t: t[1:], lambda t: t.numpy(), lambda t: t.view(-1, 2)])
-def test_views_keep_it(hold):
+def test_views_keep_their_block(hold):
     recycler = Recycler()
     held = hold(recycler.empty(LARGE, torch.float32).fill_(1))
     recycler.empty(LARGE, torch.float32).fill_(2)
     assert (held == 1).all()
 
 
-def test_gradients_keep_what_they_need_and_let_it_go():
+def test_saved_tensors_keep_their_block_until_backward():
     recycler = Recycler()
     x = recycler.empty(LARGE, torch.float32).fill_(3).requires_grad_()
     was, y = place(x), x.square().sum()
@@ -60,7 +60,7 @@ def test_gradients_keep_what_they_need_and_let_it_go():
     assert place(recycler.empty(LARGE, torch.float32)) == was
 
 
-def test_small_ones_are_fresh_and_idle_memory_is_bounded():
+def test_small_results_are_fresh_and_idle_memory_is_bounded():
     recycler = Recycler(idle_bytes=3 * LARGE_BYTES)
     assert recycler.empty([7, 3], torch.uint8).shape == (7, 3)
     many = [recycler.empty(LARGE, torch.float32) for _ in range(5)]
@@ -71,16 +71,16 @@ def test_small_ones_are_fresh_and_idle_memory_is_bounded():
     assert {place(t) for t in again} == set(places[2:])
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="knows glibc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 @pytest.mark.parametrize("keep", [False, True])
-def test_it_rests_where_the_c_library_keeps_what_is_freed(keep):
+def test_recycling_is_off_where_glibc_keeps_freed_blocks(keep):
     code = "from sg3.allocator import keep_large_blocks\n" + "keep_large_blocks()\n" * keep
     code += "from ops_cuda.recycled import RECYCLER; print(RECYCLER.needed)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(not keep)
 
 
-def test_a_block_is_not_taken_for_much_less_and_the_smallest_fits_best():
+def test_the_smallest_fitting_block_is_used_unless_far_too_large():
     recycler = Recycler()
     sizes = {n: recycler.empty([n * LARGE_BYTES], torch.uint8) for n in (2, 3, 5)}
     places = {n: place(t) for n, t in sizes.items()}
@@ -92,7 +92,7 @@ def test_a_block_is_not_taken_for_much_less_and_the_smallest_fits_best():
     assert place(recycler.empty([LARGE_BYTES], torch.uint8)) not in places.values()
 
 
-def test_threads_never_share():
+def test_threads_never_get_the_same_block():
     recycler, faults = Recycler(), []
 
     def work(number):

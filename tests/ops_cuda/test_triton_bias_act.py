@@ -1,4 +1,4 @@
-"""The GPU kernel of bias_act in Triton's interpreter, against the definition in float64."""
+"""The GPU kernel of bias_act in Triton's interpreter, against the reference in float64."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ def derivatives(function, x, b, dy):
 
 
 def check(x, b, *settings, tolerance):
-    """Three orders of the operator against autograd through the definition in float64."""
+    """Three orders of the operator against autograd through the reference in float64."""
     dy = torch.randn(x.shape)
     found = derivatives(lambda x, b: operator._forward(x, b, *settings, "triton"), x, b, dy.to(x))
     wide = derivatives(
@@ -61,7 +61,7 @@ def unusual_slopes():
 
 
 def layouts():
-    """Long runs, short runs, channels last, rows of channels, views; each as the reference."""
+    """Long runs, short runs, channels last, rows of channels, views, against the reference."""
     cases = [
         (torch.randn(2, 3, 33, 32), 1),
         (torch.randn(2, 300, 2, 3), 1),

@@ -1,4 +1,4 @@
-"""The hot kernels compile for a GPU that is not there, without spilling registers."""
+"""The hot kernels compile without a GPU and without spilling registers."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from ops_cuda import compile_kernels
 from ops_cuda.filtered_lrelu.triton_tables import Shape, best_tile, shared_memory
 
 #: Shared memory of a program on consumer cards (sm_86, sm_89).
-LEAST_SHARED_MEMORY = 101376
+MIN_SHARED_MEMORY = 101376
 
 
 @pytest.mark.parametrize("layer", compile_kernels.LAYERS)
@@ -18,7 +18,7 @@ def test_filtered_lrelu_compiles_for_hopper(layer):
         found = compile_kernels.compiled(launch, 90)
         assert found.spills == 0, part
         assert found.matrix >= 24, "products on tensor cores"
-        assert found.registers <= 255 and found.shared <= LEAST_SHARED_MEMORY
+        assert found.registers <= 255 and found.shared <= MIN_SHARED_MEMORY
 
 
 @pytest.mark.parametrize("name", ["upfirdn2d, up 1, down 2, 4×4", "bias_act, lrelu"])
@@ -41,7 +41,7 @@ def test_alignment_follows_the_layers():
 
 
 def test_a_spill_would_be_seen():
-    """A tile far too large for one warp has to show up as spills."""
+    """A tile far too large for one warp must be reported as spilling."""
     path = compile_kernels.filtered_lrelu_path
     tile = compile_kernels.filtered_lrelu_path.Tile(64, 64, 64, 128, 32, 20, num_warps=1)
     original, path.best_tile = path.best_tile, lambda *arguments: tile
@@ -60,6 +60,6 @@ def test_tiles_fit_the_memory_of_the_card(element_size, terms):
             taps = (6 * up, 6 * up), (6 * down, 6 * down)
             shape = Shape(up, down, *taps, *terms, element_size)
             assert best_tile(shape, 232448) is not None
-            small = best_tile(shape, LEAST_SHARED_MEMORY)
-            assert small is None or shared_memory(small, shape) <= LEAST_SHARED_MEMORY
+            small = best_tile(shape, MIN_SHARED_MEMORY)
+            assert small is None or shared_memory(small, shape) <= MIN_SHARED_MEMORY
             assert small is not None or (element_size == 4 and down == 4)

@@ -1,4 +1,4 @@
-"""The GPU kernel of filtered_lrelu in Triton's interpreter, against the definition in float64."""
+"""The GPU kernel of filtered_lrelu in Triton's interpreter, against the reference in float64."""
 
 import itertools
 from functools import partial
@@ -16,11 +16,11 @@ tl = pytest.importorskip("triton.language")
 PAIRS = list(itertools.product([1, 2, 4], repeat=2))
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SHAPE = triton_tables.Shape(2, 2, (12, 12), (12, 12), 1, 1, 4)
-#: The rule's "small floor", in units of the last place at the largest expected value.
+#: Small absolute floor, in units of the last place of the largest expected value.
 FLOOR = 2
 
 
-#: Without tracing by AOT autograd, which takes seconds; the CPU paths' tests have it.
+#: Without AOT autograd tracing, which takes seconds; the tests of the CPU paths include it.
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
 
 
@@ -32,7 +32,7 @@ def error(got, expected) -> float:
 
 
 def assert_close(got, composed, expected):
-    """At most twice the error of a composition in the same precision (DESIGN, section 8)."""
+    """At most twice the error of a composition in the same precision."""
     limit = 2 * error(composed, expected) + FLOOR * torch.finfo(got.dtype).eps
     assert error(got, expected) <= limit, (error(got, expected), limit)
 
@@ -57,7 +57,7 @@ def geometry_of(up, down, padding=None, clamp=1.5, flip=False):
 
 
 def reference_results(x, fu, fd, b, geometry, dtype):
-    """Result and gradient of the definition in `dtype`: y, dx, and the function of dy."""
+    """Result and gradient of the reference in `dtype`: y, dx, and the function of dy."""
     x, fu, fd, b = (None if t is None else t.to(dtype) for t in (x, fu, fd, b))
     y, states = reference.forward_with_states(x, fu, fd, b, geometry)
     back = geometry.transposed(x.shape, fu, fd)
@@ -79,7 +79,7 @@ def check(x, fu, fd, b, geometry):
     unpacked = unpacked[..., :width]
     assert (unpacked <= 2).all()
     dy = torch.randn_like(y)
-    # The slopes of both are those that the kernel stored: what is compared is the arithmetic.
+    # Both use the slopes that the kernel stored, so only the arithmetic is compared.
     back = geometry.transposed(x.shape, fu, fd)
     narrow = [None if f is None else f.to(x.dtype) for f in (fd, fu)]
     assert_close(
@@ -91,7 +91,7 @@ def check(x, fu, fd, b, geometry):
 
 
 def exact(up, down, flip):
-    """Whole numbers over powers of two: values and states without any rounding."""
+    """Small integers over powers of two: values and states without rounding."""
     fu, fd = (torch.randint(-4, 5, [6 * k + 1]) / 8 for k in (up, down))
     x, b = torch.randint(-8, 9, [1, 1, 7, 11]).float(), torch.randint(-3, 4, [1]).float()
     geometry = Geometry(up, down, padding_of(up, down), 2, 0.25, 13, flip)
@@ -136,7 +136,7 @@ def vectors_and_strips():
 
 
 def every_tile():
-    """All tile sizes that could be chosen compute the same."""
+    """All tile sizes give the same result."""
     x, b = inputs(shape=(1, 1, 9, 16))
     fu, fd = torch.randn(12) / 6, torch.randn(12) / 6
     geometry = geometry_of(2, 2, (9, 8, 9, 8))
@@ -163,6 +163,7 @@ def slopes_beyond_one():
 
 
 def memory_formats():
+    """Views give the bits of a contiguous copy; `precision` compares those with float64."""
     for dtype in (torch.float32, torch.bfloat16):
         x, b = inputs(dtype, (1, 2, 4, 4))
         fu, fd = torch.randn(12) / 6, torch.rand(12) / 6
@@ -172,13 +173,24 @@ def memory_formats():
         y_last = triton_path.forward(last, fu, fd, b, geometry)
         assert y_last.is_contiguous(memory_format=torch.channels_last)
         assert y.is_contiguous() and torch.equal(y_last, y)
-        view = torch.randn(1, 4, 6, 5).to(dtype)[:, ::4, 1:-1, 1:]
-        check(view, fu, fd, b[:1], geometry)
-        check(x[:1, :1, :1, :1].expand(1, 1, 4, 4), fu, fd, b[:1], geometry)
+        sliced = torch.randn(1, 4, 6, 5).to(dtype)[:, ::4, 1:-1, 1:]
+        for view in (sliced, x[:1, :1, :1, :1].expand(1, 1, 4, 4)):
+            results = [
+                triton_path.forward_with_states(t, fu, fd, b[:1], geometry)
+                for t in (view, view.contiguous())
+            ]
+            assert all(map(torch.equal, *results))
+            back = geometry.transposed(view.shape, fu, fd)
+            states, dy = results[0][1], torch.randn_like(results[0][0])
+            transposed = dy.mT.contiguous().mT  # the same values, columns first in memory
+            gradients = [triton_path.linear(t, fd, fu, states, back) for t in (dy, transposed)]
+            assert torch.equal(*gradients)
+            if dtype == torch.float32:
+                check(view, fu, fd, b[:1], geometry)
 
 
 def scaled_input(dtype):
-    """A factor per plane, as demodulation has it, against the same outside of the kernel."""
+    """A factor per plane, as in demodulation, against a multiplication outside the kernel."""
     fu, fd = torch.randn(12) / 6, torch.rand(12) / 6
     x, b = inputs(dtype, (2, 2, 4, 4))
     scale = torch.randn(2, 2).to(dtype)
@@ -193,8 +205,8 @@ def scaled_input(dtype):
 
 
 def many_channels_last():
-    """More channels than are worth reading with strides: copied, same values, same format."""
-    x, b = inputs(shape=(1, triton_path.MOST_STRIDED_CHANNELS + 1, 4, 5))
+    """More channels than `MAX_STRIDED_CHANNELS`: copied, same values, same format."""
+    x, b = inputs(shape=(1, triton_path.MAX_STRIDED_CHANNELS + 1, 4, 5))
     arguments = (torch.randn(12) / 6, torch.rand(12) / 6, b, geometry_of(2, 2))
     y = triton_path.forward(x.contiguous(memory_format=torch.channels_last), *arguments)
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -221,7 +233,7 @@ def empty_batch():
 
 
 def falls_back():
-    """Filters of full rank and other factors: the definition, with states of the same packing."""
+    """Filters of full rank and other factors use the reference, with the same packed states."""
     x, b = inputs()
     check(x, torch.randn(12) / 6, torch.randn(9, 9) / 9, b, geometry_of(2, 2))
     check(x, torch.randn(18) / 6, torch.randn(12) / 6, b, geometry_of(3, 2))
@@ -273,7 +285,7 @@ def through_autograd():
 
 
 def three_products_of_tf32():
-    """float32 as tensor cores multiply it, which the interpreter does not imitate: x3 will do,
+    """float32 products on tensor cores, which the interpreter does not model: tf32x3 is enough,
     one product of tf32 would not.
     """
     from triton.runtime import interpreter
@@ -307,7 +319,7 @@ def three_products_of_tf32():
 
 
 def wrong_kernels_are_noticed():
-    """What these tests are worth: each of these mistakes has to fail."""
+    """Mutation test: each of these mistakes must fail."""
     x, b = inputs()
     fu, fd, geometry = torch.randn(12) / 6, torch.rand(12) / 6, geometry_of(2, 2)
     expected, _ = reference_results(x, fu, fd, b, geometry, torch.float64)

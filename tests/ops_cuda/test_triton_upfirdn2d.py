@@ -1,4 +1,4 @@
-"""The GPU kernel of upfirdn2d in Triton's interpreter, against the definition in float64."""
+"""The GPU kernel of upfirdn2d in Triton's interpreter, against the reference in float64."""
 
 import itertools
 from functools import partial
@@ -15,7 +15,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
-#: Without tracing by AOT autograd, which takes seconds; the CPU paths' tests have it.
+#: Without AOT autograd tracing, which takes seconds; the tests of the CPU paths include it.
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
 
 
@@ -28,8 +28,8 @@ def error(got, expected) -> float:
 
 def check(x, f, spec):
     """At most twice the error of a composition in the same precision, plus two last places."""
-    expected = reference.definition(x.double(), None if f is None else f.double(), spec)
-    composed = reference.definition(x, f, spec)
+    expected = reference.upfirdn2d_reference(x.double(), None if f is None else f.double(), spec)
+    composed = reference.upfirdn2d_reference(x, f, spec)
     limit = 2 * error(composed, expected) + 2 * torch.finfo(x.dtype).eps
     y = triton_path.run(x, f, spec)
     assert y.dtype == x.dtype
@@ -38,7 +38,7 @@ def check(x, f, spec):
 
 
 def factors(up, down):
-    """Both axes alike and different; both filter kinds and none; crops; both layouts."""
+    """Equal and different axes; separable, 2-D and no filter; crops; both layouts."""
     x, f = torch.randn(1, 1, 4, 5), torch.randn(5)
     other = {1: 2, 2: 4, 4: 1}
     for ups, downs in [((up, up), (down, down)), ((up, other[up]), (other[down], down))]:
@@ -98,7 +98,7 @@ def same_bits_twice():
 
 
 def through_autograd():
-    """Gradient and its gradient of the operator, and what torch demands of a custom one."""
+    """First and second gradients, and `opcheck` of the custom operator."""
     operator.PATHS["triton"] = triton_path
     f = torch.rand(4, 3)
     settings = ([2, 1], [1, 2], [2, 1, 0, 3], False, 1.5)
@@ -120,7 +120,7 @@ def through_autograd():
 def wrong_kernels_are_noticed():
     x, f = torch.randn(1, 2, 7, 9), torch.rand(5)
     spec = Resampling((2, 2), (1, 1), (2, 2, 2, 2), False, 4.0)
-    expected = reference.definition(x.double(), f.double(), spec)
+    expected = reference.upfirdn2d_reference(x.double(), f.double(), spec)
     right = triton_path.run(x, f, spec)
     assert error(right, expected) < 1e-6
     assert error(triton_path.run(x, f * 1.0001, spec), expected) > 1e-5

@@ -1,4 +1,4 @@
-"""`upfirdn2d` on every CPU path: against scipy, in float64, by differentiation, bit by bit."""
+"""`upfirdn2d` on every CPU path: scipy, float64, numerical derivatives, bit equality."""
 
 import itertools
 
@@ -45,8 +45,10 @@ def error(got, expected) -> float:
 
 def check(path, x, f, spec):
     """At most twice the error of the same composition in the same precision, plus a floor."""
-    exact = reference.definition(x.double(), None if f is None else f.double(), spec)
-    allowed = 2 * error(reference.definition(x, f, spec), exact) + 2 * torch.finfo(x.dtype).eps
+    exact = reference.upfirdn2d_reference(x.double(), None if f is None else f.double(), spec)
+    allowed = (
+        2 * error(reference.upfirdn2d_reference(x, f, spec), exact) + 2 * torch.finfo(x.dtype).eps
+    )
     assert error(path.run(x, f, spec), exact) <= allowed, spec
 
 
@@ -100,7 +102,7 @@ def test_upfirdn2d_derivatives(up, down):
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("up, down", list(itertools.product([1, 2, 3, 4], repeat=2)))
-def test_as_exact_as_the_definition(path, name, up, down):
+def test_as_exact_as_the_reference(path, name, up, down):
     """Odd and unequal sides, crops, both directions, three layouts, factors unequal by axis."""
     f, count = FILTERS[name], 0
     torch.manual_seed(up * 10 + down)
@@ -157,7 +159,9 @@ def test_every_output_is_written_and_spreads_nan_as_far_as_the_filter(monkeypatc
     spec = Resampling((up, up), (down, down), (9, 8, 9, -4), False, 1.0)
     assert not numba_cpu.run(x, f, spec).isnan().any()
     x[1, 2, 7, 11], x[0, 0, 3, 0] = float("nan"), float("inf")
-    reached = reference.definition((~x.isfinite()).double(), torch.ones(12).double(), spec) != 0
+    reached = (
+        reference.upfirdn2d_reference((~x.isfinite()).double(), torch.ones(12).double(), spec) != 0
+    )
     assert torch.equal(~numba_cpu.run(x, f, spec).isfinite(), reached)
 
 
@@ -178,14 +182,14 @@ def test_threads_do_not_change_a_bit(monkeypatch, name):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("up, down", [(1, 1), (2, 1), (1, 2), (2, 3)])
 def test_gradients_of_both_orders(layout, up, down):
-    """The operator in float32 against autograd through the definition in float64."""
+    """The operator in float32 against autograd through the reference in float64."""
     torch.manual_seed(0)
     f, padding = FILTERS["12 taps"], [6, 5, 7, -2]
     x = LAYOUTS[layout](torch.randn(2, 3, 21, 34)).requires_grad_()
     exact_x = x.detach().double().requires_grad_()
     spec = Resampling((up, up), (down, down), tuple(padding), True, 1.5)
     y = ops_cuda.upfirdn2d(x, f, up, down, padding, flip_filter=True, gain=1.5)
-    exact_y = reference.definition(exact_x, f.double(), spec)
+    exact_y = reference.upfirdn2d_reference(exact_x, f.double(), spec)
     dy = torch.randn_like(y).requires_grad_()
     exact_dy = dy.detach().double().requires_grad_()
     (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
@@ -225,7 +229,7 @@ def test_compiles_as_one_graph(monkeypatch, ops, layout):
 
 
 @needs_numba
-def test_sg3_ops_switches_the_fast_path_off(monkeypatch):
+def test_sg3_ops_disables_the_fast_path(monkeypatch):
     used = []
     monkeypatch.setattr(numba_cpu, "run", lambda *a: (used.append(a), reference.run(*a))[1])
     monkeypatch.setattr(operator.OPERATOR, "_verdicts", {"cpu": ""})

@@ -1,4 +1,4 @@
-"""Threads give way on a busy machine, unless the user says how many."""
+"""Fewer threads on a busy machine, unless the user sets a number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sg3.threads import CpuTimes, free_cores
 @pytest.mark.parametrize(
     ("idle", "own", "expected"), [(0, 0, 1), (400, 0, 4), (180, 20, 2), (290, 100, 4), (30, 90, 1)]
 )
-def test_free_cores_are_idle_ones_and_our_own(monkeypatch, idle, own, expected):
+def test_free_cores_are_idle_or_used_by_this_process(monkeypatch, idle, own, expected):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     begin = CpuTimes(1000, 5000, 7.0)
     assert free_cores(begin, CpuTimes(1000 + idle, 5400, 7.0 + own)) == expected
@@ -29,7 +29,7 @@ def test_unknown_load_means_all_cores(monkeypatch):
     assert free_cores(same, same) == 3
 
 
-def test_torch_gets_the_free_ones_unless_told_otherwise(monkeypatch):
+def test_torch_uses_free_cores_unless_the_number_is_set(monkeypatch):
     given = []
     monkeypatch.setattr(torch, "set_num_threads", given.append)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
@@ -43,13 +43,13 @@ def test_torch_gets_the_free_ones_unless_told_otherwise(monkeypatch):
 
 
 @pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "5"}])
-def test_the_program_waits_politely_before_torch_is_there(own):
+def test_the_program_sets_the_wait_policy_before_torch_is_imported(own):
     code = (
         "import os, sys; from sg3.cli import main\n"
         "main.cli = lambda **kw: print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))\n"
         "main.main()"
     )
-    environment = {k: v for k, v in os.environ.items() if k not in threads.DECIDED} | own
+    environment = {k: v for k, v in os.environ.items() if k not in threads.USER_SETTINGS} | own
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )

@@ -1,5 +1,6 @@
-"""`sg3.save` and `sg3.load`: same numbers, whole files only, one clear line for the rest."""
+"""`sg3.save` and `sg3.load`: round trips, atomic files, one-line errors."""
 
+import doctest
 import json
 import resource
 import shutil
@@ -16,6 +17,7 @@ from sg3.checkpoints.networks import assemble
 from sg3.checkpoints.safetensors_io import KEEP_FP32
 from sg3.errors import UserError
 from sg3.files import ALIGNMENT_BYTES, aligned
+from sg3.networks import build_network
 
 GOLDEN = repository.GOLDEN
 
@@ -87,7 +89,7 @@ def test_what_cannot_be_saved(nets, tmp_path):
         sg3.save(sg3.Networks(G_ema=torch.nn.Linear(1, 1)), tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="ending in"):
         sg3.save(nets, tmp_path / "a.pkl")
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(ValueError, match="JSON-serializable"):
         sg3.save(sg3.Networks(nets.G_ema, meta={"x": {1, 2}}), tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
 
@@ -113,7 +115,7 @@ def test_files_that_are_not_ours_or_damaged(nets, tmp_path):
     sg3.save(nets, ours)
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": torch.zeros(3)}, foreign)
-    fails(foreign, "not one of ours")
+    fails(foreign, "a safetensors file of another program")
     cut = tmp_path / "cut.safetensors"
     for length in (5, 1000, ours.stat().st_size - 1):
         cut.write_bytes(ours.read_bytes()[:length])
@@ -149,7 +151,7 @@ def test_files_that_are_not_ours_or_damaged(nets, tmp_path):
         (missing, "lacks tensor 'mapping.w_avg'"),
         (shape, r"shape \[17\] in the file, expected \[16\]"),
         (kind, "os.system"),
-        (version, "layout version '99'"),
+        (version, "file version '99'"),
         (not_json, "not a JSON object"),
         (huge, "channel_max"),
     ]:
@@ -176,7 +178,14 @@ def test_assembling_checks_types():
         assemble("G_ema", "stylegan3", {"z_dim": 4}, {})
 
 
-def test_what_lies_anywhere_else_is_copied_to_where_torch_puts_it():
+@pytest.mark.parametrize("function", [sg3.load, sg3.save, build_network])
+def test_examples_in_docstrings_run(function, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = doctest.DocTestFinder(recurse=False).find(function, function.__name__)
+    assert doctest.DocTestRunner().run(example).failed == 0 and example.examples
+
+
+def test_misaligned_tensors_are_copied():
     there = torch.arange(40.0)
     assert aligned(there) is there
     moved = aligned(there[1:])

@@ -1,4 +1,4 @@
-"""Deltas between networks: exact at strengths 0 and 1, additive, small; hostile files refused."""
+"""Deltas: exact at strengths 0 and 1, additive, small; malicious files are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sg3.checkpoints.delta import (
     DeltaMix,
     apply_deltas,
     difference,
-    kept_share,
+    kept_fraction,
     load_delta,
     merge,
     save_delta,
@@ -32,7 +32,7 @@ BIAS = "synthesis.L2_46_48.bias"
 
 
 def perturbed(G: nn.Module, seed: int, names: Callable[[str], bool] | None = None) -> nn.Module:
-    """A copy whose weights and biases of layers moved by a few percent, as adaptation does."""
+    """A copy with weights and biases changed by a few percent, as by adaptation."""
     random = torch.Generator().manual_seed(seed)
     G = copy.deepcopy(G)
     for name, parameter in G.named_parameters():
@@ -65,7 +65,7 @@ def delta(source, adapted) -> Delta:
     return difference(source, adapted, meta={"source": "mini-faces", "target": "zombie"})
 
 
-def test_the_hash_is_of_all_weights_and_survives_a_file(source, tmp_path):
+def test_the_hash_covers_all_weights_and_survives_a_file(source, tmp_path):
     sg3.save(sg3.Networks(G_ema=source), tmp_path / "n.safetensors")
     assert same_bits(sg3.load(tmp_path / "n.safetensors").G_ema, source)
     for name in ("mapping.w_avg", CONV, "synthesis.L0_30_48.magnitude_ema"):
@@ -99,7 +99,7 @@ def test_negative_zero_stays(source, delta):
         assert same_bits(same, other)
 
 
-def test_only_what_differs_is_kept(source):
+def test_only_changed_tensors_are_stored(source):
     adapted = perturbed(source, 2, lambda name: name in (CONV, BIAS))
     delta = difference(source, adapted)
     assert sorted(delta.changes) == [BIAS, CONV]
@@ -111,11 +111,11 @@ def test_only_what_differs_is_kept(source):
     assert changed == {BIAS, CONV}
 
 
-def test_in_float32_the_adapted_network_comes_back_to_the_last_bit_or_so(source, adapted):
+def test_in_float32_the_adapted_network_is_restored_up_to_an_ulp(source, adapted):
     back = apply_deltas(source, [(difference(source, adapted, dtype=torch.float32), 1)])
     before, expected = source.state_dict(), adapted.state_dict()
     for name, tensor in back.state_dict().items():
-        # The change is rounded once, the sum once: an ulp of the larger number bounds both.
+        # The change and the sum are rounded once each: an ulp of the larger value bounds both.
         larger = torch.maximum(before[name].abs(), expected[name].abs())
         ulp = torch.nextafter(larger, larger + 1) - larger
         assert ((tensor - expected[name]).abs() <= ulp).all()
@@ -124,7 +124,7 @@ def test_in_float32_the_adapted_network_comes_back_to_the_last_bit_or_so(source,
 def test_in_float16_the_error_is_a_thousandth_of_the_change(source, adapted, delta):
     back = apply_deltas(source, [(delta, 1)])
     assert largest_gap(back, adapted) < largest_gap(source, adapted) * 2**-11 + 1e-7
-    assert kept_share(delta, source, adapted) > 1 - 1e-6
+    assert kept_fraction(delta, source, adapted) > 1 - 1e-6
 
 
 def test_strengths_are_linear_and_add(source, adapted, delta):
@@ -142,7 +142,7 @@ def test_a_change_of_low_rank_is_found(source):
     adapted.state_dict()[BIAS].add_(0.1)
     delta = difference(source, adapted, rank=8, dtype=torch.float32)
     change = delta.changes[CONV]
-    # Rounding in the weights is noise of full rank: the rank is used up, the rest stays small.
+    # Rounding noise has full rank: the maximum rank is used, the remainder is small.
     assert isinstance(change, LowRank) and change.rank == 8
     assert isinstance(delta.changes[BIAS], torch.Tensor)
     assert largest_gap(apply_deltas(source, [(delta, 1)]), adapted) < 2e-6
@@ -156,7 +156,7 @@ def test_factors_are_the_best_of_their_rank(source, name):
     change = (adapted.state_dict()[name].double() - source.state_dict()[name].double()).flatten(1)
     singular = torch.linalg.svdvals(change)
     expected = 1 - float(singular[5:].square().sum() / singular.square().sum())
-    assert kept_share(delta, source, adapted) == pytest.approx(expected, abs=1e-6)
+    assert kept_fraction(delta, source, adapted) == pytest.approx(expected, abs=1e-6)
 
 
 def test_low_rank_deltas_are_small_files(source, adapted, tmp_path):
@@ -180,7 +180,7 @@ def test_changes_beyond_half_precision_stay_in_single(source):
     assert largest_gap(apply_deltas(source, [(delta, 1)]), adapted) < 1
 
 
-def test_a_merged_delta_does_what_its_parts_do(source, adapted, delta, tmp_path):
+def test_a_merged_delta_has_the_effect_of_its_parts(source, adapted, delta, tmp_path):
     other = difference(source, perturbed(source, 3), meta={"source": "mini-faces"})
     for a, b in [(delta, other), (difference(source, adapted, 6), difference(source, adapted, 3))]:
         parts = [(a, 0.5), (b, 1.5)]
@@ -197,7 +197,7 @@ def test_a_merged_delta_does_what_its_parts_do(source, adapted, delta, tmp_path)
     assert meta["merged"][0]["target"] == "zombie"
 
 
-def test_a_slider_gives_the_same_pictures_in_any_order(source, delta):
+def test_a_slider_gives_the_same_images_in_any_order(source, delta):
     other = difference(source, perturbed(source, 3))
     mix, z = DeltaMix(source, [delta, other]), torch.randn(1, source.z_dim)
     for strengths in ((1, 1), (0.3, 0), (0, 0)):
@@ -219,12 +219,12 @@ def test_other_networks_are_refused(source, adapted, delta):
     stylegan2 = sg3.load(GOLDEN / "official-sg2-32.pkl").G_ema
     with pytest.raises(ValueError, match=r"adapted: has no tensor 'synthesis.b4"):
         difference(stylegan2, source)
-    with pytest.raises(ValueError, match=r"which has 'x'; this network has not"):
+    with pytest.raises(ValueError, match=r"this network has no tensor 'x'"):
         apply_deltas(source, [(Delta({"x": torch.zeros(3)}, weights_hash(source)), 1)])
     narrow = Delta({BIAS: torch.zeros(47)}, weights_hash(source))
     with pytest.raises(ValueError, match=r"has shape \[47\]; in this network it is \[48\]"):
         apply_deltas(source, [(narrow, 1)])
-    with pytest.raises(ValueError, match="made from other weights"):
+    with pytest.raises(ValueError, match="made from different weights"):
         merge([(delta, 1), (difference(adapted, source), 1)])
 
 
@@ -234,7 +234,7 @@ def test_bad_arguments(source, adapted, delta):
             apply_deltas(source, [(delta, strength)])
         with pytest.raises(ValueError, match="strength: got"):
             merge([(delta, strength)])
-    with pytest.raises(ValueError, match="use less"):
+    with pytest.raises(ValueError, match=r"overflows torch\.float32; use a smaller strength"):
         apply_deltas(source, [(delta, 1e300)])
     with pytest.raises(ValueError, match="rank: got 0"):
         difference(source, adapted, rank=0)
@@ -244,9 +244,9 @@ def test_bad_arguments(source, adapted, delta):
         merge([])
     broken = perturbed(source, 1)
     broken.state_dict()[BIAS][3] = float("nan")
-    with pytest.raises(ValueError, match=f"{BIAS}.* not all finite"):
+    with pytest.raises(ValueError, match=f"{BIAS}.* not finite"):
         difference(source, broken)
-    with pytest.raises(ValueError, match="JSON-able"):
+    with pytest.raises(ValueError, match="JSON-serializable"):
         save_delta(Delta({}, "0" * 64, {"x": object()}), "/tmp/never.safetensors")
     with pytest.raises(ValueError, match=r"ending in \.safetensors"):
         save_delta(delta, "/tmp/never.pkl")
@@ -264,24 +264,24 @@ def with_shape(shape) -> dict[str, str]:
     ("expected", "tensors", "metadata"),
     [
         ("a network, expected a delta", {}, {"format": "sg3-networks"}),
-        ("no delta", {}, {"format": "pt"}),
-        ("update it", {}, {"version": "2"}),
-        ("from which weights", {}, {"source_hash": "../" * 10}),
+        ("not a delta: metadata format 'pt', expected 'sg3-delta'", {}, {"format": "pt"}),
+        ("file version '2', expected '1'", {}, {"version": "2"}),
+        ("without a valid hash of the source weights", {}, {"source_hash": "../" * 10}),
         ("not a JSON object", {}, {"meta": "[" * 5000}),
         ("not a JSON object", {}, {"shapes": "[]"}),
-        ("no finite numbers", {"dense.x": torch.tensor([1, float("nan")])}, {}),
-        ("no finite numbers", {"dense.x": torch.tensor([float("inf")]).half()}, {}),
+        ("not finite", {"dense.x": torch.tensor([1, float("nan")])}, {}),
+        ("not finite", {"dense.x": torch.tensor([float("inf")]).half()}, {}),
         ("float16 or float32", {"dense.x": torch.tensor([1])}, {}),
-        ("belongs to no change", {"x": torch.zeros(3)}, {}),
-        ("belongs to no change", FACTORS, {}),
-        ("belongs to no change", {**FACTORS, "dense.x": torch.zeros(4, 6)}, with_shape([4, 6])),
-        ("lacks one of its factors", {"left.x": torch.zeros(4, 2)}, with_shape([4, 6])),
-        ("no list of numbers", FACTORS, with_shape("46")),
-        ("no list of numbers", FACTORS, with_shape([4, 6.0])),
+        ("unknown tensor 'x'", {"x": torch.zeros(3)}, {}),
+        ("unknown tensor 'left.x'", FACTORS, {}),
+        ("unknown tensor 'dense.x'", {**FACTORS, "dense.x": torch.zeros(4, 6)}, with_shape([4, 6])),
+        ("tensor 'x' lacks a factor", {"left.x": torch.zeros(4, 2)}, with_shape([4, 6])),
+        ("not a list of integers", FACTORS, with_shape("46")),
+        ("not a list of integers", FACTORS, with_shape([4, 6.0])),
         ("expected [4, r] and [r, 7]", FACTORS, with_shape([4, 7])),
-        ("unlike any weight", FACTORS, with_shape([4, -6])),
-        ("unlike any weight", FACTORS, with_shape([24])),
-        ("unlike any weight", FACTORS, with_shape([10**6, 10**6])),
+        ("of invalid shape", FACTORS, with_shape([4, -6])),
+        ("of invalid shape", FACTORS, with_shape([24])),
+        ("of invalid shape", FACTORS, with_shape([10**6, 10**6])),
         (
             "r from 1 to 4",
             {"left.x": torch.zeros(4, 5), "right.x": torch.zeros(5, 6)},
@@ -289,7 +289,7 @@ def with_shape(shape) -> dict[str, str]:
         ),
     ],
 )
-def test_hostile_files_are_refused_in_one_line(expected, tensors, metadata, tmp_path):
+def test_malicious_files_are_refused_in_one_line(expected, tensors, metadata, tmp_path):
     path = tmp_path / "d.safetensors"
     save_file(tensors, path, GOOD | metadata)
     with pytest.raises(ValueError) as caught:
@@ -298,7 +298,7 @@ def test_hostile_files_are_refused_in_one_line(expected, tensors, metadata, tmp_
     assert expected in message and "\n" not in message and str(path) in message
 
 
-def test_damaged_and_absent_files(delta, tmp_path):
+def test_damaged_and_missing_files(delta, tmp_path):
     path = tmp_path / "d.safetensors"
     save_delta(delta, path)
     path.write_bytes(path.read_bytes()[:-100])

@@ -1,4 +1,4 @@
-"""Official pickles: every golden file loads without running its source and renders exactly."""
+"""Official pickles: all golden files load without running code and give the golden images."""
 
 import numpy as np
 import pytest

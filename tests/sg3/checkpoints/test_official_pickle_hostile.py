@@ -1,4 +1,4 @@
-"""Hostile and damaged pickles: one line that says what was met; nothing runs, nothing swells."""
+"""Malicious and damaged pickles: one-line errors, no code runs, memory stays bounded."""
 
 import io
 import pickle
@@ -38,7 +38,7 @@ def stream(body: bytes) -> bytes:
 
 
 def storage_blob(tensor: torch.Tensor) -> bytes:
-    """What torch writes for a tensor's storage."""
+    """The bytes that torch writes for a tensor's storage."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -118,13 +118,13 @@ def test_pickle_inside_a_storage_is_refused(tmp_path):
         (b"", "empty"),
         (b"PK\x03\x04" + bytes(100), "zip archive"),
         (b"<!DOCTYPE html><html>", "web page"),
-        (random.Random(0).randbytes(1000), "something else"),
+        (random.Random(0).randbytes(1000), "unknown format"),
         (stream(value({"weights": 1})), "no network G_ema"),
         (stream(value([1, 2])), "no network G_ema"),
         (stream(value({"G_ema": 3})), "no network G_ema"),
         (stream(value({})) + b"tail", "bytes follow"),
         (b"\x80\x04" + value({}), "truncated"),
-        (stream(b"0"), "runs empty"),
+        (stream(b"0"), "stack underflow"),
         (stream(b"h\x05"), "never stored"),
         (stream(b"KaKaR"), "not a known name"),
         (stream(value("x") + b"Q"), "persistent id"),
@@ -134,7 +134,7 @@ def test_pickle_inside_a_storage_is_refused(tmp_path):
         (stream(b"\x8d" + struct.pack("<Q", 2**63)), "truncated"),
         (stream(b"}" + value((1, 2)) + b"Ks"), None),
         (stream(b"}(" + value((1, 2)) + b"Nu"), "as a key"),
-        (stream(call("dnnlib.tflib.network", "Network")), "TensorFlow-era"),
+        (stream(call("dnnlib.tflib.network", "Network")), "a TensorFlow StyleGAN pickle"),
     ],
 )
 def test_damaged_streams(tmp_path, data, expected):
@@ -265,7 +265,7 @@ def test_modules_that_share_children_are_refused():
         official_pickle._rebuild({"G_ema": root}, 2**24)
 
 
-def test_tensors_that_share_one_storage_cannot_multiply():
+def test_tensors_that_share_one_storage_are_limited():
     content = golden_content()
     with pytest.raises(Refused, match="far more memory"):
         official_pickle._rebuild(content, budget=1000)

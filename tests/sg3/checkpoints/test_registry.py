@@ -1,4 +1,4 @@
-"""Names, and downloads against a server on this machine: cut off, resumed, wrong, offline."""
+"""Names, and downloads from a local server: interrupted, resumed, wrong, offline."""
 
 import hashlib
 import http.server
@@ -19,7 +19,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.content`; `server.cuts` lists after how many bytes connections break."""
+    """Serves `server.content`; `server.cuts` lists the number of bytes before each disconnect."""
 
     def do_GET(self):
         server, start = self.server, 0

@@ -16,7 +16,7 @@ from program import fails, works
 from safetensors import safe_open
 
 import sg3
-from sg3.blend import blend, listed_shares, split_shares
+from sg3.blend import blend, layer_fractions, split_fractions
 from sg3.checkpoints.delta import apply_deltas, load_delta, weights_hash
 from sg3.cli.options import parse_delta
 from sg3.files import sha256_of
@@ -159,7 +159,7 @@ def test_blending_takes_whole_layers(network):
     b = perturbed(a, 1)
     names, tensors = layer_names(a), tensors_by_layer(a)
     split = names[3]
-    result = blend(a, b, split_shares(a, split)).state_dict()
+    result = blend(a, b, split_fractions(a, split)).state_dict()
     theirs = [name for layer in names[3:] for name in tensors[layer]]
     assert any("affine" in name for name in theirs)
     for name, tensor in result.items():
@@ -176,15 +176,15 @@ def test_blending_takes_whole_layers(network):
 
 def test_shares(G):
     names = layer_names(G)
-    assert list(split_shares(G, "L1").values())[:4] == [0, 0, 1, 1]
-    assert split_shares(G, "L1") == split_shares(G, "L1", 1)
-    assert list(split_shares(G, "L2", 2).values())[:5] == [0, 0, 0.25, 0.75, 1]
-    assert set(split_shares(G, "input").values()) == {1}
-    listed = listed_shares(G, "mapping,L0-L2,torgb")
+    assert list(split_fractions(G, "L1").values())[:4] == [0, 0, 1, 1]
+    assert split_fractions(G, "L1") == split_fractions(G, "L1", 1)
+    assert list(split_fractions(G, "L2", 2).values())[:5] == [0, 0, 0.25, 0.75, 1]
+    assert set(split_fractions(G, "input").values()) == {1}
+    listed = layer_fractions(G, "mapping,L0-L2,torgb")
     assert {name for name in listed if listed[name]} == {"mapping", "L0", "L1", "L2", "torgb"}
     assert list(listed) == ["mapping", *names]
     for shares in ({"L0": 1.5}, {"L0": float("nan")}, {"L99": 1}):
-        with pytest.raises(ValueError, match="shares: got"):
+        with pytest.raises(ValueError, match="fractions: got"):
             blend(G, G, shares)
 
 
@@ -194,11 +194,11 @@ def test_blend_command(G, folder, tmp_path):
     output = works("blend", T32, b, "--split", "L2", "--width", 2, "--out", out)
     assert "L2: 75% of b-net" in output
     nets, other = sg3.load(out), sg3.load(b).G_ema
-    expected = blend(G, other, split_shares(G, "L2", 2))
+    expected = blend(G, other, split_fractions(G, "L2", 2))
     assert weights_hash(nets.G_ema) == weights_hash(expected)
     assert [part["name"] for part in nets.meta["blend_of"]] == ["official-sg3t-32", "b-net"]
     works("blend", T32, b, "--layers", "L0-L1,torgb", "--out", out)
-    expected = blend(G, other, listed_shares(G, "L0-L1,torgb"))
+    expected = blend(G, other, layer_fractions(G, "L0-L1,torgb"))
     assert weights_hash(sg3.load(out).G_ema) == weights_hash(expected)
 
 
@@ -212,9 +212,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path):
     for expected, arguments in [
         ("no such file", [*generate, "--delta", "none.safetensors:1"]),
         ("got 'nan'", [*generate, "--delta", f"{a}:nan"]),
-        ("give it as --network", [*generate, "--delta", f"{net}:1"]),
+        ("pass it as --network", [*generate, "--delta", f"{net}:1"]),
         ("damaged", [*generate, "--delta", tmp_path / "text"]),
-        ("use less", [*generate, "--delta", f"{a}:1e300"]),
+        ("use a smaller strength", [*generate, "--delta", f"{a}:1e300"]),
         ("made from 'official-sg3t-32'", ["generate", *generate[3:], "--delta", a]),
         ("same network", [*make, "--adapted", T32, *out]),
         ("has no tensor", [*make, "--adapted", SG2, *out]),

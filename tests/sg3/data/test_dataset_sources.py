@@ -118,7 +118,7 @@ def test_damaged_cifar_is_one_line(tmp_path, monkeypatch):
     refused("labels do not match the images", {"data_batch_1": python2_pickle(data[:2], [1])})
     refused("lacks data or labels", {"data_batch_1": pickle.dumps({"data": "x"}, 2)})
     refused("not a dictionary", {"data_batch_1": pickle.dumps([], 2)})
-    refused("holds a NumPy array of type", {
+    refused("a NumPy array has type", {
         "data_batch_1": pickle.dumps({"data": np.zeros(2, "M8[s]"), "labels": labels}, 2),
     })  # fmt: skip
     del members["data_batch_2"]

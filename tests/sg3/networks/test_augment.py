@@ -1,4 +1,4 @@
-"""The augmentation pipe: reference numbers, derivatives, statistics, shapes; its controller."""
+"""The augmentation pipe: golden values, derivatives, statistics, shapes; its controller."""
 
 import json
 
@@ -108,7 +108,7 @@ def test_borders_wider_than_the_image_are_reflected_again(size):
     np.testing.assert_array_equal(reflect(images, 21)[0, 0].numpy(), expected)
 
 
-def test_what_is_off_neither_runs_nor_draws():
+def test_disabled_operations_neither_run_nor_draw():
     images, state = torch.rand([2, 3, 8, 8]), torch.get_rng_state()
     assert AugmentPipe()(images) is images
     assert torch.equal(torch.get_rng_state(), state)
@@ -122,12 +122,12 @@ def test_p_0_changes_colours_and_bands_by_nothing():
 
 
 def smooth_images(height, width):
-    """Nothing that the pipe's low-pass filter would take away."""
+    """An image without frequencies that the pipe's low-pass filter removes."""
     y, x = torch.meshgrid(torch.linspace(0, 2, height), torch.linspace(0, 3, width), indexing="ij")
     return torch.stack([torch.sin(x + 2 * y), torch.cos(2 * x - y), torch.sin(x * y)])[None]
 
 
-def test_turns_and_flips_are_what_they_say():
+def test_rotations_and_flips():
     """Away from the reflected border; the filter is asymmetric: it shifts by a fifth of a pixel."""
     inside = (..., slice(4, -4), slice(4, -4))
     images = smooth_images(32, 32)
@@ -157,7 +157,7 @@ def test_gates_open_with_probability_p():
     assert float(turned) == pytest.approx(0.4, abs=0.012)
 
 
-def test_strengths_are_those_asked_for():
+def test_strengths_have_the_configured_size():
     matrices = inverse_transforms(scale=1)
     octaves = -matrices[:, 0, 0].log2()
     octaves = octaves[octaves != 0]
@@ -172,7 +172,7 @@ def test_strengths_are_those_asked_for():
     assert matrices[:, 0, 2].abs().max() == 16 and matrices[:, 1, 2].abs().max() == 8
 
 
-def test_band_filters_are_those_of_facts():
+def test_band_filters_split_an_impulse():
     bank = band_filters()
     head = [-1, 0, 9, 16, 18, 0, -66, -144, -207, -256, -297, -288, -212, 0, 468]
     np.testing.assert_allclose(bank[0, :15] * 2**15, head, atol=1e-6)
@@ -230,7 +230,7 @@ def test_controller_is_the_formula():
     assert other.state().tolist() == [3, -1]
     saved = other.state()
     other.observe(torch.ones([5]))
-    assert saved.tolist() == [3, -1]  # a copy: training goes on while it is written
+    assert saved.tolist() == [3, -1]  # a copy: training continues while it is written
 
 
 def test_controller_counts_all_processes():

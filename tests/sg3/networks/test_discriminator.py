@@ -1,4 +1,4 @@
-"""The discriminator: reference numbers, R1, state dict, Freeze-D, minibatch std, errors."""
+"""The discriminator: golden values, R1, state dict, Freeze-D, minibatch std, errors."""
 
 import json
 
@@ -16,7 +16,7 @@ GOLDEN = repository.GOLDEN
 
 
 def golden(name):
-    """Network with the reference weights, and the reference numbers."""
+    """Network with golden weights, and the golden values."""
     kwargs = json.loads((GOLDEN / f"{name}.json").read_text())["kwargs"]
     network = build_network("discriminator", kwargs)
     network.load_state_dict(load_file(GOLDEN / f"{name}.safetensors"), strict=True)

@@ -1,4 +1,4 @@
-"""Images that are not square, in every network; squares stay what they were."""
+"""Non-square images in all networks; square ones are unchanged."""
 
 import math
 
@@ -59,7 +59,7 @@ def test_a_pair_of_equal_sides_is_the_square(kind):
 
 
 def with_weights_of(other, G):
-    """`G` with the parameters of `other`, whose layers have other names."""
+    """Copy the parameters of `other`, whose layers have other names, to `G`."""
     for own, given in zip(G.state_dict().values(), other.state_dict().values(), strict=True):
         own.copy_(given)
     return G
@@ -67,8 +67,8 @@ def with_weights_of(other, G):
 
 @pytest.mark.parametrize("kwargs", [{}, RADIAL], ids=["t", "r"])
 @pytest.mark.parametrize("size", [(64, 32), (32, 64), (48, 64), (40, 64), (48, 96), (96, 64)])
-def test_a_wide_picture_is_the_middle_of_the_square_one(kwargs, size):
-    """Pixels are as wide as high: away from the cut borders the same picture."""
+def test_a_wide_image_is_the_middle_of_the_square_one(kwargs, size):
+    """Pixels are square: the images are equal away from the cropped borders."""
     side = max(size)
     square = generator("stylegan3", side, margin_size=16, **kwargs)
     wide = with_weights_of(square, generator("stylegan3", size, margin_size=16, **kwargs))
@@ -80,8 +80,8 @@ def test_a_wide_picture_is_the_middle_of_the_square_one(kwargs, size):
 
 
 @pytest.mark.parametrize("size", [(32, 64), (64, 48), (32, 48), (40, 36), 48])
-def test_a_translated_input_translates_the_picture(size):
-    """One pixel is one over the larger side, in x and in y."""
+def test_a_translated_input_translates_the_image(size):
+    """A pixel is 1 / larger side, in x and in y."""
     G = generator("stylegan3", size, margin_size=16)
     z = torch.randn(1, 8)
     before = G(z)
@@ -93,8 +93,8 @@ def test_a_translated_input_translates_the_picture(size):
 
 
 @pytest.mark.parametrize("size", [(32, 64), (48, 36), (30, 50)])
-def test_half_a_turn_of_the_input_is_one_of_the_picture(size):
-    """With 1×1 kernels and symmetric filters: every layer sits on the centre, in both axes."""
+def test_half_a_turn_of_the_input_turns_the_image(size):
+    """With 1×1 kernels and symmetric filters all layers are centred, in both axes."""
     G = generator("stylegan3", size, margin_size=16, **RADIAL)
     z = torch.randn(1, 8)
     before = G(z)
@@ -105,7 +105,7 @@ def test_half_a_turn_of_the_input_is_one_of_the_picture(size):
 
 @pytest.mark.parametrize("size", [16, 1024, 768, (1080, 1920), (17, 23)])
 def test_every_rate_is_the_larger_side_halved_and_wide_enough(size):
-    """For powers of two it is the formula of REFERENCE.md §2.2, for others its natural extension."""
+    """The formula of REFERENCE.md §2.2 for powers of two, its extension for other sizes."""
     first, last, side = 2**2.1, 2**0.3, max(size) if isinstance(size, tuple) else size
     for plan in plan_layers(size, 3, 32768, 512, 14, 2, 2, first, last, 10, 4):
         needed = min(2 * first * (last * side / 2 / first) ** min(plan.index / 12, 1), side)

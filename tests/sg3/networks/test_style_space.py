@@ -1,4 +1,4 @@
-"""Style space and the statistics of its channels, against definitions."""
+"""Style space and the statistics of its channels, against direct computations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_styles_are_what_the_layers_use(G):
     plain, other = picture(G, ws), picture(G, latents(G, seed=9))
     with replaced_styles(G, styles_of(G, ws)):
         assert torch.equal(picture(G, latents(G, seed=9)), plain)
-    assert torch.equal(picture(G, latents(G, seed=9)), other), "hooks stayed behind"
+    assert torch.equal(picture(G, latents(G, seed=9)), other), "a hook was not removed"
 
 
 def test_rows_are_those_that_the_layers_read(G):
@@ -77,7 +77,7 @@ def test_layers_before_a_change_need_not_run_again(G):
             with resumed(layers, index, outputs):
                 found = picture(G, ws)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(picture(G, one), images), "a layer still hands out what it was told"
+    assert torch.equal(picture(G, one), images), "a hook was not removed"
 
 
 def test_bad_styles_are_named(G3):

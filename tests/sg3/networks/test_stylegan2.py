@@ -1,4 +1,4 @@
-"""The StyleGAN2 generator: reference numbers, state dict, noise, style mixing, errors."""
+"""The StyleGAN2 generator: golden values, state dict, noise, style mixing, errors."""
 
 import json
 
@@ -17,7 +17,7 @@ GOLDEN = repository.GOLDEN
 
 
 def golden(name):
-    """Network with the reference weights, and the reference numbers."""
+    """Network with golden weights, and the golden values."""
     kwargs = json.loads((GOLDEN / f"{name}.json").read_text())["kwargs"]
     network = build_network("stylegan2", kwargs)
     network.load_state_dict(load_file(GOLDEN / f"{name}.safetensors"), strict=True)
@@ -52,7 +52,7 @@ def test_reference_numbers(name):
 
 
 def per_sample_modulated_conv2d(x, w, s, demodulate, up, padding, f):
-    """Straight from SG2 Sec. 2.2: a weight for every sample, one convolution each."""
+    """SG2 Sec. 2.2 literally: per-sample weights, one convolution per sample."""
     outputs = []
     for image, style in zip(x, s, strict=True):
         weight = w * style[None, :, None, None]
@@ -126,7 +126,7 @@ def test_style_mixing_reaches_only_later_layers():
     network.synthesis(ws[:1], noise_mode="const")
     network.synthesis(mixed, noise_mode="const")
     same = [torch.equal(a, b) for a, b in zip(features[:3], features[3:], strict=True)]
-    # w0: b4.conv1; w1, w2: b8.conv0, conv1; w3, w4: b16; ToRGB shares the next block's first.
+    # w0: b4.conv1; w1, w2: b8.conv0, conv1; w3, w4: b16; ToRGB uses the first of the next block.
     assert same == [True, True, False]
 
 

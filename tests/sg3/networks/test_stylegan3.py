@@ -1,4 +1,4 @@
-"""StyleGAN3 against the reference numbers: images, gradients, averages, transforms, schedules."""
+"""StyleGAN3 against golden values: images, gradients, averages, transforms, schedules."""
 
 import json
 
@@ -107,7 +107,7 @@ def test_wrong_arguments(change, message):
 
 
 def test_translated_input_translates_the_image():
-    """A shift by whole pixels moves the interior of the picture exactly (SG3's promise)."""
+    """A shift by whole pixels moves the interior of the image exactly."""
     torch.manual_seed(0)
     G = build_network(
         "stylegan3",
@@ -144,8 +144,8 @@ def test_bf16_convolutions_are_a_preview():
         set_conv_precision(torch.nn.Identity(), "bf16")
 
 
-def test_nobody_pays_for_gradients_of_frozen_weights():
-    """Steering asks for the gradient of ws alone: no convolution computes that of its weight."""
+def test_frozen_weights_cost_no_gradient():
+    """With only the gradient of ws, no convolution computes a weight gradient."""
 
     class Masks(TorchDispatchMode):
         def __init__(self):
@@ -168,7 +168,7 @@ def test_nobody_pays_for_gradients_of_frozen_weights():
 
 
 def test_half_precision_is_that_of_the_marked_layers():
-    """Only on CUDA do they compute in it; the choice itself is made here."""
+    """Layers only use it on CUDA; here the setting is tested."""
     from sg3.networks.precision import set_half_precision
 
     G = sg3.load("mini-faces").G_ema
