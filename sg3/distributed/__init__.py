@@ -1,1 +1,5 @@
-"""Several processes that work as one: ranks, collectives, rendezvous."""
+"""Multi-process training and evaluation: ranks, collectives, rendezvous."""
+
+from sg3.distributed.team import SharedError, Team, restarted_by_torchrun
+
+__all__ = ["SharedError", "Team", "restarted_by_torchrun"]

@@ -1,4 +1,4 @@
-"""The processes that train together: torchrun's, or this one alone."""
+"""The processes that work on one run: those of torchrun, or this one alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,18 +15,24 @@ from torch import nn
 from sg3.distributed.rendezvous import attempt_store
 from sg3.errors import UserError
 
-TIMEOUT_MINUTES = 10.0  # SG3_DIST_TIMEOUT_MINUTES changes it
+T = TypeVar("T")
+TIMEOUT_MINUTES = 10.0  # default of SG3_DIST_TIMEOUT_MINUTES
 
 
-class ToldError(UserError):
-    """What went wrong on some process, as every process learns it; rank 0 tells the user."""
+class SharedError(UserError):
+    """An error of one process, raised on all of them; rank 0 reports it."""
 
 
 class Team:
-    """Rank and size of the group, and the few things its members tell one another.
+    """Rank, world size, and collectives that are no-ops with a single process.
 
-    With one process every method returns at once. Use `Team.join()` inside a program that
-    torchrun started; `torch.distributed` then runs on NCCL for CUDA devices and gloo otherwise.
+    `Team()` is a single process. `Team.join()` joins the processes that torchrun started, over
+    NCCL for CUDA devices and gloo otherwise.
+
+    Attributes:
+        rank: 0 to size − 1.
+        size: world size.
+        device: where this process computes.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None):
@@ -35,9 +41,10 @@ class Team:
 
     @classmethod
     def join(cls, device: torch.device) -> Team:
-        """The team of torchrun's environment variables, or a team of one.
+        """Join the processes of torchrun's environment variables; without them, work alone.
 
-        A CUDA device without an index becomes that of the local rank.
+        A CUDA device without an index becomes that of the local rank. Raises UserError if there
+        are fewer GPUs than processes, or if not all processes start in time.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if device.type == "cuda" and device.index is None:
@@ -56,98 +63,99 @@ class Team:
             timeout = datetime.timedelta(minutes=minutes)
             store, rank, size = attempt_store(timeout)
             backend = "nccl" if device.type == "cuda" else "gloo"
-            with _explained():
+            with _lost_process_in_one_line():
                 dist.init_process_group(
                     backend, store=store, rank=rank, world_size=size, timeout=timeout
                 )
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes the files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
-    def leave(self) -> None:
-        """End the group."""
+    def close(self) -> None:
+        """Destroy the process group."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
-    def share(self, items: torch.Tensor) -> torch.Tensor:
-        """This member's part of `items` `[N, …]`: every `size`-th, from its rank.
+    def shard(self, items: torch.Tensor) -> torch.Tensor:
+        """Return this rank's part of `items` `[N, …]`: every `size`-th, starting at `rank`.
 
-        Minibatch statistics group images at such strides too (REFERENCE.md §3.7), so a group never
-        straddles members and several members compute what one would.
+        D's minibatch statistics group images at the same stride (REFERENCE.md §3.7), so no group
+        is split and several processes compute what one would.
         """
         return items[self.rank :: self.size]
 
     def broadcast(self, network: nn.Module) -> None:
-        """Give every member the parameters and buffers of rank 0."""
+        """Copy the parameters and buffers of rank 0 to all ranks."""
         if self.size == 1:
             return
-        with _explained():
+        with _lost_process_in_one_line():
             for tensor in [*network.parameters(), *network.buffers()]:
                 dist.broadcast(tensor.detach(), src=0)
 
     def mean_(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Average `tensors` over the members, in place, in one flat message."""
+        """Average `tensors` over ranks in place, with a single all-reduce."""
         tensors = list(tensors)
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([t.detach().reshape(-1).to(torch.float32) for t in tensors])
-        with _explained():
+        with _lost_process_in_one_line():
             dist.all_reduce(flat)
         parts = flat.div_(self.size).split([t.numel() for t in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum `tensor` over the members, in place; returns it."""
+        """Sum `tensor` over ranks in place and return it."""
         if self.size > 1:
-            with _explained():
+            with _lost_process_in_one_line():
                 dist.all_reduce(tensor)
         return tensor
 
     def any(self, value: bool) -> bool:
-        """True on every member if it is on one."""
+        """Return True on every rank if `value` is true on at least one."""
         if self.size == 1:
             return value
         return bool(self.sum_(torch.full([1], float(value), device=self.device)) > 0)
 
-    def gather(self, value: Any) -> list[Any]:
-        """Every member's `value`, in order of rank, on rank 0; an empty list elsewhere."""
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in order, on rank 0; an empty list elsewhere."""
         if self.size == 1:
             return [value]
-        found: list[Any] | None = [None] * self.size if self.leads else None
-        with _explained():
+        found: list[Any] | None = [None] * self.size if self.is_main else None
+        with _lost_process_in_one_line():
             dist.gather_object(value, found, dst=0)
         return found or []
 
-    def tell(self, value: Any) -> Any:
-        """Rank 0's `value`, on every member."""
+    def broadcast_object(self, value: T) -> T:
+        """Return rank 0's `value` on every rank."""
         if self.size == 1:
             return value
         box = [value]
-        with _explained():
+        with _lost_process_in_one_line():
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def agree(self, work: Callable[[], Any]) -> Any:
-        """`work()`, which sends no messages, on every member.
+    def agree(self, work: Callable[[], T]) -> T:
+        """Run `work()`, which must not communicate, on every rank and return its result.
 
-        When it raises ValueError or OSError anywhere, all members raise the first one's error as
-        `ToldError`: nobody waits for a member that gave up, and the user reads it once.
+        If it raises ValueError or OSError on any rank, all ranks raise the error of the lowest
+        such rank as `SharedError`: no rank waits for one that gave up, and the user sees the
+        message once.
         """
         if self.size == 1:
             return work()
-        result = error = None
+        error: ValueError | OSError | None = None
         try:
             result = work()
         except (ValueError, OSError) as caught:
             error = caught
         texts = self.gather(None if error is None else _one_line(error))
-        first = self.tell(next((text for text in texts if text is not None), None))
+        first = self.broadcast_object(next((text for text in texts if text is not None), None))
         if first is not None:
-            raise ToldError(first) from error
+            raise SharedError(first) from error
         return result
 
 
@@ -158,18 +166,18 @@ def _one_line(error: ValueError | OSError) -> str:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """A lost member becomes one line."""
+def _lost_process_in_one_line() -> Iterator[None]:
+    """Turn the error of a collective into one line."""
     try:
         yield
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"another process of this run stopped answering ({reason}); its own message says why. "
-            "The last state is in the run's folder: repeat the command with --resume latest"
+            f"another process stopped responding ({reason}); see its own message. A training run "
+            "continues from its last state with `resume` latest"
         ) from error
 
 
 def restarted_by_torchrun() -> bool:
-    """Whether torchrun started this process again after a failure."""
+    """Whether torchrun restarted this process after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

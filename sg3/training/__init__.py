@@ -1,7 +1,35 @@
-"""Training: configuration, losses, the step, the loop."""
+"""Training: options, losses, the step, the loop.
 
-from sg3.training.config import TrainConfig
-from sg3.training.describe import describe
-from sg3.training.loop import Step, train
+Names are imported on first use, so that `sg3.training.config` does not wait for PyTorch.
+"""
 
-__all__ = ["Step", "TrainConfig", "describe", "train"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sg3.training.config import TrainConfig
+    from sg3.training.loop import TrainStep, describe, train
+    from sg3.training.loss import GANLoss, LossConfig
+
+__all__ = ["GANLoss", "LossConfig", "TrainConfig", "TrainStep", "describe", "train"]
+
+_MODULES = {
+    "GANLoss": "loss",
+    "LossConfig": "loss",
+    "TrainConfig": "config",
+    "TrainStep": "loop",
+    "describe": "loop",
+    "train": "loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"sg3.training.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'sg3.training' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

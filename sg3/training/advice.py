@@ -1,60 +1,64 @@
-"""The training doctor: what the running statistics say is going wrong, once, with what to try."""
+"""Training doctor: recognize common failures from a run's statistics and suggest what to try."""
 
 from __future__ import annotations
 
 import copy
 import math
 import statistics
+from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 WINNING_TICKS = 6
-SIGNS_OF_VICTORY = 0.95
-SEPARATION_OF_VICTORY = 4.0  # of mean scores, in standard deviations; signs of ±0.95 give 3.9
-GROWTH = 1.1  # of G's loss, from the first half of D's reign to the second
+WINNING_SIGNS = 0.95
+WINNING_SEPARATION = 4.0  # of mean scores in standard deviations; signs of ±0.95 are 3.9 apart
+LOSS_GROWTH = 1.1  # of G's loss, second half of the ticks in which D wins over the first
 HIGH_P = 0.8
-COLLAPSED_SHARE, COLLAPSED_GRIDS = 0.5, 2  # of the best variety so far
+COLLAPSED_FRACTION, COLLAPSED_GRIDS = 0.5, 2  # of the best diversity so far
 SLOW_FACTOR, SLOW_AFTER_TICKS, SLOW_TICKS = 2.0, 8, 2
-REMEMBERED_TICKS = 100
+MAX_REMEMBERED_TICKS = 100
 POOLED_PX = 8
 
+#: Settings are in backticks, which the command line replaces by its options.
 ADVICE = {
-    "nonfinite": "{count} gradient values were not finite and were replaced; try --precision fp32 "
-    "or a smaller --glr and --dlr if their number keeps growing",
-    "nan": "the discriminator's scores are not numbers any more: go back to an earlier network "
-    "with --resume and a smaller learning rate, or --precision fp32",
-    "winning": "the discriminator has been right about nearly every image for {ticks} ticks while "
-    "G's loss grew; try a larger --gamma, --aug ada, or a smaller --dlr",
-    "high_p": "augmentation is at p = {p:.2f}, so the data are few for this network: more images, "
-    "--mirror, --freezed or a transfer with --resume will help more than further training",
-    "collapse": "generated images differ from their likes only {share:.0%} as much as they did: "
-    "modes are being lost; go back to an earlier network and try a larger --gamma, or --loss rpgan",
-    "slow": "steps take {factor:.1f} times as long as usual: look for another program on this "
-    "machine, a full disk, or heat",
+    "nonfinite": "{count} gradient values were not finite and were replaced; try `precision` fp32, "
+    "or smaller `glr` and `dlr` if their number keeps growing",
+    "nan": "the discriminator's scores are NaN: `resume` from an earlier network with a smaller "
+    "learning rate or `precision` fp32",
+    "winning": "the discriminator has been right about nearly all images for {ticks} ticks while "
+    "G's loss grew; try a larger `gamma`, `aug` ada, or a smaller `dlr`",
+    "high_p": "augmentation has reached p = {p:.2f}: there are few images for this network; more "
+    "images, `mirror`, `freezed` or transfer learning with `resume` help more than a longer run",
+    "collapse": "the diversity of generated images fell to {fraction:.0%} of its maximum: modes "
+    "are being lost; return to an earlier network and try a larger `gamma` or `loss` rpgan",
+    "slow": "steps take {factor:.1f} times as long as before: check for other programs on this "
+    "machine, a full disk, or overheating",
 }
 
 
 def grid_diversity(images: np.ndarray) -> float:
-    """How far each of `images` uint8 `[N, C, H, W]` is from the one most like it; 0 for copies.
+    """Return the mean distance of uint8 images `[N, C, H, W]` to their nearest neighbor.
 
-    Root mean square over features in [0, 1], averaged over the images; the features are coarse
-    pixels and coarse edge strengths. When a generator loses modes, every image gets a near twin,
-    however many modes are left. The spread around the mean image would not show that: four modes
-    that are left of many keep √¾ of it. Texture that every image has on its own hardly counts.
+    The distance is the root mean square over coarse pixels and coarse edge strengths in [0, 1];
+    copies have 0. When a generator loses modes, every image gets a near twin, however many modes
+    are left. The spread around the mean image would not show that: with four modes left of many
+    it falls only to √¾. Fine texture hardly counts, as noise would hide the loss.
     """
     x = images.astype(np.float32) / 255
     edges = np.abs(np.diff(x, axis=2))[:, :, :, :-1] + np.abs(np.diff(x, axis=3))[:, :, :-1]
-    features = np.concatenate([_pooled(part).reshape(len(x), -1) for part in (x, edges)], axis=1)
+    pooled = [rearrange(_pooled(part), "n c h w -> n (c h w)") for part in (x, edges)]
+    features = np.concatenate(pooled, axis=1)
     if len(x) < 2:
         return 0.0
-    # One image against all keeps the memory small: [N, F] each.
+    # One image against all at a time keeps memory at [N, F].
     squares = np.stack([np.square(features - one).mean(axis=1) for one in features])
     np.fill_diagonal(squares, np.inf)
     return float(np.sqrt(squares.min(axis=1)).mean())
 
 
 def _pooled(x: np.ndarray) -> np.ndarray:
-    """Means of about `POOLED_PX` × `POOLED_PX` areas: `[N, C, h, w]`."""
+    """Return means over `POOLED_PX` × `POOLED_PX` cells of nearly equal size: `[N, C, h, w]`."""
     for axis in (2, 3):
         cells = min(POOLED_PX, x.shape[axis])
         starts = np.linspace(0, x.shape[axis], cells, endpoint=False).astype(int)
@@ -65,11 +69,15 @@ def _pooled(x: np.ndarray) -> np.ndarray:
     return x
 
 
-class TrainingDoctor:
-    """Looks at every tick; each piece of advice comes once per run."""
+Finding = tuple[str, dict[str, Any]]
+Stats = dict[str, dict[str, Any]]
 
-    def __init__(self):
-        self._memory = {
+
+class TrainingDoctor:
+    """Checks every tick; each piece of advice is given once per run."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Any] = {
             "given": [],
             "g_losses": [],  # while D wins
             "best_diversity": 0.0,
@@ -78,97 +86,102 @@ class TrainingDoctor:
             "times_slow": 0,
         }
 
-    def check(self, progress: dict, stats: dict, grid_diversity: float | None = None) -> list[str]:
-        """New advice after a tick: one sentence each.
+    def check(
+        self, progress: dict[str, Any], stats: Stats, grid_diversity: float | None = None
+    ) -> list[str]:
+        """Return new advice, one sentence each.
 
-        `progress` and `stats` are a tick's record in stats.jsonl; `grid_diversity` is that of a
-        fresh grid of the averaged generator, where there is one.
+        Args:
+            progress: "progress" of the tick's record in stats.jsonl.
+            stats: its statistics by name.
+            grid_diversity: that of a grid of G_ema, if the tick has one.
         """
         findings = (
             self._check_scores(stats),
             self._check_gradients(progress),
-            self._check_victory(stats),
+            self._check_winning(stats),
             self._check_augmentation(progress),
-            self._check_variety(grid_diversity),
+            self._check_diversity(grid_diversity),
             self._check_speed(progress),
         )
         return [text for finding in findings if finding for text in self._first_time(*finding)]
 
-    def _first_time(self, name: str, values: dict) -> list[str]:
+    def _first_time(self, name: str, values: dict[str, Any]) -> list[str]:
         if name in self._memory["given"]:
             return []
         self._memory["given"].append(name)
         return [ADVICE[name].format(**values)]
 
-    def _check_scores(self, stats):
+    def _check_scores(self, stats: Stats) -> Finding | None:
         means = [stats[f"Loss/scores/{kind}"]["mean"] for kind in _scored(stats)]
         return ("nan", {}) if any(mean is None or mean != mean for mean in means) else None
 
-    def _check_gradients(self, progress):
+    def _check_gradients(self, progress: dict[str, Any]) -> Finding | None:
         count = progress.get("nonfinite_gradients", 0)
         return ("nonfinite", {"count": count}) if count else None
 
-    def _check_victory(self, stats):
+    def _check_winning(self, stats: Stats) -> Finding | None:
         g_loss = stats.get("Loss/G/loss", {}).get("mean")
         wins = g_loss is not None and _discriminator_wins(stats)
-        losses = [*self._memory["g_losses"], g_loss][-REMEMBERED_TICKS:] if wins else []
+        losses = [*self._memory["g_losses"], g_loss][-MAX_REMEMBERED_TICKS:] if wins else []
         self._memory["g_losses"] = losses
         if len(losses) < WINNING_TICKS:
             return None
+        # Halves, not first and last: a flat but noisy loss is no reason for advice.
         half = len(losses) // 2
-        grown = statistics.fmean(losses[half:]) > GROWTH * statistics.fmean(losses[:half])
+        grown = statistics.fmean(losses[half:]) > LOSS_GROWTH * statistics.fmean(losses[:half])
         return ("winning", {"ticks": len(losses)}) if grown else None
 
-    def _check_augmentation(self, progress):
+    def _check_augmentation(self, progress: dict[str, Any]) -> Finding | None:
         p = progress.get("augment_p") or 0.0
         return ("high_p", {"p": p}) if p > HIGH_P else None
 
-    def _check_variety(self, diversity):
+    def _check_diversity(self, diversity: float | None) -> Finding | None:
         if diversity is None:
             return None
         best = self._memory["best_diversity"] = max(self._memory["best_diversity"], diversity)
-        share = diversity / best if best else 1.0
-        low = self._memory["times_low"] + 1 if share < COLLAPSED_SHARE else 0
+        fraction = diversity / best if best else 1.0
+        low = self._memory["times_low"] + 1 if fraction < COLLAPSED_FRACTION else 0
         self._memory["times_low"] = low
-        return ("collapse", {"share": share}) if low >= COLLAPSED_GRIDS else None
+        return ("collapse", {"fraction": fraction}) if low >= COLLAPSED_GRIDS else None
 
-    def _check_speed(self, progress):
+    def _check_speed(self, progress: dict[str, Any]) -> Finding | None:
         seconds = progress.get("sec_per_kimg")
         if seconds is None:
             return None
         past = self._memory["seconds"]
         factor = seconds / statistics.median(past) if len(past) >= SLOW_AFTER_TICKS else 1.0
-        self._memory["seconds"] = [*past, seconds][-REMEMBERED_TICKS:]
+        self._memory["seconds"] = [*past, seconds][-MAX_REMEMBERED_TICKS:]
         times = self._memory["times_slow"] + 1 if factor > SLOW_FACTOR else 0
         self._memory["times_slow"] = times
         return ("slow", {"factor": factor}) if times >= SLOW_TICKS else None
 
-    def state(self) -> dict:
-        """Plain values for the training state, so that a continued run does not repeat itself."""
+    def state(self) -> dict[str, Any]:
+        """Return plain values for the training state, so that a resumed run repeats no advice."""
         return copy.deepcopy(self._memory)
 
-    def load_state(self, state: dict) -> None:
-        """Continue from `state()`."""
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from the result of `state`."""
         self._memory |= copy.deepcopy(state)
 
 
-def _scored(stats: dict) -> list[str]:
+def _scored(stats: Stats) -> list[str]:
     return [kind for kind in ("real", "fake") if f"Loss/scores/{kind}" in stats]
 
 
-def _discriminator_wins(stats: dict) -> bool:
-    """Whether D tells nearly every real image from a generated one.
+def _discriminator_wins(stats: Stats) -> bool:
+    """Whether D separates nearly all real images from generated ones.
 
-    By the signs of its scores; or by their distance, as a relativistic loss leaves their common
-    offset free.
+    Judged by the signs of its scores, or by their distance: a relativistic loss does not determine
+    the offset that both have in common.
     """
     if len(_scored(stats)) < 2:
         return False
     signs = [stats.get(f"Loss/signs/{kind}", {}).get("mean") or 0.0 for kind in ("real", "fake")]
-    if signs[0] > SIGNS_OF_VICTORY and signs[1] < -SIGNS_OF_VICTORY:
+    if signs[0] > WINNING_SIGNS and signs[1] < -WINNING_SIGNS:
         return True
     real, fake = (stats[f"Loss/scores/{kind}"] for kind in ("real", "fake"))
     if None in (real["mean"], fake["mean"], real["std"], fake["std"]):
         return False
     spread = math.sqrt((real["std"] ** 2 + fake["std"] ** 2) / 2)
-    return real["mean"] - fake["mean"] > SEPARATION_OF_VICTORY * spread > 0
+    return bool(real["mean"] - fake["mean"] > WINNING_SEPARATION * spread > 0)

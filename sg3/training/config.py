@@ -1,152 +1,191 @@
-"""What a training run is told: one frozen record of the official options and ours (REFERENCE.md §4.8)."""
+"""Options of a training run, and the network arguments that follow from them (REFERENCE.md §4.8).
+
+This module does not import torch: the command line builds its options from it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-CHOICES = {
-    "cfg": ("stylegan3-t", "stylegan3-r", "stylegan2"),
-    "aug": ("noaug", "ada", "fixed"),
-    "loss": ("stylegan2", "rpgan"),
-    "precision": ("auto", "fp32", "fp16", "bf16"),
-    "cache": ("auto", "ram", "none"),
-}
-COUNTS = ("batch", "snap", "d_reg_interval", "mbstd_group", "keep_states")
-POSITIVE = ("kimg", "tick", "glr", "dlr", "ema_kimg")
-#: option → least and greatest value
-RANGES = {
-    "gamma": (0, math.inf), "p": (0, 1), "target": (0, 1), "initial_p": (0, 1),
-    "glr_warmup_kimg": (0, math.inf), "blur_percent": (0, 100), "state_minutes": (0, math.inf),
-    "freezed": (0, math.inf), "workers": (0, math.inf), "seed": (0, 2**32 - 1),
-}  # fmt: skip
-LEAST = {"margin_size": 0, "num_layers": 3}  # of ARCHITECTURE; 1 for the others
-MAX_GRID = 100  # pictures per side
-#: Arguments of the networks: None takes those of the network that --resume names, or the preset.
-ARCHITECTURE = (
-    "cbase", "cmax", "dcbase", "dcmax", "z_dim", "w_dim", "num_layers", "margin_size", "map_depth",
+from sg3.errors import UserError
+from sg3.settings import check_settings, documented, setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIGS = ("stylegan3-t", "stylegan3-r", "stylegan2")
+#: Names of `sg3.networks.augment.PRESETS`, which cannot be imported without torch.
+AUGMENTATIONS = (
+    "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc",
 )  # fmt: skip
+MAX_GRID = 100  # images per side
+MAX_DESC_LENGTH = 100
 
 
+def _size(doc: str, default: str, min: int = 1) -> Any:
+    """A network argument: None takes it from the network to start from, else from the preset."""
+    return setting(None, doc, min=min, unset=f"{default}, or that of the network in resume")
+
+
+@documented
 @dataclass(frozen=True)
 class TrainConfig:
-    """Options of a run. None means: derived from the others (`resolved`, `sg3.training.presets`).
+    """Options of a training run.
 
-    Lengths are counted in thousands of real images shown (kimg). Raises ValueError, in one line
-    that names the option, for values that do not fit.
+    Lengths count real images shown to the discriminator, in thousands (kimg). A field that is
+    None is derived from the others (`resolved`) or taken from the network that `resume` names.
+    Raises ValueError, naming the field, for values that are out of range or contradict each other.
     """
 
-    outdir: str
-    data: str
-    cfg: str = "stylegan3-t"
-    batch: int = 32  # of all processes together
-    gamma: float | None = None  # weight of R1; 0.0002·resolution²/batch if left out
-    batch_gpu: int | str | None = None  # images per pass; 'auto' halves it when memory runs out
+    outdir: str = setting(doc="Parent folder; every run creates a numbered folder in it.")
+    data: str = setting(doc="Training images: a folder, a zip, or WebDataset tar shards.")
+    cfg: str = setting("stylegan3-t", "Base configuration.", choices=CONFIGS)
+    batch: int = setting(32, "Batch size over all processes.", min=1)
+    gamma: float | None = setting(
+        None, "R1 regularization weight.", min=0, unset="0.0002·resolution²/batch"
+    )
+    batch_gpu: int | str | None = setting(
+        None,
+        "Images per forward pass of one process; gradients of several passes are accumulated. "
+        "'auto' halves it when memory runs out.",
+        unset="batch / processes",
+    )
 
-    cond: bool = False
-    mirror: bool = False
-    mirror_y: bool = False
-    max_images: int | None = None
-    cache: str = "auto"
-    workers: int = 3
+    cond: bool = setting(False, "Train with class labels, from dataset.json or subfolders.")
+    mirror: bool = setting(False, "Add horizontally flipped images.")
+    mirror_y: bool = setting(False, "Add vertically flipped images.")
+    max_images: int | None = setting(
+        None, "Maximum number of training images.", min=1, unset="all images"
+    )
+    cache: str = setting(
+        "auto",
+        "Keep all decoded images in memory; auto: if they take less than a quarter of it.",
+        choices=("auto", "ram", "none"),
+    )
+    workers: int = setting(3, "Processes that decode images.", min=0)
 
-    aug: str = "ada"
-    augpipe: str = "bgc"
-    p: float = 0.2  # of --aug fixed
-    target: float = 0.6  # of --aug ada
-    initial_p: float = 0.0
+    aug: str = setting(
+        "ada",
+        "Augmentation: none, adaptive (ADA), or with a fixed probability.",
+        choices=("noaug", "ada", "fixed"),
+    )
+    augpipe: str = setting("bgc", "Augmentation operations.", choices=AUGMENTATIONS)
+    p: float = setting(0.2, "Augmentation probability of aug=fixed.", min=0, max=1)
+    target: float = setting(0.6, "ADA target: mean sign of D on real images.", min=0, max=1)
+    initial_p: float = setting(0.0, "Initial ADA probability.", min=0, max=1)
 
-    # 'latest' continues a run, a network starts from its weights, 'latest,NETWORK' does the first
-    # if it can.
-    resume: str | None = None
-    from_network: bool = False  # a run's own record: it began with a network's weights
-    freezed: int = 0
-    freeze_mapping: bool = False
+    resume: str | None = setting(
+        None,
+        "'latest' resumes the newest run with these options in the output folder, bit for bit, or "
+        "starts one. A network starts a new run from its weights and provides the sizes that are "
+        "not given. 'latest,NETWORK' resumes if possible and otherwise starts from NETWORK.",
+        unset="random weights",
+    )
+    from_network: bool = setting(False, "Set by the trainer if the run started from a network.")
+    freezed: int = setting(0, "Number of D's first layers to freeze.", min=0)
+    freeze_mapping: bool = setting(False, "Freeze G's mapping network.")
 
-    cbase: int | None = None
-    cmax: int | None = None
-    dcbase: int | None = None  # of the discriminator; cbase and cmax if left out
-    dcmax: int | None = None
-    z_dim: int | None = None
-    w_dim: int | None = None
-    num_layers: int | None = None  # of StyleGAN3's synthesis
-    margin_size: int | None = None
-    map_depth: int | None = None
+    cbase: int | None = _size("Channel base (capacity) of G and D; doubled in G for R.", "32768")
+    cmax: int | None = _size("Maximum channels per layer of G and D; doubled in G for R.", "512")
+    dcbase: int | None = setting(None, "Channel base of D.", min=1, unset="that of G and D")
+    dcmax: int | None = setting(
+        None, "Maximum channels per layer of D.", min=1, unset="that of G and D"
+    )
+    z_dim: int | None = _size("Dimension of the latent z.", "512")
+    w_dim: int | None = _size("Dimension of the intermediate latent w.", "512")
+    num_layers: int | None = _size("StyleGAN3 synthesis layers before ToRGB.", "14", min=3)
+    margin_size: int | None = _size("StyleGAN3 margin around the image in pixels.", "10", min=0)
+    map_depth: int | None = _size("Layers of the mapping network.", "2, 8 for stylegan2")
 
-    loss: str = "stylegan2"
-    glr: float | None = None
-    dlr: float = 0.002
-    glr_warmup_kimg: float = 0  # G's rate rises from 0: for a trained G that meets a random D
-    mbstd_group: int = 4
-    d_reg_interval: int = 16
-    blur_percent: float | None = None  # R's blur fades over that share of the run
-    ema_kimg: float | None = None  # half-life of the averaged generator
-    ema_rampup: float | None = 0.05
+    loss: str = setting(
+        "stylegan2",
+        "stylegan2: non-saturating loss with R1. rpgan: relativistic pairing loss with R1 and R2.",
+        choices=("stylegan2", "rpgan"),
+    )
+    glr: float | None = setting(
+        None, "Learning rate of G.", above=0, unset="0.0025, 0.002 for stylegan2"
+    )
+    dlr: float = setting(0.002, "Learning rate of D.", above=0)
+    glr_warmup_kimg: float = setting(
+        0, "Linear warmup of G's learning rate in kimg, for a trained G with an untrained D.", min=0
+    )
+    mbstd_group: int = setting(4, "Minibatch standard deviation group size of D.", min=1)
+    d_reg_interval: int = setting(16, "Steps between R1 updates (lazy regularization).", min=1)
+    blur_percent: float | None = setting(
+        None,
+        "Blur the inputs of D at first; the blur fades over this percentage of the run.",
+        min=0,
+        max=100,
+        unset="stylegan3-r from random weights: fades over 6.25·batch kimg; others: no blur",
+    )
+    ema_kimg: float | None = setting(
+        None, "EMA half-life of G in kimg.", above=0, unset="0.3125·batch"
+    )
+    # No range: None is a value of its own here, chosen where a run starts from a network.
+    ema_rampup: float | None = setting(
+        0.05, "Limit the EMA half-life to this fraction of the images shown; None: no limit."
+    )
 
-    kimg: float = 25000
-    tick: float = 4
-    snap: int = 50
-    metrics: tuple[str, ...] = ()
-    keep_states: int = 2
-    state_minutes: float = 15  # a state at the next tick when the last one is older
-    grid: tuple[int, int] | None = None  # columns, rows of the picture grids
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
-    precision: str = "auto"
-    compile: bool = False
-    nobench: bool = False
-    desc: str | None = None
+    kimg: float = setting(25000, "Length of the run in kimg.", above=0)
+    tick: float = setting(4, "kimg between progress reports (ticks).", above=0)
+    snap: int = setting(50, "Ticks between snapshots: network, image grid, metrics.", min=1)
+    metrics: tuple[str, ...] = setting((), "Metrics to evaluate at every snapshot.")
+    keep_states: int = setting(2, "Number of training states to keep.", min=1)
+    state_minutes: float = setting(
+        15, "Save the training state at the first tick after this many minutes.", min=0
+    )
+    grid: tuple[int, int] | None = setting(
+        None,
+        "Columns and rows of the image grids.",
+        unset="as many as fit into 7680x4320, 7x4 to 32x32",
+    )
+    seed: int = setting(0, "Random seed.", min=0, max=2**32 - 1)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:INDEX.")
+    threads: int | None = setting(
+        None, "CPU threads per process.", min=1, unset="PyTorch's default"
+    )
+    precision: str = setting(
+        "auto",
+        "Precision of the finer layers on a GPU; auto is fp16. CPUs always compute in fp32.",
+        choices=("auto", "fp32", "fp16", "bf16"),
+    )
+    compile: bool = setting(False, "Compile G's synthesis network with torch.compile.")
+    nobench: bool = setting(False, "Disable cuDNN benchmarking.")
+    desc: str | None = setting(None, "Suffix of the run folder's name.", unset="no suffix")
 
-    def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{_option(name)}: got {value!r}, expected {' or '.join(allowed)}")
-        for name in (*COUNTS, *ARCHITECTURE):
-            value, least = getattr(self, name), LEAST.get(name, 1)
-            if value is not None and value < least:
-                raise ValueError(f"{_option(name)}: got {value}, expected at least {least}")
-        self._check_numbers()
+    def __post_init__(self) -> None:
+        check_settings(self)
         if self.cfg == "stylegan2" and (self.num_layers or self.margin_size) is not None:
-            raise ValueError("--num-layers, --margin-size: only StyleGAN3 has them")
+            raise UserError("num_layers, margin_size: got a value, but `cfg` stylegan2 has neither")
         if self.grid is not None and not all(1 <= n <= MAX_GRID for n in self.grid):
             size = "x".join(map(str, self.grid))
-            raise ValueError(f"--grid: got {size}, expected 1 to {MAX_GRID} pictures per side")
-        if self.desc is not None and not re.fullmatch(r"[^/\\\0]{0,100}", self.desc):
-            raise ValueError(
-                f"--desc: got {self.desc[:110]!r}, expected part of a folder's name: at most 100 "
-                "characters, no slashes"
+            raise UserError(f"grid: got {size}, expected 1 to {MAX_GRID} images per side")
+        if self.desc is not None and not re.fullmatch(
+            rf"[^/\\\0]{{0,{MAX_DESC_LENGTH}}}", self.desc
+        ):
+            raise UserError(
+                f"desc: got {self.desc[: MAX_DESC_LENGTH + 10]!r}, expected a folder name suffix: "
+                f"at most {MAX_DESC_LENGTH} characters, no slashes"
             )
-
-    def _check_numbers(self) -> None:
-        for field in dataclasses.fields(self):
-            name, value = field.name, getattr(self, field.name)
-            if value is None or not isinstance(value, (int, float)):
-                continue
-            if not math.isfinite(value):
-                raise ValueError(f"{_option(name)}: got {value}, expected a finite number")
-            if name in POSITIVE and value <= 0:
-                raise ValueError(f"{_option(name)}: got {value}, expected a positive number")
-            least, most = RANGES.get(name, (-math.inf, math.inf))
-            if not least <= value <= most:
-                upto = "or more" if most == math.inf else f"to {most}"
-                raise ValueError(f"{_option(name)}: got {value}, expected {least} {upto}")
 
     def resolved(self, resolution: int, world_size: int = 1) -> TrainConfig:
-        """A copy without None where a rule of REFERENCE.md §4.8 gives the value.
+        """Return a copy with every field derived that REFERENCE.md §4.8 has a rule for.
 
-        `resolution` is the larger side in pixels. Raises ValueError if `batch` cannot be shared
-        among `world_size` processes.
+        Args:
+            resolution: larger image side in pixels.
+            world_size: number of processes.
+
+        Raises ValueError if the batch cannot be split over processes, passes and groups.
         """
         if self.batch % world_size:
-            raise ValueError(
-                f"--batch: got {self.batch}, expected a multiple of the {world_size} processes"
+            raise UserError(
+                f"batch: got {self.batch}, expected a multiple of the {world_size} processes"
             )
         columns, rows = max(7680 // resolution, 7), max(4320 // resolution, 4)
-        derived = {
+        derived: dict[str, Any] = {
             "gamma": 0.0002 * resolution**2 / self.batch,
             "batch_gpu": self.batch // world_size,
             "glr": 0.002 if self.cfg == "stylegan2" else 0.0025,
@@ -158,40 +197,135 @@ class TrainConfig:
         config._check_passes(self.batch // world_size)
         return config
 
-    def _check_passes(self, share: int) -> None:
-        """A process's share of the batch must split into passes, and these into groups."""
-        size = share if self.batch_gpu == "auto" else self.batch_gpu
-        if not isinstance(size, int) or size < 1 or share % size:
-            raise ValueError(
-                f"--batch-gpu: got {size}, expected 'auto' or a divisor of the {share} images "
-                "that each process gets of --batch"
+    def _check_passes(self, batch: int) -> None:
+        """Check that the `batch` of one process splits into passes, and these into groups."""
+        size = batch if self.batch_gpu == "auto" else self.batch_gpu
+        if not isinstance(size, int) or size < 1 or batch % size:
+            raise UserError(
+                f"batch_gpu: got {size}, expected 'auto' or a divisor of the {batch} images per "
+                "process of `batch`"
             )
         if size % min(self.mbstd_group, size):
-            raise ValueError(
-                f"--mbstd-group: got {self.mbstd_group}, expected a divisor of the "
-                f"{size} images per pass"
+            raise UserError(
+                f"mbstd_group: got {self.mbstd_group}, expected a divisor of the {size} images "
+                "per pass"
             )
-        if size < share and size < self.mbstd_group:
-            raise ValueError(
-                f"--batch-gpu: got {size}, expected at least --mbstd-group {self.mbstd_group}"
+        if size < batch and size < self.mbstd_group:
+            raise UserError(
+                f"batch_gpu: got {size}, expected at least the {self.mbstd_group} of `mbstd_group`"
             )
+
+    def images_per_pass(self, world_size: int = 1) -> int:
+        """Images per forward pass of one process, at the start of a run if `batch_gpu` is auto."""
+        size = self.batch_gpu
+        return size if isinstance(size, int) else self.batch // world_size
 
     @property
     def wants_latest(self) -> bool:
-        """Whether to go on with a run of this description if there is one."""
+        """Whether to resume the newest run with this description if there is one."""
         return self.resume is not None and self.resume.partition(",")[0] == "latest"
 
     @property
     def start_network(self) -> str | None:
-        """The network that a new run starts from."""
-        if self.wants_latest:
+        """The network that a new run starts from; None for random weights."""
+        if self.resume is not None and self.wants_latest:
             return self.resume.partition(",")[2] or None
         return self.resume
 
     def begun_with_network(self) -> TrainConfig:
-        """A copy with what a start from trained weights changes: no EMA ramp-up (REFERENCE.md §4.8)."""
+        """Return a copy for a run that starts from trained weights: no EMA ramp-up."""
         return dataclasses.replace(self, from_network=True, ema_rampup=None)
 
 
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def generator_kwargs(
+    config: TrainConfig,
+    image_shape: tuple[int, int, int],
+    label_dim: int,
+    start: nn.Module | None = None,
+) -> tuple[str, dict[str, Any]]:
+    """Return kind and constructor arguments of G.
+
+    Args:
+        config: options of the run.
+        image_shape: `[C, H, W]` of the training images.
+        label_dim: size of a label, 0 without labels.
+        start: generator to start from. If it is of the same kind, it provides the sizes that
+            `config` leaves open; otherwise the preset does.
+
+    Raises ValueError if `start` is StyleGAN3-T and the run is R, or the other way round.
+    """
+    kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"
+    radial = config.cfg == "stylegan3-r"
+    factor = 2 if radial else 1  # R has 1x1 kernels; twice the channels make up for it
+    kwargs: dict[str, Any] = dict(
+        z_dim=512, w_dim=512, channel_base=32768 * factor, channel_max=512 * factor,
+        mapping_kwargs={"num_layers": 8 if kind == "stylegan2" else 2},
+    )  # fmt: skip
+    if radial:
+        kwargs |= {"conv_kernel": 1, "use_radial_filters": True}
+    known: Any = start  # `kind` and `init_kwargs` are set by `build_network`
+    if known is not None and known.kind == kind:
+        _check_same_kernel(known.init_kwargs, kwargs)
+        kwargs = dict(known.init_kwargs)
+    kwargs |= _given(
+        z_dim=config.z_dim,
+        w_dim=config.w_dim,
+        channel_base=config.cbase and config.cbase * factor,
+        channel_max=config.cmax and config.cmax * factor,
+    )
+    kwargs |= _image_kwargs(image_shape, label_dim)
+    if config.map_depth is not None:
+        kwargs["mapping_kwargs"] = {
+            **kwargs.get("mapping_kwargs", {}),
+            "num_layers": config.map_depth,
+        }
+    if kind == "stylegan3":
+        # A half-life of 20k images, whatever the batch size.
+        kwargs["magnitude_ema_beta"] = 0.5 ** (config.batch / 20e3)
+        kwargs |= _given(num_layers=config.num_layers, margin_size=config.margin_size)
+    return kind, kwargs | _precision_kwargs(config)
+
+
+def _check_same_kernel(start: dict[str, Any], own: dict[str, Any]) -> None:
+    """R and T cannot start from each other: their kernels differ."""
+    kernel = start.get("conv_kernel", 3)
+    if kernel != own.get("conv_kernel", 3):
+        other = "stylegan3-r" if kernel == 1 else "stylegan3-t"
+        raise UserError(f"resume: the network is a {other}; set `cfg` to {other}")
+
+
+def discriminator_kwargs(
+    config: TrainConfig,
+    image_shape: tuple[int, int, int],
+    label_dim: int,
+    start: nn.Module | None = None,
+) -> dict[str, Any]:
+    """Return constructor arguments of D; arguments as for `generator_kwargs`."""
+    known: Any = start
+    kwargs: dict[str, Any] = {"channel_base": 32768, "channel_max": 512}
+    if known is not None:
+        kwargs = dict(known.init_kwargs)
+    kwargs |= _given(
+        channel_base=config.dcbase or config.cbase, channel_max=config.dcmax or config.cmax
+    )
+    kwargs |= _image_kwargs(image_shape, label_dim)
+    kwargs["block_kwargs"] = {**kwargs.get("block_kwargs", {}), "freeze_layers": config.freezed}
+    kwargs["epilogue_kwargs"] = {
+        **kwargs.get("epilogue_kwargs", {}),
+        "mbstd_group_size": config.mbstd_group,
+    }
+    return kwargs | _precision_kwargs(config)
+
+
+def _given(**kwargs: Any) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if value is not None}
+
+
+def _image_kwargs(image_shape: tuple[int, int, int], label_dim: int) -> dict[str, Any]:
+    channels, height, width = image_shape
+    resolution = height if height == width else [height, width]
+    return {"img_resolution": resolution, "img_channels": channels, "c_dim": label_dim}
+
+
+def _precision_kwargs(config: TrainConfig) -> dict[str, Any]:
+    return {"num_fp16_res": 0, "conv_clamp": None} if config.precision == "fp32" else {}

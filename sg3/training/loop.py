@@ -1,76 +1,193 @@
-"""The training loop as an iterator: it works, writes the run's files, and yields every step."""
+"""The training loop: an iterator that trains, writes the run's files, and yields every step."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
-import torch
-
-from sg3.distributed.team import Team, restarted_by_torchrun
+from sg3.checkpoints.load import load
+from sg3.checkpoints.networks import Networks
+from sg3.data import ImageDataset, ShardDataset, open_dataset
+from sg3.data.transforms import check_size
+from sg3.distributed import Team, restarted_by_torchrun
+from sg3.errors import UserError
 from sg3.metrics import check_names
+from sg3.networks.augment import PRESETS
+from sg3.progress import with_bar
 from sg3.training import run_folder
-from sg3.training.config import TrainConfig
-from sg3.training.describe import make_dataset, plain
-from sg3.training.loss import GANLoss
-from sg3.training.output import RunOutput
+from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
+from sg3.training.loss import GANLoss, loss_config
+from sg3.training.progress_page import write_progress_page
+from sg3.training.run_writer import RunWriter
 from sg3.training.state import capture, newest_state, restore, write_state, writing
-from sg3.training.trainer import Trainer
+from sg3.training.trainer import Trainer, prepare_device
 
-#: Options that only say where, how long and how fast; a run may go on with others.
-FREE = (
+#: Options about place, length and speed, which may change when a run is resumed.
+MAY_CHANGE = (
     "outdir", "data", "kimg", "tick", "snap", "resume", "device", "threads", "cache", "workers",
     "batch_gpu", "keep_states", "state_minutes", "metrics", "compile", "nobench", "desc",
 )  # fmt: skip
-
-
-DAMAGE_LINES = 20
+MAX_SKIPPED_LINES = 20
 
 
 @dataclass(frozen=True)
-class Step:
-    """What `train` yields: after every batch, with `line` and `stats` when a tick ended."""
+class TrainStep:
+    """What `train` yields after every batch.
+
+    Attributes:
+        nimg: images shown so far.
+        total_nimg: images at the end of the run.
+        session_nimg: images shown since this call of `train`.
+        folder: the run's folder.
+        start: how this session started, one sentence.
+        is_main: False on all ranks but 0, which writes the files.
+        line: progress at the end of a tick, otherwise None.
+        stats: statistics at the end of a tick, otherwise None.
+        notes: lines for the log since the last step. Names of options are in backticks.
+        snapshot: network file, if one was written.
+        done: whether the run has reached its length.
+        stopped: whether the run was stopped by `stop`, after saving its state.
+    """
 
     nimg: int
     total_nimg: int
-    session_nimg: int  # shown since this call of `train`
+    session_nimg: int
     folder: Path
-    start: str  # how this session began, one sentence
-    leads: bool = True  # False in all processes but the one that writes the files
+    start: str
+    is_main: bool = True
     line: str | None = None
-    stats: dict | None = None
-    notes: tuple[str, ...] = ()  # lines for the log since the last step
+    stats: dict[str, dict[str, float]] | None = None
+    notes: tuple[str, ...] = ()
     snapshot: Path | None = None
     done: bool = False
     stopped: bool = False
 
 
-def prepare_device(config: TrainConfig) -> torch.device:
-    """The device of `config`, with the program's settings for it made."""
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    torch.backends.cudnn.benchmark = not config.nobench
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    return device
+def train(
+    config: TrainConfig,
+    stop: Callable[[], bool] | None = None,
+    loss: type[GANLoss] = GANLoss,
+    progress: bool = False,
+) -> Iterator[TrainStep]:
+    """Train as `config` says, yielding a `TrainStep` after every batch.
+
+    Under torchrun, every process makes the same call.
+
+    Args:
+        config: options of the run.
+        stop: called after every batch; if it returns True on any rank, the state is saved and the
+            last step has `stopped`.
+        loss: a class with the interface of `GANLoss`. A run can only be resumed with the loss
+            that it was started with, by name.
+        progress: show a progress bar.
+
+    Raises ValueError for options or data that do not fit, before anything is written.
+    """
+    run = Run(config, loss)
+    try:
+        show = progress and run.team.is_main
+        yield from with_bar(_steps(run, stop), run.steps_left, "train", show)
+    finally:
+        run.close()
+
+
+def _steps(run: Run, stop: Callable[[], bool] | None) -> Iterator[TrainStep]:
+    """The loop over batches."""
+    config, trainer, team, writer = run.config, run.trainer, run.team, run.writer
+    while not run.done:
+        trainer.step()
+        if team.any(stop is not None and stop()):
+            run.save_state()
+            yield run.report(stopped=True)
+            return
+        # The first tick ends after one batch, so that a new run shows its first files at once.
+        tick_end = trainer.tick_start_nimg + config.tick * 1000
+        if not (trainer.tick == 0 or run.done or trainer.cur_nimg >= tick_end):
+            yield run.report()
+            continue
+        snapshot_due = run.done or trainer.tick % config.snap == 0
+        tick = writer.end_tick(snapshot_due)
+        run.notes += [*tick.metrics, *(f"advice: {text}" for text in tick.advice)]
+        for line in run.new_skipped_images():
+            run.note(line)
+        trainer.tick += 1
+        trainer.tick_start_nimg = trainer.cur_nimg
+        # Saved after the counters advanced: a resumed run begins with a new tick. Rank 0 decides,
+        # as clocks differ.
+        if team.broadcast_object(snapshot_due or writer.state_is_old()):
+            run.save_state()
+        run.write_page()
+        yield run.report(line=tick.line, stats=tick.stats, snapshot=tick.snapshot, done=run.done)
+
+
+def describe(config: TrainConfig, num_processes: int = 1) -> dict[str, Any]:
+    """Return what a run would do: resolved options, folder name, data, network arguments, loss.
+
+    Nothing is written. Raises ValueError for options or data that do not fit.
+    """
+    check_names(config.metrics)
+    dataset = open_training_data(config)
+    shape = dataset.image_shape
+    config = config.resolved(max(shape[1:]), num_processes)
+    start = Networks()
+    if config.start_network is not None:
+        start, config = load(config.start_network), config.begun_with_network()
+    kind, kwargs = generator_kwargs(config, shape, dataset.label_dim, start.G or start.G_ema)
+    return {
+        "options": plain(config),
+        "folder": run_folder.run_description(config, dataset.name, num_processes),
+        "data": {"images": len(dataset), "shape": shape, "label_dim": dataset.label_dim},
+        "G": {"kind": kind, **kwargs},
+        "D": discriminator_kwargs(config, shape, dataset.label_dim, start.D),
+        "augment": None if config.aug == "noaug" else PRESETS[config.augpipe],
+        "loss": dataclasses.asdict(loss_config(config)),
+    }
+
+
+def open_training_data(config: TrainConfig) -> ImageDataset | ShardDataset:
+    """Open the real images of `config`. Raises ValueError if no network has their size."""
+    dataset = open_dataset(
+        config.data,
+        use_labels=config.cond,
+        max_size=config.max_images,
+        xflip=config.mirror,
+        yflip=config.mirror_y,
+        random_seed=config.seed,
+        cache=config.cache,
+    )
+    _, height, width = dataset.image_shape
+    try:
+        check_size(height, width)
+    except ValueError:
+        raise UserError(
+            f"data: images in {config.data} are {width}x{height}, which no network supports; "
+            "prepare them with: sg3 dataset --resolution WxH --transform center-crop"
+        ) from None
+    return dataset
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """Return the options as files store them, with lists for tuples."""
+    record = dataclasses.asdict(config)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
 
 
 class Run:
-    """A trainer with its folder: opening or continuing, ticks, snapshots, states."""
+    """A trainer and its folder, new or resumed."""
 
     def __init__(self, config: TrainConfig, loss: type[GANLoss] = GANLoss):
         self.loss = loss
-        self.team, self._claim = Team.join(prepare_device(config)), None
+        self.team = Team.join(prepare_device(config))
+        self._claim: IO[str] | None = None
         try:
             self._open(config)
         except BaseException:
-            self._release()
-            self.team.leave()
+            self._leave()
             raise
         self._first_nimg = self.trainer.cur_nimg
 
@@ -78,91 +195,30 @@ class Run:
         dataset, config = self.team.agree(lambda: self._prepare(config))
         self.config = config
         description = run_folder.run_description(config, dataset.name, self.team.size)
-        folder = self.team.tell(self._folder_to_continue(description))
+        folder = self.team.broadcast_object(self._folder_to_resume(description))
         state, notes, start = self.team.agree(lambda: self._read_start(folder))
         kwargs = None if state is None else state["kwargs"]
         self.notes: list[str] = []
-        self._damage_told = 0
+        self._num_skipped = 0
         self.trainer = Trainer(self.config, dataset, self.team, start, kwargs, self.note, self.loss)
         self.folder = folder or self._new_folder(description)
         try:
-            self.output = RunOutput(self.folder, self.config, self.trainer)
-            self._open_output(state, notes)
+            self.writer = RunWriter(self.folder, self.config, self.trainer)
+            self._write_start(state, notes)
         except BaseException:
-            if folder is None and self.team.leads:  # it holds nothing yet
+            if folder is None and self.team.is_main:  # new, and of no use
                 shutil.rmtree(self.folder, ignore_errors=True)
             self.trainer.close()
             raise
 
-    def _prepare(self, config: TrainConfig) -> tuple:
-        """The data, and the options that follow from them."""
+    def _prepare(self, config: TrainConfig) -> tuple[ImageDataset | ShardDataset, TrainConfig]:
+        """Open the data and derive the options that depend on it."""
         check_names(config.metrics)
-        dataset = make_dataset(config)
+        dataset = open_training_data(config)
         return dataset, config.resolved(max(dataset.image_shape[1:]), self.team.size)
 
-    def _read_start(self, folder: Path | None) -> tuple:
-        """The state to go on from, lines about it, and the network to start from."""
-        if folder is not None:
-            if self.team.leads:
-                self._claim = run_folder.claim(folder)
-            state, notes = newest_state(folder)
-            self._check_loss(state.get("loss", GANLoss.__name__), folder)
-            self.config = self._continued(self.config, state["config"], folder)
-            return state, notes, None
-        if self.config.start_network is None:
-            return None, [], None
-        import sg3  # here, because sg3 itself is what this module belongs to
-
-        start = sg3.load(self.config.start_network)
-        self.config = self.config.begun_with_network()
-        return None, [], start
-
-    def _check_loss(self, saved: str, folder: Path) -> None:
-        """A run goes on with the loss that it began with."""
-        own = self.loss.__name__
-        if saved != own:
-            raise ValueError(
-                f"--resume: the run in {folder} learns by {saved}, this program by {own}; "
-                "go on with the command that began it"
-            )
-
-    def _new_folder(self, description: str) -> Path:
-        """A folder of its own for this run, made by rank 0."""
-
-        def make() -> Path | None:
-            if not self.team.leads:
-                return None
-            made = run_folder.new_run_folder(self.config.outdir, description)
-            self._claim = run_folder.claim(made)
-            return made
-
-        return self.team.tell(self.team.agree(make))
-
-    def _open_output(self, state: dict | None, notes: list[str]) -> None:
-        """The first files of a new run; or the state and files of one that goes on."""
-        if state is not None:
-            notes = notes + restore(self.trainer, state)
-        self.start = self._describe_start(state is not None)
-
-        def write() -> None:
-            with writing(self.folder):
-                if state is None:
-                    self.output.write_start()
-                else:
-                    self.output.load_state(state["output"])
-            self.output.log(self.start)
-            for line in notes + self._remarks():
-                self.note(line)
-
-        self.team.agree(write)
-
-    def note(self, line: str) -> None:
-        """A line for the log and the terminal."""
-        self.output.log(line)
-        self.notes.append(line)
-
-    def _folder_to_continue(self, description: str) -> Path | None:
-        """The run's folder if this session goes on with one, else None."""
+    def _folder_to_resume(self, description: str) -> Path | None:
+        """Return the folder of the run that this session resumes, or None for a new run."""
         config = self.config
         if run_folder.is_run_folder(config.outdir):
             return Path(config.outdir)
@@ -170,129 +226,151 @@ class Run:
             return run_folder.latest_run_folder(config.outdir, description)
         return None
 
-    def _continued(self, config: TrainConfig, saved: dict, folder: Path) -> TrainConfig:
-        """`config` as the saved run knows it; refuses options that would make it another run."""
+    def _read_start(
+        self, folder: Path | None
+    ) -> tuple[dict[str, Any] | None, list[str], Networks | None]:
+        """Return the state to resume from with notes about it, or the network to start from."""
+        if folder is not None:
+            if self.team.is_main:
+                self._claim = run_folder.claim(folder)
+            state, notes = newest_state(folder)
+            self._check_loss(state.get("loss", GANLoss.__name__), folder)
+            self.config = self._resumed_config(state["config"], folder)
+            return state, notes, None
+        if self.config.start_network is None:
+            return None, [], None
+        start = load(self.config.start_network)
+        self.config = self.config.begun_with_network()
+        return None, [], start
+
+    def _check_loss(self, saved: str, folder: Path) -> None:
+        own = self.loss.__name__
+        if saved != own:
+            raise UserError(
+                f"resume: the run in {folder} trains with {saved}, this program with {own}; "
+                "resume it with the program that started it"
+            )
+
+    def _resumed_config(self, saved: dict[str, Any], folder: Path) -> TrainConfig:
+        """Return the options for a resumed run. Raises ValueError if they describe another run."""
+        config = self.config
         if saved["from_network"]:
             config = config.begun_with_network()
-        own = plain(config)
-        for name, value in own.items():
-            if name not in FREE and saved.get(name) != value:
-                raise ValueError(
-                    f"--{name.replace('_', '-')}: got {value}, but the run in {folder} was "
-                    f"started with {saved.get(name)}; repeat its command, or leave out --resume"
+        for name, value in plain(config).items():
+            if name not in MAY_CHANGE and saved.get(name) != value:
+                raise UserError(
+                    f"{name}: got {value}, but the run in {folder} was started with "
+                    f"{saved.get(name)}; use the same options, or start a new run without `resume`"
                 )
         return config
+
+    def _new_folder(self, description: str) -> Path:
+        """Create and lock the folder of a new run on rank 0."""
+
+        def make() -> Path | None:
+            if not self.team.is_main:
+                return None
+            made = run_folder.new_run_folder(self.config.outdir, description)
+            self._claim = run_folder.claim(made)
+            return made
+
+        made = self.team.broadcast_object(self.team.agree(make))
+        assert made is not None, "rank 0 has made it"
+        return made
+
+    def _write_start(self, state: dict[str, Any] | None, notes: list[str]) -> None:
+        """Write the first files of a new run, or restore `state` and its files."""
+        if state is not None:
+            notes = notes + restore(self.trainer, state)
+        self.start = self._describe_start(resumed=state is not None)
+
+        def write() -> None:
+            with writing(self.folder):
+                if state is None:
+                    self.writer.write_start()
+                else:
+                    self.writer.load_state(state["output"])
+            self.writer.log(self.start)
+            misfits = [line for r in self.trainer.transfer_reports for line in r.lines()]
+            for line in [*notes, *misfits, *self.new_skipped_images()]:
+                self.note(line)
+
+        self.team.agree(write)
 
     def _describe_start(self, resumed: bool) -> str:
         config, trainer = self.config, self.trainer
         text = f"{trainer.dataset.describe()}, gamma {config.gamma:g}"
         if resumed:
-            return f"going on at {trainer.cur_nimg / 1000:.1f} kimg with {text}"
+            return f"resuming at {trainer.cur_nimg / 1000:.1f} kimg with {text}"
         where = config.start_network or "scratch"
         fits = ", ".join(report.summary() for report in trainer.transfer_reports)
         return f"starting from {where} with {text}" + (f"; {fits}" if fits else "")
 
-    def _remarks(self) -> list[str]:
-        """What was left out of the data, and what did not fit of a network."""
-        lines = [line for report in self.trainer.transfer_reports for line in report.lines()]
-        return lines + self._new_damage()
+    def note(self, line: str) -> None:
+        """Add a line to the log and to the next step's notes."""
+        self.writer.log(line)
+        self.notes.append(line)
 
-    def _new_damage(self) -> list[str]:
-        """Images found unreadable since the last look."""
-        dataset, told = self.trainer.dataset, self._damage_told
-        self._damage_told = dataset.num_skipped
-        if dataset.num_skipped == told:
+    def new_skipped_images(self) -> list[str]:
+        """Return lines about images found unreadable since the last call."""
+        dataset, before = self.trainer.dataset, self._num_skipped
+        self._num_skipped = dataset.num_skipped
+        if dataset.num_skipped == before:
             return []
-        lines = [f"{dataset.num_skipped} unreadable images are left out"]
-        return lines + [f"  {line}" for line in dataset.skipped[told : told + DAMAGE_LINES]]
+        lines = [f"{dataset.num_skipped} unreadable images are skipped"]
+        return lines + [f"  {x}" for x in dataset.skipped[before : before + MAX_SKIPPED_LINES]]
 
     @property
     def done(self) -> bool:
+        """Whether the run has reached its length."""
         return self.trainer.cur_nimg >= self.config.kimg * 1000
 
-    def tick_is_due(self) -> bool:
-        """After the first batch, then every `tick` kimg."""
-        t = self.trainer
-        started = t.tick_start_nimg
-        return t.tick == 0 or self.done or t.cur_nimg >= started + self.config.tick * 1000
-
-    def end_tick(self) -> Step:
-        """Statistics, and pictures, networks and state when they are due."""
-        t = self.trainer
-        snapshot_due = self.done or t.tick % self.config.snap == 0
-        result = self.output.end_tick(snapshot_due)
-        self.notes += [*result.metrics, *(f"advice: {text}" for text in result.advice)]
-        for line in self._new_damage():
-            self.note(line)
-        t.tick += 1
-        t.tick_start_nimg = t.cur_nimg
-        # After the counters: the next session starts a new tick.
-        if self.team.tell(snapshot_due or self.output.state_is_old()):
-            self.save_state()
-        self.output.finish_tick()
-        return self.report(
-            line=result.line, stats=result.stats, snapshot=result.snapshot, done=self.done
-        )
+    @property
+    def steps_left(self) -> int:
+        """Batches until `done`."""
+        nimg = self.config.kimg * 1000 - self.trainer.cur_nimg
+        return max(math.ceil(nimg / self.config.batch), 0)
 
     def save_state(self) -> None:
         """Write the training state atomically. Every process must call it."""
         state = capture(
             self.trainer,
             config=plain(self.config),
-            output=self.output.state(),
+            output=self.writer.state(),
             loss=self.loss.__name__,
         )
         self.team.agree(lambda: state and write_state(self.folder, state, self.config.keep_states))
-        self.output.state_was_written()
+        self.writer.state_was_written()
 
-    def report(self, **what) -> Step:
-        """The `Step` to yield now."""
+    def write_page(self) -> None:
+        """Rewrite the progress page from the files; its failure does not end a run."""
+        if self.team.is_main:
+            try:
+                write_progress_page(self.folder)
+            except OSError as error:
+                self.writer.log(f"cannot write the progress page: {error}")
+
+    def report(self, **results: Any) -> TrainStep:
+        """Return the step to yield now."""
         notes, self.notes = tuple(self.notes), []
-        return Step(
+        return TrainStep(
             nimg=self.trainer.cur_nimg,
             total_nimg=round(self.config.kimg * 1000),
             session_nimg=self.trainer.cur_nimg - self._first_nimg,
             folder=self.folder,
             start=self.start,
-            leads=self.team.leads,
+            is_main=self.team.is_main,
             notes=notes,
-            **what,
+            **results,
         )
 
     def close(self) -> None:
-        """End the reading and leave the team."""
+        """Stop the data loader, close the files, and leave the team."""
         self.trainer.close()
-        self.output.close()
-        self._release()
-        self.team.leave()
+        self.writer.close()
+        self._leave()
 
-    def _release(self) -> None:
-        """Let another process go on with this run."""
+    def _leave(self) -> None:
         if self._claim is not None:
             self._claim.close()
-
-
-def train(
-    config: TrainConfig,
-    stop: Callable[[], bool] | None = None,
-    loss: type[GANLoss] = GANLoss,
-) -> Iterator[Step]:
-    """Train as `config` says, yielding a `Step` after every batch.
-
-    In a program that torchrun started, every process calls this alike. `stop` is asked after
-    every batch; when it answers true in any process the state is written and the last step has
-    `stopped`. `loss` may be a class of one's own, called as `GANLoss` is; a run remembers its name
-    and goes on with no other. Raises ValueError for options or data that do not fit, before
-    anything is written.
-    """
-    run = Run(config, loss)
-    try:
-        while not run.done:
-            run.trainer.step()
-            if run.team.any(stop is not None and stop()):
-                run.save_state()
-                yield run.report(stopped=True)
-                return
-            yield run.end_tick() if run.tick_is_due() else run.report()
-    finally:
-        run.close()
+        self.team.close()

@@ -1,9 +1,10 @@
-"""The losses of StyleGAN2 and StyleGAN3: adversarial, R1, path length (REFERENCE.md §4.1, §4.3, §4.5)."""
+"""Losses of a GAN: adversarial, R1, path length (REFERENCE.md §4.1, §4.3, §4.5)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,36 +12,59 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from ops_cuda import filter2d
+from sg3.errors import UserError
+from sg3.settings import check_settings, documented, setting
+from sg3.training.config import TrainConfig
 
 PHASES = ("Gmain", "Greg", "Gboth", "Dmain", "Dreg", "Dboth")
 Report = Callable[[str, torch.Tensor], object]
+#: Images and labels, or latents and labels.
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
+@documented
 @dataclass(frozen=True)
 class LossConfig:
-    """Settings of `GANLoss` (REFERENCE.md §4.1); blur fades over kimg.
+    """Settings of `GANLoss` (REFERENCE.md §4.1).
 
-    `kind` 'stylegan2' is the non-saturating loss with R1. 'rpgan' compares every generated image
-    with a real one instead, and adds R2, the same penalty on generated images ("The GAN is dead;
-    long live the GAN!", arXiv 2501.05441).
+    `kind` 'stylegan2' is the non-saturating loss with R1. 'rpgan' pairs every generated image
+    with a real one and adds R2, the same penalty on generated images ("The GAN is dead; long live
+    the GAN!", arXiv 2501.05441).
     """
 
-    kind: str = "stylegan2"
-    r1_gamma: float = 10
-    style_mixing_prob: float = 0
-    pl_weight: float = 0
-    pl_batch_shrink: int = 2
-    pl_decay: float = 0.01
-    blur_init_sigma: float = 0
-    blur_fade_kimg: float = 0
+    kind: str = setting("stylegan2", "Adversarial loss.", choices=("stylegan2", "rpgan"))
+    r1_gamma: float = setting(10, "R1 (and R2) weight.", min=0)
+    style_mixing_prob: float = setting(0, "Style mixing probability.", min=0, max=1)
+    pl_weight: float = setting(0, "Path length regularization weight.", min=0)
+    pl_batch_shrink: int = setting(2, "Batch size divisor for path length.", min=1)
+    pl_decay: float = setting(0.01, "Decay of the mean path length.", min=0, max=1)
+    blur_init_sigma: float = setting(0, "Initial blur of D's inputs in pixels.", min=0)
+    blur_fade_kimg: float = setting(0, "Length over which the blur fades to 0, in kimg.", min=0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def loss_config(config: TrainConfig) -> LossConfig:
+    """Return the loss settings of a resolved `config`."""
+    settings: dict[str, Any] = {"kind": config.loss, "r1_gamma": config.gamma}
+    if config.cfg == "stylegan2":
+        settings |= {"style_mixing_prob": 0.9, "pl_weight": 2}
+    if config.blur_percent is not None:
+        fade = config.kimg * config.blur_percent / 100
+        settings |= {"blur_init_sigma": 10, "blur_fade_kimg": fade}
+    elif config.cfg == "stylegan3-r" and not config.from_network:
+        settings |= {"blur_init_sigma": 10, "blur_fade_kimg": config.batch * 200 / 32}
+    return LossConfig(**settings)
 
 
 def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    """`images` `[N, C, H, W]` blurred with taps `2^(−(i/σ)²)`, i = −⌊3σ⌋..⌊3σ⌋, same size."""
+    """Blur `images` `[N, C, H, W]` with taps `2^(−(i/σ)²)`, i = −⌊3σ⌋…⌊3σ⌋, at the same size."""
     size = int(np.floor(3 * sigma))
     if size < 1:
         return images
     taps = torch.arange(-size, size + 1, device=images.device, dtype=torch.float32)
+    # Base 2, not e: sigma is the distance at which a tap has half the height.
     taps = taps.div(sigma).square().neg().exp2()
     return filter2d(images, taps / taps.sum())
 
@@ -48,8 +72,14 @@ def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
 class GANLoss:
     """Gradients of every training phase, accumulated into `.grad`.
 
-    `report(name, values)` receives the statistics. The caller decides which network's
-    parameters require gradients; the loss only skips work that nobody would need.
+    The caller sets `requires_grad` on the parameters of the network that a phase trains.
+
+    Args:
+        G: generator.
+        D: discriminator.
+        config: weights and kind of the loss.
+        augment: augmentation of everything that D sees, or None.
+        report: receives statistics as `report(name, values)`.
     """
 
     def __init__(
@@ -60,23 +90,24 @@ class GANLoss:
         augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
         report: Report | None = None,
     ):
-        self.G, self.D, self.augment = G, D, augment
+        self.G: Any = G  # StyleGAN2 and 3 share an interface, not a base class
+        self.D: Any = D
+        self.augment = augment
         self.config = config or LossConfig()
         self.report = report or (lambda name, values: None)
         device = next(G.parameters()).device
         self.pl_mean = torch.zeros([], device=device)
 
     def blur_sigma(self, cur_nimg: int) -> float:
-        """Standard deviation of the blur curriculum after `cur_nimg` images."""
+        """Blur of D's inputs in pixels after `cur_nimg` images; it fades linearly to 0."""
         fade = self.config.blur_fade_kimg * 1000
         return self.config.blur_init_sigma * max(1 - cur_nimg / fade, 0) if fade > 0 else 0.0
 
-    def run_G(
-        self, z: torch.Tensor, c: torch.Tensor, update_emas: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and the latents `ws` they came from, with style mixing."""
+    def run_G(self, z: torch.Tensor, c: torch.Tensor, update_emas: bool = False) -> Pair:
+        """Return images and their `ws` `[N, num_ws, w_dim]`, with style mixing."""
         ws = self.G.mapping(z, c, update_emas=update_emas)
         if self.config.style_mixing_prob > 0:
+            # One cutoff for all images of the pass.
             cutoff = int(torch.randint(1, ws.shape[1], []))
             if float(torch.rand([])) < self.config.style_mixing_prob:
                 other = self.G.mapping(torch.randn_like(z), c, update_emas=False)
@@ -84,7 +115,7 @@ class GANLoss:
         return self.G.synthesis(ws, update_emas=update_emas), ws
 
     def run_D(self, images: torch.Tensor, c: torch.Tensor, sigma: float) -> torch.Tensor:
-        """Logits of blurred and augmented images."""
+        """Return logits of the blurred, augmented `images`."""
         images = gaussian_blur(images, sigma)
         if self.augment is not None:
             images = self.augment(images)
@@ -104,31 +135,40 @@ class GANLoss:
         gain: float,
         cur_nimg: int,
     ) -> None:
-        """Add the gradients of `phase` (one of `PHASES`), times `gain`.
+        """Add the gradients of one phase, times `gain`, to `.grad`.
 
-        `real` `[N, C, H, W]` in [−1, 1], labels `[N, c_dim]`, `gen_z` `[N, z_dim]`.
+        Args:
+            phase: one of `PHASES`.
+            real: real images `[N, C, H, W]` in [−1, 1].
+            real_c: their labels `[N, c_dim]`.
+            gen_z: latents `[N, z_dim]`.
+            gen_c: labels of the generated images `[N, c_dim]`.
+            gain: factor of the loss, such as the interval of a lazy regularizer.
+            cur_nimg: images shown so far, for the blur.
+
+        Raises ValueError for an unknown phase.
         """
         if phase not in PHASES:
-            raise ValueError(f"phase: got {phase!r}, expected one of {', '.join(PHASES)}")
+            raise UserError(f"phase: got {phase!r}, expected one of {', '.join(PHASES)}")
         sigma = self.blur_sigma(cur_nimg)
         main = phase.endswith(("main", "both"))
-        regularise = phase.endswith(("reg", "both"))
+        regularize = phase.endswith(("reg", "both"))
         reals, fakes = (real, real_c), (gen_z, gen_c)
         if phase[0] == "G":
             if main:
                 self.generator_main(reals, fakes, gain, sigma)
-            if regularise and self.config.pl_weight > 0:
+            if regularize and self.config.pl_weight > 0:
                 self._path_length(*fakes, gain)
             return
-        penalise = regularise and self.config.r1_gamma > 0
-        if main or penalise:
+        penalize = regularize and self.config.r1_gamma > 0
+        if main or penalize:
             if self.config.kind == "rpgan":
-                self._relativistic_discriminator(reals, fakes, gain, sigma, main, penalise)
+                self._relativistic_discriminator(reals, fakes, gain, sigma, main, penalize)
             else:
-                self._discriminator(reals, fakes, gain, sigma, main, penalise)
+                self._discriminator(reals, fakes, gain, sigma, main, penalize)
 
-    def generator_main(self, reals, fakes, gain, sigma) -> None:
-        """What D says of G's images; `reals` are images and labels, `fakes` latents and labels."""
+    def generator_main(self, reals: Pair, fakes: Pair, gain: float, sigma: float) -> None:
+        """Adversarial loss of G; `reals` are images and labels, `fakes` latents and labels."""
         images, _ = self.run_G(*fakes)
         logits = self.run_D(images, fakes[1], sigma)
         self._report_scores("fake", logits)
@@ -140,13 +180,14 @@ class GANLoss:
         self.report("Loss/G/loss", loss)
         loss.mean().mul(gain).backward()
 
-    def _path_length(self, z, c, gain) -> None:
-        """Keeps a step in W worth an equal step in the image (SG2 Sec. 3.2)."""
+    def _path_length(self, z: torch.Tensor, c: torch.Tensor, gain: float) -> None:
+        """Path length regularization: equal steps in W make equal steps in the image (SG2 §3.2)."""
         count = max(z.shape[0] // self.config.pl_batch_shrink, 1)
         images, ws = self.run_G(z[:count], c[:count])
         noise = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
         (grads,) = torch.autograd.grad((images * noise).sum(), ws, create_graph=True)
         lengths = grads.square().sum(2).mean(1).sqrt()
+        # The mean includes this batch, and its gradient flows: only the stored copy is detached.
         mean = self.pl_mean.lerp(lengths.mean(), self.config.pl_decay)
         self.pl_mean.copy_(mean.detach())
         penalty = (lengths - mean).square()
@@ -155,55 +196,63 @@ class GANLoss:
         self.report("Loss/G/reg", loss)
         loss.mean().mul(gain).backward()
 
-    def _fake_images(self, fakes, update_emas: bool) -> torch.Tensor:
-        with torch.no_grad():  # gradients stop at D: the generator's graph is never needed
+    def _fake_images(self, fakes: Pair, update_emas: bool) -> torch.Tensor:
+        with torch.no_grad():  # D's gradients stop at its input, so G needs no graph
             return self.run_G(*fakes, update_emas=update_emas)[0]
 
-    def _discriminator(self, reals, fakes, gain, sigma, main: bool, penalise: bool) -> None:
-        """Fake term first; the real term and R1 share one forward pass when both are due."""
+    def _discriminator(
+        self, reals: Pair, fakes: Pair, gain: float, sigma: float, main: bool, penalize: bool
+    ) -> None:
+        """Non-saturating loss and R1.
+
+        Two backward passes, generated images first, so that only one graph is in memory at a
+        time; the real term and R1 share one forward pass when both are due.
+        """
         if main:
             logits = self.run_D(self._fake_images(fakes, update_emas=True), fakes[1], sigma)
             self._report_scores("fake", logits)
             fake_loss = softplus(logits)
             fake_loss.mean().mul(gain).backward()
-        images, logits = self._judge(reals, sigma, penalise)
+        images, logits = self._logits_of_leaves(reals, sigma, penalize)
         self._report_scores("real", logits)
         loss = torch.zeros_like(logits)
         if main:
             loss = softplus(-logits)
             self.report("Loss/D/loss", fake_loss.detach() + loss.detach())
-        if penalise:
+        if penalize:
             reg = self._penalty("r1", logits, images)
             self.report("Loss/D/reg", reg)
             loss = loss.reshape(reg.shape[0], -1).mean(1) + reg
         loss.mean().mul(gain).backward()
 
-    def _relativistic_discriminator(self, reals, fakes, gain, sigma, main, penalise) -> None:
-        """Every real image against a generated one, in one backward pass."""
+    def _relativistic_discriminator(
+        self, reals: Pair, fakes: Pair, gain: float, sigma: float, main: bool, penalize: bool
+    ) -> None:
+        """Relativistic pairing loss with R1 and R2, in one backward pass."""
         generated = self._fake_images(fakes, update_emas=main)
-        real_images, real_logits = self._judge(reals, sigma, penalise)
-        fake_images, fake_logits = self._judge((generated, fakes[1]), sigma, penalise)
+        real_images, real_logits = self._logits_of_leaves(reals, sigma, penalize)
+        fake_images, fake_logits = self._logits_of_leaves((generated, fakes[1]), sigma, penalize)
         self._report_scores("real", real_logits)
         loss = torch.zeros_like(real_logits)
         if main:
             self._report_scores("fake", fake_logits)
             loss = softplus(fake_logits - real_logits)
             self.report("Loss/D/loss", loss)
-        if penalise:
+        if penalize:
             reg = self._penalty("r1", real_logits, real_images)
             reg = reg + self._penalty("r2", fake_logits, fake_images)
             self.report("Loss/D/reg", reg)
             loss = loss.reshape(reg.shape[0], -1).mean(1) + reg
         loss.mean().mul(gain).backward()
 
-    def _judge(self, images_and_labels, sigma, penalise) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images, as leaves if a penalty will be taken on them, and their logits."""
+    def _logits_of_leaves(self, images_and_labels: Pair, sigma: float, requires_grad: bool) -> Pair:
+        """Return the images, as leaves if gradients by them are needed, and their logits."""
         images, c = images_and_labels
-        images = images.detach().requires_grad_(penalise)
+        images = images.detach().requires_grad_(requires_grad)
         return images, self.run_D(images, c, sigma)
 
     def _penalty(self, name: str, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """γ/2 times the squared norm of the gradient at every image (R1, R2)."""
+        """Return γ/2 times the squared gradient norm at every image (R1, R2)."""
         (grads,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
         penalty = grads.square().sum([1, 2, 3])
         self.report(f"Loss/{name}_penalty", penalty)

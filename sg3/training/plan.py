@@ -1,50 +1,48 @@
-"""Will it fit, and how long will it take: a run's memory and speed before it starts."""
+"""Memory and time of a training run before it starts, measured or estimated."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from sg3.networks import build_network
-from sg3.networks.augment import AugmentPipe
-from sg3.training.config import TrainConfig
-from sg3.training.loop import prepare_device
-from sg3.training.loss import GANLoss
-from sg3.training.plan_measure import measure as measure_steps
-from sg3.training.plan_model import cost_of, paths_of
-from sg3.training.plan_rates import Card, Rates
-from sg3.training.presets import (
-    augment_kwargs,
-    discriminator_kwargs,
-    generator_kwargs,
-    loss_config,
-)
-from sg3.training.trainer import G_REG_INTERVAL
+from sg3.networks.augment import PRESETS
+from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
+from sg3.training.cost_model import Card, Rates, cost_of, paths_of
+from sg3.training.loss import GANLoss, loss_config
+from sg3.training.plan_measure import measure_steps
+from sg3.training.trainer import G_REG_INTERVAL, prepare_device
 
 GIB = 2**30
-FLOAT_BYTES, ADAM_BYTES = 4, 8  # Adam keeps two moments of every trained number
-#: Traffic in bytes per number: of an update (gradient's norm, Adam), and of the average.
-UPDATE_BYTES, AVERAGE_BYTES = 4 + 7 * 4, 3 * 4
-EXCHANGE_BANDWIDTH = 50e9  # bytes/s between GPUs, taken for all machines
-#: Beside tensors, a CPU's convolutions and allocator take memory, and so does an idle process:
-#: fitted to 16 measured runs (torch 2.15, 16² to 128², 12 to 1622 MiB of tensors), which it meets
-#: within 10 %, as it did six others.
+FLOAT_BYTES, ADAM_BYTES = 4, 8  # Adam keeps two moments per parameter
+#: Memory traffic per parameter: of an update (gradient norm, Adam), and of the EMA.
+UPDATE_BYTES, EMA_BYTES = 4 + 7 * 4, 3 * 4
+ALL_REDUCE_BANDWIDTH = 50e9  # bytes/s between GPUs, assumed for all machines
+#: Memory of a CPU process beyond tensors: convolution workspaces, the allocator, the process
+#: itself. Fitted to 16 measured runs (torch 2.15, 16² to 128², 12 to 1622 MiB of tensors); within
+#: 10 % of these and of six others.
 CPU_FACTOR, CPU_PROCESS_BYTES = 1.55, 0.8 * GIB
-#: What a card needs beyond tensors: workspaces, and the driver's context. Not measured.
+#: Memory of a GPU beyond tensors: workspaces, and the driver's context. Assumed, not measured.
 CARD_FACTOR, CARD_CONTEXT_BYTES = 1.1, 0.5 * GIB
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What training costs with `images_per_pass` images at a time on every GPU.
+    """Cost of a run for one number of images per pass.
 
-    `source` says whether the figures are 'measured' or 'estimated'; they are None where memory
-    ran out. Memory is that of one GPU, or process; `days` are those of the whole run.
+    Attributes:
+        images_per_pass: images per forward pass of one GPU or process.
+        memory_gib: peak memory of one GPU or process; None if memory ran out.
+        seconds_per_kimg: seconds per 1000 images; None if memory ran out.
+        days: length of the whole run; None if memory ran out.
+        source: "measured" or "estimated".
+        note: remark, or an empty string.
     """
 
     images_per_pass: int
@@ -57,7 +55,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers that G and D learn, and bytes of the files that a run writes."""
+    """Parameters of G and D, and bytes of a training state and of a network file."""
 
     g_parameters: int
     d_parameters: int
@@ -66,42 +64,43 @@ class Sizes:
 
 
 class Parts:
-    """The networks of a run as shapes alone, and the bytes that stay all the time."""
+    """The networks of a run on the meta device, and the bytes that are allocated all the time."""
 
     def __init__(self, config: TrainConfig, image_shape: tuple[int, int, int], label_dim: int):
         self.image_shape, self.label_dim = image_shape, label_dim
         kind, kwargs = generator_kwargs(config, image_shape, label_dim)
-        self.G = _without_numbers(build_network(kind, kwargs))
+        self.G: Any = _on_meta(build_network(kind, kwargs))
         kwargs = discriminator_kwargs(config, image_shape, label_dim)
-        self.D = _without_numbers(build_network("discriminator", kwargs))
-        self.augment = None
+        self.D: Any = _on_meta(build_network("discriminator", kwargs))
+        self.augment: nn.Module | None = None
         if config.aug != "noaug":
-            self.augment = _without_numbers(AugmentPipe(**augment_kwargs(config)))
-        trained = self.G.synthesis if config.freeze_mapping else self.G
-        #: What the optimisers change, by the letter of the network.
+            self.augment = _on_meta(build_network("augment", PRESETS[config.augpipe]))
+        trained: Any = self.G.synthesis if config.freeze_mapping else self.G
+        #: Parameters of the optimizers, by network.
         self.trained = {"G": list(trained.parameters()), "D": list(self.D.parameters())}
 
-    def num_trained(self, letter: str) -> int:
-        """Numbers that the optimiser of G or D changes."""
-        return sum(p.numel() for p in self.trained[letter])
+    def num_trained(self, network: str) -> int:
+        """Return the number of trained parameters of "G" or "D"."""
+        return sum(p.numel() for p in self.trained[network])
 
     @property
     def constant_bytes(self) -> int:
-        """Weights of G, D and the average, and Adam's moments."""
+        """Bytes of G, D and G_ema, and of Adam's moments."""
         moments = ADAM_BYTES * (self.num_trained("G") + self.num_trained("D"))
         return 2 * _bytes(self.G) + _bytes(self.D) + moments
 
     def sizes(self) -> Sizes:
-        """Counted, without the few kilobytes of names that every file has."""
+        """Count parameters and file sizes, without the few kilobytes of names in every file."""
         augment = 0 if self.augment is None else _bytes(self.augment)
         return Sizes(
-            *(sum(p.numel() for p in net.parameters()) for net in (self.G, self.D)),
+            g_parameters=sum(p.numel() for p in self.G.parameters()),
+            d_parameters=sum(p.numel() for p in self.D.parameters()),
             state_bytes=self.constant_bytes,
             snapshot_bytes=2 * _bytes(self.G) + _bytes(self.D) + augment,
         )
 
 
-def _without_numbers(network: nn.Module) -> nn.Module:
+def _on_meta(network: nn.Module) -> nn.Module:
     return network.train().requires_grad_(False).to("meta")
 
 
@@ -110,13 +109,13 @@ def _bytes(network: nn.Module) -> int:
 
 
 class Estimate:
-    """Memory and time of a run from the shapes of its tensors and a device's rates."""
+    """Memory and time of a run, from the shapes of its tensors and the rates of a device."""
 
     def __init__(self, parts: Parts, device: torch.device, rates: Rates, paths: dict[str, str]):
         self.parts, self.device, self.rates, self.paths = parts, device, rates, paths
 
     def phases(self, config: TrainConfig) -> dict[str, int]:
-        """Every how many steps each phase runs, as in `Trainer`."""
+        """Return the interval of each phase in steps, as in `Trainer`."""
         if loss_config(config).pl_weight > 0:
             phases = {"Gmain": 1, "Greg": G_REG_INTERVAL}
         else:
@@ -124,39 +123,41 @@ class Estimate:
         return phases | {"Dmain": 1, "Dreg": config.d_reg_interval}
 
     def step(self, config: TrainConfig, num_gpus: int) -> tuple[float, float]:
-        """Most bytes of a GPU, and seconds of an average step, for a resolved `config`."""
+        """Return the peak bytes of a GPU and the seconds of an average step (resolved `config`)."""
         parts = self.parts
-        share = config.batch // num_gpus
-        passes = share // config.batch_gpu
-        seconds = _bytes(parts.G) / FLOAT_BYTES * AVERAGE_BYTES / self.rates.bandwidth
+        batch = config.batch // num_gpus
+        passes = batch // config.images_per_pass(num_gpus)
+        seconds = _bytes(parts.G) / FLOAT_BYTES * EMA_BYTES / self.rates.bandwidth
         peak = 0
         for phase, interval in self.phases(config).items():
-            pass_peak, pass_seconds = self._phase(config, phase, passes)
+            pass_peak, pass_seconds = self._phase(config, phase, passes, num_gpus)
             peak = max(peak, pass_peak)
             seconds += (passes * pass_seconds + self._update(phase, num_gpus)) / interval
-        images = share * math.prod(parts.image_shape) * FLOAT_BYTES
+        images = batch * math.prod(parts.image_shape) * FLOAT_BYTES
         return parts.constant_bytes + images + peak, seconds
 
-    def _phase(self, config: TrainConfig, phase: str, passes: int) -> tuple[int, float]:
-        """Most bytes beside the constant ones, and seconds of one pass."""
-        letter, other = phase[0], "D" if phase[0] == "G" else "G"
-        run = self._pass(config, phase)
-        parameters = self.parts.trained[letter]
+    def _phase(
+        self, config: TrainConfig, phase: str, passes: int, num_gpus: int
+    ) -> tuple[int, float]:
+        """Return the peak bytes in addition to the constant ones, and the seconds, of one pass."""
+        trained, other = phase[0], "D" if phase[0] == "G" else "G"
+        run = self._pass(config, phase, num_gpus)
+        parameters = self.parts.trained[trained]
         for parameter in parameters:
             parameter.requires_grad_(True)
-        # Augmentations that move an image are taken to reach half its side beyond its border.
+        # The augmentation reads from its draws how far images move: assume half an image.
         side = max(self.parts.image_shape[1:])
         cost = cost_of(run, self.device, self.rates, self.paths, side)
         peak = cost.peak + self.parts.num_trained(other) * FLOAT_BYTES
-        if passes > 1:  # later passes begin with the gradients of the first
-            peak += self.parts.num_trained(letter) * FLOAT_BYTES
+        if passes > 1:  # later passes start with the gradients of the first
+            peak += self.parts.num_trained(trained) * FLOAT_BYTES
         for parameter in parameters:
             parameter.requires_grad_(False).grad = None
         return peak, cost.seconds
 
-    def _pass(self, config: TrainConfig, phase: str):
-        parts, n = self.parts, config.batch_gpu
-        # Mixing calls the small mapping network once more, at random: left out.
+    def _pass(self, config: TrainConfig, phase: str, num_gpus: int) -> Callable[[], None]:
+        parts, n = self.parts, config.images_per_pass(num_gpus)
+        # Style mixing only adds a second pass of the small mapping network, at random.
         settings = dataclasses.replace(loss_config(config), style_mixing_prob=0)
         loss = GANLoss(parts.G, parts.D, settings, parts.augment)
         items = (
@@ -169,20 +170,20 @@ class Estimate:
         return lambda: loss.accumulate_gradients(phase, *items, gain=1, cur_nimg=end)
 
     def _update(self, phase: str, num_gpus: int) -> float:
-        """Seconds of the optimiser, and of averaging the gradients over the GPUs."""
-        numbers = self.parts.num_trained(phase[0])
-        sent = 2 * (num_gpus - 1) / num_gpus * numbers * FLOAT_BYTES  # around a ring
-        return numbers * UPDATE_BYTES / self.rates.bandwidth + sent / EXCHANGE_BANDWIDTH
+        """Return the seconds of the optimizer and of the all-reduce of the gradients."""
+        parameters = self.parts.num_trained(phase[0])
+        sent = 2 * (num_gpus - 1) / num_gpus * parameters * FLOAT_BYTES  # ring all-reduce
+        return parameters * UPDATE_BYTES / self.rates.bandwidth + sent / ALL_REDUCE_BANDWIDTH
 
 
 def pass_configs(config: TrainConfig, resolution: int, num_gpus: int) -> list[TrainConfig]:
-    """`config` resolved for every number of images per pass that it allows, smallest first.
+    """Return `config` resolved for every possible number of images per pass, smallest first.
 
-    Raises ValueError if it allows none.
+    Raises ValueError if there is none.
     """
     config.resolved(resolution, num_gpus)
-    share, found = config.batch // num_gpus, []
-    for size in range(1, share + 1):
+    found = []
+    for size in range(1, config.batch // num_gpus + 1):
         try:
             own = dataclasses.replace(config, batch_gpu=size).resolved(resolution, num_gpus)
         except ValueError:
@@ -194,7 +195,7 @@ def pass_configs(config: TrainConfig, resolution: int, num_gpus: int) -> list[Tr
 def sizes(
     config: TrainConfig, image_shape: tuple[int, int, int], num_gpus: int = 1, label_dim: int = 0
 ) -> Sizes:
-    """Parameters and files of a run on images `[C, H, W]`."""
+    """Return parameters and file sizes of a run on images of shape `[C, H, W]`."""
     configs = pass_configs(config, max(image_shape[1:]), num_gpus)
     return Parts(configs[0], image_shape, label_dim).sizes()
 
@@ -208,38 +209,55 @@ def plan(
     card: Card | None = None,
     label_dim: int = 0,
 ) -> Iterator[PlanRow]:
-    """What a run on images `[C, H, W]` would cost, for every number of images per pass.
+    """Yield what a run would cost for every possible number of images per pass.
 
     Args:
-        config: the run; `batch_gpu` is left out.
-        num_gpus: processes that share the batch.
+        config: options of the run; `batch_gpu` is ignored.
+        image_shape: `[C, H, W]` of the training images.
+        num_gpus: number of processes.
         device: where to measure, or what to estimate for.
-        measure: make real steps there instead of an estimate; stops when memory runs out.
-        card: estimate for this GPU, from published numbers (`sg3.training.plan_rates.CARDS`).
+        measure: make real steps instead of an estimate; ends when memory runs out.
+        card: estimate for this GPU from published numbers (`sg3.training.cost_model.CARDS`).
+        label_dim: size of a label, 0 without labels.
 
     Raises ValueError for options that do not fit.
     """
-    device = torch.device("cuda" if card is not None else device)
     configs = pass_configs(config, max(image_shape[1:]), num_gpus)
-    rows = _measured if measure else _estimated
-    yield from rows(configs, image_shape, num_gpus, device, card, label_dim)
+    if measure:
+        yield from _measured(configs, image_shape, num_gpus, torch.device(device), label_dim)
+    else:
+        device = torch.device("cuda" if card is not None else device)
+        yield from _estimated(configs, image_shape, num_gpus, device, card, label_dim)
 
 
-def _measured(configs, image_shape, num_gpus, device, card, label_dim) -> Iterator[PlanRow]:
+def _measured(
+    configs: list[TrainConfig],
+    image_shape: tuple[int, int, int],
+    num_gpus: int,
+    device: torch.device,
+    label_dim: int,
+) -> Iterator[PlanRow]:
     for config in configs:
-        share = config.batch // num_gpus
-        own = dataclasses.replace(config, batch=share, device=str(device))
+        own = dataclasses.replace(config, batch=config.batch // num_gpus, device=str(device))
         found = measure_steps(own, image_shape, label_dim)
+        size = config.images_per_pass(num_gpus)
         if found.out_of_memory:
             note = "out of memory; larger passes were not tried"
-            yield PlanRow(config.batch_gpu, None, None, None, "measured", note)
+            yield PlanRow(size, None, None, None, "measured", note)
             return
-        note = "" if num_gpus == 1 else "without the exchange between GPUs"
-        yield _row(config, found.peak, found.seconds, "measured", note)
+        note = "" if num_gpus == 1 else "without communication between GPUs"
+        yield _row(config, size, found.peak, found.seconds, "measured", note)
 
 
-def _estimated(configs, image_shape, num_gpus, device, card, label_dim) -> Iterator[PlanRow]:
-    if card is None:  # as a run would set it up
+def _estimated(
+    configs: list[TrainConfig],
+    image_shape: tuple[int, int, int],
+    num_gpus: int,
+    device: torch.device,
+    card: Card | None,
+    label_dim: int,
+) -> Iterator[PlanRow]:
+    if card is None:  # threads count for the measured rates
         prepare_device(dataclasses.replace(configs[0], device=str(device)))
     rates = Rates.measured(device) if card is None else Rates.of_card(card)
     paths = paths_of(device, card is None or card.has_triton)
@@ -251,11 +269,13 @@ def _estimated(configs, image_shape, num_gpus, device, card, label_dim) -> Itera
             peak = peak * CPU_FACTOR + CPU_PROCESS_BYTES
         needed = peak * CARD_FACTOR + CARD_CONTEXT_BYTES
         fits = card is None or needed < card.memory * GIB
-        note = "" if fits else f"does not fit in {card.memory:g} GiB"
-        yield _row(config, peak, seconds, "estimated", note)
+        note = "" if fits or card is None else f"does not fit in {card.memory:g} GiB"
+        yield _row(config, config.images_per_pass(num_gpus), peak, seconds, "estimated", note)
 
 
-def _row(config: TrainConfig, peak: float, seconds: float, source: str, note: str) -> PlanRow:
+def _row(
+    config: TrainConfig, size: int, peak: float, seconds: float, source: str, note: str
+) -> PlanRow:
     per_kimg = seconds * 1000 / config.batch
     days = per_kimg * config.kimg / 86400
-    return PlanRow(config.batch_gpu, peak / GIB, per_kimg, days, source, note)
+    return PlanRow(size, peak / GIB, per_kimg, days, source, note)

@@ -1,7 +1,7 @@
-"""Real training steps on random images: their peak memory and seconds.
+"""Peak memory and seconds of real training steps on random images.
 
-On a CPU they run in a process of their own, `python -m sg3.training.plan_measure`, whose memory
-nothing else has touched.
+On a CPU they run in a separate process, `python -m sg3.training.plan_measure`, so that its peak
+memory is that of training alone.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sg3.data.dataset import TrainingImages
-from sg3.distributed.team import Team
+from sg3.data.base import TrainingImages
+from sg3.distributed import Team
+from sg3.errors import UserError
 from sg3.training.config import TrainConfig
-from sg3.training.loop import prepare_device
-from sg3.training.trainer import Trainer, is_out_of_memory
+from sg3.training.trainer import Trainer, is_out_of_memory, prepare_device
 
 NUM_IMAGES = 64
-KILLED = -9
+KILLED = -9  # exit status of a process that the system killed for memory
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Most bytes in use, and seconds of an average step; both 0 where memory ran out."""
+    """Peak bytes and seconds of an average step; both are 0 if memory ran out."""
 
     peak: int
     seconds: float
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether the device cannot do it."""
+        """Whether memory ran out."""
         return self.peak == 0
 
 
 class RandomImages(TrainingImages):
-    """Noise `[C, H, W]`, with one of `label_dim` labels each."""
+    """Random images of shape `[C, H, W]`, each with one of `label_dim` labels."""
 
     in_memory = True
 
@@ -59,41 +60,45 @@ class RandomImages(TrainingImages):
     def label_dim(self) -> int:
         return self._label_dim
 
-    def images(self, indices) -> torch.Tensor:
+    def images(self, indices: Any) -> torch.Tensor:
         return self._image.repeat(len(indices), 1, 1, 1)
 
-    def labels(self, indices) -> torch.Tensor:
+    def labels(self, indices: Any) -> torch.Tensor:
         if not self._label_dim:
             return torch.zeros([len(indices), 0])
         return torch.eye(self._label_dim)[torch.as_tensor(indices) % self._label_dim]
 
 
 def _kinds_of_steps(intervals: list[int]) -> list[tuple[int, float]]:
-    """A step of each kind and its share: with intervals 1 and 16, (0, 1/16) and (1, 15/16)."""
+    """Return one step index per combination of due phases, and the fraction of such steps.
+
+    With intervals 1 and 16: (0, 1/16) and (1, 15/16).
+    """
     cycle = math.lcm(*intervals)
     due = [tuple(index % k == 0 for k in intervals) for index in range(cycle)]
     return [(due.index(kind), count / cycle) for kind, count in Counter(due).items()]
 
 
-def _run_steps(config: TrainConfig, image_shape, label_dim: int) -> Measured:
-    """One process's steps, here. Raises what the device raises when memory runs out."""
+def _run_steps(config: TrainConfig, image_shape: tuple[int, int, int], label_dim: int) -> Measured:
+    """Run the steps in this process. Raises the device's error when memory runs out."""
     device = prepare_device(config)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    trainer = Trainer(config, RandomImages(image_shape, label_dim), Team(device=device))
-    trainer.cur_nimg = round(config.kimg * 1000)  # what only the beginning has is over
+    images: Any = RandomImages(image_shape, label_dim)
+    trainer = Trainer(config, images, Team(device=device))
+    trainer.cur_nimg = round(config.kimg * 1000)  # the initial blur has faded
     seconds = 0.0
     try:
-        trainer.step()  # the first compiles, and is of the largest kind
-        for index, share in _kinds_of_steps([phase.interval for phase in trainer.phases]):
+        trainer.step()  # compiles; all phases are due, so memory reaches its peak
+        for index, fraction in _kinds_of_steps([phase.interval for phase in trainer.phases]):
             trainer.batch_idx = index
             started = time.perf_counter()
             trainer.step()
             if cuda:
                 torch.cuda.synchronize(device)
-            seconds += share * (time.perf_counter() - started)
+            seconds += fraction * (time.perf_counter() - started)
     finally:
         trainer.close()
     peak = torch.cuda.max_memory_allocated(device) if cuda else _peak_of_process()
@@ -101,17 +106,20 @@ def _run_steps(config: TrainConfig, image_shape, label_dim: int) -> Measured:
 
 
 def _peak_of_process() -> int:
-    """Most memory this process has had, in bytes; not what its parent had, as ru_maxrss is."""
+    """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
-    if status.is_file():
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) * 1024
+    # ru_maxrss would include the memory of the parent at the time of the fork.
+    if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(found[1]) * 1024
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _unless_out_of_memory(config: TrainConfig, image_shape, label_dim: int) -> Measured:
+def _unless_out_of_memory(
+    config: TrainConfig, image_shape: tuple[int, int, int], label_dim: int
+) -> Measured:
     try:
         return _run_steps(config, image_shape, label_dim)
     except (RuntimeError, MemoryError) as error:
@@ -120,26 +128,28 @@ def _unless_out_of_memory(config: TrainConfig, image_shape, label_dim: int) -> M
         return Measured(0, 0)
 
 
-def measure(config: TrainConfig, image_shape: tuple[int, int, int], label_dim: int = 0) -> Measured:
-    """Steps of one process on `config.device` with `config.batch` images each.
+def measure_steps(
+    config: TrainConfig, image_shape: tuple[int, int, int], label_dim: int = 0
+) -> Measured:
+    """Measure steps of one process on `config.device`, with a resolved `config`.
 
-    `config` is resolved; `batch_gpu` images go through the networks at a time.
+    Raises ValueError if a step fails for another reason than memory.
     """
     if torch.device(config.device).type == "cuda":
         return _unless_out_of_memory(config, image_shape, label_dim)
     question = json.dumps([dataclasses.asdict(config), image_shape, label_dim])
     command = [sys.executable, "-m", "sg3.training.plan_measure"]
     process = subprocess.run(command, input=question, capture_output=True, text=True)
-    if process.returncode == KILLED:  # by the system, which had no memory left
+    if process.returncode == KILLED:
         return Measured(0, 0)
     if process.returncode:
         reason = process.stderr.strip().splitlines() or ["no reason given"]
-        raise ValueError(f"measuring: the training step failed: {reason[-1]}")
+        raise UserError(f"measure: the training step failed: {reason[-1]}")
     return Measured(*json.loads(process.stdout.splitlines()[-1]))
 
 
 def main() -> None:
-    """Answer one question from standard input."""
+    """Measure for the question on standard input; print the answer as JSON."""
     options, image_shape, label_dim = json.loads(sys.stdin.read())
     found = _unless_out_of_memory(TrainConfig(**options), tuple(image_shape), label_dim)
     print(json.dumps([found.peak, found.seconds]))

@@ -1,28 +1,29 @@
-"""The training state: everything needed to continue bit for bit, written so that it survives."""
+"""Training states: everything needed to resume bit for bit, written atomically."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import random
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 
 from sg3.errors import UserError
+from sg3.training.run_folder import state_path, state_paths
 from sg3.training.trainer import Trainer
 
 FORMAT = "sg3-training-state"
 VERSION = 2
-NAME = re.compile(r"training-state-(\d+)\.pt")
 
 
-def _numpy_state(generator) -> dict:
+def _numpy_state(generator: Any) -> dict[str, Any]:
+    """`get_state()` of `numpy.random` or a RandomState, as types that torch.load accepts."""
     _, keys, position, has_gauss, gauss = generator.get_state()
     return {
         "keys": torch.from_numpy(keys.astype(np.int64)),
@@ -32,14 +33,14 @@ def _numpy_state(generator) -> dict:
     }
 
 
-def _set_numpy_state(generator, state: dict) -> None:
+def _set_numpy_state(generator: Any, state: dict[str, Any]) -> None:
     keys = state["keys"].numpy().astype(np.uint32)
     generator.set_state(("MT19937", keys, state["position"], state["has_gauss"], state["gauss"]))
 
 
-def _capture_member(trainer: Trainer) -> dict:
-    """What differs from process to process."""
-    member = {
+def _capture_member(trainer: Trainer) -> dict[str, Any]:
+    """Return what differs between processes."""
+    member: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": _numpy_state(np.random),
         "torch": torch.get_rng_state(),
@@ -52,7 +53,7 @@ def _capture_member(trainer: Trainer) -> dict:
     return member
 
 
-def _restore_member(trainer: Trainer, member: dict) -> None:
+def _restore_member(trainer: Trainer, member: dict[str, Any]) -> None:
     trainer.stats.load_state(member["stats"], trainer.device)
     trainer.loader.load_state(member["loader"])
     if trainer.ada is not None:
@@ -64,13 +65,13 @@ def _restore_member(trainer: Trainer, member: dict) -> None:
         torch.cuda.set_rng_state(member["cuda"], trainer.device)
 
 
-def capture(trainer: Trainer, **also) -> dict | None:
-    """The complete state as tensors, numbers, strings, lists and dicts; None but on rank 0.
+def capture(trainer: Trainer, **also: Any) -> dict[str, Any] | None:
+    """Return the complete state as tensors, numbers, strings, lists and dicts on rank 0.
 
-    Every process must call it. `also` are further entries of such values.
+    Every process must call it; other ranks get None. `also` are further entries of such types.
     """
     members = trainer.team.gather(_capture_member(trainer))
-    if not trainer.team.leads:
+    if not trainer.team.is_main:
         return None
     pipe = trainer.augment_pipe
     return {
@@ -81,8 +82,8 @@ def capture(trainer: Trainer, **also) -> dict | None:
         "optimizers": {n: o.state_dict() for n, o in trainer.optimizers().items()},
         "pl_mean": trainer.loss.pl_mean,
         "augment_p": None if pipe is None else pipe.p,
-        "labels": _numpy_state(trainer._label_random),
-        "latents": trainer._z_random.get_state(),
+        "labels": _numpy_state(trainer.label_random),
+        "latents": trainer.z_random.get_state(),
         "members": members,
         "counters": trainer.counters(),
         "threads": torch.get_num_threads(),
@@ -90,10 +91,10 @@ def capture(trainer: Trainer, **also) -> dict | None:
     }
 
 
-def restore(trainer: Trainer, state: dict) -> list[str]:
-    """Put `state` (from `read_state`) into a trainer built from the same options.
+def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
+    """Load `state` (from `read_state`) into a trainer built from the same options.
 
-    Returns lines that say in what the continuation is not bit for bit.
+    Returns notes on why the rest of the run will not be bit for bit the same, if it will not.
     """
     for name, tensors in state["networks"].items():
         getattr(trainer, name).load_state_dict(tensors)
@@ -101,9 +102,9 @@ def restore(trainer: Trainer, state: dict) -> list[str]:
         optimizer.load_state_dict(state["optimizers"][name])
     trainer.loss.pl_mean.copy_(state["pl_mean"])
     if trainer.augment_pipe is not None:
-        trainer.augment_pipe.p.copy_(state["augment_p"])
-    _set_numpy_state(trainer._label_random, state["labels"])
-    trainer._z_random.set_state(state["latents"])
+        trainer.augment_pipe.get_buffer("p").copy_(state["augment_p"])
+    _set_numpy_state(trainer.label_random, state["labels"])
+    trainer.z_random.set_state(state["latents"])
     for name, value in state["counters"].items():
         setattr(trainer, name, value)
     members, size = state["members"], trainer.team.size
@@ -112,27 +113,18 @@ def restore(trainer: Trainer, state: dict) -> list[str]:
         return []
     trainer.pass_size = min(trainer.pass_size, trainer.config.batch // size)
     trainer.loader.load_state(members[0]["loader"])
+    # The random states of the others belong to no process here; the data position does.
     return [
-        f"going on with {size} processes instead of {len(members)}: what follows is as good, "
-        "but not bit for bit what the others would have done"
+        f"resuming with {size} processes instead of {len(members)}: equivalent, but not bit for "
+        "bit the same"
     ]
 
 
-def state_path(folder: Path, nimg: int) -> Path:
-    """Where the state after `nimg` images lies."""
-    return folder / f"training-state-{nimg:010d}.pt"
+def write_state(folder: Path, state: dict[str, Any], keep: int) -> Path:
+    """Write a state atomically and delete all but the newest `keep`.
 
-
-def state_paths(folder: Path) -> list[Path]:
-    """States in a run's folder, oldest first."""
-    return sorted(p for p in folder.iterdir() if NAME.fullmatch(p.name))
-
-
-def write_state(folder: Path, state: dict, keep: int) -> Path:
-    """Write atomically: a temporary file, synced, renamed, and the folder synced; old ones go.
-
-    On any failure (a full disk) earlier states are untouched and the temporary file is removed;
-    then raises UserError.
+    The temporary file is synced, renamed, and the folder synced. On failure (a full disk) the
+    temporary file is removed, earlier states stay, and UserError is raised.
     """
     path = state_path(folder, state["counters"]["cur_nimg"])
     temporary = path.with_name(path.name + ".tmp")
@@ -146,7 +138,7 @@ def write_state(folder: Path, state: dict, keep: int) -> Path:
             _sync_folder(folder)
         finally:
             temporary.unlink(missing_ok=True)
-        # A killed session may have left its own behind.
+        # Temporary files too: a killed process may have left one.
         for old in [*state_paths(folder)[:-keep], *folder.glob("training-state-*.pt.tmp")]:
             old.unlink()
     return path
@@ -154,10 +146,10 @@ def write_state(folder: Path, state: dict, keep: int) -> Path:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """What keeps files of a run from being written becomes a `UserError`: what survives, what now.
+    """Turn failures to write into a `UserError` that names the newest state.
 
-    Writers report a full disk in their own ways: Python with OSError, torch with RuntimeError
-    while an OSError is handled, safetensors with its own class.
+    A full disk has three faces: OSError from Python, RuntimeError with an OSError as its context
+    from torch, and an exception of its own from safetensors.
     """
     try:
         yield
@@ -166,15 +158,16 @@ def writing(folder: Path) -> Iterator[None]:
         if reason is None:
             raise
         earlier = state_paths(folder)
-        rest = "no state was written before; make room, then start again"
+        rest = "no training state exists yet; free disk space, then start again"
         if earlier:
-            rest = f"{earlier[-1].name} survives; make room, then --resume latest goes on"
+            rest = f"{earlier[-1].name} is intact; free disk space, then run with `resume` latest"
         raise UserError(f"cannot write to {folder} ({reason}): {rest}") from error
 
 
 def _why_not_written(error: BaseException | None) -> str | None:
-    """The reason in words, or None if `error` has nothing to do with files."""
-    text, found = " ".join(str(error).split()), None
+    """Return the reason in words, or None if `error` is not about files."""
+    text = " ".join(str(error).split())
+    found: str | None = None
     if isinstance(error, SafetensorError):
         found = text.split("I/O error: ")[-1].split(" (os error")[0]
     while error is not None and found is None:
@@ -192,28 +185,31 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def read_state(path: Path) -> dict:
-    """Read a state without running code from it. Raises ValueError in one line if damaged."""
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a state without executing code from it. Raises ValueError if it is damaged."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--resume: cannot read {path}: {reason}") from None
+        raise UserError(f"resume: cannot read {path}: {reason}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"--resume: {path} is not a training state of sg3")
+        raise UserError(f"resume: {path} is not a training state of sg3")
     if state["version"] != VERSION:
-        raise ValueError(
-            f"--resume: {path} has version {state['version']}, this program reads {VERSION}"
+        raise UserError(
+            f"resume: {path} has version {state['version']}, this program reads {VERSION}"
         )
     return state
 
 
-def newest_state(folder: Path) -> tuple[dict, list[str]]:
-    """The newest readable state of a run's folder, and lines about damaged ones passed over."""
-    notes = []
+def newest_state(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the newest readable state of a run's folder, and notes on newer damaged ones.
+
+    Raises ValueError if there is none.
+    """
+    notes: list[str] = []
     for path in reversed(state_paths(folder)):
         try:
             return read_state(path), notes
         except ValueError as error:
             notes.append(str(error))
-    raise ValueError(notes[-1] if notes else f"--resume: {folder} holds no training state")
+    raise UserError(notes[-1] if notes else f"resume: {folder} holds no training state")

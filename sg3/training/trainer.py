@@ -1,43 +1,77 @@
-"""Networks, optimisers and counters of a run, and one training step (REFERENCE.md §4.2, §4.4)."""
+"""Networks, optimizers and counters of a run, and one training step (REFERENCE.md §4.2, §4.4)."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from sg3.data import open_loader
-from sg3.distributed.team import Team
+from sg3.checkpoints.networks import Networks
+from sg3.data import ImageDataset, ShardDataset, open_loader
+from sg3.distributed import Team
+from sg3.errors import UserError
 from sg3.networks import build_network
+from sg3.networks.augment import PRESETS, AugmentPipe
 from sg3.networks.compiled import compile_synthesis
 from sg3.networks.precision import HALF_DTYPES, set_half_precision
-from sg3.training.ada import AdaConfig, AdaController
-from sg3.training.config import TrainConfig
-from sg3.training.ema import ema_beta, update_ema
-from sg3.training.loss import GANLoss
-from sg3.training.presets import (
-    augment_kwargs,
-    discriminator_kwargs,
-    generator_kwargs,
-    loss_config,
-)
-from sg3.training.stats import Statistics
+from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
+from sg3.training.loss import GANLoss, loss_config
+from sg3.training.stats import AdaConfig, AdaController, Statistics
 from sg3.training.transfer import TransferReport, start_from
 
-GRADIENT_LIMIT = 1e5  # what an infinite gradient becomes
-G_REG_INTERVAL = 4  # of the path length, StyleGAN2 only
-ADA_KIMG, ADA_KIMG_RESUMED = 500, 100
+GRADIENT_LIMIT = 1e5  # replaces infinite gradients
+G_REG_INTERVAL = 4  # steps between path length updates, StyleGAN2 only
+ADA_KIMG, ADA_KIMG_FROM_NETWORK = 500, 100
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def prepare_device(config: TrainConfig) -> torch.device:
+    """Return the device of `config` and apply the settings of threads, cuDNN and TF32."""
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.backends.cudnn.benchmark = not config.nobench
+    # Full float32: TF32 would keep 10 bits of the mantissa.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return torch.device(name)
+
+
+def ema_beta(batch: int, ema_kimg: float, cur_nimg: int, rampup: float | None) -> float:
+    """Return the decay of the EMA per step (REFERENCE.md §4.7).
+
+    Args:
+        batch: images per step.
+        ema_kimg: half-life in thousands of images.
+        cur_nimg: images shown so far.
+        rampup: limits the half-life to this fraction of the images shown; None: no limit.
+    """
+    half_life = ema_kimg * 1000
+    if rampup is not None:
+        half_life = min(half_life, cur_nimg * rampup)
+    return 0.5 ** (batch / max(half_life, 1e-8))
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, network: nn.Module, beta: float) -> None:
+    """Move the parameters of `average` towards `network` and copy its buffers."""
+    old: list[torch.Tensor] = list(average.parameters())
+    new: list[torch.Tensor] = list(network.parameters())
+    torch._foreach_lerp_(old, new, 1 - beta)
+    for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(buffer)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One kind of update: run every `interval` steps on `parameters` of `network`."""
+    """One kind of update: every `interval` steps, on `parameters` of `network`."""
 
     name: str
     network: nn.Module
@@ -46,8 +80,14 @@ class Phase:
     interval: int = 1
 
 
-def make_optimizer(parameters, lr: float, reg_interval: int | None) -> torch.optim.Adam:
-    """Adam(0, 0.99); with lazy regularisation slowed so that k+1 updates count as k."""
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], lr: float, reg_interval: int | None
+) -> torch.optim.Adam:
+    """Return Adam(0, 0.99).
+
+    With lazy regularization every k steps there are k+1 updates per k steps; learning rate and
+    betas are adjusted to make up for it (SG2 Appendix B).
+    """
     ratio = 1.0 if reg_interval is None else reg_interval / (reg_interval + 1)
     return torch.optim.Adam(
         parameters, lr=lr * ratio, betas=(0.0, 0.99**ratio), eps=1e-8, fused=True
@@ -57,7 +97,15 @@ def make_optimizer(parameters, lr: float, reg_interval: int | None) -> torch.opt
 def make_phases(
     name: str, network: nn.Module, trained: nn.Module, lr: float, reg_interval: int | None
 ) -> list[Phase]:
-    """Phases that train `trained`, a part of `network`: main and lazily regularised, or both."""
+    """Return the phases of G or D: a main and a regularization phase, or both in one.
+
+    Args:
+        name: "G" or "D".
+        network: the whole network.
+        trained: the part of it whose parameters are optimized.
+        lr: learning rate.
+        reg_interval: steps between regularization updates; None regularizes at every step.
+    """
     parameters = tuple(trained.parameters())
     optimizer = make_optimizer(parameters, lr, reg_interval)
     if reg_interval is None:
@@ -69,7 +117,8 @@ def make_phases(
 
 
 def guard_gradients(grads: list[torch.Tensor]) -> int:
-    """Replace NaN by 0 and infinity by ±1e5 in place; how many values that touched."""
+    """Replace NaN by 0 and infinity by ±1e5 in place; return the number of such values."""
+    # The norms tell in one synchronization whether there is any.
     if not grads or torch.stack(torch._foreach_norm(grads)).sum().isfinite():
         return 0
     bad = 0
@@ -80,44 +129,48 @@ def guard_gradients(grads: list[torch.Tensor]) -> int:
 
 
 def to_network_range(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """uint8 images to float32 in [−1, 1]."""
+    """Convert uint8 images to float32 in [−1, 1] on `device`."""
     return images.to(device, non_blocking=True).to(torch.float32) / 127.5 - 1
 
 
 def split_in_strides(items: torch.Tensor, num_parts: int) -> list[torch.Tensor]:
-    """`num_parts` interleaved parts: minibatch statistics then group the same images as whole."""
+    """Split `items` into `num_parts` interleaved parts.
+
+    D's minibatch statistics group images at the same stride, so every group stays whole.
+    """
     return [items[part::num_parts] for part in range(num_parts)]
 
 
 class Trainer:
-    """All that changes while training; `step` shows one batch to every process together.
+    """Everything that changes during training, and `step`.
+
+    Latents and labels are drawn for the whole batch on every process, from generators that
+    nothing else uses: neither other code nor the number of processes changes what is shown.
 
     Args:
         config: resolved options (`TrainConfig.resolved`).
-        dataset: the real images (`sg3.data.open_dataset`).
+        dataset: real images (`sg3.data.open_dataset`).
         team: this process and those that train with it.
-        start: networks (`sg3.Networks`) whose weights the run begins with, or None.
-        kwargs: constructor arguments of G and D, where a saved state prescribes them.
-        say: receives lines for the log.
-        loss: `GANLoss`, or a class that gives every phase its gradients as it does.
-
-    Latents and labels come from generators of the trainer's own, drawn for the whole batch on
-    every process, so that neither other code nor the number of processes changes what is shown.
+        start: networks to start from, or None for random weights.
+        kwargs: constructor arguments of G and D from a training state, or None.
+        log: receives lines for the log.
+        loss: `GANLoss` or a class with the same interface.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        dataset,
+        dataset: ImageDataset | ShardDataset,
         team: Team | None = None,
-        start=None,
+        start: Networks | None = None,
         kwargs: dict[str, dict] | None = None,
-        say: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], object] = lambda line: None,
         loss: type[GANLoss] = GANLoss,
     ):
         self.config, self.dataset, self.team = config, dataset, team or Team()
-        self.device, self.say = self.team.device, say
-        self._seed_everything()
+        self.device, self.log = self.team.device, log
+        self.pass_size = config.images_per_pass(self.team.size)
+        self._seed()
         self.transfer_reports: list[TransferReport] = []
         self.team.agree(lambda: self._build_modules(start, kwargs))
         for network in (self.G, self.D, self.G_ema):
@@ -134,61 +187,65 @@ class Trainer:
             workers=config.workers,
             pin=self.device.type == "cuda",
         )
-        share = config.batch // self.team.size
-        self.pass_size = share if config.batch_gpu == "auto" else config.batch_gpu
         self.cur_nimg = self.batch_idx = self.tick = self.tick_start_nimg = 0
-        self.seconds = 0.0  # spent in earlier sessions and steps
+        self.seconds = 0.0  # of all steps, earlier sessions included
         self.nonfinite_gradients = 0
 
-    def _seed_everything(self) -> None:
+    def _seed(self) -> None:
         seed = self.config.seed
-        self._z_random = torch.Generator(device="cpu").manual_seed(seed)
-        self._label_random = np.random.RandomState(seed)
-        torch.manual_seed(seed)  # the networks begin alike everywhere
+        self.z_random = torch.Generator(device="cpu").manual_seed(seed)
+        self.label_random = np.random.RandomState(seed)
+        torch.manual_seed(seed)  # the same initial weights on every process
 
-    def _build_modules(self, start, kwargs) -> None:
+    def _build_modules(self, start: Networks | None, kwargs: dict[str, dict] | None) -> None:
         self._build_networks(start, kwargs)
         if start is not None:
             self.transfer_reports = start_from(start, self.G, self.D, self.G_ema)
         self._build_augmentation()
 
-    def _build_networks(self, start, kwargs) -> None:
+    def _build_networks(self, start: Networks | None, kwargs: dict[str, dict] | None) -> None:
         config, dataset = self.config, self.dataset
-        shape = (tuple(dataset.image_shape), dataset.label_dim)
         if kwargs is None:
-            kind, g_kwargs = generator_kwargs(config, *shape, start and (start.G or start.G_ema))
-            d_kwargs = discriminator_kwargs(config, *shape, start and start.D)
+            shape = (dataset.image_shape, dataset.label_dim)
+            start = start or Networks()
+            kind, g_kwargs = generator_kwargs(config, *shape, start.G or start.G_ema)
+            d_kwargs = discriminator_kwargs(config, *shape, start.D)
         else:
             kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"
             g_kwargs, d_kwargs = kwargs["G"], kwargs["D"]
-        self.G = build_network(kind, g_kwargs).train().requires_grad_(False).to(self.device)
-        self.D = build_network("discriminator", d_kwargs).train().requires_grad_(False)
-        self.D = self.D.to(self.device)
-        self.G_ema = copy.deepcopy(self.G).eval()
+        # Any: modules reach their submodules and buffers by names that types do not know.
+        G, D = build_network(kind, g_kwargs), build_network("discriminator", d_kwargs)
+        self.G: Any = G.train().requires_grad_(False).to(self.device)
+        self.D: Any = D.train().requires_grad_(False).to(self.device)
+        self.G_ema: Any = copy.deepcopy(self.G).eval()
         if config.precision in HALF_DTYPES:
             for network in (self.G, self.D, self.G_ema):
                 set_half_precision(network, config.precision)
         if config.compile:
             compile_synthesis(self.G)
-        # From here on every process draws its own augmentations and mixing points.
+        # From here on every process draws its own augmentations and style mixing.
         torch.manual_seed(config.seed * self.team.size + self.team.rank)
 
     def _build_augmentation(self) -> None:
-        config, self.augment_pipe, self.ada = self.config, None, None
+        config = self.config
+        self.augment_pipe: AugmentPipe | None = None
+        self.ada: AdaController | None = None
         if config.aug == "noaug":
             return
-        self.augment_pipe = build_network("augment", augment_kwargs(config)).to(self.device)
-        self.augment_pipe.p.fill_(config.p if config.aug == "fixed" else config.initial_p)
+        built: Any = build_network("augment", PRESETS[config.augpipe]).to(self.device)
+        self.augment_pipe = built
+        built.p.fill_(config.p if config.aug == "fixed" else config.initial_p)
         if config.aug == "ada":
-            kimg = ADA_KIMG_RESUMED if config.from_network else ADA_KIMG
-            self.ada = AdaController(self.augment_pipe, AdaConfig(target=config.target, kimg=kimg))
+            kimg = ADA_KIMG_FROM_NETWORK if config.from_network else ADA_KIMG
+            self.ada = AdaController(built, AdaConfig(target=config.target, kimg=kimg))
 
     def _build_phases(self) -> None:
         config = self.config
+        assert config.glr is not None, "options are resolved"
         g_interval = G_REG_INTERVAL if self.loss.config.pl_weight > 0 else None
-        self._g_lr_ratio = 1.0 if g_interval is None else g_interval / (g_interval + 1)
         trained = self.G.synthesis if config.freeze_mapping else self.G
         self.phases = make_phases("G", self.G, trained, config.glr, g_interval)
+        self._g_lr = self.phases[0].optimizer.param_groups[0]["lr"]  # before any warmup
         self.phases += make_phases("D", self.D, self.D, config.dlr, config.d_reg_interval)
 
     def _report(self, name: str, values: torch.Tensor) -> None:
@@ -197,41 +254,43 @@ class Trainer:
             self.ada.observe(values)
 
     def random_latents(self, count: int) -> torch.Tensor:
-        """Fresh `z` `[count, z_dim]`, on the CPU, the same on every process."""
-        return torch.randn([count, self.G.z_dim], generator=self._z_random)
+        """Draw `z` `[count, z_dim]` on the CPU, the same on every process."""
+        return torch.randn([count, self.G.z_dim], generator=self.z_random)
 
     def step(self) -> None:
-        """Show one batch: all phases that are due, then the average, then ADA."""
+        """Train on one batch: run the phases that are due, update the EMA, adjust ADA."""
         started = time.perf_counter()
-        batch, num_phases = self.config.batch, len(self.phases)
+        config, num_phases = self.config, len(self.phases)
         images, labels = self.loader.next()
         real = to_network_range(images, self.device), labels.to(self.device)
-        gen_z = self.random_latents(num_phases * batch).split(batch)
-        gen_c = self.dataset.random_labels(self._label_random, num_phases * batch).split(batch)
+        # Drawn for all phases, due or not: what is shown does not depend on the intervals.
+        gen_z = self.random_latents(num_phases * config.batch).split(config.batch)
+        gen_c = self.dataset.random_labels(self.label_random, num_phases * config.batch)
         self._warm_up()
-        for phase, z, c in zip(self.phases, gen_z, gen_c, strict=True):
+        for phase, z, c in zip(self.phases, gen_z, gen_c.split(config.batch), strict=True):
             if self.batch_idx % phase.interval == 0:
-                shares = [self.team.share(part).to(self.device) for part in (z, c)]
-                self._run_phase(phase, (*real, *shares))
-        beta = ema_beta(batch, self.config.ema_kimg, self.cur_nimg, self.config.ema_rampup)
+                z, c = (self.team.shard(items).to(self.device) for items in (z, c))
+                self._run_phase(phase, (*real, z, c))
+        assert config.ema_kimg is not None, "options are resolved"
+        beta = ema_beta(config.batch, config.ema_kimg, self.cur_nimg, config.ema_rampup)
         update_ema(self.G_ema, self.G, beta)
-        self.cur_nimg += batch
+        self.cur_nimg += config.batch
         self.batch_idx += 1
         if self.ada is not None:
-            self.ada.adjust(self.batch_idx, batch, self.team.sum_)
+            self.ada.adjust(self.batch_idx, config.batch, self.team.sum_)
         self.seconds += time.perf_counter() - started
 
     def _warm_up(self) -> None:
-        """Set G's learning rate while `glr_warmup_kimg` lasts, and once at its end."""
+        """Set G's learning rate during `glr_warmup_kimg`, and once after its end."""
         images = self.config.glr_warmup_kimg * 1000
         if images == 0 or self.cur_nimg > images + self.config.batch:
             return
         for group in self.optimizers()["G"].param_groups:
-            base = self.config.glr * self._g_lr_ratio
-            group["lr"] = base * min(self.cur_nimg / images, 1.0)
+            group["lr"] = self._g_lr * min(self.cur_nimg / images, 1.0)
 
     def _run_phase(self, phase: Phase, items: tuple[torch.Tensor, ...]) -> None:
-        """Gradients of one phase, in smaller passes if memory runs out on any process; a step."""
+        """Compute the gradients of a phase, in smaller passes if any process runs out of memory,
+        average them over processes, and update."""
         while not self._accumulate(phase, items):
             self._halve_pass()
         grads = [p.grad for p in phase.parameters if p.grad is not None]
@@ -240,7 +299,7 @@ class Trainer:
         phase.optimizer.step()
 
     def _moving_averages(self, phase: Phase) -> list[torch.Tensor]:
-        """Tensors that `phase` updates with each process's own images, beside gradients."""
+        """Return tensors other than gradients that `phase` updated from this process's images."""
         if phase.name == "Greg":
             return [self.loss.pl_mean]
         if phase.name not in ("Dmain", "Dboth"):
@@ -249,57 +308,57 @@ class Trainer:
         return [b for name, b in self.G.named_buffers() if name.endswith(ends)]
 
     def _accumulate(self, phase: Phase, items: tuple[torch.Tensor, ...]) -> bool:
-        """Add up gradients over passes; False on all processes if one ran out of memory."""
+        """Accumulate gradients over passes; False on all processes if one ran out of memory."""
         phase.optimizer.zero_grad(set_to_none=True)
         for parameter in phase.parameters:
             parameter.requires_grad_(True)
         parts = [split_in_strides(x, len(items[0]) // self.pass_size) for x in items]
-        # Averaged over the passes: how a batch is split does not change its gradient.
+        # Averaged over passes: the gradient does not depend on how the batch is split. Lazy
+        # regularizers count `interval` times, as they run once in `interval` steps.
         gain = phase.interval / len(parts[0])
-        failed = False
+        automatic, failed = self.config.batch_gpu == "auto", False
         try:
-            for piece in zip(*parts, strict=True):
+            for real, real_c, z, c in zip(*parts, strict=True):
                 self.loss.accumulate_gradients(
-                    phase.name, *piece, gain=gain, cur_nimg=self.cur_nimg
+                    phase.name, real, real_c, z, c, gain=gain, cur_nimg=self.cur_nimg
                 )
         except (RuntimeError, MemoryError) as error:
-            if self.config.batch_gpu != "auto" or not is_out_of_memory(error):
+            if not automatic or not is_out_of_memory(error):
                 raise
             failed = True
         for parameter in phase.parameters:
             parameter.requires_grad_(False)
-        return not (self.config.batch_gpu == "auto" and self.team.any(failed))
+        return not (automatic and self.team.any(failed))
 
     def _halve_pass(self) -> None:
-        """Half the images per pass from now on, on every process. Raises ValueError at the end."""
-        size = self.pass_size // 2
-        share = self.config.batch // self.team.size
-        if size < self.config.mbstd_group or share % size or size % self.config.mbstd_group:
-            raise ValueError(
-                f"--batch-gpu: out of memory with {self.pass_size} images per pass, which cannot "
-                "be halved; choose a smaller --batch, --cbase or --mbstd-group"
+        """Halve the images per pass on every process. Raises ValueError if that is impossible."""
+        size, group = self.pass_size // 2, self.config.mbstd_group
+        if size < group or self.config.batch // self.team.size % size or size % group:
+            raise UserError(
+                f"batch_gpu: out of memory with {self.pass_size} images per pass, which cannot be "
+                "halved; reduce `batch`, `cbase` or `mbstd_group`"
             )
         self.pass_size = size
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.say(f"out of memory: going on with {size} images per pass")
+        self.log(f"out of memory: continuing with {size} images per pass")
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Optimisers by the letter of their network."""
+        """Return the optimizers of "G" and "D"."""
         return {phase.name[0]: phase.optimizer for phase in self.phases}
 
     def counters(self) -> dict[str, int | float]:
-        """Plain numbers that say how far the run is."""
+        """Return the numbers that a training state stores."""
         names = ("cur_nimg", "batch_idx", "tick", "tick_start_nimg", "nonfinite_gradients")
         return {name: getattr(self, name) for name in (*names, "pass_size", "seconds")}
 
     def close(self) -> None:
-        """End the reading."""
+        """Stop the data loader."""
         self.loader.close()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether fewer images per pass may help."""
+    """Whether `error` means that fewer images per pass may help."""
     text = str(error)
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         phrase in text for phrase in OUT_OF_MEMORY
