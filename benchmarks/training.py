@@ -99,7 +99,7 @@ def measure(case: Case, data: Path, seconds: float, batch_gpu: int | None) -> di
 
     cycle()
     spent = [cycle()]
-    while team.tell(sum(spent) < seconds):
+    while team.broadcast_object(sum(spent) < seconds):
         spent.append(cycle())
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
@@ -113,7 +113,7 @@ def measure(case: Case, data: Path, seconds: float, batch_gpu: int | None) -> di
         )
         times[group_of(event.key)] = times.get(group_of(event.key), 0) + spent_here
     trainer.close()
-    team.leave()
+    team.close()
     total = sum(times.values())
     kimg = CYCLE * config.batch / 1000
     return {

@@ -75,11 +75,11 @@ def memory(
     Args:
         config: settings of the run.
         num_gpus: number of GPUs.
-        card: one of `sg3.training.plan_rates.CARDS`.
+        card: one of `sg3.training.cost_model.CARDS`.
         resolution: size of the images.
     """
+    from sg3.training.cost_model import CARDS
     from sg3.training.plan import plan  # imports what training does not need
-    from sg3.training.plan_rates import CARDS
 
     if card not in CARDS:
         raise ValueError(f"card: got {card!r}, expected one of {', '.join(CARDS)}")

@@ -129,7 +129,7 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
                     found = evaluate(name, G, dataset, team=team, progress=bar.update, **options)
                 results.add(found)
     finally:
-        team.leave()
+        team.close()
 
 
 def run_data(folder: Path) -> dict[str, Any] | None:

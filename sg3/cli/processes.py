@@ -1,36 +1,40 @@
-"""One command in several processes, under torchrun."""
+"""Run a command in several processes, under torchrun."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from typing import NoReturn
 
 from sg3.errors import UserError
 
 
 def world_size() -> int:
-    """How many processes torchrun started; 1 without it."""
+    """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def run_processes(num: int) -> None:
-    """This same command in `num` processes, under torchrun; ends the program."""
+def run_processes(num: int) -> NoReturn:
+    """Run the current command in `num` processes under torchrun, then exit with their status.
+
+    Raises UserError if torchrun is already running.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
     if "WORLD_SIZE" in os.environ:
         raise UserError(
-            f"--gpus: got {num}, but torchrun started {world_size()} processes; leave out --gpus"
+            f"--gpus: got {num}, but torchrun started {world_size()} processes; omit --gpus"
         )
-    logging.disable(logging.CRITICAL)  # the processes speak for themselves
+    logging.disable(logging.CRITICAL)  # torchrun's log would repeat what the processes print
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         main(["--standalone", f"--nproc-per-node={num}", "-m", "sg3", *sys.argv[1:]])
-    except SignalException:  # the processes have saved their state and said so
+    except SignalException:  # the processes have saved their state and printed so
         sys.exit(0)
-    except ChildFailedError as error:  # and here they have said why
+    except ChildFailedError as error:  # and here they have printed why
         codes = {failure.exitcode for failure in error.failures.values()}
         sys.exit(2 if 2 in codes else 1)
     sys.exit(0)

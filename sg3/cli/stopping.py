@@ -1,4 +1,4 @@
-"""Being asked to stop: finish the step, keep what there is."""
+"""Stop on signals: finish the current step and save, instead of dying in the middle."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
-#: Exit status of a command that was stopped, as shells report SIGINT.
+#: Exit status of a command that was stopped, the shell's status for SIGINT.
 INTERRUPTED = 130
-#: Ctrl-C, and what systems send before they go down.
+#: Ctrl-C, and the signal of systems that shut down or schedulers whose time is up.
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-    SIGNALS.append(signal.SIGHUP)  # the terminal was closed, and nobody said nohup
+    SIGNALS.append(signal.SIGHUP)  # the terminal was closed, without nohup
 
 
 class StopRequest:
-    """Call it: true after a signal. A second SIGINT interrupts at once."""
+    """Callable that returns True after a signal; a second SIGINT raises KeyboardInterrupt.
+
+    Attributes:
+        asked: whether a stop was requested.
+    """
 
     def __init__(self, message: str):
         self.asked, self._message = False, message.encode()
@@ -24,11 +29,12 @@ class StopRequest:
     def __call__(self) -> bool:
         return self.asked
 
-    def _ask(self, number, frame) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: remember the request and write the message to stderr."""
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
-        with suppress(OSError):  # not print: a signal may come in the middle of one
+        with suppress(OSError):  # os.write, as print is not safe inside a signal handler
             os.write(2, self._message)
 
 
@@ -36,9 +42,14 @@ class StopRequest:
 def stop_requests(
     message: str = "finishing this step, then writing …\n", request: type[StopRequest] = StopRequest
 ) -> Iterator[StopRequest]:
-    """A `StopRequest` that listens within the block."""
+    """Yield a `StopRequest` that handles signals within the block.
+
+    Args:
+        message: written to stderr at the signal.
+        request: `StopRequest` or a subclass.
+    """
     stop = request(message)
-    old = {number: signal.signal(number, stop._ask) for number in SIGNALS}
+    old = {number: signal.signal(number, stop.handle) for number in SIGNALS}
     try:
         yield stop
     finally:

@@ -1,4 +1,4 @@
-"""`sg3 train`: options of the official trainer, drained from `sg3.training.train`."""
+"""`sg3 train`: train a network, with the options of the official trainer."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from sg3.cli.main import with_option_names
+from sg3.cli.options import resolve_device
 from sg3.cli.processes import run_processes, world_size
 from sg3.cli.stopping import StopRequest, stop_requests
 from sg3.cli.train_options import train_options
 from sg3.errors import UserError
+from sg3.files import check_folder
+from sg3.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from sg3.training import Step, TrainConfig
+    from sg3.training.loop import TrainStep
     from sg3.training.loss import GANLoss
 
 
 @click.command()
 @train_options
-def train(device: str, gpus: int | None, dry_run: bool, fp32: bool, **options) -> None:
-    """Train a network. Interrupting (Ctrl-C, SIGTERM, SIGHUP) saves the state first.
+def train(gpus: int | None, dry_run: bool, fp32: bool, **options: Any) -> None:
+    """Train a network. Ctrl-C, SIGTERM and SIGHUP save the training state, then exit.
 
     \b
     Examples:
@@ -35,11 +39,9 @@ def train(device: str, gpus: int | None, dry_run: bool, fp32: bool, **options) -
       torchrun --nproc-per-node=2 -m sg3 train --cfg stylegan3-t --data faces.zip --batch 32 \\
         --outdir runs
     """
-    from sg3.training import TrainConfig
-
     if fp32:
         options["precision"] = "fp32"
-    run_training(TrainConfig(device=device, **options), gpus, dry_run)
+    run_training(TrainConfig(**options), gpus, dry_run)
 
 
 def run_training(
@@ -48,11 +50,16 @@ def run_training(
     dry_run: bool = False,
     loss: type[GANLoss] | None = None,
 ) -> None:
-    """Describe or train `config`, by `loss` if given, with what a terminal expects of it."""
-    from sg3.cli.options import resolve_device
-    from sg3.files import check_folder
-    from sg3.training import describe
-    from sg3.training import train as run
+    """Train as `config` says and print progress; signals save the state and end the program.
+
+    Args:
+        config: options of the run.
+        gpus: number of processes; None: this one, or those of torchrun.
+        dry_run: only print what would be done, as JSON.
+        loss: a class with the interface of `GANLoss`; None: `GANLoss`.
+    """
+    from sg3.training.loop import describe
+    from sg3.training.loop import train as steps_of
     from sg3.training.loss import GANLoss
 
     config = dataclasses.replace(config, device=str(resolve_device(config.device)))
@@ -60,37 +67,37 @@ def run_training(
         click.echo(json.dumps(describe(config, gpus or world_size()), indent=2))
         return
     _check_gpus(gpus, config.device)
-    if gpus not in (None, world_size()):
+    if gpus is not None and gpus != world_size():
         run_processes(gpus)
     check_folder(config.outdir)
     with stop_requests("finishing this step, then saving …\n", _StopRequest) as stop:
         try:
-            _drain(run(config, stop, loss or GANLoss), stop)
+            _run(steps_of(config, stop, loss or GANLoss), stop)
         except (ValueError, RuntimeError, MemoryError) as error:
             _explain(error, os.environ.get("RANK", "0"))
 
 
 def _check_gpus(gpus: int | None, device: str) -> None:
-    """One process per GPU. Raises UserError if there are not that many."""
+    """Raise UserError if there are fewer GPUs than processes."""
     import torch
 
     if device.startswith("cuda") and gpus is not None and gpus > torch.cuda.device_count():
         raise UserError(
-            f"--gpus: got {gpus}, but this machine has {torch.cuda.device_count()}; for one "
-            "process leave it out, for several on the CPU add --device cpu"
+            f"--gpus: got {gpus}, but this machine has {torch.cuda.device_count()}; omit it for a "
+            "single process, or add --device cpu for several CPU processes"
         )
 
 
 def _explain(error: Exception, rank: str) -> NoReturn:
-    """Raise `error` as a line for the user, or end quietly where rank 0 says it."""
-    from sg3.distributed.team import ToldError
+    """Raise `error` as a message for the user; exit silently if rank 0 prints it."""
+    from sg3.distributed import SharedError
     from sg3.training.trainer import is_out_of_memory
 
-    if isinstance(error, ToldError) and rank != "0":
+    if isinstance(error, SharedError) and rank != "0":
         sys.exit(2)
     if is_out_of_memory(error) and not isinstance(error, ValueError):
         error = UserError(
-            "out of memory; try --batch-gpu auto, a smaller --batch or smaller networks (--cbase)"
+            "out of memory; try --batch-gpu auto, a smaller --batch, or smaller networks (--cbase)"
         )
     if rank == "0" or not isinstance(error, ValueError):
         raise error
@@ -98,8 +105,8 @@ def _explain(error: Exception, rank: str) -> NoReturn:
 
 
 class _StopRequest(StopRequest):
-    """Also true when torchrun itself is gone, which no signal tells: nobody could stop these
-    processes any more, and a second run would start beside them."""
+    """Also true once torchrun is gone, which no signal reports: its processes could not be
+    stopped any more, and a second run would start next to them."""
 
     def __init__(self, message: str):
         super().__init__(message)
@@ -109,27 +116,27 @@ class _StopRequest(StopRequest):
         return self.asked or self._launcher not in (None, os.getppid())
 
 
-def _drain(steps: Iterator[Step], stop: _StopRequest) -> None:
-    """Print what `train` yields. When nobody reads it any more, save the state and end."""
+def _run(steps: Iterator[TrainStep], stop: StopRequest) -> None:
+    """Print all steps. If stdout is closed (`sg3 train … | head`), save the state and end."""
     started, first = time.time(), True
     for step in steps:
-        if not step.leads:
+        if not step.is_main:
             continue
         try:
             _print(step, first, started)
         except OSError:
-            for stream in (sys.stdout, sys.stderr):  # or Python's last flush would fail too
+            for stream in (sys.stdout, sys.stderr):  # or Python's final flush would fail too
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             stop.asked = True
         first = False
 
 
-def _print(step: Step, first: bool, started: float) -> None:
-    """The lines of a step; on a terminal a running one between ticks."""
+def _print(step: TrainStep, first: bool, started: float) -> None:
+    """Print the lines of a step; on a terminal, a status line between ticks."""
     if first:
         click.echo(f"{step.folder}: {step.start}")
     for note in step.notes:
-        click.echo(note)
+        click.echo(with_option_names(note, train))
     if step.line is not None:
         click.echo(step.line)
     elif sys.stderr.isatty():
@@ -141,5 +148,5 @@ def _print(step: Step, first: bool, started: float) -> None:
     if step.stopped:
         click.echo(
             f"stopped at {step.nimg / 1000:.1f} kimg; state saved in {step.folder}. "
-            "To go on, repeat the command with --resume latest"
+            "To continue, repeat the command with --resume latest"
         )

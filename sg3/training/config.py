@@ -27,7 +27,7 @@ MAX_DESC_LENGTH = 100
 
 def _size(doc: str, default: str, min: int = 1) -> Any:
     """A network argument: None takes it from the network to start from, else from the preset."""
-    return setting(None, doc, min=min, unset=f"{default}, or that of the network in resume")
+    return setting(None, doc, min=min, unset=f"{default}, or from the resumed network")
 
 
 @documented
@@ -73,7 +73,7 @@ class TrainConfig:
         choices=("noaug", "ada", "fixed"),
     )
     augpipe: str = setting("bgc", "Augmentation operations.", choices=AUGMENTATIONS)
-    p: float = setting(0.2, "Augmentation probability of aug=fixed.", min=0, max=1)
+    p: float = setting(0.2, "Probability of fixed augmentation.", min=0, max=1)
     target: float = setting(0.6, "ADA target: mean sign of D on real images.", min=0, max=1)
     initial_p: float = setting(0.0, "Initial ADA probability.", min=0, max=1)
 
@@ -90,9 +90,9 @@ class TrainConfig:
 
     cbase: int | None = _size("Channel base (capacity) of G and D; doubled in G for R.", "32768")
     cmax: int | None = _size("Maximum channels per layer of G and D; doubled in G for R.", "512")
-    dcbase: int | None = setting(None, "Channel base of D.", min=1, unset="that of G and D")
+    dcbase: int | None = setting(None, "Channel base of D.", min=1, unset="same as cbase")
     dcmax: int | None = setting(
-        None, "Maximum channels per layer of D.", min=1, unset="that of G and D"
+        None, "Maximum channels per layer of D.", min=1, unset="same as cmax"
     )
     z_dim: int | None = _size("Dimension of the latent z.", "512")
     w_dim: int | None = _size("Dimension of the intermediate latent w.", "512")
@@ -132,7 +132,11 @@ class TrainConfig:
     kimg: float = setting(25000, "Length of the run in kimg.", above=0)
     tick: float = setting(4, "kimg between progress reports (ticks).", above=0)
     snap: int = setting(50, "Ticks between snapshots: network, image grid, metrics.", min=1)
-    metrics: tuple[str, ...] = setting((), "Metrics to evaluate at every snapshot.")
+    metrics: tuple[str, ...] = setting(
+        (),
+        "Metrics to evaluate at every snapshot, such as fid50k_full (downloads Inception) or "
+        "fd2k_full_mini (bundled encoder).",
+    )
     keep_states: int = setting(2, "Number of training states to keep.", min=1)
     state_minutes: float = setting(
         15, "Save the training state at the first tick after this many minutes.", min=0

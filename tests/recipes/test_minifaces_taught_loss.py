@@ -78,7 +78,7 @@ def test_a_taught_run_is_not_continued_by_another_loss(data, tmp_path):
     from sg3.training.loss import GANLoss
 
     run(data, tmp_path, 8)
-    with pytest.raises(ValueError, match="learns by TaughtLoss, this program by GANLoss"):
+    with pytest.raises(ValueError, match="trains with TaughtLoss, this program with GANLoss"):
         run(data, tmp_path, 16, loss=GANLoss, resume="latest")
 
 

@@ -1,4 +1,4 @@
-"""Run by tests/test_training_team.py, alone and under torchrun: gradients, then weights."""
+"""Run by tests/sg3/distributed/test_team.py, alone and under torchrun: gradients, then weights."""
 
 import sys
 
@@ -60,6 +60,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     team = Team.join(torch.device("cpu"))
     result = everything(sys.argv[1], team)
-    if team.leads:
+    if team.is_main:
         torch.save(result, sys.argv[2])
-    team.leave()
+    team.close()

@@ -44,7 +44,7 @@ from sg3.checkpoints import Networks
 from sg3.data import ImageDataset
 from sg3.networks import build_network
 from sg3.settings import check_settings, documented, setting
-from sg3.training.ema import ema_beta, update_ema
+from sg3.training.trainer import ema_beta, update_ema
 
 CONFIGURATIONS = ("stylegan3-t", "stylegan3-r")
 

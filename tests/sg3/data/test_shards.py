@@ -16,7 +16,7 @@ from PIL import Image
 
 from sg3.data import ImageDataset, open_dataset, open_loader, tar_stream, write_shards
 from sg3.data.shard_loader import ShardOrder, mix
-from sg3.training.grids import choose_grid_items
+from sg3.training.run_writer import choose_grid_items
 
 pytest.importorskip("webdataset")
 COUNT = 46  # images, each a class of its own

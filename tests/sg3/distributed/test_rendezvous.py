@@ -1,4 +1,4 @@
-"""Processes of one attempt find one another in a store that remembers earlier attempts."""
+"""Rendezvous in a store that still holds the keys of earlier attempts."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from sg3.errors import UserError
 
 
 def attempt(store, size, order=None):
-    """The names that `size` processes arrive at, started in `order`."""
+    """Return the names that `size` processes agree on when started in `order`."""
     names = [None] * size
 
     def join(rank):
@@ -28,7 +28,7 @@ def attempt(store, size, order=None):
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2]])
-def test_each_attempt_has_one_name_of_its_own(order):
+def test_each_attempt_has_a_unique_name(order):
     store = dist.HashStore()
     seen = set()
     for _ in range(3):
@@ -38,19 +38,19 @@ def test_each_attempt_has_one_name_of_its_own(order):
         seen.add(names[0])
 
 
-def test_somebody_who_died_while_waiting_is_not_waited_for():
-    """Rank 1 left a card and was killed: the next attempt counts its successor only."""
+def test_tokens_of_dead_processes_are_ignored():
+    """Rank 1 wrote a token and was killed: the next attempt uses its successor's."""
     store = dist.HashStore()
     attempt(store, 2)
-    store.set("sg3/card/1", "dead")
+    store.set("sg3/token/1", "dead")
     old = json.loads(store.get("sg3/attempt"))
     names = attempt(store, 2, [0, 1])
     assert names[0] == names[1] != old["name"]
-    assert "dead" not in json.loads(store.get("sg3/attempt"))["cards"]
+    assert "dead" not in json.loads(store.get("sg3/attempt"))["tokens"]
 
 
-def test_nobody_comes():
-    with pytest.raises(UserError, match="process 0 of 2 waited 0 minutes for the others"):
+def test_timeout():
+    with pytest.raises(UserError, match="process 0 of 2 waited 0 minutes for the others to start"):
         agree_on_attempt(dist.HashStore(), 0, 2, 0.2)
     with pytest.raises(UserError, match="process 1 of 2"):
         agree_on_attempt(dist.HashStore(), 1, 2, 0.2)

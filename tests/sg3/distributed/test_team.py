@@ -1,4 +1,4 @@
-"""Training in several processes: the same gradients as in one, and what happens when one dies."""
+"""Training in several processes: gradients equal to one process, errors, lost processes."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from PIL import Image
 from team_script import everything, make_trainer
 
 from sg3.cli.train import _explain, _StopRequest
-from sg3.distributed.team import Team, ToldError
+from sg3.distributed import SharedError, Team
 from sg3.training.trainer import split_in_strides
 
 SCRIPT = repository.ROOT / "tests" / "support" / "team_script.py"
@@ -50,7 +50,7 @@ def assert_close(expected, got, tolerance):
 
 
 def test_two_processes_equal_one(data, alone, tmp_path):
-    """Half the batch each: minibatch statistics in groups of 4, so 2 groups in all."""
+    """Half the batch each, with two minibatch statistics groups of 4 in all."""
     out = tmp_path / "out.pt"
     command = [*LAUNCH, "--nproc-per-node=2", str(SCRIPT), data, str(out)]
     subprocess.run(command, env=environment(), check=True, timeout=300, capture_output=True)
@@ -61,27 +61,27 @@ def test_two_processes_equal_one(data, alone, tmp_path):
     start = moved.G.state_dict()
     moved.close()
     difference = max(float((alone["weights"][f"G.{n}"] - t).abs().max()) for n, t in start.items())
-    assert difference > 5e-3  # the five steps did something
+    assert difference > 5e-3  # the five steps changed something
 
 
 def test_passes_equal_the_whole_batch(data, alone):
-    """Accumulated passes of one group each: the gradients of a whole batch."""
+    """Passes of one statistics group each accumulate the gradients of the whole batch."""
     split = everything(data, Team(), batch_gpu=4)
-    # Moving averages inside G are updated once per pass, which these gradients do not see.
+    # Moving averages inside G are updated once per pass; these gradients do not depend on it.
     assert_close(alone["gradients"], split["gradients"], 2e-3)
 
 
 def test_strides_keep_statistics_groups():
     whole = torch.arange(8)
     assert [part.tolist() for part in split_in_strides(whole, 2)] == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    assert Team(1, 2).share(whole).tolist() == [1, 3, 5, 7]
+    assert Team(1, 2).shard(whole).tolist() == [1, 3, 5, 7]
 
 
 @pytest.mark.parametrize("auto", [True, False])
 def test_out_of_memory_halves_the_passes(data, alone, auto):
-    said = []
+    lines = []
     trainer = make_trainer(data, Team(), batch_gpu="auto" if auto else 8)
-    trainer.say = said.append
+    trainer.log = lines.append
     accumulate = trainer.loss.accumulate_gradients
 
     def limited(phase, real, *rest, **options):
@@ -97,7 +97,7 @@ def test_out_of_memory_halves_the_passes(data, alone, auto):
         return
     trainer.step()
     assert trainer.pass_size == 4 and trainer.cur_nimg == 8
-    assert said == ["out of memory: going on with 4 images per pass"]
+    assert lines == ["out of memory: continuing with 4 images per pass"]
     trainer.close()
 
 
@@ -108,13 +108,13 @@ def test_memory_that_cannot_be_halved_is_one_line(data):
         raise MemoryError
 
     trainer.loss.accumulate_gradients = never
-    with pytest.raises(ValueError, match="--batch-gpu: out of memory with 4 images per pass"):
+    with pytest.raises(ValueError, match=r"^batch_gpu: out of memory with 4 images per pass"):
         trainer.step()
     trainer.close()
 
 
 class Pair(Team):
-    """Rank 0 of two, whose mate found `other` (a line, or None)."""
+    """Rank 0 of two; rank 1 reports the error `other`, or None."""
 
     def __init__(self, other):
         super().__init__(0, 2)
@@ -123,35 +123,35 @@ class Pair(Team):
     def gather(self, value):
         return [value, self.other]
 
-    def tell(self, value):
+    def broadcast_object(self, value):
         return value
 
 
-def test_what_one_process_finds_wrong_ends_all():
+def test_an_error_of_one_process_ends_all():
     assert Pair(None).agree(lambda: 7) == 7
-    with pytest.raises(ToldError, match="its disk is full"):
+    with pytest.raises(SharedError, match="its disk is full"):
         Pair("its disk is full").agree(lambda: 7)
 
     def full():
         raise OSError(28, "No space left on device", "log.txt")
 
-    with pytest.raises(ToldError, match=r"^log\.txt: No space left on device$"):
+    with pytest.raises(SharedError, match=r"^log\.txt: No space left on device$"):
         Pair("another line").agree(full)
 
 
-def test_what_rank_0_says_is_not_repeated():
+def test_errors_of_rank_0_are_printed_once():
     with pytest.raises(SystemExit) as ended:
-        _explain(ToldError("no room"), "1")
+        _explain(SharedError("no room"), "1")
     assert ended.value.code == 2
-    with pytest.raises(ToldError, match="no room"):
-        _explain(ToldError("no room"), "0")
+    with pytest.raises(SharedError, match="no room"):
+        _explain(SharedError("no room"), "0")
     with pytest.raises(ValueError, match="process 1: of my own"):
         _explain(ValueError("of my own"), "1")
 
 
 @pytest.mark.parametrize("size, stops", [("2", True), ("1", False)])
-def test_without_torchrun_its_processes_stop(monkeypatch, size, stops):
-    """One that was started alone may outlive the shell, as with nohup."""
+def test_processes_stop_when_torchrun_is_gone(monkeypatch, size, stops):
+    """A single process may outlive the shell, as with nohup."""
     monkeypatch.setenv("WORLD_SIZE", size)
     request = _StopRequest("")
     assert not request()
@@ -173,12 +173,12 @@ def wait_for(condition, output=None, seconds=240):
         if condition():
             return
         time.sleep(0.1)
-    said = output.read_text() if output else ""
-    raise AssertionError(f"nothing happened in {seconds} seconds; said until then:\n{said}")
+    text = output.read_text() if output else ""
+    raise AssertionError(f"nothing happened in {seconds} seconds; output so far:\n{text}")
 
 
-def test_a_dead_process_stops_the_others_and_the_run_goes_on(data, tmp_path):
-    """kill -9 of rank 1: rank 0 says so and ends; torchrun's restart goes on from the state."""
+def test_a_dead_process_stops_the_others_and_torchrun_resumes(data, tmp_path):
+    """kill -9 of rank 1: rank 0 reports it and exits; torchrun's restart resumes from the state."""
     command = [*LAUNCH, "--nproc-per-node=2", "--max-restarts=3", *sg3_train(data, tmp_path)]
     output = tmp_path / "out.txt"
     with open(output, "w") as log:
@@ -192,9 +192,9 @@ def test_a_dead_process_stops_the_others_and_the_run_goes_on(data, tmp_path):
     try:
         wait_for(lambda: len(list(tmp_path.glob("*/training-state-*.pt"))) >= 2, output)
         os.kill(_rank(process.pid, 1), signal.SIGKILL)
-        wait_for(lambda: "going on at" in output.read_text(), output)
+        wait_for(lambda: "resuming at" in output.read_text(), output)
         text = output.read_text()
-        assert "another process of this run stopped answering" in text
+        assert "another process stopped responding" in text
         assert len(list(tmp_path.glob("0*"))) == 1  # the same run
         os.killpg(process.pid, signal.SIGTERM)
         wait_for(lambda: process.poll() is not None, output)
@@ -205,7 +205,7 @@ def test_a_dead_process_stops_the_others_and_the_run_goes_on(data, tmp_path):
 
 
 def _rank(launcher: int, rank: int) -> int:
-    """The process that torchrun started as `rank`."""
+    """Return the process that torchrun started as `rank`."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -229,7 +229,7 @@ def test_gpus_starts_processes_and_a_signal_saves(data, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 0, text
-    assert "To go on, repeat the command with --resume latest" in text
+    assert "To continue, repeat the command with --resume latest" in text
     assert "Traceback" not in text
 
 
@@ -239,6 +239,6 @@ def test_gpus_and_bad_data_is_exit_2(tmp_path):
         command, env=environment(), capture_output=True, text=True, timeout=120, check=False
     )
     assert result.returncode == 2
-    # Both processes find it, one says it.
+    # Both processes find it, one prints it.
     assert "does not exist" in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()

@@ -12,7 +12,7 @@ from sg3.networks import build_network
 from sg3.networks.augment import PRESETS, AugmentPipe, band_filters, reflect
 from sg3.networks.augment_draws import Draws
 from sg3.networks.augment_geometry import draw_geometry
-from sg3.training.ada import AdaConfig, AdaController, adjusted_p
+from sg3.training.stats import AdaConfig, AdaController, adjusted_p
 
 GOLDEN = repository.GOLDEN
 CASES = json.loads((GOLDEN / "augment.json").read_text())

@@ -1,4 +1,4 @@
-"""The training doctor: every finding once, none for a healthy run."""
+"""Training doctor: every finding once, none for a healthy run; TensorBoard events."""
 
 import json
 import sys
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from recipes.minifaces.world.renderer import render, sample_attributes, sample_pose
-from sg3.training import tensorboard
-from sg3.training.advice import COLLAPSED_SHARE, TrainingDoctor, grid_diversity
+from sg3.training.advice import COLLAPSED_FRACTION, TrainingDoctor, grid_diversity
+from sg3.training.run_writer import open_events, write_events
 
 
 def stats(real=0.4, fake=-0.4, signs_real=0.5, signs_fake=-0.5, g_loss=0.9):
@@ -32,7 +32,7 @@ def all_advice(doctor, ticks):
     return [text for tick in ticks for text in doctor.check(*tick)]
 
 
-def test_a_healthy_run_hears_nothing():
+def test_a_healthy_run_gets_no_advice():
     random = np.random.RandomState(0)
     ticks = [
         (
@@ -47,10 +47,10 @@ def test_a_healthy_run_hears_nothing():
 
 CASES = {
     "nonfinite": ([(progress(nonfinite_gradients=i), stats(), None) for i in (0, 3, 9)], "3 grad"),
-    "nan": ([(progress(), stats(real=float("nan")), None)] * 3, "not numbers any more"),
+    "nan": ([(progress(), stats(real=float("nan")), None)] * 3, "scores are NaN"),
     "winning": (
         [(progress(), stats(signs_real=0.97, signs_fake=-0.99, g_loss=i), None) for i in range(9)],
-        "--gamma",
+        "`gamma`",
     ),
     "high_p": ([(progress(augment_p=p), stats(), None) for p in (0.7, 0.85, 0.9)], "p = 0.85"),
     "collapse": (
@@ -63,9 +63,9 @@ CASES = {
     ),
     "winning without signs": (
         [(progress(), stats(real=2.5, fake=-2.0, g_loss=2 + i), None) for i in range(9)],
-        "--dlr",
+        "`dlr`",
     ),
-    "null scores": ([(progress(), stats(fake=None), None)] * 3, "not numbers any more"),
+    "null scores": ([(progress(), stats(fake=None), None)] * 3, "scores are NaN"),
 }
 
 
@@ -93,13 +93,13 @@ NO_CASES = {
         (progress(sec_per_kimg=200.0 if i in (0, 15) else 30.0), stats(), None) for i in range(30)
     ],
     "one odd grid": [(progress(), stats(), d) for d in (0.2, 0.2, 0.05, 0.2, 0.05, 0.2)],
-    "variety grows from nothing": [(progress(), stats(), d) for d in (0.01, 0.03, 0.1, 0.2)],
+    "diversity grows from nothing": [(progress(), stats(), d) for d in (0.01, 0.03, 0.1, 0.2)],
     "no fakes yet": [(progress(), {}, None)] * 20,
 }
 
 
 @pytest.mark.parametrize("case", NO_CASES)
-def test_what_only_looks_like_trouble_is_no_finding(case):
+def test_harmless_patterns_are_no_finding(case):
     assert all_advice(TrainingDoctor(), NO_CASES[case]) == []
 
 
@@ -107,43 +107,43 @@ def test_advice_is_one_sentence_that_names_something_to_try():
     for case, (ticks, _) in CASES.items():
         (text,) = all_advice(TrainingDoctor(), ticks)
         assert "\n" not in text and ". " not in text, case
-        assert "--" in text or "look for" in text, case
+        assert "`" in text or "check for" in text, case
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_continued_run_goes_on_where_it_stopped(case):
+def test_a_resumed_run_does_not_repeat_advice(case):
     ticks, _ = CASES[case]
     expected = all_advice(TrainingDoctor(), ticks)
     for cut in range(len(ticks)):
         first, second = TrainingDoctor(), TrainingDoctor()
-        heard = all_advice(first, ticks[:cut])
+        before = all_advice(first, ticks[:cut])
         state = first.state()
         second.load_state(json.loads(json.dumps(state)))
         assert second.state() == state
-        assert heard + all_advice(second, ticks[cut:]) == expected
+        assert before + all_advice(second, ticks[cut:]) == expected
 
 
 def faces(identity):
-    """64 renders, face `i` with the features of `identity(i)` in a pose of its own."""
+    """64 renders: face `i` has the features of `identity(i)` and its own pose."""
     images = [render(sample_attributes(identity(i)), pose=sample_pose(i)) for i in range(64)]
     return np.stack(images).transpose(0, 3, 1, 2)
 
 
-def test_variety_falls_when_modes_are_lost():
+def test_diversity_falls_when_modes_are_lost():
     healthy = grid_diversity(faces(lambda i: i))
     assert grid_diversity(faces(lambda i: i + 64)) == pytest.approx(healthy, rel=0.1)
     few, one = grid_diversity(faces(lambda i: i % 8)), grid_diversity(faces(lambda i: 0))
-    assert one < few < COLLAPSED_SHARE * healthy
+    assert one < few < COLLAPSED_FRACTION * healthy
 
 
-def test_variety_does_not_count_noise():
+def test_diversity_ignores_noise():
     healthy = faces(lambda i: i)
     noise = np.random.RandomState(0).randint(-20, 20, healthy.shape)
     copies = np.clip(healthy[np.arange(64) % 4] + noise, 0, 255).astype(np.uint8)
     assert grid_diversity(copies) < 0.2 * grid_diversity(healthy)
 
 
-def test_variety_of_copies_and_of_odd_shapes():
+def test_diversity_of_copies_and_of_odd_shapes():
     assert grid_diversity(faces(lambda i: i)[[5] * 8]) == pytest.approx(0, abs=1e-6)
     assert grid_diversity(np.zeros([3, 1, 5, 7], np.uint8)) == 0
     assert grid_diversity(np.full([1, 3, 16, 16], 9, np.uint8)) == 0
@@ -161,13 +161,13 @@ def test_tensorboard_gets_every_number():
             pass
 
     writer = Writer()
-    tensorboard.write_tick(writer, progress(note="text"), stats(), 4000)
+    write_events(writer, progress(note="text"), stats(), 4000)
     assert writer.seen["Progress/sec_per_kimg"] == (30.0, 4000)
     assert writer.seen["Loss/scores/real"] == (0.4, 4000)
     assert "Progress/note" not in writer.seen
 
 
-@pytest.mark.parametrize("error", [ImportError("missing"), TypeError("protobuf of another day")])
+@pytest.mark.parametrize("error", [ImportError("missing"), TypeError("other protobuf")])
 def test_without_a_working_tensorboard_there_is_no_writer(monkeypatch, tmp_path, error):
     class Broken(types.ModuleType):
         def __getattr__(self, name):
@@ -175,7 +175,7 @@ def test_without_a_working_tensorboard_there_is_no_writer(monkeypatch, tmp_path,
 
     name = "torch.utils.tensorboard"
     monkeypatch.setitem(sys.modules, name, Broken(name))
-    assert tensorboard.open_writer(tmp_path) is None
+    assert open_events(tmp_path) is None
 
 
 def test_real_events(tmp_path):
@@ -183,11 +183,11 @@ def test_real_events(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for start, steps in ((None, (1000, 2000, 3000)), (1000, (2000,))):
-        writer = tensorboard.open_writer(tmp_path, start)
+        writer = open_events(tmp_path, start)
         for nimg in steps:
-            tensorboard.write_tick(writer, progress(sec_per_kimg=nimg / 100), stats(), nimg)
+            write_events(writer, progress(sec_per_kimg=nimg / 100), stats(), nimg)
         writer.close()
-        time.sleep(1.1)  # names of event files count seconds
+        time.sleep(1.1)  # event files are named by the second
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     seen = [(e.step, e.value) for e in events.Scalars("Progress/sec_per_kimg")]

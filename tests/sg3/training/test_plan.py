@@ -1,4 +1,4 @@
-"""`sg3 plan`: counted bytes, estimates that follow the shapes, real steps, the command."""
+"""`sg3 plan`: counted bytes, estimates, measured steps, the command."""
 
 import dataclasses
 import json
@@ -12,13 +12,11 @@ from sg3.cli import main
 from sg3.cli.plan import CARD_NAMES, SIZE
 from sg3.networks import build_network
 from sg3.training import plan as plan_module
-from sg3.training.config import TrainConfig
+from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
+from sg3.training.cost_model import CARDS, Rates, cost_of, paths_of
 from sg3.training.plan import Estimate, Parts, pass_configs, plan, sizes
 from sg3.training.plan_measure import Measured, RandomImages, _kinds_of_steps
-from sg3.training.plan_model import cost_of, paths_of
-from sg3.training.plan_rates import CARDS, Rates
-from sg3.training.presets import discriminator_kwargs, generator_kwargs
-from sg3.training.report import snapshot_networks
+from sg3.training.run_writer import snapshot_networks
 from sg3.training.state import capture
 from sg3.training.trainer import Trainer
 
@@ -29,7 +27,7 @@ SMALL = dict(
 LAYERS = dict(num_layers=4, margin_size=4)
 CUDA = torch.device("cuda")
 RATES = Rates(half=4e12, single=1e12, fir=1e12, bandwidth=1e11, launch=0, overlaps=True)
-MEMORY_FACTOR = 1.6  # an idle process takes more or less with another build of torch
+MEMORY_FACTOR = 1.6  # the memory of an idle process depends on the build of torch
 
 
 def config_of(cfg="stylegan3-t", **changes):
@@ -41,7 +39,7 @@ def estimated(config, size=16, gpus=1, card="H100"):
     return list(plan(config, (3, size, size), gpus, card=CARDS[card]))
 
 
-def test_ledger_counts_what_lives_at_once_and_its_arithmetic():
+def test_ledger_counts_live_bytes_and_arithmetic():
     x = torch.empty([2, 4, 10, 10], device="meta", requires_grad=True)
     w = torch.empty([8, 4, 3, 3], device="meta")
     size = 4 * 2 * 10 * 10 * 4
@@ -63,7 +61,7 @@ def test_ledger_counts_what_lives_at_once_and_its_arithmetic():
     assert cost.seconds == pytest.approx(moved)
 
 
-def test_a_gradient_keeps_what_it_needs():
+def test_autograd_keeps_what_it_needs():
     x = torch.empty([1000], device="meta", requires_grad=True)
     kept = cost_of(lambda: x.exp().exp().exp(), CUDA, RATES, {}).peak
     assert kept == 3 * x.nbytes
@@ -116,7 +114,7 @@ def test_larger_passes_take_more_memory_and_no_more_time(cfg):
     assert rows[0].days == pytest.approx(times[0] * 25000 / 86400)
 
 
-def test_more_gpus_share_the_batch():
+def test_more_gpus_split_the_batch():
     (two,) = estimated(config_of(batch=4), gpus=2)
     assert two.images_per_pass == 2
     one, _ = estimated(config_of(batch=4))
@@ -124,12 +122,12 @@ def test_more_gpus_share_the_batch():
     assert two.seconds_per_kimg < one.seconds_per_kimg
 
 
-def test_half_precision_is_for_cards_and_larger_layers():
+def test_half_precision_saves_memory_on_cards():
     wide = dict(cbase=2048, cmax=64, batch=2)
     auto, single = (estimated(config_of(**wide, precision=p), 32) for p in ("auto", "fp32"))
     assert single[-1].memory_gib > 1.25 * auto[-1].memory_gib
     triton, without = (estimated(config_of(**wide), 32, card=c) for c in ("A100-80", "V100"))
-    assert without[-1].memory_gib > 1.2 * triton[-1].memory_gib  # the upsampled signal is there
+    assert without[-1].memory_gib > 1.2 * triton[-1].memory_gib  # the upsampled signal is stored
 
 
 def test_augmentation_and_penalties_cost():
@@ -165,7 +163,7 @@ def test_measured_and_estimated_on_this_cpu():
     assert 1 / MEMORY_FACTOR < guess.memory_gib / real.memory_gib < MEMORY_FACTOR
 
 
-def test_measuring_ends_where_memory_does(monkeypatch):
+def test_measuring_ends_when_memory_runs_out(monkeypatch):
     found = {2: Measured(2**30, 4.0), 4: Measured(0, 0)}
     monkeypatch.setattr(plan_module, "measure_steps", lambda c, *_: found[c.batch_gpu])
     first, last = plan(config_of(), (3, 16, 16), measure=True)
@@ -173,7 +171,7 @@ def test_measuring_ends_where_memory_does(monkeypatch):
     assert last.memory_gib is None and "out of memory" in last.note
 
 
-def test_what_does_not_fit_a_card_is_said():
+def test_note_if_a_run_does_not_fit_a_card():
     small = dataclasses.replace(CARDS["T4"], memory=0.25)
     (row,) = plan(config_of(batch=2), (3, 16, 16), card=small)
     assert "does not fit in 0.25 GiB" in row.note
@@ -210,11 +208,11 @@ def test_command_prints_a_table_and_writes_json(run, tmp_path):
         ("--resolution 100", "power of two"),
         ("--gpus 3", "expected a multiple of the 3 processes"),
         ("--mbstd-group 3", "--mbstd-group: got 3"),
-        ("--gpu H100 --measure", "leave out one of the two"),
-        ("--gpu H100 --device cpu", "leave out one of the two"),
-        ("--augpipe nothing", "--augpipe: got 'nothing'"),
-        ("--device tpu", "device: got 'tpu'"),
-        ("--json /nowhere/plan.json", "no such folder"),
+        ("--gpu H100 --measure", "omit one of the two"),
+        ("--gpu H100 --device cpu", "omit one of the two"),
+        ("--augpipe nothing", "Invalid value for '--augpipe': 'nothing' is not one of"),
+        ("--device tpu", "--device: got 'tpu'"),
+        ("--json /nowhere/plan.json", "its folder does not exist"),
     ],
 )
 def test_bad_input_is_one_line(run, options, message):

@@ -1,4 +1,4 @@
-"""The page of a run: what the files say, whatever state a crash left them in; and in a browser."""
+"""The progress page: its content for complete and damaged run folders, and in a browser."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def folder(tmp_path):
     write_lines(folder / "stats.jsonl", ticks)
     options = {"kimg": 100, "cfg": "stylegan3-t", "data": "</script><b>faces.zip"}
     (folder / "config.json").write_text(json.dumps(options))
-    (folder / "log.txt").write_text("starting from scratch\nadvice: try a larger --gamma\n")
+    (folder / "log.txt").write_text("starting from scratch\nadvice: try a larger `gamma`\n")
     random = np.random.RandomState(0)
     for name in ("reals", "fakes_init", "fakes000004", "fakes000008"):
         pixels = random.randint(0, 255, [64, 96, 3], np.uint8)
@@ -64,7 +64,7 @@ def series(data, title, name):
     return next(s for s in chart["series"] if s["name"] == name)
 
 
-def test_the_page_holds_what_the_files_say(folder):
+def test_the_page_shows_the_files(folder):
     data, text = data_of(folder)
     assert series(data, "Loss", "G")["x"] == list(range(10))
     assert series(data, "Loss", "G")["y"] == [1.0 + k / 100 for k in range(10)]
@@ -73,31 +73,31 @@ def test_the_page_holds_what_the_files_say(folder):
         "name": "fid50k_full", "x": [0, 4, 8.2], "y": [80, 12.5, 13.5],
     }  # fmt: skip
     assert data["charts"][0]["note"] == "lowest 12.5 at 4 kimg"
-    assert [f["name"] for f in data["fakes"]] == ["before", "4 kimg", "8 kimg"]
-    assert data["advice"] == ["try a larger --gamma"]
-    assert ["9.0", "of 100 kimg"] in data["facts"] and ["45m 30s", "to go"] in data["facts"]
+    assert [f["name"] for f in data["fakes"]] == ["untrained", "4 kimg", "8 kimg"]
+    assert data["advice"] == ["try a larger `gamma`"]
+    assert ["9.0", "of 100 kimg"] in data["facts"] and ["45m 30s", "remaining"] in data["facts"]
     assert data["options"]["data"] == "</script><b>faces.zip"
-    assert not data["finished"] and data["share"] == 0.09
+    assert not data["finished"] and data["fraction"] == 0.09
     assert not re.search(r'(src|href)\s*=\s*"?(https?:)?//', text)  # nothing from elsewhere
-    assert text.count("</script>") == 2  # the options' own one is not among them
+    assert text.count("</script>") == 2  # the one in the options is escaped
 
 
-def test_a_cut_line_and_missing_files_are_no_matter(folder):
+def test_truncated_and_missing_files_are_skipped(folder):
     with open(folder / "stats.jsonl", "a") as file:
         file.write('{"progress": {"kimg": 10.0, "tot')
     (folder / "fakes000008.png").write_bytes(b"\x89PNG half of it")
     (folder / "reals.png").unlink()
     data, _ = data_of(folder)
     assert series(data, "Loss", "G")["x"][-1] == 9 and data["reals"] is None
-    assert [f["name"] for f in data["fakes"]] == ["before", "4 kimg"]
+    assert [f["name"] for f in data["fakes"]] == ["untrained", "4 kimg"]
 
 
 def test_an_empty_folder_has_a_page(tmp_path):
     data, _ = data_of(tmp_path)
-    assert data["charts"] == [] and data["facts"] == [["–", "nothing yet"]]
+    assert data["charts"] == [] and data["facts"] == [["–", "no ticks yet"]]
 
 
-def test_a_run_that_went_back_shows_what_it_did_last(folder):
+def test_repeated_ticks_appear_once(folder):
     again = [tick(k, sec_per_kimg=99.0) for k in (5, 6)]
     write_lines(folder / "stats.jsonl", [*(tick(k) for k in range(10)), *again])
     points = series(data_of(folder)[0], "Seconds per kimg", "seconds")
@@ -132,28 +132,28 @@ def test_no_file_can_stop_the_run(folder, name, text):
     assert data_of(folder)[0]["title"] == folder.name
 
 
-def test_a_picture_that_is_too_large_is_left_out(folder, monkeypatch):
+def test_an_image_that_is_too_large_is_left_out(folder, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     data, _ = data_of(folder)
     assert data["fakes"] == [] and data["reals"] is None and data["charts"]
 
 
-def test_the_rest_takes_as_long_as_a_usual_tick(folder):
-    """Not as long as the last one, in which the machine did something else."""
+def test_the_remaining_time_follows_the_median_tick(folder):
+    """The last tick may have been slow for other reasons."""
     ticks = [tick(k, sec_per_kimg=300.0 if k in (0, 9) else 30.0) for k in range(10)]
     write_lines(folder / "stats.jsonl", ticks)
-    assert ["45m 30s", "to go"] in data_of(folder)[0]["facts"]
+    assert ["45m 30s", "remaining"] in data_of(folder)[0]["facts"]
 
 
 def test_a_finished_run_says_so(folder):
     write_lines(folder / "stats.jsonl", [tick(100)])
     data, _ = data_of(folder)
-    assert data["finished"] and data["share"] == 1
-    assert not any(name == "to go" for _, name in data["facts"])
+    assert data["finished"] and data["fraction"] == 1
+    assert not any(name == "remaining" for _, name in data["facts"])
 
 
 def noise(height, width):
-    """A picture that JPEG can do nothing about."""
+    """An image that JPEG cannot compress."""
     return Image.fromarray(np.random.RandomState(0).randint(0, 255, [height, width, 3], np.uint8))
 
 
@@ -179,11 +179,11 @@ def test_long_runs_stay_small_and_quick(folder):
     assert len(text) < 2e6
 
 
-def test_a_new_grid_leaves_the_choice_of_old_ones(folder):
-    pictures = [f"fakes{k:06d}.png" for k in range(100, 140)]
+def test_a_new_grid_does_not_change_the_choice_of_old_ones(folder):
+    names = [f"fakes{k:06d}.png" for k in range(100, 140)]
     write_progress_page(folder)
     old = {fake["file"] for fake in data_of(folder)[0]["fakes"]}
-    for name in pictures:
+    for name in names:
         shutil.copy(folder / "fakes000004.png", folder / name)
         now = {fake["file"] for fake in data_of(folder)[0]["fakes"]}
         assert now - old == {name}
@@ -192,7 +192,7 @@ def test_a_new_grid_leaves_the_choice_of_old_ones(folder):
 
 @pytest.fixture
 def opened(folder):
-    """Open the page of `folder` in Chromium; afterwards there were no errors, no requests."""
+    """Open the page of `folder` in Chromium; check for errors and requests at the end."""
     errors = []
     with chromium() as browser:
 
@@ -214,7 +214,7 @@ def opened(folder):
 
 
 @pytest.mark.browser
-def test_hovering_tells_values(opened):
+def test_hovering_shows_values(opened):
     page = opened(1280)
     card = page.locator(".chart[data-title='Loss']")
     legend = card.locator(".legend")
@@ -232,21 +232,22 @@ def test_hovering_tells_values(opened):
 
 
 @pytest.mark.browser
-def test_pictures_options_and_advice_are_there(opened):
+def test_images_options_and_advice_are_shown(opened):
     page = opened(1280)
     label = page.locator("#fakes .scrub span")
     assert label.inner_text() == "8 kimg"
     page.locator("#fakes input").fill("0")
-    assert label.inner_text() == "before"
+    assert label.inner_text() == "untrained"
     assert page.locator("#fakes a").get_attribute("href") == "fakes_init.png"
     assert page.locator("#reals img").evaluate("e => e.decode().then(() => e.naturalWidth)") == 96
     assert page.locator("#advice p").count() == 1
+    assert page.locator("#advice code").inner_text() == "gamma"
     assert page.locator("#options td").count() == 6
     assert "</script><b>faces.zip" in page.locator("#options").text_content()
 
 
 @pytest.mark.browser
-def test_a_running_page_reads_itself_again_and_stays_where_it_was(opened, folder):
+def test_the_page_of_an_active_run_reloads_and_keeps_its_state(opened, folder):
     page = opened(390, clock=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.locator(".chart[data-title='Loss'] button").click()
@@ -255,7 +256,7 @@ def test_a_running_page_reads_itself_again_and_stays_where_it_was(opened, folder
     with open(folder / "stats.jsonl", "a") as file:
         file.write(json.dumps(tick(20)) + "\n")
     write_progress_page(folder)
-    # Real time passes as well, slowly or not: both moments are far from the minute.
+    # Real time passes too: both moments are far from the minute.
     page.clock.run_for(30_000)
     assert "20.0" not in page.locator("#facts").inner_text()
     with page.expect_navigation():

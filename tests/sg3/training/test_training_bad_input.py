@@ -1,4 +1,4 @@
-"""`sg3 train` with input that cannot work: one line, exit 2, and no run's folder."""
+"""`sg3 train` with bad input: one line, exit status 2, no run folder."""
 
 import json
 
@@ -11,8 +11,8 @@ from PIL import Image
 from sg3.cli.main import cli
 from sg3.distributed.team import Team
 from sg3.networks import build_network
-from sg3.training import grids
-from sg3.training.config import TrainConfig
+from sg3.networks.augment import PRESETS
+from sg3.training.config import AUGMENTATIONS, TrainConfig
 from sg3.training.transfer import start_from
 
 SMALL = (
@@ -53,7 +53,7 @@ def world(tmp_path_factory):
 
 
 def refused(world, outdir, options):
-    """The one line that `sg3 train` says to `options`; `DATA/` is the folder of folders."""
+    """Return the error line of `sg3 train` for `options`; `DATA/` is the folder of folders."""
     words = options.replace("DATA/", f"{world}/").split()
     result = CliRunner().invoke(cli, ["train", *SMALL.split(), "--outdir", str(outdir), *words])
     assert result.exit_code == 2, result.output
@@ -64,8 +64,8 @@ def refused(world, outdir, options):
 
 def test_a_dry_run_refuses_it_too(world, tmp_path):
     for options in ("--augpipe bgd", "--metrics fid5k_ful", "--cond", "--batch-gpu 3", "--glr nan"):
-        said = refused(world, tmp_path / "runs", f"--dry-run --data DATA/good {options}")
-        assert options.split()[-1] in said or options == "--cond"
+        error = refused(world, tmp_path / "runs", f"--dry-run --data DATA/good {options}")
+        assert options.split()[-1] in error or options == "--cond"
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_a_dry_run_refuses_it_too(world, tmp_path):
         ("--data DATA/none.zip", "no image files found"),
         ("--data DATA/text", "neither a folder nor a .zip"),
         ("--data DATA/mixed", "9.png is 32x32 RGB, but 0.png is 16x16 RGB"),
-        ("--data DATA/odd", "are 20x20, a size that no network takes; prepare them with: sg3 data"),
-        ("--data DATA/wide", "are 100x60, a size that no network takes"),
-        ("--data DATA/tiny", "are 2x2, a size that no network takes"),
+        ("--data DATA/odd", "are 20x20, which no network supports; prepare them with: sg3 data"),
+        ("--data DATA/wide", "are 100x60, which no network supports"),
+        ("--data DATA/tiny", "are 2x2, which no network supports"),
         ("--data DATA/good --cond", "labels were asked for"),
         ("--data DATA/null --cond", "leave out --cond, or add them"),
         ("--data DATA/flat --cond", "expected pairs of a file's name and its label"),
@@ -90,7 +90,7 @@ def test_a_dry_run_refuses_it_too(world, tmp_path):
         ("--data DATA/good --resume DATA/good", "a folder without network-KIMG"),
         ("--data DATA/good --resume mini-faces", "--resume: the network does not fit"),
         ("--data DATA/good --metrics fid5k_ful", "unknown name 'fid5k_ful'"),
-        ("--data DATA/good --augpipe bgd", "--augpipe: got 'bgd', expected one of blit"),
+        ("--data DATA/good --augpipe bgd", "'--augpipe': 'bgd' is not one of 'blit'"),
         ("--data DATA/good --mirorr", "Did you mean one of: '--mirror', '--mirror-y'"),
     ],
 )
@@ -108,21 +108,56 @@ def test_bad_input_is_one_line_and_leaves_nothing(world, tmp_path, options, mess
     ],
 )
 def test_bad_numbers_are_refused_by_name(world, tmp_path, options):
-    said = refused(world, tmp_path / "runs", f"--data DATA/good {options}")
-    assert options.split()[0] in said
+    error = refused(world, tmp_path / "runs", f"--data DATA/good {options}")
+    assert options.split()[0] in error
 
 
-@pytest.mark.parametrize("name, value", [("dlr", -1.0), ("seed", -1), ("blur_percent", 101.0)])
-def test_python_refuses_what_the_command_line_refuses(name, value):
-    with pytest.raises(ValueError, match=name.replace("_", "-")):
-        TrainConfig("out", "data", **{name: value})
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"dlr": -1.0}, r"dlr: got -1\.0, expected above 0"),
+        ({"seed": -1}, "seed: got -1, expected 0 to 4294967295"),
+        ({"blur_percent": 101.0}, "blur_percent: got 101.0, expected 0 to 100"),
+        ({"batch": 0}, "batch: got 0, expected at least 1"),
+        ({"augpipe": "bgd"}, "augpipe: got 'bgd', expected blit or geom"),
+        ({"cfg": "stylegan2", "num_layers": 4}, "num_layers, margin_size: got a value, but `cfg`"),
+        ({"desc": "a/b"}, "desc: got 'a/b', expected a folder name suffix"),
+        ({"grid": (3000, 2)}, "grid: got 3000x2, expected 1 to 100 images per side"),
+    ],
+)
+def test_python_errors_name_the_field(options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        TrainConfig("out", "data", **options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"batch": 8, "batch_gpu": 3},
+            "batch_gpu: got 3, expected 'auto' or a divisor of the 8 images per process of `batch`",
+        ),
+        ({"batch": 6}, "mbstd_group: got 4, expected a divisor of the 6 images per pass"),
+        (
+            {"batch": 8, "batch_gpu": 2},
+            "batch_gpu: got 2, expected at least the 4 of `mbstd_group`",
+        ),
+    ],
+)
+def test_the_batch_must_split(options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        TrainConfig("out", "data", **options).resolved(16)
+
+
+def test_augmentation_names_are_those_of_the_presets():
+    assert tuple(PRESETS) == AUGMENTATIONS
 
 
 def test_more_processes_than_gpus(world, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    said = refused(world, tmp_path / "runs", "--data DATA/good --device auto --gpus 3")
-    assert "--gpus: got 3, but this machine has 2" in said
+    error = refused(world, tmp_path / "runs", "--data DATA/good --device auto --gpus 3")
+    assert "--gpus: got 3, but this machine has 2" in error
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="process 3 of a machine with 2 GPUs"):
         Team.join(torch.device("cuda"))
@@ -132,12 +167,14 @@ def test_a_start_that_fails_leaves_no_folder(world, tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device", "reals.png")
 
-    monkeypatch.setattr(grids.Image.Image, "save", full)
+    monkeypatch.setattr(Image.Image, "save", full)
     result = CliRunner().invoke(
         cli, ["train", *SMALL.split(), "--data", f"{world}/good", "--outdir", str(tmp_path)]
     )
     assert result.exit_code == 2 and result.output.count("\n") == 1
-    assert "(No space left on device): no state was written before" in result.output
+    assert (
+        "(No space left on device): no training state exists yet; free disk space" in result.output
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -154,7 +191,7 @@ def test_out_of_memory_is_one_line(world, tmp_path, monkeypatch):
 
 
 def test_a_mapping_network_alone_is_no_fit():
-    """Layers of 512 fit any mapping network; nothing of the synthesis may."""
+    """Mapping layers of width 512 fit any run; the synthesis decides."""
     common = dict(z_dim=8, w_dim=8, num_layers=4, margin_size=4, channel_base=64)
     small = dict(common, channel_max=8, img_resolution=16, img_channels=3, c_dim=0)
     G = build_network("stylegan3", small)

@@ -1,4 +1,4 @@
-"""Gradients of every phase against the reference numbers (golden/loss-*), and their algebra."""
+"""Gradients of every phase against golden numbers and against formulas."""
 
 import json
 

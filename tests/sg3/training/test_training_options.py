@@ -1,4 +1,4 @@
-"""Official command lines, word for word, and what their options come to (REFERENCE.md §4.8)."""
+"""Official command lines, and the settings that follow from them (REFERENCE.md §4.8)."""
 
 import json
 
@@ -29,7 +29,7 @@ def data(tmp_path_factory):
 
 
 def plan_of(data, tmp_path, command):
-    """What `--dry-run` prints, and that it writes nothing."""
+    """Return what `--dry-run` prints; check that it writes nothing."""
     words = ["train", f"--outdir={tmp_path}/runs", f"--data={data}", *command.split(), "--dry-run"]
     result = CliRunner().invoke(cli, words)
     assert result.exit_code == 0, result.output

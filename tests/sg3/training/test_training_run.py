@@ -1,4 +1,4 @@
-"""Runs of the trainer: files, exact resume, resume after a start from a network, bad options."""
+"""Training runs: files, exact resume, start from a network, bad options."""
 
 import json
 
@@ -9,10 +9,8 @@ from PIL import Image
 
 import sg3
 from sg3.training.config import TrainConfig
-from sg3.training.describe import describe
-from sg3.training.loop import train
-from sg3.training.report import append_jsonl
-from sg3.training.state import state_path
+from sg3.training.loop import describe, train
+from sg3.training.run_folder import append_jsonl, state_path
 
 SMALL = dict(
     batch=4, aug="noaug", workers=0, z_dim=8, w_dim=8, num_layers=4, margin_size=4, cbase=64,
@@ -31,7 +29,7 @@ def data(tmp_path_factory):
 
 
 def run(data, outdir, num_images, **changes):
-    """Train up to `num_images`; the last step."""
+    """Train up to `num_images` and return the last step."""
     config = TrainConfig(outdir=str(outdir), data=data, kimg=num_images / 1000, **SMALL, **changes)
     return list(train(config))[-1]
 
@@ -70,7 +68,7 @@ def test_resumed_run_equals_unbroken_run(data, tmp_path):
 
 
 def test_resume_after_a_start_from_a_network(data, tmp_path):
-    """The same command with 'latest' goes on, though the start changed the EMA's ramp-up."""
+    """The same command with 'latest' resumes, although the start changed the EMA ramp-up."""
     first = run(data, tmp_path / "source", 4)
     network = str(first.snapshot)
     whole = run(data, tmp_path / "whole", 16, resume=network)
@@ -79,7 +77,7 @@ def test_resume_after_a_start_from_a_network(data, tmp_path):
     assert_equal_runs(whole.folder, rest.folder, 16)
 
 
-def test_stop_saves_and_the_run_goes_on(data, tmp_path):
+def test_stop_saves_and_the_run_resumes(data, tmp_path):
     whole = run(data, tmp_path / "whole", 16)
     config = TrainConfig(outdir=str(tmp_path / "parts"), data=data, kimg=0.016, **SMALL)
     steps = []
@@ -87,25 +85,28 @@ def test_stop_saves_and_the_run_goes_on(data, tmp_path):
         steps.append(step)
     assert steps[-1].stopped and steps[-1].nimg == 8
     rest = run(data, tmp_path / "parts", 16, resume="latest")
-    # Statistics count from the stop, weights do not know of it.
+    # Statistics restart at the stop, weights do not.
     expected, got = tensors_of(whole.folder, 16), tensors_of(rest.folder, 16)
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
 def test_other_options_do_not_resume(data, tmp_path):
     run(data, tmp_path, 8)
-    with pytest.raises(ValueError, match=r"--glr: got 0\.1"):
+    with pytest.raises(
+        ValueError,
+        match=r"^glr: got 0\.1, but the run in .* was started with 0\.0025; use the same",
+    ):
         run(data, tmp_path, 16, resume="latest", glr=0.1)
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"batch": 3}, "--mbstd-group"),
-        ({"cfg": "stylegan4"}, "--cfg"),
-        ({"gamma": -1.0}, "--gamma"),
-        ({"aug": "adaptive"}, "--aug"),
-        ({"kimg": 0}, "--kimg"),
+        ({"batch": 3}, "^mbstd_group: "),
+        ({"cfg": "stylegan4"}, "^cfg: got 'stylegan4'"),
+        ({"gamma": -1.0}, "^gamma: "),
+        ({"aug": "adaptive"}, "^aug: "),
+        ({"kimg": 0}, "^kimg: got 0, expected above 0$"),
     ],
 )
 def test_wrong_options(changes, message):
@@ -124,7 +125,7 @@ def test_latest_or_else_a_network(data, tmp_path):
     first = run(data, tmp_path / "runs", 8, resume=f"latest,{network}")
     assert first.start.startswith(f"starting from {network}")
     second = run(data, tmp_path / "runs", 12, resume=f"latest,{network}")
-    assert second.start.startswith("going on at 0.0 kimg") and second.folder == first.folder
+    assert second.start.startswith("resuming at 0.0 kimg") and second.folder == first.folder
 
 
 def test_metrics_at_every_save_change_nothing_else(data, tmp_path):
@@ -143,7 +144,7 @@ def test_metrics_at_every_save_change_nothing_else(data, tmp_path):
     assert not (tmp_path / "wrong").exists()
 
 
-def test_a_cut_line_costs_only_itself(tmp_path):
+def test_a_truncated_line_does_not_damage_the_next(tmp_path):
     path = tmp_path / "stats.jsonl"
     append_jsonl(path, {"a": 1})
     with open(path, "a") as file:
@@ -152,7 +153,7 @@ def test_a_cut_line_costs_only_itself(tmp_path):
     assert path.read_text().splitlines() == ['{"a": 1}', '{"a": 2, "b', '{"a": null}']
 
 
-def test_a_longer_run_says_how_long(data, tmp_path):
+def test_a_longer_run_records_its_length(data, tmp_path):
     run(data, tmp_path, 8)
     rest = run(data, tmp_path, 16, resume="latest")
     options = json.loads((rest.folder / "config.json").read_text())

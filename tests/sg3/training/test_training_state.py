@@ -1,4 +1,4 @@
-"""Training states: exact for every kind of run, complete after any kill, safe on a full disk."""
+"""Training states: exact for every kind of run, complete after kill -9, safe on a full disk."""
 
 import errno
 import os
@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from sg3.training import output, run_folder
+from sg3.training import loop, run_folder, run_writer
 from sg3.training import state as state_module
 from sg3.training.config import TrainConfig
 from sg3.training.loop import train
-from sg3.training.run_folder import new_run_folder
-from sg3.training.state import newest_state, read_state, state_paths
+from sg3.training.run_folder import new_run_folder, state_paths
+from sg3.training.state import newest_state, read_state
 
 SMALL = dict(
     batch=4, aug="noaug", workers=0, z_dim=8, w_dim=8, map_depth=2, cbase=64, cmax=8,
@@ -37,14 +37,14 @@ def data(tmp_path_factory):
 
 
 def run(data, outdir, num_images, **changes):
-    """Train up to `num_images`; the run's folder."""
+    """Train up to `num_images` and return the run's folder."""
     options = {**SMALL, **changes}
     config = TrainConfig(outdir=str(outdir), data=data, kimg=num_images / 1000, **options)
     return list(train(config))[-1].folder
 
 
 def flat(value, path=""):
-    """Every tensor and number of a state, by path; the clock left out."""
+    """Return every tensor and number of a state by path, except for clocks."""
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, (list, tuple)):
@@ -89,13 +89,13 @@ def test_resumed_run_equals_unbroken_run(data, tmp_path, case):
     assert_equal_states(newest_state(whole)[0], newest_state(rest)[0])
 
 
-def test_the_runs_own_folder_continues_it(data, tmp_path):
+def test_outdir_may_be_the_folder_of_the_run(data, tmp_path):
     folder = run(data, tmp_path, 8, **SG3)
     assert run(data, folder, 12, **SG3) == folder
     assert newest_state(folder)[0]["counters"]["cur_nimg"] == 12
 
 
-def test_only_the_last_states_stay(data, tmp_path):
+def test_only_the_newest_states_are_kept(data, tmp_path):
     folder = run(data, tmp_path, 40, keep_states=2, **SG3)
     assert [p.name for p in state_paths(folder)] == [
         "training-state-0000000036.pt",
@@ -103,7 +103,7 @@ def test_only_the_last_states_stay(data, tmp_path):
     ]
 
 
-def test_a_damaged_state_gives_way_to_the_one_before(data, tmp_path):
+def test_a_damaged_state_is_skipped(data, tmp_path):
     folder = run(data, tmp_path, 16, **SG3)
     newest = state_paths(folder)[-1]
     newest.write_bytes(newest.read_bytes()[:-2000])
@@ -134,15 +134,15 @@ def test_full_disk_keeps_the_previous_state(data, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(state_module.torch, "save", full)
-    with pytest.raises(ValueError, match=r"No space left.*0000000008\.pt survives"):
+    with pytest.raises(ValueError, match=r"No space left.*0000000008\.pt is intact"):
         run(data, tmp_path, 16, resume="latest", **SG3)
     assert {p.name: p.read_bytes() for p in state_paths(folder)} == before
     assert not list(folder.glob("*.tmp"))
 
 
 def fail_at(monkeypatch, name, call, error):
-    """Make the `call`-th call of `sg3.training.output.NAME` raise."""
-    original, calls = getattr(output, name), []
+    """Make the `call`-th call of `sg3.training.run_writer.NAME` raise."""
+    original, calls = getattr(run_writer, name), []
 
     def failing(*args, **options):
         calls.append(name)
@@ -150,7 +150,7 @@ def fail_at(monkeypatch, name, call, error):
             raise error
         return original(*args, **options)
 
-    monkeypatch.setattr(output, name, failing)
+    monkeypatch.setattr(run_writer, name, failing)
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -171,7 +171,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 )
 def test_full_disk_at_any_write_is_one_line(data, tmp_path, monkeypatch, name, call, error):
     fail_at(monkeypatch, name, call, error)
-    pattern = r"\(No space left on device\): training-state-0000000004\.pt survives; make room"
+    pattern = r"\(No space left on device\): training-state-0000000004\.pt is intact; free disk"
     with pytest.raises(ValueError, match=pattern):
         run(data, tmp_path, 16, metrics=("fd0.02k_full_mini",), **SG3)
     (folder,) = tmp_path.iterdir()
@@ -181,14 +181,14 @@ def test_full_disk_at_any_write_is_one_line(data, tmp_path, monkeypatch, name, c
     assert run(data, tmp_path, 16, resume="latest", **SG3) == folder
 
 
-def test_a_run_does_not_end_for_a_page_or_a_line_of_the_log(data, tmp_path, monkeypatch):
+def test_a_run_survives_failures_of_the_page_and_the_log(data, tmp_path, monkeypatch):
     def full(*args, **options):
         raise FULL
 
-    monkeypatch.setattr(output, "write_progress_page", full)
-    log = output.Path.open
+    monkeypatch.setattr(loop, "write_progress_page", full)
+    log = run_writer.Path.open
     monkeypatch.setattr(
-        output,
+        run_writer,
         "open",
         lambda path, *a, **k: full() if path.name == "log.txt" else log(path, *a),
         raising=False,
@@ -198,7 +198,7 @@ def test_a_run_does_not_end_for_a_page_or_a_line_of_the_log(data, tmp_path, monk
     assert not (folder / "log.txt").exists() and not (folder / "progress.html").exists()
 
 
-def test_what_a_killed_session_left_behind_is_removed(data, tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(data, tmp_path):
     folder = run(data, tmp_path, 8, **SG3)
     for name in ("training-state-0000000006.pt.tmp", ".tmp-abc.safetensors"):
         (folder / name).write_bytes(b"half of it")
@@ -222,16 +222,16 @@ def test_two_processes_do_not_train_one_run(data, tmp_path):
         other.stdout.readline()
         with pytest.raises(ValueError, match="another process is training in"):
             run(data, tmp_path, 12, resume="latest", **SG3)
-        other.kill()  # which ends its claim
+        other.kill()  # releases the lock
     assert run(data, tmp_path, 12, resume="latest", **SG3) == folder
 
 
-def test_numbers_of_runs_are_taken_once(tmp_path, monkeypatch):
+def test_run_numbers_are_unique(tmp_path, monkeypatch):
     (tmp_path / "00007-notes.txt").write_text("not a run")
     assert new_run_folder(tmp_path, "x").name == "00008-x"
     (tmp_path / "00009-x").mkdir()
     found = run_folder._numbered
-    stale = iter([[], []])  # as another run sees the folder that starts at the same moment
+    stale = iter([[], []])  # the listing of a run that starts at the same moment
     monkeypatch.setattr(run_folder, "_numbered", lambda p: next(stale, None) or found(p))
     (tmp_path / "00000-x").mkdir()
     assert new_run_folder(tmp_path, "x").name == "00010-x"
@@ -245,7 +245,7 @@ COMMAND = """
 
 
 def test_killed_runs_resume_from_complete_states(data, tmp_path):
-    """kill -9 at random moments; benchmarks/kill_runs.py does it many times."""
+    """kill -9 at random moments; benchmarks/kill_runs.py does this many times."""
     random, shown = np.random.RandomState(0), 0
     command = [
         sys.executable,
@@ -259,7 +259,7 @@ def test_killed_runs_resume_from_complete_states(data, tmp_path):
     ]
     for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert "going on" in process.stdout.readline() or shown == 0
+        assert "resuming at" in process.stdout.readline() or shown == 0
         time.sleep(random.uniform(0.3, 1.5))
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -286,7 +286,7 @@ def test_a_signal_saves_and_exits_0(data, tmp_path, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # not so under nohup
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup ignores it
     )
     process.stdout.readline()
     process.send_signal(number)
@@ -295,14 +295,14 @@ def test_a_signal_saves_and_exits_0(data, tmp_path, number):
     assert "state saved in" in out and "--resume latest" in out
 
 
-def test_when_nobody_reads_the_state_is_saved(data, tmp_path):
+def test_a_closed_pipe_saves_the_state(data, tmp_path):
     """As after `sg3 train … | head -1`."""
     words = [*COMMAND.split(), "--data", data, "--outdir", str(tmp_path)]
     command = [sys.executable, "-m", "sg3", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.stdout.close()
-    said = process.stderr.read()
-    assert process.wait(timeout=60) == 0 and said == ""
+    errors = process.stderr.read()
+    assert process.wait(timeout=60) == 0 and errors == ""
     (folder,) = tmp_path.iterdir()
     assert newest_state(folder)[0]["counters"]["cur_nimg"] >= 8

@@ -1,4 +1,4 @@
-"""Starting from another network: what fits, what is listed, what is refused."""
+"""Transfer from another network: what is copied, listed, and refused."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def networks(**kwargs):
     return sg3.Networks(G_ema=G, G=generator(seed=1, **kwargs), D=D, meta={})
 
 
-def test_equal_networks_take_everything():
+def test_equal_networks_copy_everything():
     source = networks()
     G, D, G_ema = generator(seed=5), discriminator(seed=5), generator(seed=6)
     reports = start_from(source, G, D, G_ema)
@@ -62,7 +62,7 @@ def test_a_file_with_g_ema_alone():
 
 
 def test_misfits_are_listed_with_both_shapes():
-    """Labels added: the mapping's first layers differ, the rest is taken."""
+    """With labels the first mapping layers differ; the rest is copied."""
     report = transfer("G", generator(c_dim=3), generator())
     lines = report.lines()
     assert "G.mapping.fc0.weight: here [8, 16], there [8, 8]" in lines
@@ -88,8 +88,8 @@ def test_another_resolution_pairs_layers_by_cutoff():
     own, other = pairs[1]
     weight = getattr(small.synthesis, other).weight
     assert torch.equal(getattr(large.synthesis, own).weight, weight)
-    assert f"G.{own} starts as {other}" in report.lines()
-    # What the schedule fixes stays that of the new network.
+    assert f"G.{own} initialized from {other}" in report.lines()
+    # Filters of the schedule are those of the new network.
     fresh = generator(32, seed=4)
     assert torch.equal(
         getattr(large.synthesis, own).up_filter, getattr(fresh.synthesis, own).up_filter
@@ -98,7 +98,7 @@ def test_another_resolution_pairs_layers_by_cutoff():
     assert image.shape == (1, 3, 32, 32) and image.isfinite().all()
 
 
-def test_discriminator_of_another_resolution_shares_its_coarse_blocks():
+def test_discriminators_of_two_resolutions_have_coarse_blocks_in_common():
     small, large = discriminator(16), discriminator(32, seed=3)
     transfer("D", large, small)
     assert torch.equal(large.b8.conv0.weight, small.b8.conv0.weight)
@@ -124,7 +124,7 @@ def data(tmp_path):
     return str(folder)
 
 
-def test_a_run_takes_the_sizes_of_the_network_it_starts_from(data, tmp_path):
+def test_a_run_has_the_sizes_of_its_start_network(data, tmp_path):
     path = tmp_path / "start.safetensors"
     mapping = {"num_layers": 3, "layer_features": 24}
     sg3.save(networks(mapping_kwargs=mapping), path)
@@ -151,6 +151,8 @@ def test_wrong_family_is_one_line(data, tmp_path):
     path = tmp_path / "start.safetensors"
     sg3.save(networks(conv_kernel=1, use_radial_filters=True), path)
     config = TrainConfig(outdir=str(tmp_path / "runs"), data=data, resume=str(path), **SMALL)
-    with pytest.raises(ValueError, match="is a stylegan3-r; train it with --cfg stylegan3-r"):
+    with pytest.raises(
+        ValueError, match="^resume: the network is a stylegan3-r; set `cfg` to stylegan3-r$"
+    ):
         list(train(config))
     assert not (tmp_path / "runs").exists()
