@@ -82,7 +82,7 @@ def test_changes_by_name(name):
         ValueError, match="gama: unknown setting of TrainConfig; did you mean 'gamma'"
     ):
         config("d", "o", gama=3)
-    with pytest.raises(ValueError, match="--kimg"):
+    with pytest.raises(ValueError, match="kimg: got -1"):
         config("d", "o", kimg=-1)
 
 

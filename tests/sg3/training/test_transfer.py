@@ -152,7 +152,7 @@ def test_wrong_family_is_one_line(data, tmp_path):
     sg3.save(networks(conv_kernel=1, use_radial_filters=True), path)
     config = TrainConfig(outdir=str(tmp_path / "runs"), data=data, resume=str(path), **SMALL)
     with pytest.raises(
-        ValueError, match="^resume: the network is a stylegan3-r; set `cfg` to stylegan3-r$"
+        ValueError, match=r"^resume: the network is a stylegan3-r; set `cfg` to stylegan3-r$"
     ):
         list(train(config))
     assert not (tmp_path / "runs").exists()
