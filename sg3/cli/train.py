@@ -50,7 +50,7 @@ def run_training(
     dry_run: bool = False,
     loss: type[GANLoss] | None = None,
 ) -> None:
-    """Train as `config` says and print progress; signals save the state and end the program.
+    """Train and print progress; signals save the training state and end the program.
 
     Args:
         config: options of the run.

@@ -74,7 +74,7 @@ def train(
     loss: type[GANLoss] = GANLoss,
     progress: bool = False,
 ) -> Iterator[TrainStep]:
-    """Train as `config` says, yielding a `TrainStep` after every batch.
+    """Train with the options of `config`, yielding a `TrainStep` after every batch.
 
     Under torchrun, every process makes the same call.
 

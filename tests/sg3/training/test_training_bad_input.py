@@ -83,7 +83,11 @@ def test_a_dry_run_refuses_it_too(world, tmp_path):
         ("--data DATA/flat --cond", "expected pairs of a file's name and its label"),
         ("--data DATA/others --cond", "6 images lack a label"),
         ("--data DATA/words --cond", "expected integers"),
-        ("--data DATA/good --batch-gpu 3", "--batch-gpu: got 3"),
+        (
+            "--data DATA/good --batch-gpu 3",
+            "--batch-gpu: got 3, expected 'auto' or a divisor of the 4 images per process of --ba",
+        ),
+        ("--data DATA/good --cfg stylegan2", "--num-layers, --margin-size: got a value, but --cfg"),
         ("--data DATA/good --resume nope", "neither a known name nor a file"),
         ("--data DATA/good --resume DATA/nope.pkl", "no such file"),
         ("--data DATA/good --resume DATA/text", "expected safetensors or"),

@@ -1,6 +1,8 @@
 """Official command lines, and the settings that follow from them (REFERENCE.md §4.8)."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from sg3.cli.main import cli
+from sg3.cli.plan import plan
 from sg3.cli.train import train
 from sg3.networks import build_network
 
@@ -28,7 +31,26 @@ def data(tmp_path_factory):
     return folder
 
 
-def plan_of(data, tmp_path, command):
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_help_does_not_import_torch(command):
+    code = f"""
+import sys
+from sg3.cli.main import cli
+cli(["{command}", "--help"], standalone_mode=False)
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "--cbase" in done.stdout, done.stderr
+
+
+def test_every_option_has_help_and_default():
+    for option in [*train.params, *plan.params]:
+        assert option.help, option.name
+        known = option.required or option.is_flag or option.default is not None or option.unset
+        assert known, option.name
+
+
+def dry_run(data, tmp_path, command):
     """Return what `--dry-run` prints; check that it writes nothing."""
     words = ["train", f"--outdir={tmp_path}/runs", f"--data={data}", *command.split(), "--dry-run"]
     result = CliRunner().invoke(cli, words)
@@ -43,7 +65,7 @@ def test_help_lists_the_official_options():
 
 
 def test_an_official_command_is_understood(data, tmp_path):
-    plan = plan_of(
+    record = dry_run(
         data,
         tmp_path,
         "--cfg=stylegan3-r --gpus=1 --batch=8 --gamma=6.6 --mirror=1 --cond=True --aug=fixed "
@@ -51,9 +73,9 @@ def test_an_official_command_is_understood(data, tmp_path):
         "--map-depth=3 --mbstd-group=2 --desc=try --metrics=none --kimg=5000 --tick=1 --snap=10 "
         "--seed=4 --fp32=1 --nobench=true --workers=2 --freezed=5",
     )
-    assert plan["folder"] == "stylegan3-r-faces-gpus1-batch8-gamma6.6-try"
-    assert plan["data"] == {"images": 12, "shape": [3, 16, 16], "label_dim": 2}
-    G, D = plan["G"], plan["D"]
+    assert record["folder"] == "stylegan3-r-faces-gpus1-batch8-gamma6.6-try"
+    assert record["data"] == {"images": 12, "shape": [3, 16, 16], "label_dim": 2}
+    G, D = record["G"], record["D"]
     # R has 1×1 kernels, and twice the channels in G alone.
     assert (G["channel_base"], G["channel_max"], G["conv_kernel"]) == (512, 32, 1)
     assert (D["channel_base"], D["channel_max"]) == (256, 16) and G["use_radial_filters"]
@@ -62,9 +84,9 @@ def test_an_official_command_is_understood(data, tmp_path):
     assert D["block_kwargs"]["freeze_layers"] == 5
     for kwargs in (G, D):
         assert kwargs["num_fp16_res"] == 0 and kwargs["conv_clamp"] is None
-    assert plan["loss"]["blur_init_sigma"] == 10
-    assert plan["loss"]["blur_fade_kimg"] == pytest.approx(8 * 200 / 32)
-    assert plan["options"]["ema_kimg"] == pytest.approx(8 * 10 / 32)
+    assert record["loss"]["blur_init_sigma"] == 10
+    assert record["loss"]["blur_fade_kimg"] == pytest.approx(8 * 200 / 32)
+    assert record["options"]["ema_kimg"] == pytest.approx(8 * 10 / 32)
     network = build_network("discriminator", {k: v for k, v in D.items() if k != "kind"})
     frozen = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
     frozen = {name.rsplit(".", 1)[0] for name in frozen if name.endswith("weight")}
@@ -72,14 +94,16 @@ def test_an_official_command_is_understood(data, tmp_path):
 
 
 def test_defaults_of_stylegan2(data, tmp_path):
-    plan = plan_of(data, tmp_path, "--cfg=stylegan2 --batch=4 --gamma=1 --mirror=0 --cond 0")
-    assert plan["folder"] == "stylegan2-faces-gpus1-batch4-gamma1" and plan["data"]["images"] == 6
-    assert plan["G"]["mapping_kwargs"]["num_layers"] == 8 and plan["data"]["label_dim"] == 0
-    assert plan["options"]["glr"] == plan["options"]["dlr"] == 0.002
-    assert plan["loss"]["style_mixing_prob"] == 0.9 and plan["loss"]["pl_weight"] == 2
-    assert plan["loss"]["blur_init_sigma"] == 0
+    record = dry_run(data, tmp_path, "--cfg=stylegan2 --batch=4 --gamma=1 --mirror=0 --cond 0")
+    assert (
+        record["folder"] == "stylegan2-faces-gpus1-batch4-gamma1" and record["data"]["images"] == 6
+    )
+    assert record["G"]["mapping_kwargs"]["num_layers"] == 8 and record["data"]["label_dim"] == 0
+    assert record["options"]["glr"] == record["options"]["dlr"] == 0.002
+    assert record["loss"]["style_mixing_prob"] == 0.9 and record["loss"]["pl_weight"] == 2
+    assert record["loss"]["blur_init_sigma"] == 0
 
 
 @pytest.mark.parametrize("words", ["--mirror --gamma 2", "--gamma 2 --mirror", "--mirror yes"])
 def test_a_switch_needs_no_value(data, tmp_path, words):
-    assert plan_of(data, tmp_path, f"--cfg stylegan3-t --batch 4 {words}")["options"]["mirror"]
+    assert dry_run(data, tmp_path, f"--cfg stylegan3-t --batch 4 {words}")["options"]["mirror"]

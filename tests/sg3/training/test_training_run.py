@@ -90,6 +90,12 @@ def test_stop_saves_and_the_run_resumes(data, tmp_path):
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
+def test_progress_bar(data, tmp_path, capsys):
+    config = TrainConfig(outdir=str(tmp_path), data=data, kimg=0.012, **SMALL)
+    assert len(list(train(config, progress=True))) == 3
+    assert "train: 100%" in capsys.readouterr().err
+
+
 def test_other_options_do_not_resume(data, tmp_path):
     run(data, tmp_path, 8)
     with pytest.raises(
