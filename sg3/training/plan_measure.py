@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from sg3.allocator import keep_large_blocks
 from sg3.data.base import TrainingImages
 from sg3.distributed import Team
 from sg3.errors import UserError
@@ -150,6 +151,7 @@ def measure_steps(
 
 def main() -> None:
     """Measure for the question on standard input; print the answer as JSON."""
+    keep_large_blocks()  # as `sg3 train` does
     options, image_shape, label_dim = json.loads(sys.stdin.read())
     found = _unless_out_of_memory(TrainConfig(**options), tuple(image_shape), label_dim)
     print(json.dumps([found.peak, found.seconds]))

@@ -244,19 +244,15 @@ COMMAND = """
 """
 
 
+def sg3_train(data, outdir):
+    words = [*COMMAND.split(), "--data", data, "--outdir", str(outdir)]
+    return [sys.executable, "-m", "sg3", *words]
+
+
 def test_killed_runs_resume_from_complete_states(data, tmp_path):
     """kill -9 at random moments; benchmarks/kill_runs.py does this many times."""
     random, shown = np.random.RandomState(0), 0
-    command = [
-        sys.executable,
-        "-m",
-        "sg3",
-        *COMMAND.split(),
-        "--data",
-        data,
-        "--outdir",
-        str(tmp_path),
-    ]
+    command = sg3_train(data, tmp_path)
     for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert "resuming at" in process.stdout.readline() or shown == 0
@@ -271,16 +267,7 @@ def test_killed_runs_resume_from_complete_states(data, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_exits_0(data, tmp_path, number):
-    command = [
-        sys.executable,
-        "-m",
-        "sg3",
-        *COMMAND.split(),
-        "--data",
-        data,
-        "--outdir",
-        str(tmp_path),
-    ]
+    command = sg3_train(data, tmp_path)
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -297,8 +284,7 @@ def test_a_signal_saves_and_exits_0(data, tmp_path, number):
 
 def test_a_closed_pipe_saves_the_state(data, tmp_path):
     """As after `sg3 train … | head -1`."""
-    words = [*COMMAND.split(), "--data", data, "--outdir", str(tmp_path)]
-    command = [sys.executable, "-m", "sg3", *words]
+    command = sg3_train(data, tmp_path)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.stdout.close()
