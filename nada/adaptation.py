@@ -108,7 +108,7 @@ def adapt(
 
     Source: StyleGAN-NADA (arXiv 2108.00946), REFERENCE.md §8.6.
     """
-    G = getattr(network, "G_ema", network)
+    G = network if isinstance(network, nn.Module) else network.G_ema
     if G is None:
         raise UserError("network: got networks without G_ema, expected a generator")
     config = replace_settings(config or usual_config(clip), settings)
@@ -330,9 +330,7 @@ def _frozen_copy(G: nn.Module) -> Any:
     return copy.deepcopy(G).eval().requires_grad_(False)
 
 
-def _check_goal(
-    source: str | None, target: str | None, target_images: torch.Tensor | None
-) -> None:
+def _check_goal(source: str | None, target: str | None, target_images: torch.Tensor | None) -> None:
     if target_images is not None:
         if target is not None:
             raise UserError("target: got a text and images; give one of them")

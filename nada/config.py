@@ -26,7 +26,7 @@ class Weights:
 
     directional: float = setting(1.0, "Weight of the directional term (NADA Eq. 3).", min=0)
     magnitude: float = setting(
-        0.0, "Weight of keeping the length of the change at `AdaptConfig.magnitude`.", min=0
+        0.0, "Weight of keeping the change of the features at the given magnitude.", min=0
     )
     global_text: float = setting(
         0.0, "Weight of the distance between image and target text (NADA Eq. 1).", min=0
@@ -55,9 +55,7 @@ class Weights:
 class ViewConfig:
     """How images are presented to the encoders."""
 
-    views: int = setting(
-        2, "Random views per image; 0: the unmodified image, as published.", min=0
-    )
+    views: int = setting(2, "Random views per image; 0: the unmodified image, as published.", min=0)
     cutouts: int = setting(
         0, "Random cutouts per image, in addition, if it is larger than the encoder's input.", min=0
     )
@@ -82,14 +80,12 @@ class StopRule:
         "Stop if the diversity of the images, relative to the source's, falls below this.",
         min=0,
     )
-    patience: int = setting(
-        6, "Stop after this many consecutive checks without progress.", min=0
-    )
+    patience: int = setting(6, "Stop after this many consecutive checks without progress.", min=0)
     least: float = setting(
         0.005, "Smallest increase of the agreement that counts as progress.", min=0
     )
     length: float = setting(
-        1.0, "Stop at this fraction of `AdaptConfig.magnitude`, if that is set.", min=0
+        1.0, "Stop when the change has this fraction of the magnitude, if that is set.", min=0
     )
 
     def __post_init__(self):
@@ -112,7 +108,9 @@ class AdaptConfig:
         above=0,
     )
     warmup: int = setting(
-        0, "Steps over which the learning rate rises, in each stage of `layers`.", min=0
+        0,
+        "Steps over which the learning rate rises, at the start and in each stage of layers.",
+        min=0,
     )
     decay: float = setting(
         0.0, "Fraction of the steps, at the end, over which the learning rate falls.", min=0, max=1
@@ -124,11 +122,13 @@ class AdaptConfig:
         "Layers to train: paper, coarse, shape, texture, all, equivariant, auto, names like "
         "input,L0-L3, or stages like 'coarse:0.6 then all'.",
     )
-    auto_k: int = setting(4, "Number of layers that layers=auto selects.", min=1)
-    auto_every: int = setting(10, "Steps between selections of layers=auto.", min=1)
-    auto_batch: int = setting(8, "Latents per selection of layers=auto.", min=1)
-    auto_moves: int = setting(1, "Optimization steps per selection of layers=auto.", min=1)
-    ema: float = setting(0.98, "EMA decay of the weights; the average is the result.", min=0, below=1)
+    auto_k: int = setting(4, "Number of layers that 'auto' selects.", min=1)
+    auto_every: int = setting(10, "Steps between selections of 'auto'.", min=1)
+    auto_batch: int = setting(8, "Latents per selection of 'auto'.", min=1)
+    auto_moves: int = setting(1, "Optimization steps per selection of 'auto'.", min=1)
+    ema: float = setting(
+        0.98, "EMA decay of the weights; the average is the result.", min=0, below=1
+    )
     # The bundled encoders know few words and do not understand most of the 79 sentences.
     templates: str | tuple[str, ...] | None = setting(
         None,
@@ -137,7 +137,7 @@ class AdaptConfig:
     )
     magnitude: float | None = setting(
         None,
-        "Length of the change of the features, in units of the distance between the texts.",
+        "Desired length of the change of the features, in units of the distance between the texts.",
         above=0,
         unset="not used",
     )
@@ -150,19 +150,19 @@ class AdaptConfig:
         5e-4, "Standard deviation of the noise on the source's images, as published.", min=0
     )
     class_index: int | None = setting(
-        None, "Class of a conditional network.", unset="required if the network is conditional"
+        None, "Class index; required for conditional networks.", min=0, unset="none"
     )
     force_fp32: bool = setting(True, "Compute all layers in float32.")
 
     def __post_init__(self):
-        from guidance.templates import templates_of
-
         check_settings(self)
         if self.weights.magnitude and self.magnitude is None:
             raise UserError(
                 "magnitude: got none, expected a length above 0, which the magnitude term needs"
             )
         if self.templates is not None:
+            from guidance.templates import templates_of
+
             templates_of(self.templates)
 
 
@@ -176,9 +176,7 @@ class RecordConfig:
     rank: int | None = setting(
         None, "Singular values that the delta keeps per tensor.", min=1, unset="all"
     )
-    delta_dtype: str = setting(
-        "fp16", "Number format of the delta.", choices=("fp16", "fp32")
-    )
+    delta_dtype: str = setting("fp16", "Number format of the delta.", choices=("fp16", "fp32"))
 
     def __post_init__(self):
         check_settings(self)

@@ -69,4 +69,4 @@ def free_of_nyquist(change: torch.Tensor) -> torch.Tensor:
         return change
     alternating = torch.tensor([(-1.0) ** i for i in range(k)], device=change.device) / k**0.5
     keep = torch.eye(k, device=change.device) - torch.outer(alternating, alternating)
-    return einsum(keep, change, keep, "row i, out in i j, j column -> out in row column")
+    return einsum(keep, change, keep, "y i, co ci i j, j x -> co ci y x")

@@ -1,4 +1,4 @@
-"""Save and resume adaptations: one safetensors file, with everything but tensors in its metadata."""
+"""State of an adaptation in one safetensors file, to resume it; metadata hold all but tensors."""
 
 from __future__ import annotations
 

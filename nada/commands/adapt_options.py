@@ -39,9 +39,15 @@ def _recommended(name: str, part: str | None = None) -> dict[str, Any]:
     if mini is None and published is None:
         return {"default": None}
     if mini == published:
-        return {"default": None, "unset": f"{mini}"}
-    other = "not used" if published is None else published
-    return {"default": None, "unset": f"{mini} for the bundled encoders, else {other}"}
+        return {"default": None, "unset": _text(mini)}
+    unset = f"{_text(mini)} for the bundled encoders, else {_text(published)}"
+    return {"default": None, "unset": unset}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "not used"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def record_option(name: str, *declarations: str):
