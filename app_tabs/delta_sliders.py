@@ -99,7 +99,7 @@ def build(
         with gr.Column(min_width=300, scale=5, elem_classes=["stick", "pin"]):
             image = image_view("Images", "Twelve images with the selected deltas")
         with gr.Column(min_width=300, scale=4):
-            inputs["seed"] = seed_field("First seed", info="Of twelve consecutive seeds")
+            inputs["seed"] = seed_field("First seed", info="Twelve consecutive seeds are shown")
             for i, (name, strength) in enumerate(FIRST, 1):
                 with gr.Group():
                     inputs[f"delta_{i}"] = gr.Dropdown(

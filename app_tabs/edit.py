@@ -196,11 +196,11 @@ def command(context: Context, request, network, source, seed, latent_file, **val
 
 def _text_row(number: int, text: str, alpha: float, beta: float) -> dict[str, Any]:
     with gr.Group():
-        hint = "Description of the direction" if number == 1 else "Optional"
+        hint = "Description of the edited image" if number == 1 else "Optional"
         box = gr.Textbox(text, label=f"Text {number}", info=hint)
         hint = "Strength; negative values reverse the direction"
         strength = gr.Slider(-8, 8, alpha, step=0.5, label=f"Alpha {number}", info=hint)
-        hint = "Threshold; higher values leave more channels unchanged"
+        hint = "Threshold; higher keeps more channels unchanged"
         threshold = gr.Slider(0, 0.4, beta, step=0.01, label=f"Beta {number}", info=hint)
     return {f"text_{number}": box, f"alpha_{number}": strength, f"beta_{number}": threshold}
 
@@ -222,7 +222,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab) 
             save = theme.downloads("Save PNG", "Save latent", "Save MP4", ready=2)
         with gr.Column(min_width=300, scale=4):
             source = gr.Radio(list(SOURCES), value="Seed", label="Start from")
-            seed = seed_field("Seed", theme.FIRST_SEED, info="Each seed is a different image")
+            seed = seed_field("Seed", theme.FIRST_SEED, info="Each seed gives a different image")
             with gr.Column(visible=False) as photos:
                 found, (run, halt), found_files = photo.build(context, network)
             latent = gr.File(label="Latent", file_types=[".safetensors"], height=120, visible=False)
@@ -245,8 +245,8 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab) 
                 hint = "Description of the unedited image"
                 inputs["neutral"] = gr.Textbox(NEUTRAL, label="Neutral text", info=hint)
             with gr.Group():
-                hint = "Of SeFa; 0 is the strongest"
-                inputs["component"] = gr.Slider(0, 15, 0, step=1, label="Component", info=hint)
+                hint = "0 is the strongest"
+                inputs["component"] = gr.Slider(0, 15, 0, step=1, label="SeFa component", info=hint)
                 hint = "In standard deviations"
                 inputs["amount"] = gr.Slider(-5, 5, 0, step=0.1, label="Amount", info=hint)
     finder = {name: field for name, field in found.items() if name != "network"}

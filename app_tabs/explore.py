@@ -153,7 +153,9 @@ def build(
                 hint = "To the right, in units of the longer side"
                 x = gr.Slider(-0.5, 0.5, 0, step=0.01, label="Translate x", info=hint)
                 y = gr.Slider(-0.5, 0.5, 0, step=0.01, label="Translate y", info="Downwards")
-                deg = gr.Slider(-180, 180, 0, step=1, label="Rotate", info="Counter-clockwise")
+                deg = gr.Slider(
+                    -180, 180, 0, step=1, label="Rotate", info="Degrees, counter-clockwise"
+                )
             hint = "Of the input, for Animate"
             motion = gr.Radio(list(MOTIONS), value="circle", label="Motion", info=hint)
             with gr.Row(elem_classes="tight"):

@@ -27,7 +27,7 @@ TRUNCATION = 0.7
 REACH = 3.0
 #: Images per side of the map's background, and their maximum size if the device is a CPU.
 MAP_SIDE, MAP_MAX_PX = 5, 128
-VIEWS = {"Single": 1, "3 × 3": 3, "5 × 5": 5}
+VIEWS = {"1×1": 1, "3×3": 3, "5×5": 5}
 LAYERS = {"Coarse: pose and shape": (0, 1), "Middle": (1, 2), "Fine: colours": (2, 3)}
 
 
@@ -193,17 +193,17 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
                 download = gr.DownloadButton("Save PNG", size="md", min_width=90)
         with gr.Column(min_width=300, scale=1):
             with gr.Row(elem_classes="level"):
-                hint = "Each seed is a different image"
+                hint = "Each seed gives a different image"
                 seed = seed_field("Seed", FIRST_SEED, info=hint, min_width=140)
                 dice = gr.Button("Random seed", variant="primary", min_width=140)
             with gr.Row():
                 with gr.Column(min_width=200):
                     point = pad("Map of images around this seed.")
                 with gr.Column(min_width=200):
-                    hint = "0: mean image, 1: full variety"
+                    hint = "0: mean, 1: full variety"
                     psi = gr.Slider(0, 1.5, TRUNCATION, step=0.05, label="Truncation", info=hint)
                     hint = "A grid shows consecutive seeds"
-                    view = gr.Radio(list(VIEWS), value="Single", label="View", info=hint)
+                    view = gr.Radio(list(VIEWS), value=next(iter(VIEWS)), label="View", info=hint)
                     label = gr.Number(
                         0,
                         label="Class",

@@ -182,10 +182,10 @@ def _start_fields() -> dict[str, gr.components.Component]:
         with gr.Row():
             hint = "Of the start and the views"
             seed = seed_field("Seed", info=hint, min_width=120)
-            hint = "Random images to choose from"
+            hint = "Images to choose from"
             count = gr.Slider(1, 128, 64, step=1, label="Candidates", info=hint, min_width=140)
         latent = gr.File(label="Latent", file_types=[".safetensors"], height=100, visible=False)
-        hint = "Larger spaces allow more change, but leave the network's distribution sooner"
+        hint = "More freedom, but further from the training distribution"
         space = gr.Radio(list(SPACES), value=next(iter(SPACES)), label="Space", info=hint)
         hint = "Layers that may change, for example 0-4 or L3-L6; empty: all"
         layers = gr.Textbox("", label="Layers", info=hint)
@@ -207,7 +207,7 @@ def _start_fields() -> dict[str, gr.components.Component]:
 def _more_fields(now: gr.Image) -> dict[str, gr.components.Component]:
     with gr.Accordion("Image prompts", open=False):
         files = gr.File(label="Images", file_count="multiple", file_types=["image"], height=110)
-        hint = "Relative to the text's weight of 1; negative pushes away"
+        hint = "The prompt has 1; negative values push away"
         weight = gr.Slider(-2, 2, 1, step=0.1, label="Weight of the images", info=hint)
     with gr.Accordion("Region", open=False):
         take = gr.Button("Copy the current image", size="md")

@@ -183,7 +183,7 @@ def start(context: Context, request: gr.Request, **values) -> Iterator[tuple]:
         lines = run.log.strip().splitlines() or ["the process ended without output"]
         raise ValueError(f"train: {lines[-1]}")
     offered = gr.update(choices=runs(context), value=folder.name)
-    text = f"Process {child.pid} continues when the page is closed."
+    text = f"Running as process {child.pid}, which continues when the page is closed."
     yield status(text), gr.skip(), offered, gr.update(active=True)
 
 
@@ -244,7 +244,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks) -> None:
                 )
         with gr.Column(min_width=300):
             inputs["mirror"] = gr.Checkbox(label="Mirror", info="Add mirrored images")
-            hint = "Network to start from; empty: from scratch"
+            hint = "Network to continue from; empty: from scratch"
             inputs["resume"] = gr.Textbox("", label="Start from", info=hint)
             with gr.Row(elem_classes="tight"):
                 planning = gr.Button("Plan", min_width=90)

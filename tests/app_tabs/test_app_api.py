@@ -151,7 +151,7 @@ def test_invalid_uploads_are_refused_in_one_line(client, photo, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"<svg onload=alert(1)>")
     find = {"steps": 0, "tune_steps": 0}
-    with pytest.raises(AppError, match="cannot read bad.png"):
+    with pytest.raises(AppError, match=r"cannot read bad\.png"):
         client.predict(photo=handle_file(bad), **find, api_name="/find")
     huge = tmp_path / "huge.png"
     Image.new("1", (9000, 9000)).save(huge)
@@ -191,7 +191,7 @@ def test_equivalent_commands_are_accepted_by_the_command_line(served, tmp_path):
     edits |= {"text_2": "", "alpha_2": 0, "beta_2": 0.12}
     layers = {"network": None, "other": None, "seed": 0, "layer": "L3_78_48", "channel": 0}
     layers |= {"domain": "Space", "x": -0.1, "y": 0, "deg": -20}
-    moved = generate.FIRST | {"x": -0.2, "deg": 30.0, "show": "3 × 3"}
+    moved = generate.FIRST | {"x": -0.2, "deg": 30.0, "show": "3×3"}
     mixed = generate.FIRST | {"mix": True, "point": "0.1,-0.5", "deg": 5.0}
     rows = {"delta_1": "zombie", "strength_1": 0.5, "delta_2": "(none)", "strength_2": 0}
     steering = {"prompt": "-a 'b'", "steps": 10, "start": "Best candidate", "seed": 0}

@@ -11,8 +11,8 @@ from chromium import chromium
 
 pytest.importorskip("gradio")
 
-from app_tabs.context import Context  # noqa: E402
-from app_tabs.page import launch  # noqa: E402
+from app_tabs.context import Context
+from app_tabs.page import launch
 
 #: Folder for screenshots of the tabs; none if it is not set.
 SHOTS = os.environ.get("SG3_SCREENSHOTS")
