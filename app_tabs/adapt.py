@@ -6,10 +6,12 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
 import torch
+from PIL import Image
 
 import nada
 from app_tabs import delta_sliders, theme, uploads
@@ -39,13 +41,20 @@ def text_model(context: Context) -> str:
     return "mini-smooth" if context.clip == "mini" else context.clip
 
 
-def grid(images: torch.Tensor):
+def grid(images: torch.Tensor) -> Image.Image:
     """Convert the first eight of `images` `[N, C, H, W]` to one image for the page."""
     return shown(image_grid(images[:SHOWN], COLUMNS))
 
 
 def adapt(
-    context: Context, request: gr.Request, source, target, images, network, steps, layers
+    context: Context,
+    request: gr.Request,
+    source: str,
+    target: str,
+    images: list[str] | None,
+    network: str | None,
+    steps: float,
+    layers: str,
 ) -> Iterator[tuple]:
     """Start `nada.adapt` and run it; yield (before, current, status, Continue, *files)."""
     session = context.session(request)
@@ -56,7 +65,7 @@ def adapt(
     loaded, encoder = context.generator(network, "job"), context.encoder(text_model(context))
     folder = context.new_folder(session, f"adapt-{slug(target or 'images', 24)}")
     found = uploads.images(images, folder / "target")
-    settings = {"steps": int(steps), "layers": layers}
+    settings: dict[str, Any] = {"steps": int(steps), "layers": layers}
     targets = None if found is None else load_target_images(found, encoder.input_size_px)
     run = nada.adapt(
         loaded.G,
@@ -74,7 +83,13 @@ def adapt(
     yield from resume(context, request, source, target)
 
 
-def resume(context: Context, request: gr.Request, source=None, target=None, **_) -> Iterator[tuple]:
+def resume(
+    context: Context,
+    request: gr.Request,
+    source: str | None = None,
+    target: str | None = None,
+    **_: Any,
+) -> Iterator[tuple]:
     """Run the session's adaptation from its current step; yields like `adapt`."""
     session = context.session(request)
     stop = session.begin("adapt")
@@ -98,10 +113,10 @@ def resume(context: Context, request: gr.Request, source=None, target=None, **_)
         drawn = status(line, curves(record.records), step.index / max(total, 1))
         yield gr.skip(), view, drawn, idle, *[gr.skip()] * 3
     yield gr.skip(), gr.skip(), status("Writing ..."), idle, *[gr.skip()] * 3
-    yield before, *_finished(session, record, source, target, note)
+    yield before, *_finished(session, record, target, note)
 
 
-def _finished(session: Session, record: AdaptationRecord, source, target, note: str) -> tuple:
+def _finished(session: Session, record: AdaptationRecord, target: str | None, note: str) -> tuple:
     outcome, folder = record.finish(), record.outdir
     ended = outcome.reason or "stopped"
     line = f"After {outcome.index} steps: {ended}; agreement {outcome.check.agreement:.2f}, "
@@ -126,10 +141,10 @@ def curves(records: list[dict]) -> dict[str, list[float]]:
     }
 
 
-def begin(context: Context, request: gr.Request, network):
+def begin(context: Context, request: gr.Request, network: str | None) -> list:
     """Render the eight images a run would start from, unless the page shows those of a run."""
     if "adapt" in context.session(request).results:
-        return gr.skip(), gr.skip()
+        return [gr.skip(), gr.skip()]
     G, usual = context.generator(network).G, usual_config(text_model(context))
     z = seed_latents(usual.seed, usual.check_batch, G.z_dim)[:SHOWN]
     ws = map_latents(G, z, 0 if G.c_dim else None, usual.truncation)
@@ -137,7 +152,16 @@ def begin(context: Context, request: gr.Request, network):
     return [shown(image_grid(made, COLUMNS))] * 2
 
 
-def command(context: Context, request, source, target, images, network, steps, layers) -> str:
+def command(
+    context: Context,
+    request: gr.Request,
+    source: str,
+    target: str,
+    images: list[str] | None,
+    network: str | None,
+    steps: float,
+    layers: str,
+) -> str:
     """The equivalent command."""
     texts = {"source": source, "target": target}
     return command_line(

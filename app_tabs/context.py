@@ -201,12 +201,12 @@ def callback(
     """
     names, job = list(names), context.workers["job"]
 
-    def call(request: gr.Request, *values):
+    def call(request: gr.Request, *values: Any):
         bound = partial(function, context, request, **dict(zip(names, values, strict=True)))
         with readable():
             return context.workers[worker].submit(bound).result() if worker else bound()
 
-    def iterate(request: gr.Request, *values):
+    def iterate(request: gr.Request, *values: Any):
         with readable():
             steps = function(context, request, **dict(zip(names, values, strict=True)))
             try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
 from app_tabs.context import Context, Session, callback
 from app_tabs.theme import image_view, seed_field, shown
@@ -42,7 +43,9 @@ def file_of(context: Context, session: Session, name: str) -> str:
     return parse_delta(name)[0]
 
 
-def deltas(context: Context, request: gr.Request, network, seed, **rows):
+def deltas(
+    context: Context, request: gr.Request, network: str | None, seed: float | None, **rows: Any
+) -> Image.Image:
     """Return twelve images with the selected deltas at their strengths."""
     session = context.session(request)
     wanted = [(name, strength) for name, strength in _pairs(rows) if name != NONE]
@@ -58,13 +61,15 @@ def deltas(context: Context, request: gr.Request, network, seed, **rows):
     return shown(image_grid(np.stack([each.image for each in made]), COLUMNS))
 
 
-def _pairs(rows: dict) -> list[tuple[str, float]]:
+def _pairs(rows: dict[str, Any]) -> list[tuple[str, float]]:
     """`delta_1`, `strength_1`, `delta_2`, … as pairs."""
     count = len(rows) // 2
     return [(rows[f"delta_{i}"] or NONE, rows[f"strength_{i}"]) for i in range(1, count + 1)]
 
 
-def command(context: Context, request: gr.Request, network, seed, **rows) -> str:
+def command(
+    context: Context, request: gr.Request, network: str | None, seed: float | None, **rows: Any
+) -> str:
     """The equivalent command."""
     session, first = context.session(request), int(seed or 0)
     own = session.results.get("deltas", {})

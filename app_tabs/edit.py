@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from app_tabs.wiring import (
     jobs,
 )
 from guidance.directions import (
+    Direction,
     EditedLatent,
     Relevance,
     RelevanceConfig,
@@ -45,9 +46,18 @@ TRUNCATION, NEUTRAL = 0.7, "a face"
 BETA, SMALL_BETA = 0.12, 0.2
 EXAMPLES = ("a smiling face", "a face with a beard", "a face with blond hair", "a face with a hat")
 MIN_LATENTS = 2
+#: Direction, alpha, beta.
+Edit = tuple[str, float, float]
 
 
-def start_of(context: Context, session: Session, network, source, seed, latent_file):
+def start_of(
+    context: Context,
+    session: Session,
+    network: str | None,
+    source: str,
+    seed: float | None,
+    latent_file: str | None,
+) -> tuple[EditedLatent, Any]:
     """Return the latent before the edits and the generator that renders it."""
     if source == "Photo":
         found = session.results.get("photo")
@@ -64,20 +74,20 @@ def start_of(context: Context, session: Session, network, source, seed, latent_f
     return EditedLatent(map_latents(loaded.G, z, class_index, TRUNCATION)), loaded.G
 
 
-def wanted(values: dict) -> list[tuple[str, float, float]]:
-    """Directions with alpha and beta, as the sliders set them."""
+def wanted(values: dict[str, Any]) -> list[Edit]:
+    """Edits that the sliders ask for."""
     rows = [(values[f"text_{i}"], values[f"alpha_{i}"], values[f"beta_{i}"]) for i in (1, 2)]
     texts = [(text.strip(), alpha, beta) for text, alpha, beta in rows if (text or "").strip()]
     component = f"sefa:{int(values['component'] or 0)}"
     return [(name, a, beta) for name, a, beta in [*texts, (component, values["amount"], 0)] if a]
 
 
-def statistics_key(context: Context, network) -> tuple:
+def statistics_key(context: Context, network: str | None) -> tuple:
     """Key of the channel statistics of a network in `Context.shared`."""
     return "relevance", context.generator(network).meta["sha256"], context.clip
 
 
-def known_statistics(context: Context, network) -> Relevance | None:
+def known_statistics(context: Context, network: str | None) -> Relevance | None:
     """Channel statistics of a network: in memory, bundled or cached; None if not computed."""
     key = statistics_key(context, network)
     if key not in context.shared:
@@ -91,7 +101,9 @@ def known_statistics(context: Context, network) -> Relevance | None:
     return context.shared[key]
 
 
-def directions(context: Context, network, edits, neutral: str):
+def directions(
+    context: Context, network: str | None, edits: Iterable[Edit], neutral: str
+) -> tuple[list[tuple[Direction, float]], bool]:
     """Return directions with their alphas, and whether a text direction is missing because the
     channel statistics have not been computed."""
     edits = list(edits)
@@ -117,7 +129,15 @@ def directions(context: Context, network, edits, neutral: str):
     return list(zip(found, alphas, strict=True)), missing
 
 
-def edit(context: Context, request: gr.Request, network, source, seed, latent_file, **values):
+def edit(
+    context: Context,
+    request: gr.Request,
+    network: str | None,
+    source: str,
+    seed: float | None,
+    latent_file: str | None,
+    **values: Any,
+) -> tuple:
     """Return the images before and after, the status line, and updates of buttons and files."""
     session = context.session(request)
     latent, G = start_of(context, session, network, source, seed, latent_file)
@@ -136,13 +156,15 @@ def edit(context: Context, request: gr.Request, network, source, seed, latent_fi
     return (before, after), status(text), *[gr.update(visible=missing)] * 2, *files
 
 
-def _described(edits) -> str:
+def _described(edits: list[tuple[Direction, float]]) -> str:
     if not edits:
         return HINT
     return "   ".join(f"{direction.name} {alpha:+.1f}" for direction, alpha in edits)
 
 
-def learn(context: Context, request: gr.Request, network, **values) -> Iterator[tuple]:
+def learn(
+    context: Context, request: gr.Request, network: str | None, **values: Any
+) -> Iterator[tuple]:
     """Compute the channel statistics that text directions need; yield the status line."""
     session = context.session(request)
     stop = session.begin("edit")
@@ -162,7 +184,15 @@ def learn(context: Context, request: gr.Request, network, **values) -> Iterator[
     yield status(f"Ready: move the sliders{note}"), gr.skip()
 
 
-def video(context: Context, request: gr.Request, network, source, seed, latent_file, **values):
+def video(
+    context: Context,
+    request: gr.Request,
+    network: str | None,
+    source: str,
+    seed: float | None,
+    latent_file: str | None,
+    **values: Any,
+) -> Iterator[tuple]:
     """Write a video of the edit, forth and back; yield the status line and the download."""
     session = context.session(request)
     session.begin("edit")
@@ -174,7 +204,15 @@ def video(context: Context, request: gr.Request, network, source, seed, latent_f
     yield status("The video is ready: from before to after and back."), theme.ready(path)
 
 
-def command(context: Context, request, network, source, seed, latent_file, **values) -> str:
+def command(
+    context: Context,
+    request: gr.Request,
+    network: str | None,
+    source: str,
+    seed: float | None,
+    latent_file: str | None,
+    **values: Any,
+) -> str:
     """The equivalent command."""
     edits = wanted(values)
     options = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import gradio as gr
 import numpy as np
@@ -28,7 +28,7 @@ FRAMES, FRAME_S = 48, 1 / 12
 SHOWN, SIZE_PX = 8, 160
 
 
-def _asked(G, values: dict):
+def _asked(G: Any, values: dict):
     """Return names of layers, channels, and options of the sheet, as the controls set them."""
     domain = DOMAINS[values["domain"]]
     display = LayerDisplay(domain=domain)
@@ -45,22 +45,29 @@ def _asked(G, values: dict):
     return found.name, channels, {"columns": COLUMNS, "size_px": SIZE_PX, "display": display}
 
 
-def _ws(G, seed):
+def _ws(G: Any, seed: float | None):
     z = seed_latents(int(seed or 0), 1, G.z_dim)
     return map_latents(G, z, 0 if G.c_dim else None, TRUNCATION)
 
 
-def _moves(G) -> bool:
+def _moves(G: Any) -> bool:
     """Whether the input can be transformed: only in StyleGAN3."""
     return isinstance(G, stylegan3.Generator)
 
 
-def _compared(context: Context, network, other, copy: str) -> list:
+def _compared(context: Context, network: str | None, other: str | None, copy: str) -> list:
     names = [network] if other in (None, NO_OTHER) else [network, other]
     return [context.generator(name, copy).G for name in names]
 
 
-def explore(context: Context, request: gr.Request, network, other, seed, **values):
+def explore(
+    context: Context,
+    request: gr.Request,
+    network: str | None,
+    other: str | None,
+    seed: float | None,
+    **values: Any,
+) -> Image.Image:
     """Return the sheet of the layers of one network, or of two, stacked."""
     shown = []
     for i, G in enumerate(_compared(context, network, other, "live")):
@@ -81,7 +88,14 @@ def _stack(sheets: list[np.ndarray]) -> Image.Image:
     return Image.fromarray(np.concatenate(parts))
 
 
-def move(context: Context, request: gr.Request, network, other, seed, **values) -> Iterator[tuple]:
+def move(
+    context: Context,
+    request: gr.Request,
+    network: str | None,
+    other: str | None,
+    seed: float | None,
+    **values: Any,
+) -> Iterator[tuple]:
     """Animate the input once, or until stopped; yield (sheet, status)."""
     stop = context.session(request).begin("explore")
     animations = []
@@ -98,7 +112,14 @@ def move(context: Context, request: gr.Request, network, other, seed, **values) 
     yield gr.skip(), status(HINT)
 
 
-def command(context: Context, request: gr.Request, network, other, seed, **values) -> str:
+def command(
+    context: Context,
+    request: gr.Request,
+    network: str | None,
+    other: str | None,
+    seed: float | None,
+    **values: Any,
+) -> str:
     """The equivalent command, or two."""
     x, y, first = values["x"], values["y"], int(values["channel"] or 0)
     one = values["layer"] != ALL
@@ -119,7 +140,7 @@ def command(context: Context, request: gr.Request, network, other, seed, **value
     return " && ".join(lines)
 
 
-def offer(context: Context, request: gr.Request, network) -> dict:
+def offer(context: Context, request: gr.Request, network: str | None) -> dict:
     """Update of the layer field: the layers of the network."""
     names = [layer.name for layer in layers(context.generator(network).G)]
     return gr.update(choices=[ALL, *names], value=ALL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import torch
+from PIL import Image
 
 from app_tabs.context import Context, callback
 from app_tabs.pad import BLANK, CENTRE, as_address, pad, parse
@@ -88,12 +89,14 @@ FIRST: dict[str, Any] = {
 }
 
 
-def rows_of(G, layers: str) -> range:
+def rows_of(G: Any, layers: str) -> range:
     """Rows of ws that a name in `LAYERS` stands for: a third of the network."""
     return range(*(round(G.num_ws * part / 3) for part in LAYERS[layers]))
 
 
-def latents(G, spec: ImageSpec, points=None) -> torch.Tensor:
+def latents(
+    G: Any, spec: ImageSpec, points: Sequence[tuple[float, float]] | None = None
+) -> torch.Tensor:
     """Latents `[N, num_ws, w_dim]`: one per image of the grid, or one per point of `points`."""
     seeds = range(spec.seed, spec.seed + (spec.side**2 if points is None else 1))
     of_seed = partial(map_latents, G, class_index=_class(G, spec))
@@ -110,11 +113,11 @@ def latents(G, spec: ImageSpec, points=None) -> torch.Tensor:
     return torch.cat(moved)
 
 
-def _class(G, spec: ImageSpec) -> int | None:
+def _class(G: Any, spec: ImageSpec) -> int | None:
     return (spec.class_index or 0) if G.c_dim else None
 
 
-def generate(context: Context, request: gr.Request | None, **values):
+def generate(context: Context, request: gr.Request | None, **values: Any) -> tuple:
     """Return the image to show and the path of its PNG."""
     spec = ImageSpec.parse(values)
     G = context.generator(spec.network).G
@@ -133,7 +136,7 @@ def generate(context: Context, request: gr.Request | None, **values):
     return shown(image), str(path)
 
 
-def draw_map(context: Context, request: gr.Request, **values) -> dict:
+def draw_map(context: Context, request: gr.Request, **values: Any) -> dict:
     """Update of the map's background; empty if it would take long to compute."""
     spec = ImageSpec.parse(values)
     G = context.generator(spec.network).G
@@ -147,7 +150,7 @@ def draw_map(context: Context, request: gr.Request, **values) -> dict:
     return gr.update(sheet=as_address(image_grid(colours)))
 
 
-def command(context: Context, request: gr.Request, **values) -> str:
+def command(context: Context, request: gr.Request, **values: Any) -> str:
     """The equivalent command, or two."""
     spec = ImageSpec.parse(values)
     network = context.name_of(spec.network)
@@ -175,7 +178,7 @@ def command(context: Context, request: gr.Request, **values) -> str:
     return f"{line} && {command_line('generate', network=network, **latent)}"
 
 
-def fit(context: Context, request: gr.Request, network: str | None):
+def fit(context: Context, request: gr.Request, network: str | None) -> tuple:
     """Updates of the fields that depend on the network: class, translation, rotation."""
     G = context.generator(network).G
     label = gr.update(visible=G.c_dim > 0, value=0, maximum=max(G.c_dim - 1, 0))
@@ -183,7 +186,7 @@ def fit(context: Context, request: gr.Request, network: str | None):
     return label, *[gr.update(interactive=moves, value=0)] * 3
 
 
-def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> None:
+def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first: Image.Image) -> None:
     """Build the tab; `first` is the image it shows at first."""
     with gr.Row():
         with gr.Column(min_width=300, scale=1, elem_classes=["stick", "pin"]):
@@ -230,7 +233,7 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> Non
     inputs = dict(zip(FIRST, fields, strict=True))
     command_box(context, demo, command, inputs)
 
-    def wired(function, outputs):
+    def wired(function: Callable, outputs: Any) -> dict[str, Any]:
         fn = callback(context, function, inputs, "live")
         return {"fn": fn, "inputs": list(inputs.values()), "outputs": outputs, **LIVE}
 

@@ -6,9 +6,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import gradio as gr
+import torch
+from PIL import Image
 from torch import nn
 
 from app_tabs import theme, uploads
@@ -38,7 +41,13 @@ class Found:
 
 
 def find(
-    context: Context, request: gr.Request, photo, network, steps, tune_steps, centre
+    context: Context,
+    request: gr.Request,
+    photo: str | None,
+    network: str | None,
+    steps: float,
+    tune_steps: float,
+    centre: bool,
 ) -> Iterator[tuple]:
     """Run `guidance.inversion`; yield ((photo, current), status, PNG, latent, delta)."""
     session = context.session(request)
@@ -70,16 +79,31 @@ def find(
     yield _finished(session, recording, before, stop.is_set())
 
 
-def _tuning(recording: ProjectionRecord, target, measure, steps: int, class_index):
+def _tuning(
+    recording: ProjectionRecord, target: torch.Tensor, measure, steps: int, class_index: int | None
+):
     def begin():
         assert recording.projected is not None  # tuning follows the projection
-        settings = {"steps": steps, "class_index": class_index}
-        return tune(recording.network(), recording.projected.ws, target, measure, **settings)
+        return tune(
+            recording.network(),
+            recording.projected.ws,
+            target,
+            measure,
+            steps=steps,
+            class_index=class_index,
+        )
 
     return begin
 
 
-def _run_stage(recording, steps, name: str, total: int, before, stop) -> Iterator[tuple]:
+def _run_stage(
+    recording: ProjectionRecord,
+    steps: Iterator[Any],
+    name: str,
+    total: int,
+    before: Image.Image,
+    stop: Event,
+) -> Iterator[tuple]:
     distances, began, last = [], time.monotonic(), 0.0
     for step in steps:
         recording.add(step)
@@ -97,7 +121,7 @@ def _run_stage(recording, steps, name: str, total: int, before, stop) -> Iterato
         yield (before, view), drawn, *[gr.skip()] * 3
 
 
-def _finished(session: Session, recording: ProjectionRecord, before, stopped: bool) -> tuple:
+def _finished(session: Session, recording: ProjectionRecord, before: Image.Image, stopped: bool) -> tuple:
     assert recording.projected is not None  # the projection makes at least one step
     last = recording.tuned or recording.projected
     G = recording.network() if recording.tuned is None else recording.tuned.tuning.G
@@ -112,7 +136,7 @@ def _finished(session: Session, recording: ProjectionRecord, before, stopped: bo
 
 
 def command(
-    context: Context, network: str, photo=None, steps=0, tune_steps=0, centre=False, **_
+    context: Context, network: str, photo=None, steps=0, tune_steps=0, centre=False, **_: Any
 ) -> tuple[str, dict[str, str]]:
     """The command that projects the photo, and the options of `sg3 edit` that use its result."""
     if not photo:

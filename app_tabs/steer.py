@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -14,7 +15,7 @@ from app_tabs import theme, uploads
 from app_tabs.context import Context, Loaded, Session, callback, unknown_words, vocabulary_note
 from app_tabs.theme import image_view, seed_field, shown, status
 from app_tabs.wiring import QUIET, Actions, JobControls, command_box, command_line, jobs
-from guidance.directions import read_latent
+from guidance.directions import EditedLatent, read_latent
 from guidance.encoders import is_mini
 from guidance.prompts import image_prompt, parse_prompts
 from guidance.steering.config import SteerConfig
@@ -34,7 +35,7 @@ SPACES = {"w: one latent": "w", "w+: one per layer": "w+", "s: every channel": "
 FILES = ("end.png", "steer.mp4", "latent.safetensors")
 
 
-def config_of(values: dict) -> SteerConfig:
+def config_of(values: dict[str, Any]) -> SteerConfig:
     """Build the configuration from the values of the controls."""
     start = STARTS[values["start"]]
     return SteerConfig(
@@ -48,7 +49,7 @@ def config_of(values: dict) -> SteerConfig:
     )
 
 
-def prompts_of(values: dict) -> list:
+def prompts_of(values: dict[str, Any]) -> list:
     """Text and image prompts with their weights."""
     text = (values["prompt"] or "").strip()
     found = list(parse_prompts(text)) if text or not values["images"] else []
@@ -70,7 +71,7 @@ def region_of(drawn: dict | None, size: tuple[int, int]) -> Image.Image | None:
     return painted.resize(size, Image.Resampling.BOX) if painted.getbbox() else None
 
 
-def start_of(values: dict, loaded: Loaded):
+def start_of(values: dict[str, Any], loaded: Loaded) -> EditedLatent | None:
     """Read the uploaded latent if the run starts from one."""
     if STARTS[values["start"]] != "latent":
         return None
@@ -78,12 +79,16 @@ def start_of(values: dict, loaded: Loaded):
     return read_latent(path, loaded.G, loaded.meta["sha256"])
 
 
-def steer(context: Context, request: gr.Request, network, **values) -> Iterator[tuple]:
+def steer(
+    context: Context, request: gr.Request, network: str | None, **values: Any
+) -> Iterator[tuple]:
     """Run `guidance.steer`; yield (start, current, status, Continue, PNG, MP4, latent)."""
     yield from _run(context, context.session(request), network, values, None)
 
 
-def resume(context: Context, request: gr.Request, network, **values) -> Iterator[tuple]:
+def resume(
+    context: Context, request: gr.Request, network: str | None, **values: Any
+) -> Iterator[tuple]:
     """Steer from the result of this visitor's last run, with the current settings."""
     session = context.session(request)
     if "steer" not in session.results:
@@ -91,7 +96,9 @@ def resume(context: Context, request: gr.Request, network, **values) -> Iterator
     yield from _run(context, session, network, values, session.results["steer"])
 
 
-def _run(context: Context, session: Session, network, values: dict, latent) -> Iterator[tuple]:
+def _run(
+    context: Context, session: Session, network: str | None, values: dict[str, Any], latent: Any
+) -> Iterator[tuple]:
     stop, idle = session.begin("steer"), gr.update(interactive=False)
     yield gr.skip(), gr.skip(), status("Choosing a start ..."), idle, *[gr.skip()] * 3
     loaded, encoder = context.generator(network, "job"), context.encoder()
@@ -135,7 +142,7 @@ def _run(context: Context, session: Session, network, values: dict, latent) -> I
     yield first or view, view, status(line, losses), gr.update(interactive=True), *files
 
 
-def command(context: Context, request: gr.Request, network, **values) -> str:
+def command(context: Context, request: gr.Request, network: str | None, **values: Any) -> str:
     """The equivalent command; after a run, a second one that continues from its latent."""
     start, config, usual = STARTS[values["start"]], config_of(values), SteerConfig()
     images = uploads.keep(context, *(values["images"] or ()))
@@ -225,7 +232,7 @@ def _more_fields(now: gr.Image) -> dict[str, gr.components.Component]:
     return {"images": files, "image_weight": weight, "mask": mask}
 
 
-def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> None:
+def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first: Image.Image) -> None:
     """Build the tab; `first` is the image it shows at first."""
     with gr.Row():
         with gr.Column(min_width=300, scale=5, elem_classes="stick"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -187,7 +188,7 @@ def unknown(words_: Sequence[str]) -> str:
     return f'<div class="hint" role="status">Not in the vocabulary of the encoder: {listed}</div>'
 
 
-def image_view(label: str, alt: str, **kwargs) -> gr.Image:
+def image_view(label: str, alt: str, **kwargs: Any) -> gr.Image:
     """Create an output image."""
     return gr.Image(
         label=label,
@@ -201,7 +202,7 @@ def image_view(label: str, alt: str, **kwargs) -> gr.Image:
     )
 
 
-def seed_field(label: str, value: int = 0, **kwargs) -> gr.Number:
+def seed_field(label: str, value: int = 0, **kwargs: Any) -> gr.Number:
     """Create a field for a seed."""
     return gr.Number(value, label=label, precision=0, minimum=0, maximum=MAX_SEED, **kwargs)
 
@@ -215,7 +216,7 @@ def downloads(*labels: str, ready: int = 0) -> list[gr.DownloadButton]:
         ]
 
 
-def ready(path) -> dict:
+def ready(path: str | Path) -> dict:
     """Update of a download button: enable it."""
     return gr.update(value=str(path), interactive=True)
 

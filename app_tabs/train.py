@@ -37,14 +37,25 @@ PROCESS = "process.txt"
 GRID = (8, 6)
 
 
-def options_of(context: Context, data, cfg, size, batch, gamma, kimg, mirror, resume) -> dict:
+def options_of(
+    context: Context,
+    data: str | None,
+    cfg: str,
+    size: str,
+    batch: float,
+    gamma: float | None,
+    kimg: float,
+    mirror: bool,
+    resume: str | None,
+) -> dict:
     """Options of `sg3 train`. Raises ValueError without a dataset."""
-    if not (data or "").strip():
+    data = (data or "").strip()
+    if not data:
         raise ValueError("data: got none; enter a folder or zip of images")
     cbase, cmax = SIZES[size]
     return {
         "cfg": cfg,
-        "data": data.strip(),
+        "data": data,
         "batch": int(batch),
         "gamma": gamma or None,
         "kimg": kimg,
@@ -57,18 +68,18 @@ def options_of(context: Context, data, cfg, size, batch, gamma, kimg, mirror, re
     }
 
 
-def command(context: Context, request: gr.Request, **values) -> str:
+def command(context: Context, request: gr.Request, **values: Any) -> str:
     """The equivalent command."""
     return _line(options_of(context, **values), outdir="out/train")
 
 
-def _line(options: dict, **more) -> str:
+def _line(options: dict[str, Any], **more: Any) -> str:
     grid = options.get("grid")
     more |= {"grid": "x".join(map(str, grid)) if grid else None}
     return command_line("train", **{**options, **more})
 
 
-def plan(context: Context, request: gr.Request, **values) -> Iterator[tuple]:
+def plan(context: Context, request: gr.Request, **values: Any) -> Iterator[tuple]:
     """Estimate memory and time of the run; yield (status, table, runs, timer)."""
     context.session(request).begin("train")
     yield status("Reading the dataset ..."), *[gr.skip()] * 3
@@ -156,7 +167,7 @@ def run_named(context: Context, name: str | None) -> Run:
     return Run((context.outdir / "train" / name).resolve())
 
 
-def start(context: Context, request: gr.Request, **values) -> Iterator[tuple]:
+def start(context: Context, request: gr.Request, **values: Any) -> Iterator[tuple]:
     """Start `sg3 train` as a process; yield (status, table, runs, timer)."""
     context.session(request).begin("train")
     options = options_of(context, **values)
@@ -187,7 +198,7 @@ def start(context: Context, request: gr.Request, **values) -> Iterator[tuple]:
     yield status(text), gr.skip(), offered, gr.update(active=True)
 
 
-def watch(context: Context, request: gr.Request, name: str | None):
+def watch(context: Context, request: gr.Request, name: str | None) -> tuple:
     """Return the progress page of a run, its state, and the update of its stop button."""
     if not name:
         return "", status("No run yet."), gr.update(interactive=False)

@@ -121,7 +121,7 @@ def jobs(
     return ways
 
 
-def command_line(*parts: str | float | None, **options) -> str:
+def command_line(*parts: str | float | None, **options: Any) -> str:
     """Format `sg3 …` for a shell.
 
     Args:
@@ -174,7 +174,7 @@ def command_box(
         elem_classes="command",
     )
 
-    def command(context: Context, request: gr.Request, **values) -> str:
+    def command(context: Context, request: gr.Request, **values: Any) -> str:
         try:
             return make(context, request, **values)
         except (TypeError, ValueError):  # an empty or unfinished field

@@ -77,7 +77,7 @@ def adapt(
     target_images: torch.Tensor | None = None,
     config: AdaptConfig | None = None,
     progress: bool = False,
-    **settings,
+    **settings: Any,
 ) -> Adaptation:
     """Fine-tune a copy of a generator from the domain `source` to the domain `target`.
 

@@ -40,7 +40,7 @@ class SavedState:
         return self.state["index"]
 
 
-def arguments_of(adaptation: Adaptation, **more) -> dict[str, Any]:
+def arguments_of(adaptation: Adaptation, **more: Any) -> dict[str, Any]:
     """Return everything that determines the result of an adaptation, JSON-able.
 
     These are its texts, its settings except `FREE`, and `more`: what it does not know itself, such

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -16,16 +17,17 @@ from sg3.cli.options import (
     seed_option,
 )
 
+Decorator = Callable[[Callable], Callable]
 #: Parts of an `AdaptConfig`. The option for field F of part P has the parameter name P__F.
 PARTS = {"weights": Weights, "views": ViewConfig, "stop": StopRule}
 
 
-def setting_option(name: str, *declarations: str, **kwargs):
+def setting_option(name: str, *declarations: str, **kwargs: Any) -> Decorator:
     """Option for a field of `AdaptConfig`; None, its default, stands for the recommended value."""
     return config_option(AdaptConfig, name, *declarations, **_recommended(name), **kwargs)
 
 
-def part_option(part: str, name: str, *declarations: str):
+def part_option(part: str, name: str, *declarations: str) -> Decorator:
     """Option for a field of a part of `AdaptConfig`, like `setting_option`."""
     dest = f"{part}__{name}"
     more = _recommended(name, part)
@@ -50,7 +52,7 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def record_option(name: str, *declarations: str):
+def record_option(name: str, *declarations: str) -> Decorator:
     """Option for a field of `RecordConfig`."""
     return config_option(RecordConfig, name, *declarations, dest=f"record__{name}")
 
@@ -137,7 +139,7 @@ OUTPUT = [
 ]
 
 
-def adapt_options(function):
+def adapt_options(function: Callable) -> Callable:
     """Decorator that adds all options, in the order in which --help shows them."""
     for decorate in reversed([*GOAL, *TRAINING, *LOSS, *STOP, *OUTPUT]):
         function = decorate(function)
