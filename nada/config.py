@@ -109,13 +109,13 @@ class AdaptConfig:
     )
     warmup: int = setting(
         0,
-        "Steps over which the learning rate rises, at the start and in each stage of layers.",
+        "Steps over which the learning rate rises at the start of each stage of layers.",
         min=0,
     )
     decay: float = setting(
         0.0, "Fraction of the steps, at the end, over which the learning rate falls.", min=0, max=1
     )
-    seed: int = setting(0, "Random seed.")
+    seed: int = setting(0, "Random seed.", min=0, max=2**32 - 1)
     truncation: float = setting(0.7, "Truncation psi of the training latents.")
     layers: str = setting(
         "paper",

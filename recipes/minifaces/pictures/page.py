@@ -115,7 +115,7 @@ def other_tabs(browser: Browser, address: str) -> Image.Image:
     page.get_by_text(re.compile("Done after|Stopped after")).wait_for()
     images.append(screenshot(page, OTHER_SCALE))
     open_tab("Adapt")
-    page.get_by_alt_text("Twelve images with the selected deltas").first.wait_for()
+    page.get_by_alt_text("Looks").or_(page.get_by_text("Look 1")).first.wait_for()
     page.wait_for_timeout(6000)
     images.append(screenshot(page, OTHER_SCALE))
     open_tab("Edit")
