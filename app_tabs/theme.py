@@ -170,13 +170,16 @@ def remaining(done: float, began: float, now: float) -> str:
 
 
 def words() -> str:
-    """What the small text model has learned, one line per topic, as Markdown."""
-    lines = ["It knows these attributes of a face and common other words for them:", ""]
+    """Vocabulary of the bundled encoders as Markdown, one line per attribute."""
+    lines = ["It knows these attributes of a face and common synonyms:", ""]
     for name, values in mini_vocabulary.CLASSES.items():
         topic = name.replace("_", " ").replace("domain", "creature")
         lines.append(f"- **{topic}**: {', '.join(value for value in values if value != 'none')}")
-    lines += ["", "The bundled generator draws people in flat style only; words it cannot draw "]
-    lines[-1] += "(creatures, other styles) pull it towards the nearest person it knows."
+    lines += [
+        "",
+        "The bundled generator draws only people in flat style. Prompts for creatures or ",
+    ]
+    lines[-1] += "other styles pull it towards the most similar person."
     return "\n".join(lines)
 
 
