@@ -18,7 +18,7 @@ from app_tabs import delta_sliders, theme, uploads
 from app_tabs.context import Context, Session, callback, vocabulary_note
 from app_tabs.theme import image_view, shown, status
 from app_tabs.wiring import HIDDEN, LIVE, Actions, JobControls, command_box, command_line, jobs
-from guidance.commands.steer import slug
+from guidance.commands.common import slug
 from guidance.latents import map_latents, seed_latents
 from nada.adaptation_record import AdaptationRecord
 from nada.config import RecordConfig, usual_config

@@ -22,9 +22,11 @@ from typing import Any
 import gradio as gr
 import torch
 
-from guidance.encoders import Encoder, load_encoder
+from guidance.encoders import Encoder, load_encoder, unknown_words
+from guidance.generator import generator_of
 from sg3.checkpoints.load import load, locate
 from sg3.files import prepare_folder
+from sg3.networks.generator import MappedGenerator
 
 #: Maximum number of networks in memory, each in two copies (see `Context.generator`).
 MAX_NETWORKS = 2
@@ -64,7 +66,7 @@ class Session:
 class Loaded:
     """A generator and its metadata."""
 
-    G: Any
+    G: MappedGenerator
     meta: Mapping[str, Any]
 
 
@@ -113,8 +115,9 @@ class Context:
         with self._lock:
             if key not in self._networks:
                 nets = load(self.name_of(network), self.device)
-                job = Loaded(copy.deepcopy(nets.G_ema), nets.meta)
-                self._networks[key] = {"live": Loaded(nets.G_ema, nets.meta), "job": job}
+                live = Loaded(generator_of(nets), nets.meta)
+                job = Loaded(copy.deepcopy(live.G), nets.meta)
+                self._networks[key] = {"live": live, "job": job}
             self._networks.move_to_end(key)
             while len(self._networks) > MAX_NETWORKS:
                 self._networks.popitem(last=False)
@@ -160,15 +163,9 @@ class Context:
         return session.folders[-1]
 
 
-def unknown_words(encoder: Encoder, *texts: str) -> list[str]:
-    """Words outside the vocabulary of a bundled encoder; none for other encoders."""
-    find = getattr(encoder, "unknown_words", None)
-    return [word for text in texts for word in find(text)] if find else []
-
-
 def vocabulary_note(encoder: Encoder, *texts: str | None) -> str:
     """Note for the status line about unknown words of the texts; empty if there are none."""
-    words = dict.fromkeys(unknown_words(encoder, *(text for text in texts if text)))
+    words = unknown_words(encoder, [text for text in texts if text])
     return f" (unknown words: {', '.join(words)})" if words else ""
 
 

@@ -37,6 +37,7 @@ from guidance.directions.sweeps import write_video
 from guidance.encoders import is_mini
 from guidance.latents import map_latents, seed_latents
 from sg3.media import save_png, to_uint8
+from sg3.networks.generator import MappedGenerator
 
 HINT = "Move a slider."
 MISSING = "Text directions need channel statistics: press Learn channels, once per network."
@@ -57,7 +58,7 @@ def start_of(
     source: str,
     seed: float | None,
     latent_file: str | None,
-) -> tuple[EditedLatent, Any]:
+) -> tuple[EditedLatent, MappedGenerator]:
     """Return the latent before the edits and the generator that renders it."""
     if source == "Photo":
         found = session.results.get("photo")

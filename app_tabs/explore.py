@@ -18,6 +18,7 @@ from sg3.analysis.inspect import LayerDisplay, layer_images, sheet, sheet_frames
 from sg3.analysis.layers import layers
 from sg3.motion import MOTIONS, Move, moves
 from sg3.networks import stylegan3
+from sg3.networks.generator import MappedGenerator
 
 HINT = "Move the sliders, or press Animate."
 ALL, NO_OTHER = "All layers", "(none)"
@@ -28,7 +29,7 @@ FRAMES, FRAME_S = 48, 1 / 12
 SHOWN, SIZE_PX = 8, 160
 
 
-def _asked(G: Any, values: dict):
+def _asked(G: MappedGenerator, values: dict):
     """Return names of layers, channels, and options of the sheet, as the controls set them."""
     domain = DOMAINS[values["domain"]]
     display = LayerDisplay(domain=domain)
@@ -45,12 +46,12 @@ def _asked(G: Any, values: dict):
     return found.name, channels, {"columns": COLUMNS, "size_px": SIZE_PX, "display": display}
 
 
-def _ws(G: Any, seed: float | None):
+def _ws(G: MappedGenerator, seed: float | None):
     z = seed_latents(int(seed or 0), 1, G.z_dim)
     return map_latents(G, z, 0 if G.c_dim else None, TRUNCATION)
 
 
-def _moves(G: Any) -> bool:
+def _moves(G: MappedGenerator) -> bool:
     """Whether the input can be transformed: only in StyleGAN3."""
     return isinstance(G, stylegan3.Generator)
 

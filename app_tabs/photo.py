@@ -12,7 +12,6 @@ from typing import Any
 import gradio as gr
 import torch
 from PIL import Image
-from torch import nn
 
 from app_tabs import theme, uploads
 from app_tabs.context import Context, Session
@@ -26,6 +25,7 @@ from guidance.inversion.projection_record import ProjectionRecord
 from sg3.data.photos import to_target
 from sg3.media import to_uint8
 from sg3.networks import stylegan3
+from sg3.networks.generator import MappedGenerator
 
 HINT = "Choose a photo and press Find latent."
 PREVIEW_INTERVAL_S = 0.25
@@ -36,7 +36,7 @@ class Found:
     """A projected photo: its latent, the fine-tuned generator, and the folder of the files."""
 
     latent: EditedLatent
-    G: nn.Module
+    G: MappedGenerator
     folder: Path
 
 
@@ -121,7 +121,9 @@ def _run_stage(
         yield (before, view), drawn, *[gr.skip()] * 3
 
 
-def _finished(session: Session, recording: ProjectionRecord, before: Image.Image, stopped: bool) -> tuple:
+def _finished(
+    session: Session, recording: ProjectionRecord, before: Image.Image, stopped: bool
+) -> tuple:
     assert recording.projected is not None  # the projection makes at least one step
     last = recording.tuned or recording.projected
     G = recording.network() if recording.tuned is None else recording.tuned.tuning.G

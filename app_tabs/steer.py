@@ -12,11 +12,11 @@ from PIL import Image
 
 import guidance
 from app_tabs import theme, uploads
-from app_tabs.context import Context, Loaded, Session, callback, unknown_words, vocabulary_note
+from app_tabs.context import Context, Loaded, Session, callback, vocabulary_note
 from app_tabs.theme import image_view, seed_field, shown, status
 from app_tabs.wiring import QUIET, Actions, JobControls, command_box, command_line, jobs
 from guidance.directions import EditedLatent, read_latent
-from guidance.encoders import is_mini
+from guidance.encoders import is_mini, unknown_words
 from guidance.prompts import image_prompt, parse_prompts
 from guidance.steering.config import SteerConfig
 from guidance.steering.record import SteeringRecord
@@ -179,7 +179,7 @@ def command(context: Context, request: gr.Request, network: str | None, **values
 
 def note_words(context: Context, request: gr.Request, prompt: str) -> str:
     """Hint about words of the prompt that the encoder does not know."""
-    return theme.unknown(unknown_words(context.encoder(), prompt or ""))
+    return theme.unknown(unknown_words(context.encoder(), [prompt or ""]))
 
 
 def _start_fields() -> dict[str, gr.components.Component]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from guidance.encoders import Encoder, is_mini, load_encoder
+from guidance.generator import generator_of
 from guidance.latents import map_latents, seed_latents
 from guidance.render import renderer
 from guidance.templates import templates_of
@@ -25,6 +26,7 @@ from nada.objective import AdaptationObjective
 from nada.stop_rule import Check, StopMonitor
 from sg3.errors import UserError
 from sg3.media import ImageStep, ImageTensor
+from sg3.networks.generator import MappedGenerator
 from sg3.progress import with_bar
 from sg3.settings import replace_settings
 
@@ -108,11 +110,8 @@ def adapt(
 
     Source: StyleGAN-NADA (arXiv 2108.00946), REFERENCE.md §8.6.
     """
-    G = network if isinstance(network, nn.Module) else network.G_ema
-    if G is None:
-        raise UserError("network: got networks without G_ema, expected a generator")
     config = replace_settings(config or usual_config(clip), settings)
-    return Adaptation(G, source, target, clip, target_images, config, progress)
+    return Adaptation(generator_of(network), source, target, clip, target_images, config, progress)
 
 
 class Adaptation(Iterator[AdaptStep]):
@@ -129,7 +128,7 @@ class Adaptation(Iterator[AdaptStep]):
 
     def __init__(
         self,
-        G: nn.Module,
+        G: MappedGenerator,
         source: str | None,
         target: str | None,
         clip: str | Encoder,
@@ -193,7 +192,9 @@ class Adaptation(Iterator[AdaptStep]):
         config = self.config
         return map_latents(self.source, z, config.class_index, config.truncation)
 
-    def render(self, G: nn.Module | None = None, ws: torch.Tensor | None = None) -> torch.Tensor:
+    def render(
+        self, G: MappedGenerator | None = None, ws: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Render images `[N, C, H, W]`, float32.
 
         Args:
@@ -326,7 +327,7 @@ def _lr_factors(chosen: Sequence[Unit], units: Sequence[Unit], coarse: float) ->
     return [coarse ** (1 - depth[unit.name]) for unit in chosen]
 
 
-def _frozen_copy(G: nn.Module) -> Any:
+def _frozen_copy(G: MappedGenerator) -> MappedGenerator:
     return copy.deepcopy(G).eval().requires_grad_(False)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from guidance.generator import generator_of
 from guidance.render import renderer
 from nada.adaptation import Adaptation, AdaptStep
 from nada.config import RecordConfig
@@ -29,6 +30,7 @@ from sg3.errors import UserError
 from sg3.files import prepare_folder, write_text
 from sg3.media import VideoWriter, contact_sheet, image_grid, save_png, to_uint8
 from sg3.media.images import as_rgb
+from sg3.networks.generator import MappedGenerator
 from sg3.training.progress_page import read_jsonl
 
 STATE, STATS = "state.safetensors", "stats.jsonl"
@@ -155,7 +157,7 @@ class AdaptationRecord:
         )
         save_delta(delta, self._path("delta.safetensors"))
         # Everything shown and measured is source + delta as stored, including rounding.
-        adapted = apply_deltas(adaptation.source, [(delta, 1.0)])
+        adapted = generator_of(apply_deltas(adaptation.source, [(delta, 1.0)]))
         save(Networks(G_ema=adapted, meta=meta), self._path("adapted.safetensors"))
         after = as_rgb(adaptation.render(adapted))
         self._save_grid(after)
@@ -183,7 +185,7 @@ class AdaptationRecord:
         columns = min(len(after), SHEET_COLUMNS)
         return contact_sheet(torch.cat(images), captions, columns)
 
-    def _save_video(self, adapted: torch.nn.Module) -> None:
+    def _save_video(self, adapted: MappedGenerator) -> None:
         adaptation = self.adaptation
         ws = walk(adaptation.fixed_ws, *self._before.shape[2:])
         fps = min(VIDEO_FPS, math.ceil(len(ws) / VIDEO_LENGTH_S))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from guidance.augment import AUGMENTS
+from guidance.templates import templates_of
 from sg3.errors import UserError
 from sg3.settings import check_settings, documented, setting
 
@@ -47,7 +49,9 @@ class Weights:
     def __post_init__(self):
         check_settings(self)
         if not any(vars(self).values()):
-            raise UserError("weights: got only zeros, expected at least one term above 0")
+            raise UserError(
+                "directional: got 0 for this and all other weights, expected one above 0"
+            )
 
 
 @documented
@@ -59,9 +63,7 @@ class ViewConfig:
     cutouts: int = setting(
         0, "Random cutouts per image, in addition, if it is larger than the encoder's input.", min=0
     )
-    augment: str = setting(
-        "light", "Strength of the random augmentation.", choices=("none", "light", "strong")
-    )
+    augment: str = setting("light", "Strength of the random augmentation.", choices=tuple(AUGMENTS))
     patch_size: float = setting(
         0.5, "Side of the patches of the patch term, as a fraction of the image's.", above=0, max=1
     )
@@ -161,8 +163,6 @@ class AdaptConfig:
                 "magnitude: got none, expected a length above 0, which the magnitude term needs"
             )
         if self.templates is not None:
-            from guidance.templates import templates_of
-
             templates_of(self.templates)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from nada.config import AdaptConfig
 from nada.layers import Unit, chosen_units, most_moved, units_of
 from sg3.errors import UserError
+from sg3.networks.generator import MappedGenerator
 
 #: Learning rate of the latents in an adaptive selection (REFERENCE.md §8.6). Only the order of
 #: the movements matters, not their size.
@@ -61,7 +62,7 @@ def _adaptive_candidates(G: nn.Module) -> list[Unit]:
 class LayerChoice:
     """The layers that are trained at each step; `candidates` are those of all stages."""
 
-    def __init__(self, G: Any, config: AdaptConfig):
+    def __init__(self, G: MappedGenerator, config: AdaptConfig):
         self.G, self.config = G, config
         self.stages = stages_of(G, config.layers, config.steps)
         names = {unit.name for stage in self.stages for unit in stage.units}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from guidance.commands.common import argument_prefix, slug, warn_of_unknown_words
 from nada.commands.adapt_options import PARTS, adapt_options
 from nada.config import AdaptConfig, RecordConfig, StopRule, usual_config
 from sg3.cli.options import resolve_device
@@ -40,7 +41,6 @@ def adapt(
       sg3 adapt --target-images paintings --layers texture --outdir out/paintings
     """
     # Imported here because they import PyTorch, for which `--help` should not wait.
-    from guidance.commands.steer import slug
     from nada.adaptation_record import STATE, STATS, AdaptationRecord
     from nada.state import read_state
     from nada.state import resume as resume_from
@@ -84,8 +84,8 @@ def _begin(
     config: AdaptConfig,
 ) -> tuple[Adaptation, dict[str, Any], dict[str, Any]]:
     """Load everything; return the adaptation, its arguments for the state, and its metadata."""
-    from guidance.commands.steer import warn_of_unknown_words
     from guidance.encoders import load_encoder
+    from guidance.generator import generator_of
     from guidance.prompts import Prompt
     from nada.adaptation import Adaptation
     from nada.state import arguments_of
@@ -95,13 +95,12 @@ def _begin(
 
     encoder = load_encoder(clip, resolve_device(device))
     nets = load(network, resolve_device(device))
-    if nets.G_ema is None:
-        raise UserError(f"network: {network} holds no generator")
+    G = generator_of(nets)
     images = load_target_images(target_images, encoder.input_size_px) if target_images else None
-    adaptation = Adaptation(nets.G_ema, source, target, encoder, images, config)
+    adaptation = Adaptation(G, source, target, encoder, images, config)
     warn_of_unknown_words(encoder, [Prompt(text) for text in (source, target) if text])
     digest = None if images is None else hashlib.sha256(images.numpy().tobytes()).hexdigest()
-    known = {"network": weights_hash(nets.G_ema), "clip": clip, "target_images": digest}
+    known = {"network": weights_hash(G), "clip": clip, "target_images": digest}
     origin = {k: nets.meta[k] for k in ("name", "source", "sha256", "licence") if k in nets.meta}
     meta = {"source": origin.get("name"), "adapted_from": origin}
     meta |= {"texts": [source, target], "clip": clip}
@@ -127,9 +126,6 @@ def make_configs(
     own, base = groups[""], usual_config(clip)
     if no_stop and groups["stop"]:
         raise UserError("no_stop: got it together with a stop rule; give one of them")
-    if "templates" in own and Path(own["templates"]).is_file():
-        lines = Path(own["templates"]).read_text(encoding="utf-8").splitlines()
-        own["templates"] = tuple(line.strip() for line in lines if line.strip())
     parts = {
         part: _replaced(part, getattr(base, part) or StopRule(), groups[part]) for part in PARTS
     }
@@ -140,13 +136,9 @@ def make_configs(
 
 
 def _replaced(group: str, config: Any, changes: dict[str, Any]) -> Any:
-    """`dataclasses.replace`, whose errors name the command's parameters instead of the fields."""
-    try:
+    """Change fields of a part; errors name the parameter of the option, see `adapt_options`."""
+    with argument_prefix(f"{group}__"):
         return replace(config, **changes)
-    except ValueError as error:
-        name = str(error).partition(":")[0]
-        prefix = f"{group}__" if name in [field.name for field in fields(config)] else ""
-        raise UserError(f"{prefix}{error}") from None
 
 
 def run(record: AdaptationRecord, stop: Callable[[], bool]) -> None:

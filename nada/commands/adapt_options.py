@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from guidance.commands.common import parse_templates
 from nada.config import MINI, PUBLISHED, AdaptConfig, RecordConfig, StopRule, ViewConfig, Weights
 from sg3.cli.options import (
+    ParsedType,
     config_option,
     debug_option,
     device_option,
@@ -29,9 +31,9 @@ def setting_option(name: str, *declarations: str, **kwargs: Any) -> Decorator:
 
 def part_option(part: str, name: str, *declarations: str) -> Decorator:
     """Option for a field of a part of `AdaptConfig`, like `setting_option`."""
-    dest = f"{part}__{name}"
+    param = f"{part}__{name}"
     more = _recommended(name, part)
-    return config_option(PARTS[part], name, *declarations, dest=dest, **more)
+    return config_option(PARTS[part], name, *declarations, param=param, **more)
 
 
 def _recommended(name: str, part: str | None = None) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def _text(value: Any) -> str:
 
 def record_option(name: str, *declarations: str) -> Decorator:
     """Option for a field of `RecordConfig`."""
-    return config_option(RecordConfig, name, *declarations, dest=f"record__{name}")
+    return config_option(RecordConfig, name, *declarations, param=f"record__{name}")
 
 
 GOAL = [
@@ -107,6 +109,7 @@ TRAINING = [
 LOSS = [
     setting_option(
         "templates",
+        type=ParsedType("templates", parse_templates),
         metavar="NAME|FILE",
         help="Prompt templates: imagenet, mini, plain, or a text file of lines that contain {}.",
     ),
