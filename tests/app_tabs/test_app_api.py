@@ -20,7 +20,7 @@ from gradio_client.exceptions import AppError
 from sg3.cli.main import cli
 
 pytest_plugins = ["app_page"]
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 STEER = {"latent_file": None, "images": None, "mask": None, "steps": 10, "candidates": 4}
 ENDPOINTS = {

@@ -175,6 +175,7 @@ def run_beside_a_foreign_app(folder: Path, *arguments: str) -> subprocess.Comple
     )
 
 
+@pytest.mark.slow
 def test_the_command_runs_in_a_folder_with_another_app(tmp_path):
     done = run_beside_a_foreign_app(tmp_path, "-m", "sg3", "app", "--help")
     assert done.returncode == 0 and "sg3 app --port 7860" in done.stdout, done.stderr

@@ -195,6 +195,7 @@ def test_a_signal_stops_after_the_step(tmp_path, monkeypatch):
     assert result.exit_code == 0 and "All steps done: 3 steps" in result.output
 
 
+@pytest.mark.slow
 def test_ctrl_c_writes_the_result_so_far(tmp_path):
     arguments = command(tmp_path / "out", "--no-video", "--no-stop", steps="100000")
     process = subprocess.Popen(
