@@ -144,6 +144,7 @@ OUTPUT = [
 
 def adapt_options(function: Callable) -> Callable:
     """Decorator that adds all options, in the order in which --help shows them."""
-    for decorate in reversed([*GOAL, *TRAINING, *LOSS, *STOP, *OUTPUT]):
+    decorators: list[Callable] = [*GOAL, *TRAINING, *LOSS, *STOP, *OUTPUT]
+    for decorate in reversed(decorators):
         function = decorate(function)
     return function
