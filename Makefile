@@ -25,7 +25,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV): a few minutes the first time, most of it is torch ..."
-	@$(PIP) -e .
+	@$(PIP) -e '.[app]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

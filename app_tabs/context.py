@@ -1,4 +1,4 @@
-"""What the tabs share: the models, read only, and what belongs to one visitor alone."""
+"""State behind the page: models shared by all visitors, and one session per visitor."""
 
 from __future__ import annotations
 
@@ -21,110 +21,127 @@ from typing import Any
 
 import gradio as gr
 import torch
-from torch import nn
 
-import sg3
-from guidance.encoders import Encoder, load_encoder
-from sg3.checkpoints.load import locate
+from guidance.encoders import Encoder, load_encoder, unknown_words
+from guidance.generator import generator_of
+from sg3.checkpoints.load import load, locate
 from sg3.files import prepare_folder
+from sg3.networks.generator import MappedGenerator
 
-#: Networks that stay in memory, each in two copies (see `Context.generator`).
-KEPT_NETWORKS = 2
-#: Visitors whose results stay in memory; the one unseen for longest goes first.
-KEPT_SESSIONS = 64
+#: Maximum number of networks in memory, each in two copies (see `Context.generator`).
+MAX_NETWORKS = 2
+#: Maximum number of sessions in memory; the least recently used is dropped first.
+MAX_SESSIONS = 64
 
 
 @dataclass
 class Session:
-    """Of one open page: requests to stop, by tab, results by name, and the folders written."""
+    """State of one open page.
+
+    Attributes:
+        stops: Stop requests of waiting and running jobs, by tab.
+        results: Results by name.
+        folders: Folders written for this session.
+    """
 
     stops: dict[str, threading.Event] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
 
     def begin(self, tab: str) -> threading.Event:
-        """A fresh request to stop; of a job that waits already, the same one."""
+        """Register a job of a tab; return its stop request, the same one if it is waiting."""
         return self.stops.setdefault(tab, threading.Event())
 
     def stop(self, tab: str) -> None:
-        """Ask the job of a tab, waiting or running, to end."""
+        """Ask the waiting or running job of a tab to stop."""
         if tab in self.stops:
             self.stops[tab].set()
 
     def end(self, tab: str) -> None:
-        """The job is over."""
+        """Unregister the job of a tab."""
         self.stops.pop(tab, None)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network: its generator and what is known of it."""
+    """A generator and its metadata."""
 
-    G: nn.Module
+    G: MappedGenerator
     meta: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the page runs on; `network` is what the network field says at first."""
+    """What the page runs on.
+
+    Attributes:
+        network: Initial network; the only one on a public page.
+        clip: Encoder.
+        device: Device of all models.
+        outdir: Output folder.
+        public: Whether other machines can reach the page. Then visitors must not choose files or
+            addresses to open.
+        shared: Values computed once for all visitors, by what they were computed from.
+        workers: One thread for jobs and one for live images, because each thread keeps the memory
+            that it once allocated.
+    """
 
     network: str
     clip: str
     device: torch.device
     outdir: Path
-    # A page that others can reach must not open files or addresses of their choice.
     public: bool = False
-    #: Computed once, read by all, by what it was computed from.
     shared: dict[tuple, Any] = field(default_factory=dict, repr=False)
     _sessions: OrderedDict = field(default_factory=OrderedDict, repr=False)
     _networks: OrderedDict = field(default_factory=OrderedDict, repr=False)
-    #: One thread for jobs and one for live pictures: threads keep what they once allocated.
     workers: Mapping[str, ThreadPoolExecutor] = field(
         default_factory=lambda: {n: ThreadPoolExecutor(1, n) for n in ("job", "live")}, repr=False
     )
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def name_of(self, network: str | None) -> str:
-        """The network that is meant: on a public page always the same."""
+        """Resolve the value of the network field; on a public page it is ignored."""
         return self.network if self.public or not network else network.strip()
 
     def generator(self, network: str | None, copy_: str = "live") -> Loaded:
-        """A network, read only, on the device: the copy for "live" pictures or for a "job".
+        """Load a network, or return it from memory. It must not be modified.
 
-        Two, because moving the input of one must not disturb a job that runs beside it; within
-        each there is one caller at a time (`wiring.LIVE`, `wiring.DEVICE`).
+        There are two copies, "live" for live images and "job" for jobs, because a live image may
+        move the input of the network while a job runs. Each copy has one user at a time
+        (`wiring.LIVE`, `wiring.DEVICE`).
         """
         path, _ = locate(self.name_of(network))
         key = (str(path), path.stat().st_mtime_ns)
         with self._lock:
             if key not in self._networks:
-                nets = sg3.load(self.name_of(network), self.device)
-                job = Loaded(copy.deepcopy(nets.G_ema), nets.meta)
-                self._networks[key] = {"live": Loaded(nets.G_ema, nets.meta), "job": job}
+                nets = load(self.name_of(network), self.device)
+                live = Loaded(generator_of(nets), nets.meta)
+                job = Loaded(copy.deepcopy(live.G), nets.meta)
+                self._networks[key] = {"live": live, "job": job}
             self._networks.move_to_end(key)
-            while len(self._networks) > KEPT_NETWORKS:
+            while len(self._networks) > MAX_NETWORKS:
                 self._networks.popitem(last=False)
             return self._networks[key][copy_]
 
     def encoder(self, clip: str | None = None) -> Encoder:
-        """The text model."""
+        """Load the encoder, or return it from memory."""
         return load_encoder(clip or self.clip, self.device)
 
     def session(self, request: gr.Request) -> Session:
-        """What belongs to the visitor behind a request."""
+        """Return the session of the visitor behind a request."""
         name = str(request.session_hash)
         with self._lock:
             found = self._sessions.setdefault(name, Session())
             self._sessions.move_to_end(name)
-            forgotten = []
-            while len(self._sessions) > KEPT_SESSIONS:
-                forgotten.append(self._sessions.popitem(last=False)[1])
-        for session in forgotten:
+            dropped = []
+            while len(self._sessions) > MAX_SESSIONS:
+                dropped.append(self._sessions.popitem(last=False)[1])
+        for session in dropped:
             self._free(session)
         return found
 
     def forget(self, request: gr.Request) -> None:
-        """Free what a visitor who left had in memory, and on a public page on disk."""
+        """Free the session of a visitor who left; on a public page also delete its files."""
         with self._lock:
             session = self._sessions.pop(str(request.session_hash), None)
         if session is not None:
@@ -139,22 +156,22 @@ class Context:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def new_folder(self, session: Session, name: str) -> Path:
-        """An empty folder for the files of one action, with a name that nobody can guess."""
+        """Create a folder for the files of one action, with a name that cannot be guessed."""
         parent = prepare_folder(self.outdir)
         stamp = time.strftime(f"{name}-%Y%m%d-%H%M%S-")
         session.folders.append(Path(tempfile.mkdtemp(prefix=stamp, dir=parent)))
         return session.folders[-1]
 
 
-def unknown_words(encoder: Encoder, *texts: str) -> list[str]:
-    """Words that a small vocabulary does not hold."""
-    known_by = getattr(encoder, "unknown_words", None)
-    return [word for text in texts for word in known_by(text)] if known_by else []
+def vocabulary_note(encoder: Encoder, *texts: str | None) -> str:
+    """Note for the status line about unknown words of the texts; empty if there are none."""
+    words = unknown_words(encoder, [text for text in texts if text])
+    return f" (unknown words: {', '.join(words)})" if words else ""
 
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Show what goes wrong in a callback as one line in the page, surprises in the terminal."""
+    """Show errors of a callback as one line in the page; print tracebacks of unexpected ones."""
     try:
         yield
     except gr.Error:
@@ -169,20 +186,24 @@ def readable() -> Iterator[None]:
 def callback(
     context: Context, function: Callable, names: Iterable[str] = (), worker: str | None = None
 ) -> Callable:
-    """`function(context, request, **values)` as Gradio calls it, with errors as toasts.
+    """Wrap `function(context, request, **values)` as a Gradio callback, with errors as toasts.
 
-    The values of the inputs come in the order of `names`, which are also what the endpoint calls
-    them. Functions that yield stay such; they run in the thread for jobs, others in that of
-    `worker` if one is named.
+    Args:
+        context: Passed to the function.
+        function: Returns the updates of the outputs, or yields them; then it runs in the thread
+            for jobs.
+        names: Names of the values, in the order of the inputs; also the parameters of the
+            endpoint.
+        worker: Thread to run it in: "job" or "live"; None: Gradio's own.
     """
     names, job = list(names), context.workers["job"]
 
-    def call(request: gr.Request, *values):
-        found = partial(function, context, request, **dict(zip(names, values, strict=True)))
+    def call(request: gr.Request, *values: Any):
+        bound = partial(function, context, request, **dict(zip(names, values, strict=True)))
         with readable():
-            return context.workers[worker].submit(found).result() if worker else found()
+            return context.workers[worker].submit(bound).result() if worker else bound()
 
-    def drain(request: gr.Request, *values):
+    def iterate(request: gr.Request, *values: Any):
         with readable():
             steps = function(context, request, **dict(zip(names, values, strict=True)))
             try:
@@ -191,9 +212,10 @@ def callback(
             finally:
                 job.submit(steps.close).result()
 
-    made = drain if isgeneratorfunction(function) else call
+    # Gradio reads names and types of the endpoint's parameters from the signature.
+    wrapped: Any = iterate if isgeneratorfunction(function) else call
     kind = Parameter.POSITIONAL_OR_KEYWORD
-    made.__signature__ = Signature([Parameter(name, kind) for name in ("request", *names)])
-    made.__annotations__ = {"request": gr.Request}
-    made.__name__ = function.__name__
-    return made
+    wrapped.__signature__ = Signature([Parameter(name, kind) for name in ("request", *names)])
+    wrapped.__annotations__ = {"request": gr.Request}
+    wrapped.__name__ = function.__name__
+    return wrapped

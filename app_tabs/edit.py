@@ -1,18 +1,30 @@
-"""Edit: sliders move a picture along texts and components."""
+"""Edit tab: sliders move a latent along text directions and components."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from app_tabs import photo, theme, uploads
-from app_tabs.context import Context, Session, callback, unknown_words
+from app_tabs.context import Context, Session, callback, vocabulary_note
 from app_tabs.theme import seed_field, shown, status
-from app_tabs.wiring import LIVE, QUIET, Desk, command_box, command_line, jobs
+from app_tabs.wiring import (
+    HIDDEN,
+    LIVE,
+    QUIET,
+    Actions,
+    JobControls,
+    command_box,
+    command_line,
+    jobs,
+)
 from guidance.directions import (
+    Direction,
     EditedLatent,
+    Relevance,
     RelevanceConfig,
     apply_directions,
     read_latent,
@@ -25,22 +37,33 @@ from guidance.directions.sweeps import write_video
 from guidance.encoders import is_mini
 from guidance.latents import map_latents, seed_latents
 from sg3.media import save_png, to_uint8
+from sg3.networks.generator import MappedGenerator
 
 HINT = "Move a slider."
+MISSING = "Text directions need channel statistics: press Learn channels, once per network."
 SOURCES = ("Seed", "Photo", "Latent file")
 TRUNCATION, NEUTRAL = 0.7, "a face"
-#: How much a channel has to mean; the small text models' cosines are larger (docs/EDITING.md).
+#: Default thresholds; the cosines of the bundled encoders are larger (docs/EDITING.md).
 BETA, SMALL_BETA = 0.12, 0.2
 EXAMPLES = ("a smiling face", "a face with a beard", "a face with blond hair", "a face with a hat")
-FEWEST_LATENTS = 2
+MIN_LATENTS = 2
+#: Direction, alpha, beta.
+Edit = tuple[str, float, float]
 
 
-def start_of(context: Context, session: Session, network, source, seed, latent_file):
-    """The latent before the edits, and the network that draws it."""
+def start_of(
+    context: Context,
+    session: Session,
+    network: str | None,
+    source: str,
+    seed: float | None,
+    latent_file: str | None,
+) -> tuple[EditedLatent, MappedGenerator]:
+    """Return the latent before the edits and the generator that renders it."""
     if source == "Photo":
         found = session.results.get("photo")
         if found is None:
-            raise ValueError("photo: none has been found yet; choose one and press Find it")
+            raise ValueError("photo: got none; choose one and press Find latent")
         return found.latent, found.G
     loaded = context.generator(network)
     if source == "Latent file":
@@ -52,55 +75,71 @@ def start_of(context: Context, session: Session, network, source, seed, latent_f
     return EditedLatent(map_latents(loaded.G, z, class_index, TRUNCATION)), loaded.G
 
 
-def wanted(values: dict) -> list[tuple[str, float, float]]:
-    """What the sliders ask for: direction, alpha, beta."""
+def wanted(values: dict[str, Any]) -> list[Edit]:
+    """Edits that the sliders ask for."""
     rows = [(values[f"text_{i}"], values[f"alpha_{i}"], values[f"beta_{i}"]) for i in (1, 2)]
     texts = [(text.strip(), alpha, beta) for text, alpha, beta in rows if (text or "").strip()]
     component = f"sefa:{int(values['component'] or 0)}"
     return [(name, a, beta) for name, a, beta in [*texts, (component, values["amount"], 0)] if a]
 
 
-def statistics_key(context: Context, network) -> tuple:
-    """Under which the meaning of a network's channels is shared."""
+def statistics_key(context: Context, network: str | None) -> tuple:
+    """Key of the channel statistics of a network in `Context.shared`."""
     return "relevance", context.generator(network).meta["sha256"], context.clip
 
 
-def known_statistics(context: Context, network):
-    """What the network's channels mean: shared, bundled or computed before; None if unknown."""
+def known_statistics(context: Context, network: str | None) -> Relevance | None:
+    """Channel statistics of a network: in memory, bundled or cached; None if not computed."""
     key = statistics_key(context, network)
     if key not in context.shared:
         G, encoder, config = context.generator(network).G, context.encoder(), RelevanceConfig()
         whose = whose_relevance(G, encoder, config)
         found = read_relevance(BUNDLED, whose, context.device, more=True)
         found = found or read_relevance(cache_file(whose), whose, context.device)
-        if found is None or found.images < FEWEST_LATENTS or whose["encoder"] is None:
+        if found is None or found.images < MIN_LATENTS or whose["encoder"] is None:
             return None
         context.shared[key] = found
     return context.shared[key]
 
 
-def directions(context: Context, network, edits, neutral: str):
-    """Directions with their alphas, and whether a text is left out because it was not learned."""
+def directions(
+    context: Context, network: str | None, edits: Iterable[Edit], neutral: str
+) -> tuple[list[tuple[Direction, float]], bool]:
+    """Return directions with their alphas, and whether a text direction is missing because the
+    channel statistics have not been computed."""
     edits = list(edits)
     known = known_statistics(context, network) if edits else None
     specs, alphas, missing = [], [], False
     for name, alpha, beta in edits:
         if context.public and name.endswith(".safetensors"):
-            raise ValueError("direction: files are not read on a public page")
+            raise ValueError("direction: got a file, which a public page does not read")
         spec = parse_direction(name, neutral or NEUTRAL, beta)
         if spec.kind == "text" and known is None:
             missing = True
             continue
         specs.append(spec)
         alphas.append(alpha)
-    # Whatever network draws it: the meaning of channels is that of the one it came from.
+    # Statistics belong to the original network, even if a fine-tuned copy renders the image.
     G = context.generator(network).G
-    found = make_directions(G, specs, context.encoder(), lambda: known)
+
+    def relevance() -> Relevance:
+        assert known is not None  # or all text directions were left out above
+        return known
+
+    found = make_directions(G, specs, context.encoder(), relevance)
     return list(zip(found, alphas, strict=True)), missing
 
 
-def edit(context: Context, request: gr.Request, network, source, seed, latent_file, **values):
-    """The picture before and after, a line about it, and updates of the downloads."""
+def edit(
+    context: Context,
+    request: gr.Request,
+    network: str | None,
+    source: str,
+    seed: float | None,
+    latent_file: str | None,
+    **values: Any,
+) -> tuple:
+    """Return the images before and after, the status line, and updates of buttons and files."""
     session = context.session(request)
     latent, G = start_of(context, session, network, source, seed, latent_file)
     edits, missing = directions(context, network, wanted(values), values["neutral"])
@@ -113,54 +152,71 @@ def edit(context: Context, request: gr.Request, network, source, seed, latent_fi
     name = context.name_of(network)
     origin = {"network": name, "network_sha256": context.generator(network).meta["sha256"]}
     write_latent(folder / "latent.safetensors", edited.folded(G), origin)
-    text = "Texts need Learn first, once for a network." if missing else _described(edits)
+    text = MISSING if missing else _described(edits)
     files = [str(folder / name) for name in ("edited.png", "latent.safetensors")]
     return (before, after), status(text), *[gr.update(visible=missing)] * 2, *files
 
 
-def _described(edits) -> str:
+def _described(edits: list[tuple[Direction, float]]) -> str:
     if not edits:
         return HINT
     return "   ".join(f"{direction.name} {alpha:+.1f}" for direction, alpha in edits)
 
 
-def learn(context: Context, request: gr.Request, network, **values) -> Iterator[tuple]:
-    """Find out what the network's channels mean to the text model; yields
-    the line."""
+def learn(
+    context: Context, request: gr.Request, network: str | None, **values: Any
+) -> Iterator[tuple]:
+    """Compute the channel statistics that text directions need; yield the status line."""
     session = context.session(request)
     stop = session.begin("edit")
     texts = [name for name, *_ in wanted(values | {"alpha_1": 1, "alpha_2": 1, "amount": 0})]
-    strangers = dict.fromkeys(unknown_words(context.encoder(), *texts))
-    note = f" (unknown words: {', '.join(strangers)})" if strangers else ""
+    note = vocabulary_note(context.encoder(), *texts)
     key = statistics_key(context, network)
     G = context.generator(network, "job").G
     for state in relevance_with_cache(G, context.encoder()):
-        if state.images >= FEWEST_LATENTS:
+        enough = state.images >= MIN_LATENTS
+        if enough:
             context.shared[key] = state
-        line = f"Learning what the network's channels mean: {state.images} of {state.total}"
-        line += "; Stop takes what there is" if state.images >= FEWEST_LATENTS else ""
-        yield status(line, share=state.images / state.total), gr.skip()
-        if stop.is_set() and state.images >= FEWEST_LATENTS:
+        line = f"Learning channels: {state.images} of {state.total} latents"
+        line += "; Stop keeps the statistics so far" if enough else ""
+        yield status(line, done=state.images / state.total), gr.skip()
+        if stop.is_set() and enough:
             break
     yield status(f"Ready: move the sliders{note}"), gr.skip()
 
 
-def film(context: Context, request: gr.Request, network, source, seed, latent_file, **values):
-    """Write the way from before to after as a video; yields its line and download."""
+def video(
+    context: Context,
+    request: gr.Request,
+    network: str | None,
+    source: str,
+    seed: float | None,
+    latent_file: str | None,
+    **values: Any,
+) -> Iterator[tuple]:
+    """Write a video of the edit, forth and back; yield the status line and the download."""
     session = context.session(request)
     session.begin("edit")
-    yield status("Filming ..."), *theme.not_ready(1)
+    yield status("Rendering the video ..."), *theme.not_ready(1)
     latent, G = start_of(context, session, network, source, seed, latent_file)
     edits, _ = directions(context, network, wanted(values), values["neutral"])
-    path = context.new_folder(session, "film") / "edit.mp4"
+    path = context.new_folder(session, "video") / "edit.mp4"
     write_video(path, G, latent, [(direction, 0.0, alpha) for direction, alpha in edits], 48)
-    yield status("Filmed: from before to after and back."), theme.ready(path)
+    yield status("The video is ready: from before to after and back."), theme.ready(path)
 
 
-def command(context: Context, request, network, source, seed, latent_file, **values) -> str:
-    """The same as a command."""
+def command(
+    context: Context,
+    request: gr.Request,
+    network: str | None,
+    source: str,
+    seed: float | None,
+    latent_file: str | None,
+    **values: Any,
+) -> str:
+    """The equivalent command."""
     edits = wanted(values)
-    beside = {
+    options = {
         "direction": [name for name, _, _ in edits],
         "alpha": [f"{alpha:g}" for _, alpha, _ in edits],
         "neutral": values["neutral"] if values["neutral"] != NEUTRAL else None,
@@ -170,28 +226,26 @@ def command(context: Context, request, network, source, seed, latent_file, **val
     name = context.name_of(network)
     if source == "Photo":
         first, found = photo.command(context, name, **values)
-        return f"{first} && {command_line('edit', network=name, **found, **beside)}"
+        return f"{first} && {command_line('edit', network=name, **found, **options)}"
     if source == "Latent file":
         (latent,) = uploads.keep(context, str(uploads.tensors(latent_file, "latent")))
-        return command_line("edit", network=name, latent=latent, **beside)
-    return command_line("edit", network=name, seed=int(seed or 0), trunc=TRUNCATION, **beside)
+        return command_line("edit", network=name, latent=latent, **options)
+    return command_line("edit", network=name, seed=int(seed or 0), trunc=TRUNCATION, **options)
 
 
-def _text_row(
-    number: int, text: str, alpha: float, beta: float
-) -> dict[str, gr.components.Component]:
+def _text_row(number: int, text: str, alpha: float, beta: float) -> dict[str, Any]:
     with gr.Group():
-        hint = "A text in the words of the text model" if number == 1 else "A second one, if any"
+        hint = "Description of the edited image" if number == 1 else "Optional"
         box = gr.Textbox(text, label=f"Text {number}", info=hint)
-        hint = "How far, either way"
-        slider = gr.Slider(-8, 8, alpha, step=0.5, label=f"Alpha {number}", info=hint)
-        hint = "More changes less besides"
-        beta = gr.Slider(0, 0.4, beta, step=0.01, label=f"Beta {number}", info=hint)
-    return {f"text_{number}": box, f"alpha_{number}": slider, f"beta_{number}": beta}
+        hint = "Strength; negative values reverse the direction"
+        strength = gr.Slider(-8, 8, alpha, step=0.5, label=f"Alpha {number}", info=hint)
+        hint = "Threshold; higher keeps more channels unchanged"
+        threshold = gr.Slider(0, 0.4, beta, step=0.01, label=f"Beta {number}", info=hint)
+    return {f"text_{number}": box, f"alpha_{number}": strength, f"beta_{number}": threshold}
 
 
 def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab) -> None:
-    """The tab's widgets and what they do; drawn when it opens."""
+    """Build the tab, which is rendered when it opens."""
     with gr.Row():
         with gr.Column(min_width=300, scale=5, elem_classes=["stick", "pin"]):
             image = gr.ImageSlider(
@@ -206,29 +260,32 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab) 
             line = gr.HTML(status(HINT), label="Status", elem_classes="line")
             save = theme.downloads("Save PNG", "Save latent", "Save MP4", ready=2)
         with gr.Column(min_width=300, scale=4):
-            source = gr.Radio(list(SOURCES), value="Seed", label="Edit what")
-            seed = seed_field("Seed", theme.FIRST_SEED, info="Every number is another picture")
+            source = gr.Radio(list(SOURCES), value="Seed", label="Start from")
+            seed = seed_field("Seed", theme.FIRST_SEED, info="Each seed gives a different image")
             with gr.Column(visible=False) as photos:
                 found, (run, halt), found_files = photo.build(context, network)
             latent = gr.File(label="Latent", file_types=[".safetensors"], height=120, visible=False)
-            inputs = {"network": network, "source": source, "seed": seed, "latent_file": latent}
+            inputs: dict[str, Any] = {"network": network}
+            inputs |= {"source": source, "seed": seed, "latent_file": latent}
             beta = SMALL_BETA if is_mini(context.clip) else BETA
             inputs |= _text_row(1, EXAMPLES[0], 2, beta)
             with gr.Row(elem_classes="tight"):
-                learning = gr.Button("Learn", variant="primary", visible=False, min_width=90)
+                learning = gr.Button(
+                    "Learn channels", variant="primary", visible=False, min_width=90
+                )
                 stop = gr.Button(
                     "Stop", variant="stop", interactive=False, visible=False, min_width=90
                 )
-                filming = gr.Button("Film it", min_width=90)
+                to_video = gr.Button("Make video", min_width=90)
             first_text = [inputs["text_1"]]
             examples = gr.Examples([[e] for e in EXAMPLES], first_text, label="Or click an example")
-            with gr.Accordion("A second text", open=False):
+            with gr.Accordion("Second text", open=False):
                 inputs |= _text_row(2, "", 0, beta)
-                hint = "Where texts start from"
-                inputs["neutral"] = gr.Textbox(NEUTRAL, label="Seen from", info=hint)
+                hint = "Description of the unedited image"
+                inputs["neutral"] = gr.Textbox(NEUTRAL, label="Neutral text", info=hint)
             with gr.Group():
-                hint = "SeFa's, 0 is the strongest"
-                inputs["component"] = gr.Slider(0, 15, 0, step=1, label="Component", info=hint)
+                hint = "0 is the strongest"
+                inputs["component"] = gr.Slider(0, 15, 0, step=1, label="SeFa component", info=hint)
                 hint = "In standard deviations"
                 inputs["amount"] = gr.Slider(-5, 5, 0, step=0.1, label="Amount", info=hint)
     finder = {name: field for name, field in found.items() if name != "network"}
@@ -246,17 +303,19 @@ def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, tab: gr.Tab) 
         "outputs": [image, line, learning, stop, *save[:2]],
         **LIVE,
     }
-    hidden = {"api_visibility": "private"}
     sliders = [field.input for field in inputs.values() if isinstance(field, gr.Slider)]
     live = [*sliders, seed.change, latent.upload, inputs["text_1"].submit, inputs["text_2"].submit]
     gr.on(live, api_name="edit", **drawn)
-    gr.on([tab.select, network.change], **drawn, **hidden)
-    examples.load_input_event.success(**drawn, **hidden)
-    actions = {"learn": ([learning.click], learn), "edit_video": ([filming.click], film)}
-    desk = Desk(line, [learning, filming], stop, HINT)
-    learned, *_ = jobs(context, "edit", actions, inputs, [line, save[2]], desk)
-    learned.success(**drawn, **hidden)
-    finding = {"find": ([run.click], photo.find)}
-    desk = Desk(line, [run], halt, photo.HINT, found_files)
-    (ready,) = jobs(context, "find", finding, found, [image, line, *found_files], desk)
-    ready.success(**drawn, **hidden)
+    gr.on([tab.select, network.change], **drawn, **HIDDEN)
+    examples.load_input_event.success(**drawn, **HIDDEN)
+    actions: Actions = {
+        "learn": ([learning.click], learn),
+        "edit_video": ([to_video.click], video),
+    }
+    controls = JobControls(line, [learning, to_video], stop, HINT)
+    learned, *_ = jobs(context, "edit", actions, inputs, [line, save[2]], controls)
+    learned.success(**drawn, **HIDDEN)
+    finding: Actions = {"find": ([run.click], photo.find)}
+    controls = JobControls(line, [run], halt, photo.HINT, found_files)
+    (ready,) = jobs(context, "find", finding, found, [image, line, *found_files], controls)
+    ready.success(**drawn, **HIDDEN)

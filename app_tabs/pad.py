@@ -1,4 +1,4 @@
-"""A square to drag a point in: two numbers in [-1, 1] as the text "x,y"."""
+"""A 2D slider: a point in a square, two numbers in [-1, 1] as the text "x,y"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 CENTRE = "0,0"
-#: A picture of nothing: browsers mark an empty address as broken.
+#: A transparent pixel: browsers show an empty address as a broken image.
 BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 TEMPLATE = """
 <div class="field">
@@ -19,7 +19,7 @@ TEMPLATE = """
             top:${50 - 50 * parseFloat(value.split(',')[1])}%"></i>
 </div>
 """
-# The root keeps the focus and the pointer while what is in it is drawn anew.
+# Focus and pointer are held by the root, because its content is redrawn during a drag.
 SCRIPT = """
 element.tabIndex = 0;
 element.setAttribute('role', 'application');
@@ -53,20 +53,20 @@ element.addEventListener('keydown', (event) => {
 
 
 def pad(about: str) -> gr.HTML:
-    """The component; `sheet` (`as_address`) is the picture behind the point."""
+    """Create the component. Its property `sheet` (see `as_address`) is the background image."""
     return gr.HTML(
         CENTRE,
         html_template=TEMPLATE,
         js_on_load=SCRIPT,
         sheet=BLANK,
-        about=f"{about} Drag, or use the arrow keys; Home puts the point back.",
+        about=f"{about} Drag, or use the arrow keys; Home resets it.",
         elem_classes="pad",
         apply_default_css=False,
     )
 
 
 def parse(text: str | None) -> tuple[float, float]:
-    """`"0.2,-0.4"` → (0.2, −0.4), within [-1, 1]. Raises ValueError for anything else."""
+    """Parse `"0.2,-0.4"` into (0.2, −0.4). Raises ValueError outside [-1, 1]."""
     try:
         x, y = (float(part) for part in (text or CENTRE).split(","))
     except ValueError:
@@ -77,8 +77,8 @@ def parse(text: str | None) -> tuple[float, float]:
 
 
 def as_address(pixels: np.ndarray, size_px: int = 360) -> str:
-    """uint8 [H, W, 3] -> a small JPEG in a data address."""
+    """Encode uint8 `[H, W, 3]` as a small JPEG in a data URL."""
     buffer = io.BytesIO()
-    picture = Image.fromarray(pixels).convert("RGB")
-    picture.resize((size_px, size_px), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80)
+    image = Image.fromarray(pixels).convert("RGB")
+    image.resize((size_px, size_px), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

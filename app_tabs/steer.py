@@ -1,41 +1,42 @@
-"""Steer: a text pulls a picture, step by step."""
+"""Steer tab: a prompt pulls an image, step by step."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 import guidance
 from app_tabs import theme, uploads
-from app_tabs.context import Context, Loaded, Session, callback, unknown_words
-from app_tabs.theme import picture, seed_field, shown, status
-from app_tabs.wiring import QUIET, Desk, command_box, command_line, jobs
-from guidance.directions import read_latent
-from guidance.encoders import is_mini
+from app_tabs.context import Context, Loaded, Session, callback, vocabulary_note
+from app_tabs.theme import image_view, seed_field, shown, status
+from app_tabs.wiring import QUIET, Actions, JobControls, command_box, command_line, jobs
+from guidance.directions import EditedLatent, read_latent
+from guidance.encoders import is_mini, unknown_words
 from guidance.prompts import image_prompt, parse_prompts
 from guidance.steering.config import SteerConfig
 from guidance.steering.record import SteeringRecord
 from sg3.media import to_uint8
 
 PREVIEW_INTERVAL_S = 0.15
-HINT = "Type a text and press Steer."
+HINT = "Enter a prompt and press Steer."
 EXAMPLES = (
     "a smiling woman with red hair and sunglasses",
     "a man with a green hat",
     "a bald man with a beard",
     "a woman with long blond hair, blue background",
 )
-STARTS = {"The best of some": "best", "The seed": "seed", "A latent file": "latent"}
+STARTS = {"Best candidate": "best", "Seed": "seed", "Latent file": "latent"}
 SPACES = {"w: one latent": "w", "w+: one per layer": "w+", "s: every channel": "s"}
 FILES = ("end.png", "steer.mp4", "latent.safetensors")
 
 
-def config_of(values: dict) -> SteerConfig:
-    """What the controls say, as settings."""
+def config_of(values: dict[str, Any]) -> SteerConfig:
+    """Build the configuration from the values of the controls."""
     start = STARTS[values["start"]]
     return SteerConfig(
         steps=int(values["steps"]),
@@ -48,18 +49,21 @@ def config_of(values: dict) -> SteerConfig:
     )
 
 
-def prompts_of(values: dict) -> list:
-    """The text and the pictures, each with its weight."""
+def prompts_of(values: dict[str, Any]) -> list:
+    """Text and image prompts with their weights."""
     text = (values["prompt"] or "").strip()
-    found = list(parse_prompts(text)) if text or not values["pictures"] else []
-    for path in values["pictures"] or ():
-        uploads.check_picture(path)
-        found.append(image_prompt(Path(path), values["picture_weight"]))
+    found = list(parse_prompts(text)) if text or not values["images"] else []
+    for path in values["images"] or ():
+        uploads.check_image(path)
+        found.append(image_prompt(Path(path), values["image_weight"]))
     return found
 
 
 def region_of(drawn: dict | None, size: tuple[int, int]) -> Image.Image | None:
-    """What was painted in the editor, white, at the `size` of the network; None for nothing."""
+    """Convert what was painted in the editor to a mask of `size`: white where painted.
+
+    Returns None if nothing was painted.
+    """
     layers = [layer for layer in (drawn or {}).get("layers") or () if layer is not None]
     if not layers or layers[0].getbands()[-1] != "A":
         return None
@@ -67,30 +71,36 @@ def region_of(drawn: dict | None, size: tuple[int, int]) -> Image.Image | None:
     return painted.resize(size, Image.Resampling.BOX) if painted.getbbox() else None
 
 
-def start_of(values: dict, loaded: Loaded):
-    """An uploaded latent where one is asked for, else None."""
+def start_of(values: dict[str, Any], loaded: Loaded) -> EditedLatent | None:
+    """Read the uploaded latent if the run starts from one."""
     if STARTS[values["start"]] != "latent":
         return None
     path = uploads.tensors(values["latent_file"], "latent")
     return read_latent(path, loaded.G, loaded.meta["sha256"])
 
 
-def steer(context: Context, request: gr.Request, network, **values) -> Iterator[tuple]:
-    """Drain `guidance.steer`; yields (start, now, status, Go on, PNG, MP4, latent)."""
+def steer(
+    context: Context, request: gr.Request, network: str | None, **values: Any
+) -> Iterator[tuple]:
+    """Run `guidance.steer`; yield (start, current, status, Continue, PNG, MP4, latent)."""
     yield from _run(context, context.session(request), network, values, None)
 
 
-def go_on(context: Context, request: gr.Request, network, **values) -> Iterator[tuple]:
-    """Steer on from where the last run of this visitor ended, also with another text."""
+def resume(
+    context: Context, request: gr.Request, network: str | None, **values: Any
+) -> Iterator[tuple]:
+    """Steer from the result of this visitor's last run, with the current settings."""
     session = context.session(request)
     if "steer" not in session.results:
-        raise ValueError("steer: there is nothing to go on with; press Steer")
+        raise ValueError("steer: there is no run to continue; press Steer")
     yield from _run(context, session, network, values, session.results["steer"])
 
 
-def _run(context: Context, session: Session, network, values: dict, latent) -> Iterator[tuple]:
+def _run(
+    context: Context, session: Session, network: str | None, values: dict[str, Any], latent: Any
+) -> Iterator[tuple]:
     stop, idle = session.begin("steer"), gr.update(interactive=False)
-    yield gr.skip(), gr.skip(), status("Looking for a start ..."), idle, *[gr.skip()] * 3
+    yield gr.skip(), gr.skip(), status("Choosing a start ..."), idle, *[gr.skip()] * 3
     loaded, encoder = context.generator(network, "job"), context.encoder()
     prompts = prompts_of(values)
     run = guidance.steer(
@@ -102,8 +112,7 @@ def _run(context: Context, session: Session, network, values: dict, latent) -> I
         region=region_of(values["mask"], (loaded.G.img_width, loaded.G.img_height)),
     )
     texts = [prompt.text for prompt in prompts if prompt.image is None]
-    strangers = dict.fromkeys(unknown_words(encoder, *texts))
-    note = f" (unknown words: {', '.join(strangers)})" if strangers else ""
+    note = vocabulary_note(encoder, *texts)
     folder = context.new_folder(session, "steer")
     losses, began, last, first = [], time.monotonic(), 0.0, None
     origin = {"network": context.name_of(network), "network_sha256": loaded.meta["sha256"]}
@@ -116,13 +125,13 @@ def _run(context: Context, session: Session, network, values: dict, latent) -> I
             now = time.monotonic()
             if step.index and now - last < PREVIEW_INTERVAL_S:
                 continue
-            last, share = now, step.index / max(step.num_steps, 1)
+            last, done = now, step.index / max(step.num_steps, 1)
             line = f"Step {step.index} of {step.num_steps}, loss {step.loss:.3f}"
-            line += theme.to_go(share, began, now) + note
+            line += theme.remaining(done, began, now) + note
             view = shown(to_uint8(step.image)[0])
             first = first or view
             start = gr.skip() if step.index else view
-            yield start, view, status(line, losses, share), *[gr.skip()] * 4
+            yield start, view, status(line, losses, done), *[gr.skip()] * 4
     session.results["steer"] = step.latent
     session.results["steer_latent"] = str(folder / "latent.safetensors")
     word = "Stopped" if stop.is_set() else "Done"
@@ -133,20 +142,20 @@ def _run(context: Context, session: Session, network, values: dict, latent) -> I
     yield first or view, view, status(line, losses), gr.update(interactive=True), *files
 
 
-def command(context: Context, request: gr.Request, network, **values) -> str:
-    """The same as a command, and after a run as one that goes on from its latent."""
+def command(context: Context, request: gr.Request, network: str | None, **values: Any) -> str:
+    """The equivalent command; after a run, a second one that continues from its latent."""
     start, config, usual = STARTS[values["start"]], config_of(values), SteerConfig()
-    pulling = uploads.keep(context, *(values["pictures"] or ()))
+    images = uploads.keep(context, *(values["images"] or ()))
     size = (context.generator(network).G.img_width, context.generator(network).G.img_height)
     painted = region_of(values["mask"], size)
     given = None
     if start == "latent":
         (given,) = uploads.keep(context, str(uploads.tensors(values["latent_file"], "latent")))
     prompt = (values["prompt"] or "").strip() or None
-    if prompt is None and not pulling:
-        raise ValueError("prompt: got none; type a text")
+    if prompt is None and not images:
+        raise ValueError("prompt: got none; enter a text")
     common = {
-        "image": [f"{name}:{values['picture_weight']:g}" for name in pulling],
+        "image": [f"{name}:{values['image_weight']:g}" for name in images],
         "network": context.name_of(network),
         "clip": context.clip,
         "seed": config.seed,
@@ -154,7 +163,7 @@ def command(context: Context, request: gr.Request, network, **values) -> str:
         "space": config.space if config.space != usual.space else None,
         "layers": config.layers,
         "cutouts": config.cutouts,
-        "region": painted and uploads.keep_picture(context, painted, "mask.png"),
+        "region": painted and uploads.keep_image(context, painted, "mask.png"),
     }
     first = {
         "start": start if start == "seed" else None,
@@ -169,25 +178,25 @@ def command(context: Context, request: gr.Request, network, **values) -> str:
 
 
 def note_words(context: Context, request: gr.Request, prompt: str) -> str:
-    """Which words of a text the text model does not know."""
-    return theme.unknown(unknown_words(context.encoder(), prompt or ""))
+    """Hint about words of the prompt that the encoder does not know."""
+    return theme.unknown(unknown_words(context.encoder(), [prompt or ""]))
 
 
 def _start_fields() -> dict[str, gr.components.Component]:
     with gr.Accordion("Start and space", open=False):
         names = list(STARTS)
-        start = gr.Radio(names, value=names[0], label="Start", info="Where the picture begins")
+        start = gr.Radio(names, value=names[0], label="Start", info="What to start from")
         with gr.Row():
-            hint = "Start of all randomness"
-            seed = seed_field("Start seed", info=hint, min_width=120)
-            hint = "Candidates for the start"
-            most = gr.Slider(1, 128, 64, step=1, label="Best of", info=hint, min_width=140)
+            hint = "Of the start and the views"
+            seed = seed_field("Seed", info=hint, min_width=120)
+            hint = "Images to choose from"
+            count = gr.Slider(1, 128, 64, step=1, label="Candidates", info=hint, min_width=140)
         latent = gr.File(label="Latent", file_types=[".safetensors"], height=100, visible=False)
-        hint = "More numbers move more freely, and further from what the network knows"
+        hint = "More freedom, but further from the training distribution"
         space = gr.Radio(list(SPACES), value=next(iter(SPACES)), label="Space", info=hint)
-        hint = "Only these move, like 0-4 or L3-L6; empty: all"
+        hint = "Layers that may change, for example 0-4 or L3-L6; empty: all"
         layers = gr.Textbox("", label="Layers", info=hint)
-        hint = "Looks at each picture, per step; 0: as many as suit"
+        hint = "Random views per step; 0 = automatic"
         views = gr.Slider(0, 64, 0, step=1, label="Cutouts", info=hint)
     start.change(
         lambda chosen: [
@@ -195,22 +204,22 @@ def _start_fields() -> dict[str, gr.components.Component]:
             gr.update(visible=STARTS[chosen] == "latent"),
         ],
         start,
-        [most, latent],
+        [count, latent],
         **QUIET,
     )
-    fields = {"start": start, "seed": seed, "candidates": most, "latent_file": latent}
+    fields = {"start": start, "seed": seed, "candidates": count, "latent_file": latent}
     return fields | {"space": space, "layers": layers, "cutouts": views}
 
 
 def _more_fields(now: gr.Image) -> dict[str, gr.components.Component]:
-    with gr.Accordion("Pictures that pull, too", open=False):
-        files = gr.File(label="Pictures", file_count="multiple", file_types=["image"], height=110)
-        hint = "Beside the text's 1; negative pushes away"
-        weight = gr.Slider(-2, 2, 1, step=0.1, label="Their weight", info=hint)
-    with gr.Accordion("Only a part of the picture", open=False):
-        take = gr.Button("Take the picture to paint on", size="md")
+    with gr.Accordion("Image prompts", open=False):
+        files = gr.File(label="Images", file_count="multiple", file_types=["image"], height=110)
+        hint = "The prompt has 1; negative values push away"
+        weight = gr.Slider(-2, 2, 1, step=0.1, label="Weight of the images", info=hint)
+    with gr.Accordion("Region", open=False):
+        take = gr.Button("Copy the current image", size="md")
         mask = gr.ImageEditor(
-            label="Paint what may change",
+            label="Paint the region that may change",
             type="pil",
             sources=(),
             transforms=(),
@@ -220,39 +229,44 @@ def _more_fields(now: gr.Image) -> dict[str, gr.components.Component]:
             height=420,
         )
     take.click(lambda image: image, now, mask, **QUIET)
-    return {"pictures": files, "picture_weight": weight, "mask": mask}
+    return {"images": files, "image_weight": weight, "mask": mask}
 
 
-def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first) -> None:
-    """The tab's widgets and what they do; `first` is the picture that stands there."""
+def build(context: Context, network: gr.Dropdown, demo: gr.Blocks, first: Image.Image) -> None:
+    """Build the tab; `first` is the image it shows at first."""
     with gr.Row():
         with gr.Column(min_width=300, scale=5, elem_classes="stick"):
             with gr.Row():
-                start = picture("Start", "The image before steering", value=first, min_width=120)
-                alt = "The image while the text pulls it"
-                now = picture("Now", alt, value=first, min_width=120)
+                alt = "The image before steering"
+                start = image_view("Start", alt, value=first, min_width=120)
+                alt = "The image being steered"
+                now = image_view("Current", alt, value=first, min_width=120)
             line = gr.HTML(status(HINT), label="Status", elem_classes="line")
             save = theme.downloads("Save PNG", "Save MP4", "Save latent")
         with gr.Column(min_width=300, scale=4):
             hint = "Several: one | another:1.5 | not this:-0.5"
-            prompt = gr.Textbox(EXAMPLES[0], label="Text", info=hint, max_lines=4)
-            strangers = gr.HTML(padding=False, elem_classes="words")
+            prompt = gr.Textbox(EXAMPLES[0], label="Prompt", info=hint, max_lines=4)
+            unknown = gr.HTML(padding=False, elem_classes="words")
             with gr.Row(elem_classes="tight"):
                 run = gr.Button("Steer", variant="primary", min_width=90)
                 stop = gr.Button("Stop", variant="stop", interactive=False, min_width=90)
-                again = gr.Button("Go on", interactive=False, min_width=90)
+                again = gr.Button("Continue", interactive=False, min_width=90)
             examples = gr.Examples([[e] for e in EXAMPLES], [prompt], label="Or click an example")
-            steps = gr.Slider(10, 500, 60, step=10, label="Steps", info="More are finer")
+            hint = "More steps refine the result"
+            steps = gr.Slider(10, 500, 60, step=10, label="Steps", info=hint)
             fields = {"network": network, "prompt": prompt, "steps": steps}
             inputs = fields | _start_fields() | _more_fields(now)
             if is_mini(context.clip):
-                with gr.Accordion("Words the small text model knows", open=False):
+                with gr.Accordion("Vocabulary of the bundled encoder", open=False):
                     gr.Markdown(theme.words())
-    say = command_box(context, demo, command, inputs, "After a run, the second line goes on")
+    shown_command = command_box(
+        context, demo, command, inputs, "After a run, the second line continues it"
+    )
     noting = callback(context, note_words, ["prompt"])
-    prompt.change(noting, prompt, strangers, trigger_mode="always_last", **QUIET)
+    prompt.change(noting, prompt, unknown, trigger_mode="always_last", **QUIET)
     outputs = [start, now, line, again, *save]
-    actions = {"steer": ([run.click, prompt.submit], steer), "steer_go_on": ([again.click], go_on)}
-    desk = Desk(line, [run], stop, HINT, save)
-    for ran in jobs(context, "steer", actions, inputs, outputs, desk, examples):
-        ran.success(**say)
+    starts = [run.click, prompt.submit]
+    actions: Actions = {"steer": (starts, steer), "steer_continue": ([again.click], resume)}
+    controls = JobControls(line, [run], stop, HINT, save)
+    for ran in jobs(context, "steer", actions, inputs, outputs, controls, examples):
+        ran.success(**shown_command)

@@ -1,10 +1,11 @@
-"""How the page looks: theme, style sheet, and the pieces of HTML that several tabs show."""
+"""Theme and style sheet of the page, and components and HTML that several tabs share."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -14,15 +15,15 @@ from guidance.encoders import mini_vocabulary
 
 SHOWN_PX = 640
 MAX_SEED = 2**32 - 1
-#: Of the picture that stands there when the page opens.
+#: Seed of the image that the page shows first.
 FIRST_SEED = 6
 STYLE_SHEET = Path(__file__).with_name("style.css")
-#: Colours of curves, in light and dark.
+#: Colours of curves, defined in the style sheet for light and dark.
 STROKES = ("var(--primary-500)", "var(--curve-2)", "var(--curve-3)")
 
 
 def theme() -> gr.themes.Base:
-    """Warm greys and one green; only fonts that the machine has."""
+    """Create the theme: warm greys, one green, system fonts."""
     base = gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         secondary_hue=gr.themes.colors.teal,
@@ -51,7 +52,7 @@ def theme() -> gr.themes.Base:
         input_background_fill_dark="*neutral_950",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
-        # As in light: white on anything brighter is hard to read.
+        # As in the light theme: white on a brighter green has too little contrast.
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover_dark="*primary_600",
         button_primary_text_color="white",
@@ -72,20 +73,23 @@ def theme() -> gr.themes.Base:
 
 
 def header(text: str) -> str:
-    """The page's head."""
+    """HTML of the page header."""
     return (
         '<div class="head"><span class="mark" aria-hidden="true"></span>'
         f"<div><h1>sg3</h1><p>{html.escape(text)}</p></div></div>"
     )
 
 
-def shown(pixels: np.ndarray, least_px: int = SHOWN_PX) -> Image.Image:
-    """uint8 [H, W, C] -> a picture large enough for the page; small networks look blocky else."""
-    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    if picture.width >= least_px:
-        return picture
-    size = (least_px, round(picture.height * least_px / picture.width))
-    return picture.resize(size, Image.Resampling.BICUBIC)
+def shown(pixels: np.ndarray, min_px: int = SHOWN_PX) -> Image.Image:
+    """Convert uint8 `[H, W, C]` to an image at least `min_px` wide.
+
+    Browsers enlarge small images to visible blocks; here they are resized bicubically.
+    """
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    if image.width >= min_px:
+        return image
+    size = (min_px, round(image.height * min_px / image.width))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def _points(values: Sequence[float]) -> str:
@@ -98,7 +102,7 @@ def _points(values: Sequence[float]) -> str:
 
 
 def curves(series: Mapping[str, Sequence[float]]) -> str:
-    """Named series as an inline drawing, each over its own range, with a legend if several."""
+    """Plot named series as inline SVG, each scaled to its own range, with a legend if several."""
     drawn = {name: values for name, values in series.items() if len(values) >= 2}
     if not drawn:
         return ""
@@ -109,33 +113,36 @@ def curves(series: Mapping[str, Sequence[float]]) -> str:
         'vector-effect="non-scaling-stroke"/>'
         for values, stroke in zip(drawn.values(), STROKES, strict=False)
     )
-    picture = (
+    plot = (
         f'<svg class="curve" viewBox="0 0 300 80" preserveAspectRatio="none" role="img" '
         f'aria-label="{label}"><title>{label}</title>{lines}</svg>'
     )
     if len(drawn) == 1:
-        return picture
+        return plot
     legend = "".join(
         f'<span><i style="background:{stroke}"></i>{html.escape(text)}</span>'
         for text, stroke in zip(texts, STROKES, strict=False)
     )
-    return f'{picture}<div class="legend">{legend}</div>'
+    return f'{plot}<div class="legend">{legend}</div>'
 
 
 def status(
     text: str,
     losses: Sequence[float] | Mapping[str, Sequence[float]] = (),
-    share: float | None = None,
+    done: float | None = None,
 ) -> str:
-    """One line about the run, its progress (`share` of it is done) and its curves.
+    """HTML of the status line.
 
-    Read out by screen readers unless a bar is moving.
+    Args:
+        text: The line. Screen readers announce it unless a progress bar is shown.
+        losses: Curves below it.
+        done: Fraction done, shown as a progress bar.
     """
     series = losses if isinstance(losses, Mapping) else {"Loss": losses}
-    live = "polite" if share is None else "off"
+    live = "polite" if done is None else "off"
     bar = ""
-    if share is not None:
-        width = f"{100 * min(max(share, 0), 1):.0f}"
+    if done is not None:
+        width = f"{100 * min(max(done, 0), 1):.0f}"
         bar = (
             f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuenow="{width}" '
             f'aria-valuemin="0" aria-valuemax="100"><i style="width:{width}%"></i></div>'
@@ -145,38 +152,47 @@ def status(
 
 
 def seconds(value: float) -> str:
-    """Like '40 s' or '3 min'."""
+    """Format a duration: '40 s', '3 min'."""
     return f"{value:.0f} s" if value < 90 else f"{value / 60:.0f} min"
 
 
-def to_go(done: float, began: float, now: float) -> str:
-    """How much longer it takes, of which the share `done` is behind us."""
+def remaining(done: float, began: float, now: float) -> str:
+    """Estimate of the remaining time for the status line; empty while it is unknown.
+
+    Args:
+        done: Fraction done.
+        began: Time of the start in seconds.
+        now: Current time.
+    """
     if done <= 0 or now - began < 1:
         return ""
-    return f", about {seconds((now - began) * (1 - done) / done)} to go"
+    return f", about {seconds((now - began) * (1 - done) / done)} left"
 
 
 def words() -> str:
-    """What the small text model has learned, one line per topic, as Markdown."""
-    lines = ["It knows these attributes of a face and common other words for them:", ""]
+    """Vocabulary of the bundled encoders as Markdown, one line per attribute."""
+    lines = ["It knows these attributes of a face and common synonyms:", ""]
     for name, values in mini_vocabulary.CLASSES.items():
         topic = name.replace("_", " ").replace("domain", "creature")
         lines.append(f"- **{topic}**: {', '.join(value for value in values if value != 'none')}")
-    lines += ["", "The bundled generator draws people in flat style only; words it cannot draw "]
-    lines[-1] += "(creatures, other styles) pull it towards the nearest person it knows."
+    lines += [
+        "",
+        "The bundled generator draws only people in flat style. Prompts for creatures or ",
+    ]
+    lines[-1] += "other styles pull it towards the most similar person."
     return "\n".join(lines)
 
 
 def unknown(words_: Sequence[str]) -> str:
-    """A line about words that the text model has never met; nothing if there are none."""
+    """HTML hint about words outside the encoder's vocabulary; empty if there are none."""
     if not words_:
         return ""
     listed = ", ".join(dict.fromkeys(map(html.escape, words_)))
-    return f'<div class="hint" role="status">The text model does not know: {listed}</div>'
+    return f'<div class="hint" role="status">Not in the vocabulary of the encoder: {listed}</div>'
 
 
-def picture(label: str, alt: str, classes: str = "picture", **kwargs) -> gr.Image:
-    """A picture that the page shows."""
+def image_view(label: str, alt: str, **kwargs: Any) -> gr.Image:
+    """Create an output image."""
     return gr.Image(
         label=label,
         alt_text=alt,
@@ -184,18 +200,18 @@ def picture(label: str, alt: str, classes: str = "picture", **kwargs) -> gr.Imag
         format="png",
         interactive=False,
         buttons=["fullscreen"],
-        elem_classes=classes,
+        elem_classes="image-view",
         **kwargs,
     )
 
 
-def seed_field(label: str, value: int = 0, **kwargs) -> gr.Number:
-    """A whole number that `--seed` takes."""
+def seed_field(label: str, value: int = 0, **kwargs: Any) -> gr.Number:
+    """Create a field for a seed."""
     return gr.Number(value, label=label, precision=0, minimum=0, maximum=MAX_SEED, **kwargs)
 
 
 def downloads(*labels: str, ready: int = 0) -> list[gr.DownloadButton]:
-    """Buttons in a row, off until there is something, but for the first `ready`."""
+    """Create a row of download buttons, disabled except for the first `ready`."""
     with gr.Row(elem_classes="tight"):
         return [
             gr.DownloadButton(label, interactive=i < ready, size="md", min_width=90)
@@ -203,11 +219,11 @@ def downloads(*labels: str, ready: int = 0) -> list[gr.DownloadButton]:
         ]
 
 
-def ready(path) -> dict:
-    """The update of a download button whose file is there."""
+def ready(path: str | Path) -> dict:
+    """Update of a download button: enable it."""
     return gr.update(value=str(path), interactive=True)
 
 
 def not_ready(count: int) -> list[dict]:
-    """Updates of download buttons whose files are not there yet."""
+    """Updates of `count` download buttons: disable them."""
     return [gr.update(value=None, interactive=False)] * count

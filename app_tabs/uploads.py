@@ -1,4 +1,4 @@
-"""Files that visitors bring: looked at before anything else reads them."""
+"""Uploaded files: validated before anything else reads them."""
 
 from __future__ import annotations
 
@@ -15,40 +15,38 @@ from app_tabs.context import Context
 from sg3.data.photos import read_photo
 from sg3.files import prepare_folder
 
-MOST_BYTES, MOST_PIXELS = 20_000_000, 40_000_000
-MOST_TENSORS_BYTES = 64_000_000
+MAX_BYTES, MAX_PIXELS = 20_000_000, 40_000_000
+MAX_TENSORS_BYTES = 64_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 
 
-def check_picture(path: str | Path) -> None:
-    """Raise ValueError unless the file is a picture of a sensible size; reads its head only."""
+def check_image(path: str | Path) -> None:
+    """Raise ValueError unless the file is an image of acceptable size; reads its header only."""
     path = Path(path)
     size = path.stat().st_size
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise ValueError(
-            f"picture: {path.name} has {size / 1e6:.0f} MB, expected at most "
-            f"{MOST_BYTES / 1e6:.0f} MB; make it smaller"
+            f"image: {path.name} has {size / 1e6:.0f} MB, expected at most "
+            f"{MAX_BYTES / 1e6:.0f} MB; make it smaller"
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures: judged here
+            warnings.simplefilter("ignore")  # Pillow warns of large images, which are checked below
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise ValueError(f"image: cannot read {path.name}, expected PNG, JPEG or WebP") from None
+    if width * height > MAX_PIXELS:
         raise ValueError(
-            f"picture: {path.name} is no picture that can be read; expected PNG, JPEG or WebP"
-        ) from None
-    if width * height > MOST_PIXELS:
-        raise ValueError(
-            f"picture: {path.name} has {width}x{height} pixels, expected at most "
-            f"{MOST_PIXELS / 1e6:.0f} million; make it smaller"
+            f"image: {path.name} has {width}x{height} pixels, expected at most "
+            f"{MAX_PIXELS / 1e6:.0f} million; make it smaller"
         )
 
 
 def keep(context: Context, *paths: str) -> list[str]:
-    """Copies of uploads beside the results, which commands can name; all in one folder.
+    """Copy uploads to one folder in `outdir`, so that the equivalent command can name them.
 
-    On a page that others can reach only the files' own names: nothing is copied there.
+    On a public page nothing is copied, and the names of the files are returned.
     """
     names = [Path(path).name for path in paths]
     if len(set(names)) < len(names):
@@ -63,8 +61,8 @@ def keep(context: Context, *paths: str) -> list[str]:
     return [str(folder / name) for name in names]
 
 
-def keep_picture(context: Context, image: Image.Image, name: str) -> str:
-    """The same for a picture that was painted in the page."""
+def keep_image(context: Context, image: Image.Image, name: str) -> str:
+    """Write an image that was painted in the page, like `keep`."""
     buffer = io.BytesIO()
     image.save(buffer, "png")
     if context.public:
@@ -77,19 +75,19 @@ def keep_picture(context: Context, image: Image.Image, name: str) -> str:
 
 
 def photo(path: str | None) -> Image.Image:
-    """The photo in an uploaded file. Raises ValueError for none, or what is no such picture."""
+    """Read an uploaded photo. Raises ValueError if there is none or it is not an image."""
     if not path:
         raise ValueError("photo: got none; choose a file first")
-    check_picture(path)
+    check_image(path)
     return read_photo(path)
 
 
-def pictures(paths: Sequence[str] | None, folder: Path) -> Path | None:
-    """Copy uploaded pictures, each of which is one, into `folder`; None if there are none."""
+def images(paths: Sequence[str] | None, folder: Path) -> Path | None:
+    """Copy uploaded images into a new `folder`; return None if there are none."""
     if not paths:
         return None
     for path in paths:
-        check_picture(path)
+        check_image(path)
     folder.mkdir()
     for number, path in enumerate(paths):
         shutil.copyfile(path, folder / f"{number:03d}{Path(path).suffix.lower()}")
@@ -97,12 +95,15 @@ def pictures(paths: Sequence[str] | None, folder: Path) -> Path | None:
 
 
 def tensors(path: str | None, what: str) -> Path:
-    """An uploaded safetensors file of a sensible size. Raises ValueError otherwise."""
+    """Return the path of an uploaded safetensors file.
+
+    Raises ValueError if there is none, or if it has another suffix or more than 64 MB.
+    """
     if not path:
         raise ValueError(f"{what}: got none; choose a file first")
     found = Path(path)
     if found.suffix != ".safetensors":
         raise ValueError(f"{what}: got {found.name}, expected a .safetensors file")
-    if found.stat().st_size > MOST_TENSORS_BYTES:
+    if found.stat().st_size > MAX_TENSORS_BYTES:
         raise ValueError(f"{what}: {found.name} is too large, expected at most 64 MB")
     return found

@@ -1,10 +1,11 @@
-"""How callbacks are queued, stopped and shown as commands."""
+"""Queue and stop jobs, and show the equivalent command."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -12,22 +13,37 @@ from app_tabs import theme
 from app_tabs.context import Context, callback
 from app_tabs.theme import status
 
-#: One job at a time per device; the page shows the place in the queue. Pictures that follow a
-#: slider have a queue of their own, so that they do not wait for jobs.
-DEVICE = {"concurrency_limit": 1, "concurrency_id": "device"}
-LIVE = {
+#: Event options of jobs: one at a time per device; the page shows the position in the queue.
+DEVICE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "device"}
+#: Event options of live images, which follow a slider: a separate queue, so that they do not wait
+#: for jobs.
+LIVE: dict[str, Any] = {
     "concurrency_limit": 1,
     "concurrency_id": "live",
     "show_progress": "hidden",
     "trigger_mode": "always_last",
 }
-QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+#: Event options of what is not an endpoint of the API.
+HIDDEN: dict[str, Any] = {"api_visibility": "private"}
+#: Event options of immediate updates.
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", **HIDDEN}
+
+
+#: Endpoint name → (triggers, function).
+Actions = Mapping[str, tuple[Sequence[Any], Callable[..., Any]]]
 
 
 @dataclass(frozen=True)
-class Desk:
-    """The widgets of long work: `line` says how it goes (`hint` when it failed), `run` are the
-    buttons that are off meanwhile, `stop` is on; `files` are downloads of what comes out."""
+class JobControls:
+    """Components that control a job.
+
+    Attributes:
+        line: Status line.
+        run: Buttons that start jobs, disabled while one is running.
+        stop: Stop button, enabled meanwhile.
+        hint: Text of the status line after a failure.
+        files: Download buttons of the results.
+    """
 
     line: gr.HTML
     run: Sequence[gr.Button]
@@ -39,34 +55,43 @@ class Desk:
 def jobs(
     context: Context,
     tab: str,
-    actions: Mapping[str, tuple[Sequence, Callable]],
-    inputs: Mapping[str, gr.components.Component],
-    outputs: Sequence,
-    desk: Desk,
-    examples: gr.Examples | None = None,
+    actions: Actions,
+    inputs: Mapping[str, Any],
+    outputs: Sequence[Any],
+    controls: JobControls,
+    examples: Any = None,
 ) -> list[gr.events.Dependency]:
-    """Wire long work: a tab's actions, name → (triggers, function); one of them at a time.
+    """Wire the jobs of a tab, one of which runs at a time per visitor.
 
-    `function(context, request, **values)` yields updates of `outputs`. Names are those of public
-    endpoints; `TAB_stop` asks the action to end, also while it waits. A click on one of `examples`
-    starts the first as well. Returns what can be chained to, one for each way to start.
+    Args:
+        context: What the page runs on.
+        tab: Prefix of the endpoint `TAB_stop`, which stops a waiting or running job.
+        actions: What it can do. `function(context, request, **values)` yields updates of
+            `outputs`.
+        inputs: Input components by parameter name.
+        outputs: Output components.
+        controls: Buttons and status line.
+        examples: `gr.Examples`; a click on one also starts the first action.
+
+    Returns:
+        The events of the jobs, to chain others to: one per action, and one for `examples`.
     """
-    buttons = [desk.line, desk.stop, *desk.run, *desk.files]
+    buttons = [controls.line, controls.stop, *controls.run, *controls.files]
 
     def begin(request: gr.Request):
         context.session(request).end(tab)
         context.session(request).begin(tab)
-        busy = [gr.update(interactive=False)] * len(desk.run)
+        busy = [gr.update(interactive=False)] * len(controls.run)
         line = status("Waiting for the device ...")
-        return line, gr.update(interactive=True), *busy, *theme.not_ready(len(desk.files))
+        return line, gr.update(interactive=True), *busy, *theme.not_ready(len(controls.files))
 
     def end(request: gr.Request):
         context.session(request).end(tab)
-        usable = [gr.update(interactive=True)] * (len(desk.run) + len(desk.files))
+        usable = [gr.update(interactive=True)] * (len(controls.run) + len(controls.files))
         return gr.update(interactive=False), *usable
 
     def fail(request: gr.Request):
-        return status(desk.hint), *end(request)[: 1 + len(desk.run)]
+        return status(controls.hint), *end(request)[: 1 + len(controls.run)]
 
     def halt(request: gr.Request) -> None:
         context.session(request).stop(tab)
@@ -77,7 +102,7 @@ def jobs(
     ]
     if examples is not None:
         begun = examples.load_input_event.success(begin, None, buttons, **QUIET)
-        starts.append((begun, starts[0][1], {"api_visibility": "private"}))
+        starts.append((begun, starts[0][1], HIDDEN))
     ways = []
     for begun, function, visibility in starts:
         ran = begun.then(
@@ -85,21 +110,24 @@ def jobs(
             list(inputs.values()),
             list(outputs),
             show_progress="minimal",
-            show_progress_on=desk.line,
+            show_progress_on=controls.line,
             **DEVICE,
             **visibility,
         )
         ran.success(end, None, buttons[1:], **QUIET)
-        ran.failure(fail, None, buttons[: 2 + len(desk.run)], **QUIET)
+        ran.failure(fail, None, buttons[: 2 + len(controls.run)], **QUIET)
         ways.append(ran)
-    desk.stop.click(halt, None, None, queue=False, api_name=f"{tab}_stop")
+    controls.stop.click(halt, None, None, queue=False, api_name=f"{tab}_stop")
     return ways
 
 
-def command_line(*parts: str | float | None, **options) -> str:
-    """`sg3 …` as a shell takes it; options that are None or False are left out.
+def command_line(*parts: str | float | None, **options: Any) -> str:
+    """Format `sg3 …` for a shell.
 
-    A list repeats its option, True stands for a switch.
+    Args:
+        *parts: Name of the command and its arguments; None is omitted.
+        **options: Values by option name. None and False are omitted, True is a flag, a list
+            repeats the option.
     """
     name, *rest = (str(part) for part in parts if part is not None)
     last = ["--", *rest] if any(part.startswith("-") for part in rest) else []
@@ -110,39 +138,46 @@ def command_line(*parts: str | float | None, **options) -> str:
             if each is None or each is False:
                 continue
             text = f"{each:g}" if isinstance(each, float) else str(each)
-            # A value that begins with a dash would be taken for an option.
-            glued = [f"{option}={text}"] if text.startswith("-") else [option, text]
-            words += [option] if each is True else glued
+            # A separate value that starts with a dash would be parsed as an option.
+            joined = [f"{option}={text}"] if text.startswith("-") else [option, text]
+            words += [option] if each is True else joined
     return " ".join(map(shlex.quote, words + last))
 
 
 def command_box(
     context: Context,
     demo: gr.Blocks,
-    say: Callable[..., str],
-    inputs: Mapping[str, gr.components.Component],
+    make: Callable[..., str],
+    inputs: Mapping[str, Any],
     info: str | None = None,
-) -> dict:
-    """A field that always holds the command equivalent to what `inputs` ask for.
+) -> dict[str, Any]:
+    """Create a field that always shows the command equivalent to the inputs.
 
-    `say(context, request, **values)` makes it. Returns the event that does so, for what else may
-    change it.
+    Args:
+        context: What the page runs on.
+        demo: The page.
+        make: `make(context, request, **values)` returns the command.
+        inputs: Input components by parameter name.
+        info: Note below the label.
+
+    Returns:
+        Arguments of the event that updates the field, to trigger it elsewhere too.
     """
     box = gr.Textbox(
-        label="The same as a command",
+        label="Equivalent command",
         info=info,
         lines=1,
         max_lines=9,
-        placeholder="Something is still missing for a command",
+        placeholder="Fill in the missing fields to see the command",
         interactive=False,
         buttons=["copy"],
         elem_classes="command",
     )
 
-    def command(context: Context, request: gr.Request, **values) -> str:
+    def command(context: Context, request: gr.Request, **values: Any) -> str:
         try:
-            return say(context, request, **values)
-        except (TypeError, ValueError):  # a field is empty, as while somebody types
+            return make(context, request, **values)
+        except (TypeError, ValueError):  # an empty or unfinished field
             return ""
 
     made = callback(context, command, inputs)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from recipes.arguments import argument_parser
 
-STEER = {"latent_file": None, "pictures": None, "mask": None, "steps": 10, "candidates": 8}
+STEER = {"latent_file": None, "images": None, "mask": None, "steps": 10, "candidates": 8}
 TOLERANCE, REST_S = 0.05, 8  # largest growth of memory; pause before memory is measured
 
 
@@ -77,7 +77,7 @@ def crowd(address: str, count: int, seconds: float) -> tuple[int, list[str]]:
 def start(port: int, outdir: str) -> tuple[subprocess.Popen, float]:
     """Start the page; returns its process, and the seconds until it answers."""
     began = time.monotonic()
-    command = [sys.executable, "-m", "app", "--port", str(port), "--outdir", outdir]
+    command = [sys.executable, "-m", "sg3", "app", "--port", str(port), "--outdir", outdir]
     page = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for line in page.stdout:
         if "The page is at" in line:

@@ -1,4 +1,4 @@
-"""What an adaptation leaves on disk: pictures, video, curves, network, delta, state."""
+"""Files of an adaptation: images, video, curves, network, delta, state."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from guidance.generator import generator_of
 from guidance.render import renderer
-from nada.adapt import Adaptation, Step
+from nada.adaptation import Adaptation, AdaptStep
+from nada.config import RecordConfig
 from nada.curves import draw_curves
 from nada.spectrum import SpectralChange, spectral_change
 from nada.state import write_state
@@ -26,87 +30,80 @@ from sg3.errors import UserError
 from sg3.files import prepare_folder, write_text
 from sg3.media import VideoWriter, contact_sheet, image_grid, save_png, to_uint8
 from sg3.media.images import as_rgb
+from sg3.networks.generator import MappedGenerator
 from sg3.training.progress_page import read_jsonl
 
 STATE, STATS = "state.safetensors", "stats.jsonl"
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 SHEET_COLUMNS = 8
-#: The walk goes round so many latents, with so many frames between two of them: fewer where all
-#: frames together would exceed the pixels that a processor renders in seconds.
+#: The interpolation visits this many latents with this many frames between two of them, or fewer
+#: frames if all together would exceed the pixels that a CPU renders in seconds.
 WALK_LATENTS, WALK_FRAMES, WALK_BUDGET_PX = 6, 24, 2**21
 VIDEO_SIZE_PX, VIDEO_FPS, VIDEO_LENGTH_S = 256, 24, 5
 
 
 @dataclass(frozen=True)
-class RecordConfig:
-    """What `Recording` writes. Raises ValueError for values outside the stated ranges."""
-
-    #: Steps between two grids, each with the state.
-    image_every: int = 50
-    video: bool = True
-    #: Of the delta: singular values kept per tensor (None: all), and how numbers are stored.
-    rank: int | None = None
-    delta_dtype: str = "fp16"
-
-    def __post_init__(self):
-        for name in ("image_every", "rank"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: got {value}, expected at least 1")
-        if self.delta_dtype not in DTYPES:
-            raise ValueError(
-                f"delta_dtype: got {self.delta_dtype!r}, expected {' or '.join(DTYPES)}"
-            )
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """Of the network that was written. `reason` is None if the adaptation has not ended."""
+    """Result of an adaptation, measured on the network as it was written.
+
+    Attributes:
+        index: Number of steps made.
+        reason: Why it ended; None if it was interrupted.
+        check: Metrics of the fixed latents.
+        spectrum: Growth of fine detail.
+        kept: Fraction of the squared weight change that the delta keeps after rank reduction and
+            rounding.
+    """
 
     index: int
     reason: str | None
     check: Check
     spectrum: SpectralChange
-    #: Of the squared change of the weights, how much rank and storage of the delta keep.
     kept: float
 
 
-class Recording:
-    """Takes the `Step`s of an adaptation as they come and writes files from them.
+class AdaptationRecord:
+    """Writes the files of an adaptation as its steps are made::
 
-    recording = Recording(adaptation, outdir, arguments_of(adaptation))
-    for step in adaptation:
-        recording.add(step)
-    outcome = recording.finish()        # also after fewer steps than planned
-    recording.paths                     # what was written
+        record = AdaptationRecord(adaptation, outdir, arguments_of(adaptation))
+        for step in adaptation:
+            record.add(step)
+        outcome = record.finish()  # also after an interruption
+        record.paths  # files written
 
-    `arguments` go into the state, `meta` (JSON-able) into the network and the delta. Raises
-    UserError for a folder that cannot be written to, and for a loss that is no number.
+    Args:
+        adaptation: The adaptation, new or resumed.
+        outdir: Folder to write to.
+        arguments: Stored in the state, see `nada.state.arguments_of`.
+        config: What to write.
+        meta: JSON-able metadata of the network and the delta.
+
+    Raises UserError if the folder is not writable or holds another run.
     """
 
     def __init__(
         self,
         adaptation: Adaptation,
         outdir: str | os.PathLike,
-        arguments: dict,
+        arguments: dict[str, Any],
         config: RecordConfig | None = None,
-        meta: dict | None = None,
+        meta: Mapping[str, Any] | None = None,
     ):
         self.adaptation, self.arguments, self.meta = adaptation, arguments, dict(meta or {})
         self.config = config or RecordConfig()
-        self.outdir, self._paths, self._start = prepare_folder(outdir), {}, time.perf_counter()
-        # Of steps after the state from which this goes on there may be lines: they come again.
+        self.outdir, self._start = prepare_folder(outdir), time.perf_counter()
+        self._paths: dict[Path, None] = {}  # an ordered set
+        # After a crash there may be lines of steps later than the state; these are made again.
         known = read_jsonl(self.outdir / STATS)
-        if not all("step" in record for record in known):
+        if not all("step" in line for line in known):
             raise UserError(f"outdir: {self.outdir} holds another run; choose another folder")
-        self.records = [record for record in known if record["step"] <= adaptation.index]
-        lines = [json.dumps(record) + "\n" for record in self.records]
-        write_text(self._path(STATS), "".join(lines))
+        self.records = [line for line in known if line["step"] <= adaptation.index]
+        write_text(self._path(STATS), "".join(json.dumps(line) + "\n" for line in self.records))
         save_png(self._path("before.png"), image_grid(self._before))
 
     @property
     def paths(self) -> list[Path]:
-        """What was written, in order."""
+        """Files written so far, in order."""
         return list(self._paths)
 
     def _path(self, name: str) -> Path:
@@ -116,24 +113,26 @@ class Recording:
 
     @cached_property
     def _before(self) -> torch.Tensor:
-        return as_rgb(self.adaptation.pictures(self.adaptation.source))
+        return as_rgb(self.adaptation.render(self.adaptation.source))
 
-    def add(self, step: Step) -> None:
-        """Take the next step."""
+    def add(self, step: AdaptStep) -> None:
+        """Record the next step. Raises UserError if its loss is not finite."""
         if step.index and not math.isfinite(step.loss):
-            raise UserError(f"lr: at step {step.index} the loss is {step.loss}; try a lower one")
-        record = {"step": step.index, "loss": step.loss if step.index else None}
-        record |= {"losses": step.losses, "layers": step.layers}
+            raise UserError(
+                f"lr: the loss is {step.loss} at step {step.index}; try a lower learning rate"
+            )
+        line: dict[str, Any] = {"step": step.index, "loss": step.loss if step.index else None}
+        line |= {"losses": step.losses, "layers": step.layers}
         if step.check is not None:
             check = step.check
-            record |= {"agreement": check.agreement, "length": check.length}
-            record["diversity"] = check.diversity
-        record["seconds"] = round(time.perf_counter() - self._start, 3)
-        self.records.append(record)
+            line |= {"agreement": check.agreement, "length": check.length}
+            line["diversity"] = check.diversity
+        line["seconds"] = round(time.perf_counter() - self._start, 3)
+        self.records.append(line)
         with open(self.outdir / STATS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(line) + "\n")
         if step.index and step.index % self.config.image_every == 0 and step.reason is None:
-            self._save_grid(as_rgb(step.images))
+            self._save_grid(as_rgb(step.image))
             self._save_state()
 
     def _save_grid(self, images: torch.Tensor) -> None:
@@ -144,12 +143,12 @@ class Recording:
         write_state(self._path(STATE), self.adaptation, self.arguments)
         source, target = self.adaptation.texts
         rule = self.adaptation.config.stop
-        title = f"{source} → {target}" if target else "pictures"
+        title = f"{source} → {target}" if target else "target images"
         curves = draw_curves(self.records, title, rule.diversity if rule else None)
         write_text(self._path("curves.svg"), curves)
 
     def finish(self) -> Outcome:
-        """Complete the files for the steps so far."""
+        """Write the remaining files for the steps made so far."""
         adaptation, config = self.adaptation, self.config
         self._save_state()
         meta = {**self.meta, "steps": adaptation.index}
@@ -157,23 +156,23 @@ class Recording:
             adaptation.source, adaptation.G_ema, config.rank, DTYPES[config.delta_dtype], meta
         )
         save_delta(delta, self._path("delta.safetensors"))
-        # What is shown and measured is what is stored, rounding and all.
-        adapted = apply_deltas(adaptation.source, [(delta, 1.0)])
+        # Everything shown and measured is source + delta as stored, including rounding.
+        adapted = generator_of(apply_deltas(adaptation.source, [(delta, 1.0)]))
         save(Networks(G_ema=adapted, meta=meta), self._path("adapted.safetensors"))
-        after = as_rgb(adaptation.pictures(adapted))
+        after = as_rgb(adaptation.render(adapted))
         self._save_grid(after)
         save_png(self._path("sheet.png"), self._sheet(after))
         if config.video:
             self._save_video(adapted)
-        watch = copy.copy(adaptation.watch)
-        watch.checks = []
-        check = watch.measure(adaptation.index, after)
+        monitor = copy.copy(adaptation.monitor)
+        monitor.checks = []
+        check = monitor.measure(adaptation.index, after)
         spectrum = spectral_change(self._before, after)
         kept = kept_fraction(delta, adaptation.source, adaptation.G_ema)
         return Outcome(adaptation.index, adaptation.reason, check, spectrum, kept)
 
     def _sheet(self, after: torch.Tensor) -> np.ndarray:
-        """Rows of sources above rows of what became of them."""
+        """Rows of source images, each above a row of their adaptations."""
         pairs = zip(self._before.split(SHEET_COLUMNS), after.split(SHEET_COLUMNS), strict=True)
         source, target = self.adaptation.texts
         images, captions = [], []
@@ -186,7 +185,7 @@ class Recording:
         columns = min(len(after), SHEET_COLUMNS)
         return contact_sheet(torch.cat(images), captions, columns)
 
-    def _save_video(self, adapted: torch.nn.Module) -> None:
+    def _save_video(self, adapted: MappedGenerator) -> None:
         adaptation = self.adaptation
         ws = walk(adaptation.fixed_ws, *self._before.shape[2:])
         fps = min(VIDEO_FPS, math.ceil(len(ws) / VIDEO_LENGTH_S))
@@ -200,13 +199,19 @@ class Recording:
 
 
 def walk(ws: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """A closed walk `[F, num_ws, w_dim]` around the first of `ws` `[N, num_ws, w_dim]`.
+    """Interpolate a closed path through the first of `ws` `[N, num_ws, w_dim]`, easing in and out.
 
-    It rests a little at each. F grows with what pictures of `height` × `width` pixels allow.
+    Args:
+        ws: Latents.
+        height: Height of the images in pixels; larger images get fewer frames.
+        width: Their width.
+
+    Returns:
+        Latents `[F, num_ws, w_dim]`, one per frame.
     """
     ws = ws[:WALK_LATENTS]
     affordable = WALK_BUDGET_PX // (len(ws) * height * width)
     frames = min(max(affordable, 4), WALK_FRAMES)
-    share = 0.5 - 0.5 * torch.cos(math.pi * torch.arange(frames) / frames)
-    share = share.to(ws)[None, :, None, None]
-    return torch.lerp(ws[:, None], ws.roll(-1, dims=0)[:, None], share).flatten(0, 1)
+    t = 0.5 - 0.5 * torch.cos(math.pi * torch.arange(frames) / frames)
+    t = t.to(ws)[None, :, None, None]
+    return torch.lerp(ws[:, None], ws.roll(-1, dims=0)[:, None], t).flatten(0, 1)

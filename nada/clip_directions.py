@@ -1,4 +1,4 @@
-"""Where a text, or a few pictures, want features to go (NADA Eq. 2; REFERENCE.md §8.6)."""
+"""Target directions in an encoder's feature space (NADA Eq. 2; REFERENCE.md §8.6)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ import torch.nn.functional as F
 
 from guidance.encoders import Encoder, EnsembleEncoder
 from guidance.templates import PARTS, filled
+from sg3.errors import UserError
 
 
 def members_of(encoder: Encoder) -> list[tuple[Encoder, float]]:
-    """The encoders that act, each with its share of the weight; shares add up to 1."""
+    """Return the members of an encoder with their weights, which sum to 1."""
     if isinstance(encoder, EnsembleEncoder):
         pairs = zip(encoder.members, encoder.scales, strict=True)
+        # Scales multiply embeddings, so their squares weight inner products.
         return [(member, scale**2) for member, scale in pairs]
     return [(encoder, 1.0)]
 
 
 @dataclass(frozen=True)
 class Target:
-    """What one encoder is asked for; embeddings have unit norm unless said otherwise.
+    """The target of one encoder. Embeddings have unit norm unless noted.
 
-    `direction` `[D]` unit norm; `text_norm` the length of the difference before normalising;
-    `source`, `target` `[D]`; `parts_source`, `parts` `[P, D]`, the source's part sentences and the
-    unit directions from them, for the patch term (None when the target is pictures).
+    Attributes:
+        direction: `[D]`, unit direction from source to target.
+        text_norm: Length of the difference before normalisation.
+        source: `[D]`, embedding of the source.
+        target: `[D]`, embedding of the target.
+        parts_source: `[P, D]`, embeddings of sentences about parts of the source, for the patch
+            term; None if the target is given by images.
+        parts: `[P, D]`, unit directions from there to the target's parts.
     """
 
     direction: torch.Tensor
@@ -39,17 +46,19 @@ class Target:
 
 @torch.no_grad()
 def text_target(encoder: Encoder, source: str, target: str, templates: Sequence[str]) -> Target:
-    """From `source` to `target`, averaged over `templates`. Raises ValueError if they are equal
-    to the encoder."""
+    """Return the target from text `source` to text `target`, averaged over prompt templates.
+
+    Raises ValueError if the encoder cannot tell the texts apart.
+    """
     before = encoder.encode_texts(filled(templates, source))
     after = encoder.encode_texts(filled(templates, target))
     parts_source = encoder.encode_texts(filled(PARTS, source))
     parts = F.normalize(encoder.encode_texts(filled(PARTS, target)) - parts_source, dim=1)
     difference = (after - before).mean(dim=0)
     if difference.norm() < 1e-6:
-        raise ValueError(
+        raise UserError(
             f"target: {encoder.name} sees no difference between {source!r} and {target!r}; "
-            "use other words, or --target-images"
+            "use other words, or `target_images`"
         )
     return Target(
         direction=F.normalize(difference, dim=0),
@@ -63,7 +72,8 @@ def text_target(encoder: Encoder, source: str, target: str, templates: Sequence[
 
 @torch.no_grad()
 def image_target(encoder: Encoder, before: torch.Tensor, after: torch.Tensor) -> Target:
-    """From the generator's pictures `before` `[N, 3, H, W]` to pictures `after` `[M, 3, h, w]`."""
+    """Return the target from source images `before` `[N, 3, H, W]` to target images `after`
+    `[M, 3, h, w]`: the difference of their mean embeddings."""
     old = encoder.encode_images(before).mean(dim=0)
     new = encoder.encode_images(after).mean(dim=0)
     difference = new - old

@@ -1,93 +1,190 @@
-"""Settings of an adaptation."""
+"""Configuration of an adaptation. Importing this module does not import PyTorch."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from guidance.encoders import Encoder, is_mini
+from guidance.augment import AUGMENTS
 from guidance.templates import templates_of
-from nada.objective import ViewConfig, Weights
-from nada.stop_rule import StopRule
+from sg3.errors import UserError
+from sg3.settings import check_settings, documented, setting
 
-#: The published code scales Adam as lazy regularisation once asked for (REFERENCE.md §8.6).
+if TYPE_CHECKING:
+    from guidance.encoders import Encoder
+
+#: The published code rescales Adam's learning rate and betas as for lazy regularisation with an
+#: interval of 4, although it has no such regularisation (REFERENCE.md §8.6).
 LR_SCALE, PUBLISHED_BETAS = 4 / 5, (0.0, 0.99 ** (4 / 5))
 
 
+@documented
 @dataclass(frozen=True)
-class AdaptConfig:
-    """Settings of `adapt`. Raises ValueError for values outside the stated ranges."""
+class Weights:
+    """Weights of the loss terms; 0 disables a term. The published method uses `directional` only.
 
-    steps: int = 300
-    batch: int = 4
-    lr: float = 0.002
-    betas: tuple[float, float] = PUBLISHED_BETAS
-    #: The coarsest layer's learning rate relative to the finest, falling geometrically between:
-    #: shapes have further to go than colours.
-    coarse_lr: float = 1.0
-    #: The learning rate rises over so many steps of each stage, and falls as a cosine over this
-    #: share of the steps at the end.
-    warmup: int = 0
-    decay: float = 0.0
-    seed: int = 0
-    #: Psi of the latents of training.
-    truncation: float = 0.7
-    #: What `nada.layers.chosen_units` takes, or "auto" for `auto_k` layers chosen as training goes;
-    #: or stages of these with their share of the steps, like "coarse:0.6 then all".
-    layers: str = "paper"
-    auto_k: int = 4
-    #: Choose anew every so many steps, each time from so many latents and moves of them.
-    auto_every: int = 10
-    auto_batch: int = 8
-    auto_moves: int = 1
-    #: Share of the old in the average of the weights, which is the result.
-    ema: float = 0.98
-    #: A name in `guidance.templates.TEMPLATES` or sentences with {}; None: "mini" for the bundled
-    #: encoders, which know few words, else "imagenet".
-    templates: str | tuple[str, ...] | None = None
-    #: How far features should move, in units of the difference of the texts' embeddings: for the
-    #: magnitude term and the stop. None: unknown.
-    magnitude: float | None = None
-    weights: Weights = field(default_factory=Weights)
-    views: ViewConfig = field(default_factory=ViewConfig)
-    stop: StopRule | None = field(default_factory=StopRule)
-    #: Steps between two checks of the stop rule, on so many latents.
-    check_every: int = 10
-    check_batch: int = 16
-    #: Noise on the source's pictures, as published.
-    source_noise: float = 5e-4
-    class_index: int | None = None
-    force_fp32: bool = True
+    Raises ValueError if a weight is negative or all are zero.
+    """
+
+    directional: float = setting(1.0, "Weight of the directional term (NADA Eq. 3).", min=0)
+    magnitude: float = setting(
+        0.0, "Weight of keeping the change of the features at the given magnitude.", min=0
+    )
+    global_text: float = setting(
+        0.0, "Weight of the distance between image and target text (NADA Eq. 1).", min=0
+    )
+    patch: float = setting(0.0, "Weight of the directional term on random patches.", min=0)
+    texture: float = setting(0.0, "Weight of keeping the image features.", min=0)
+    manifold: float = setting(
+        0.0, "Weight of rotating image features by the angle between the texts.", min=0
+    )
+    strokes: float = setting(
+        0.0,
+        "Weight of matching the distribution of small patches to the source, or to the target "
+        "images if there are any.",
+        min=0,
+    )
+    range: float = setting(0.0, "Weight of penalising pixels outside [−1, 1].", min=0)
 
     def __post_init__(self):
-        least = {"steps": 0, "batch": 1, "auto_k": 1, "auto_every": 1, "auto_batch": 1}
-        least |= {"auto_moves": 1, "check_every": 1, "check_batch": 2}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {value}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr: got {self.lr}, expected a number above 0")
-        if not (math.isfinite(self.coarse_lr) and self.coarse_lr > 0):
-            raise ValueError(f"coarse_lr: got {self.coarse_lr}, expected a factor above 0")
-        if self.warmup < 0:
-            raise ValueError(f"warmup: got {self.warmup}, expected 0 or more steps")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"decay: got {self.decay}, expected a share of the steps, 0 to 1")
-        if not math.isfinite(self.truncation):
-            raise ValueError(f"truncation: got {self.truncation}, expected a number")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: got {self.ema}, expected 0 ≤ ema < 1")
-        if self.magnitude is not None and not self.magnitude > 0:
-            raise ValueError(f"magnitude: got {self.magnitude}, expected a number above 0")
+        check_settings(self)
+        if not any(vars(self).values()):
+            raise UserError(
+                "directional: got 0 for this and all other weights, expected one above 0"
+            )
+
+
+@documented
+@dataclass(frozen=True)
+class ViewConfig:
+    """How images are presented to the encoders."""
+
+    views: int = setting(2, "Random views per image; 0: the unmodified image, as published.", min=0)
+    cutouts: int = setting(
+        0, "Random cutouts per image, in addition, if it is larger than the encoder's input.", min=0
+    )
+    augment: str = setting("light", "Strength of the random augmentation.", choices=tuple(AUGMENTS))
+    patch_size: float = setting(
+        0.5, "Side of the patches of the patch term, as a fraction of the image's.", above=0, max=1
+    )
+
+    def __post_init__(self):
+        check_settings(self)
+
+
+@documented
+@dataclass(frozen=True)
+class StopRule:
+    """Early stopping; 0 disables a criterion."""
+
+    diversity: float = setting(
+        0.4,
+        "Stop if the diversity of the images, relative to the source's, falls below this.",
+        min=0,
+    )
+    patience: int = setting(6, "Stop after this many consecutive checks without progress.", min=0)
+    least: float = setting(
+        0.005, "Smallest increase of the agreement that counts as progress.", min=0
+    )
+    length: float = setting(
+        1.0, "Stop when the change has this fraction of the magnitude, if that is set.", min=0
+    )
+
+    def __post_init__(self):
+        check_settings(self)
+
+
+@documented
+@dataclass(frozen=True)
+class AdaptConfig:
+    """Configuration of `adapt`. Raises ValueError for values out of range."""
+
+    steps: int = setting(300, "Maximum number of steps.", min=0)
+    batch: int = setting(4, "Images per step.", min=1)
+    lr: float = setting(0.002, "Learning rate.", above=0)
+    betas: tuple[float, float] = setting(PUBLISHED_BETAS, "Betas of Adam.")
+    # Shapes have further to go than colours, hence a factor for coarse layers.
+    coarse_lr: float = setting(
+        1.0,
+        "Learning rate of the coarsest layer relative to the finest; geometric in between.",
+        above=0,
+    )
+    warmup: int = setting(
+        0,
+        "Steps over which the learning rate rises at the start of each stage of layers.",
+        min=0,
+    )
+    decay: float = setting(
+        0.0, "Fraction of the steps, at the end, over which the learning rate falls.", min=0, max=1
+    )
+    seed: int = setting(0, "Random seed.", min=0, max=2**32 - 1)
+    truncation: float = setting(0.7, "Truncation psi of the training latents.")
+    layers: str = setting(
+        "paper",
+        "Layers to train: paper, coarse, shape, texture, all, equivariant, auto, names like "
+        "input,L0-L3, or stages like 'coarse:0.6 then all'.",
+    )
+    auto_k: int = setting(4, "Number of layers that 'auto' selects.", min=1)
+    auto_every: int = setting(10, "Steps between selections of 'auto'.", min=1)
+    auto_batch: int = setting(8, "Latents per selection of 'auto'.", min=1)
+    auto_moves: int = setting(1, "Optimization steps per selection of 'auto'.", min=1)
+    ema: float = setting(
+        0.98, "EMA decay of the weights; the average is the result.", min=0, below=1
+    )
+    # The bundled encoders know few words and do not understand most of the 79 sentences.
+    templates: str | tuple[str, ...] | None = setting(
+        None,
+        "Prompt templates: imagenet, mini, plain, or sentences that contain {}.",
+        unset="mini for the bundled encoders, else imagenet",
+    )
+    magnitude: float | None = setting(
+        None,
+        "Desired length of the change of the features, in units of the distance between the texts.",
+        above=0,
+        unset="not used",
+    )
+    weights: Weights = setting(factory=Weights, doc="Weights of the loss terms.")
+    views: ViewConfig = setting(factory=ViewConfig, doc="Views of the images.")
+    stop: StopRule | None = setting(factory=StopRule, doc="Early stopping; None: all steps.")
+    check_every: int = setting(10, "Steps between checks of the stop rule.", min=1)
+    check_batch: int = setting(16, "Latents per check of the stop rule.", min=2)
+    source_noise: float = setting(
+        5e-4, "Standard deviation of the noise on the source's images, as published.", min=0
+    )
+    class_index: int | None = setting(
+        None, "Class index; required for conditional networks.", min=0, unset="none"
+    )
+    force_fp32: bool = setting(True, "Compute all layers in float32.")
+
+    def __post_init__(self):
+        check_settings(self)
         if self.weights.magnitude and self.magnitude is None:
-            raise ValueError("weights: the magnitude term needs magnitude=, a length to keep to")
+            raise UserError(
+                "magnitude: got none, expected a length above 0, which the magnitude term needs"
+            )
         if self.templates is not None:
             templates_of(self.templates)
 
 
-#: As published: pictures as they are, the direction alone.
+@documented
+@dataclass(frozen=True)
+class RecordConfig:
+    """What `AdaptationRecord` writes."""
+
+    image_every: int = setting(50, "Steps between image grids, each with a state to resume.", min=1)
+    video: bool = setting(True, "Write a latent interpolation, source and adapted side by side.")
+    rank: int | None = setting(
+        None, "Singular values that the delta keeps per tensor.", min=1, unset="all"
+    )
+    delta_dtype: str = setting("fp16", "Number format of the delta.", choices=("fp16", "fp32"))
+
+    def __post_init__(self):
+        check_settings(self)
+
+
+#: As published: unmodified images, directional term only.
 PUBLISHED = AdaptConfig(views=ViewConfig(views=0))
-#: Found for the bundled encoders (docs/LOG.md): how far true pairs are apart, and a way there.
+#: Tuned for the bundled encoders (docs/LOG.md).
 MINI = AdaptConfig(
     steps=400,
     lr=0.008,
@@ -104,5 +201,7 @@ MINI = AdaptConfig(
 
 
 def usual_config(clip: str | Encoder) -> AdaptConfig:
-    """What is best known for the encoder `clip`, as `guidance.encoders.load_encoder` takes it."""
+    """Return the recommended configuration for an encoder (see `load_encoder`)."""
+    from guidance.encoders import is_mini
+
     return MINI if is_mini(clip) else PUBLISHED

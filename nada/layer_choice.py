@@ -1,27 +1,28 @@
-"""Which layers change in a step: a fixed choice, or those that the target wants moved."""
+"""Which layers are trained at each step: stages, fixed or adaptive (NADA Sec. 4.2)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
 
+from nada.config import AdaptConfig
 from nada.layers import Unit, chosen_units, most_moved, units_of
+from sg3.errors import UserError
+from sg3.networks.generator import MappedGenerator
 
-if TYPE_CHECKING:
-    from nada.config import AdaptConfig
-
-#: Step of the latents' descent (REFERENCE.md §8.6); only the order of the movements counts.
+#: Learning rate of the latents in an adaptive selection (REFERENCE.md §8.6). Only the order of
+#: the movements matters, not their size.
 LATENT_LR = 0.01
 
 
 @dataclass(frozen=True)
 class Stage:
-    """From step `first` (counted from 1), `units` may change; `choice` is how they were named."""
+    """Layers that may be trained from step `first` (counted from 1); `choice` is their name."""
 
     first: int
     choice: str
@@ -29,26 +30,28 @@ class Stage:
 
 
 def stages_of(G: nn.Module, layers: str, steps: int) -> list[Stage]:
-    """The stages of `steps` steps that `layers` asks for, like "coarse:0.6 then all".
+    """Parse `layers`, for example "coarse:0.6 then all", into the stages of a run of `steps` steps.
 
-    Each is "auto" or what `chosen_units` takes, with its share of the steps; those without a
-    number share what is left. Raises ValueError for shares that do not fit, and unknown layers.
+    Each stage is "auto" or what `chosen_units` takes, with its fraction of the steps; stages
+    without a number divide the rest equally. Raises ValueError for fractions that do not fit and
+    for unknown layers.
     """
     parts = [part.strip().partition(":") for part in re.split(r"\bthen\b", layers)]
     try:
-        given = [float(share) if colon else None for _, colon, share in parts]
+        given = [float(fraction) if colon else None for _, colon, fraction in parts]
     except ValueError:
         given = [-1.0]
-    left = 1 - sum(share for share in given if share is not None)
-    open_ended = given.count(None)
-    if any(share is not None and not 0 < share <= 1 for share in given) or left < -1e-9:
-        raise ValueError(f"layers: got {layers!r}, expected shares like 'coarse:0.6 then all'")
+    left = 1 - sum(fraction for fraction in given if fraction is not None)
+    without = given.count(None)
+    outside = any(fraction is not None and not 0 < fraction <= 1 for fraction in given)
+    if outside or left < -1e-9:
+        raise UserError(f"layers: got {layers!r}, expected fractions like 'coarse:0.6 then all'")
     stages, first = [], 1
-    for (choice, _, _), share in zip(parts, given, strict=True):
+    for (choice, _, _), fraction in zip(parts, given, strict=True):
         choice = choice.strip()
         units = _adaptive_candidates(G) if choice == "auto" else chosen_units(G, choice)
         stages.append(Stage(first, choice, units))
-        first += round(steps * (left / open_ended if share is None else share))
+        first += round(steps * (left / without if fraction is None else fraction))
     return stages
 
 
@@ -57,9 +60,9 @@ def _adaptive_candidates(G: nn.Module) -> list[Unit]:
 
 
 class LayerChoice:
-    """The units that train. `candidates` are all that may, in any stage."""
+    """The layers that are trained at each step; `candidates` are those of all stages."""
 
-    def __init__(self, G: nn.Module, config: AdaptConfig):
+    def __init__(self, G: MappedGenerator, config: AdaptConfig):
         self.G, self.config = G, config
         self.stages = stages_of(G, config.layers, config.steps)
         names = {unit.name for stage in self.stages for unit in stage.units}
@@ -67,7 +70,7 @@ class LayerChoice:
         self._current = self.stages[0].units
 
     def stage(self, index: int) -> Stage:
-        """The stage of step `index`, counted from 1."""
+        """Return the stage of step `index`, counted from 1."""
         return [stage for stage in self.stages if stage.first <= max(index, 1)][-1]
 
     def at(
@@ -77,10 +80,16 @@ class LayerChoice:
         to_ws: Callable[[torch.Tensor], torch.Tensor],
         loss: Callable[[torch.Tensor], torch.Tensor],
     ) -> list[Unit]:
-        """The units of step `index`, counted from 1 (NADA Sec. 4.2).
+        """Return the layers of a step (NADA Sec. 4.2).
 
-        W+ descends `loss` of its pictures for a few moves; the layers whose latents went furthest
-        are those through which the generator can follow the text.
+        Adaptive selection optimizes W+ latents for a few steps; the layers whose latents moved
+        furthest are those through which the generator can follow the text.
+
+        Args:
+            index: Step, counted from 1; must increase by 1 per call.
+            draw: Samples N latents z `[N, z_dim]`.
+            to_ws: Maps them to `[N, num_ws, w_dim]`.
+            loss: Loss of images `[N, C, H, W]`, a scalar.
         """
         config, stage = self.config, self.stage(index)
         if stage.choice != "auto":
@@ -97,10 +106,10 @@ class LayerChoice:
             self._current = most_moved(stage.units, movement, config.auto_k)
         return self._current
 
-    def state_dict(self) -> dict:
-        """For `load_state_dict`."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for `load_state_dict`."""
         return {"current": [unit.name for unit in self._current]}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from `state`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of `state_dict`."""
         self._current = [unit for unit in self.candidates if unit.name in state["current"]]

@@ -1,10 +1,11 @@
-"""Which tensors of a generator may change (NADA Sec. 4.2; REFERENCE.md §8.6)."""
+"""Selection of the layers to train (NADA Sec. 4.2; REFERENCE.md §8.6)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from einops import einsum
 from torch import nn
 
 from sg3.networks import stylegan3
@@ -14,15 +15,20 @@ PHASES = ("paper", "coarse", "shape", "texture", "all", "equivariant")
 
 
 def chosen_units(G: nn.Module, choice: str) -> list[Unit]:
-    """The layers that `choice` lets change.
+    """Return the layers that `choice` selects.
 
-    A phase of `PHASES`, or names separated by commas ("input,L0,L3-L5,torgb"; StyleGAN2:
-    "b8.conv0"). "paper" is the published rule: for StyleGAN3 everything but the mapping, the
-    affines and the second and fourth layer before ToRGB (L12 and L10 of the usual 14), for
-    StyleGAN2 the constant, all convolutions and the first ToRGB. "coarse", "shape" and "texture":
-    the first third, the first two thirds, the last two thirds; "all": every layer; "equivariant":
-    those whose filters leave a margin below Nyquist, for which `adapt` also keeps weight changes
-    free of the highest frequency. Raises ValueError for names that are not layers.
+    `choice` is a name in `PHASES`, or layer names separated by commas ("input,L0,L3-L5,torgb";
+    StyleGAN2: "b8.conv0"):
+
+    - "paper": the published rule. StyleGAN3: everything but the mapping, the affines and the
+      second and fourth layer before ToRGB (L12 and L10 of the usual 14); StyleGAN2: the constant,
+      all convolutions and the first ToRGB.
+    - "coarse", "shape", "texture": the first third, the first two thirds, the last two thirds.
+    - "all": every layer.
+    - "equivariant": the layers whose filters leave a margin below Nyquist. `adapt` also keeps
+      their weight changes free of the highest frequency.
+
+    Raises ValueError for names that are not layers.
     """
     units = units_of(G)
     third = -(-len(units) // 3)
@@ -46,21 +52,21 @@ def chosen_units(G: nn.Module, choice: str) -> list[Unit]:
 
 
 def most_moved(units: Sequence[Unit], movement: torch.Tensor, k: int) -> list[Unit]:
-    """The `k` of `units` whose latents moved most; `movement` `[num_ws]` (NADA Sec. 4.2)."""
-    scored = [(float(movement[list(u.ws_rows)].mean()) if u.ws_rows else 0.0) for u in units]
-    order = sorted(range(len(units)), key=lambda i: -scored[i])
+    """Return the `k` units whose latents moved most; `movement` `[num_ws]` (NADA Sec. 4.2)."""
+    scores = [(float(movement[list(u.ws_rows)].mean()) if u.ws_rows else 0.0) for u in units]
+    order = sorted(range(len(units)), key=lambda i: -scores[i])
     return [units[i] for i in sorted(order[:k])]
 
 
 def free_of_nyquist(change: torch.Tensor) -> torch.Tensor:
-    """The part of kernels `[O, I, k, k]` with no response at the Nyquist frequency of an axis.
+    """Project kernels `[O, I, k, k]` to those without response at the Nyquist frequency of an axis.
 
-    A kernel of three taps (a, b, c) answers the alternating signal with b − a − c; removing it
-    along both axes leaves what cannot raise the frequencies nearest to aliasing.
+    Three taps (a, b, c) respond to the alternating signal with b − a − c. Removing that component
+    along both axes leaves a change that cannot amplify the frequencies nearest to aliasing.
     """
     k = change.shape[-1]
     if k == 1:
         return change
     alternating = torch.tensor([(-1.0) ** i for i in range(k)], device=change.device) / k**0.5
     keep = torch.eye(k, device=change.device) - torch.outer(alternating, alternating)
-    return torch.einsum("ab,oibc,cd->oiad", keep, change, keep)
+    return einsum(keep, change, keep, "y i, co ci i j, j x -> co ci y x")

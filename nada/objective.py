@@ -1,71 +1,35 @@
-"""Pairs of pictures to a loss: the same views of both, every encoder, every term."""
+"""Loss of an adaptation: the same views of both images, every encoder, every term."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from guidance.cutouts import AUGMENTS, random_views
+from guidance.cutouts import AUGMENTS, Augment, random_views
 from guidance.encoders import Encoder
 from nada import losses
 from nada.clip_directions import Target, members_of
+from nada.config import ViewConfig, Weights
+from sg3.errors import UserError
 from sg3.media.images import as_rgb
 
-
-@dataclass(frozen=True)
-class Weights:
-    """Of the terms of the loss; 0 leaves one out. The published method has `directional` alone."""
-
-    directional: float = 1.0
-    #: Keeps the length of the change at `AdaptConfig.magnitude`.
-    magnitude: float = 0.0
-    global_text: float = 0.0
-    patch: float = 0.0
-    texture: float = 0.0
-    manifold: float = 0.0
-    #: Keeps the source's strokes and colours, or takes those of target pictures where there are
-    #: some: the distribution of small patches.
-    strokes: float = 0.0
-    #: Pixels beyond [−1, 1].
-    range: float = 0.0
-
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name}: got the weight {value}, expected a number ≥ 0")
-        if not any(vars(self).values()):
-            raise ValueError("weights: got only zeros, expected at least one term of the loss")
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class ViewConfig:
-    """How pictures are shown to the encoders."""
+class AdaptationObjective:
+    """Loss of adapted images relative to their sources.
 
-    #: Views of the whole picture under small random changes; 0: the picture itself, as published.
-    views: int = 2
-    #: Random cutouts as well, for pictures larger than the encoder's input.
-    cutouts: int = 0
-    augment: str = "light"
-    #: Side of the square of the patch term, relative to the picture's.
-    patch_size: float = 0.5
+    Args:
+        encoder: The encoder, or an ensemble.
+        targets: Target of each member of the ensemble.
+        lengths: Length of the change for the magnitude term, for each member.
+        weights: Weights of the terms.
+        views: How images are presented to the encoders.
+        target_images: `[M, 3, H, W]` for the strokes term; None: it compares with the source.
 
-    def __post_init__(self):
-        if self.views < 0 or self.cutouts < 0:
-            raise ValueError(f"views: got {self.views}, cutouts {self.cutouts}, expected 0 or more")
-        if self.augment not in AUGMENTS:
-            raise ValueError(f"augment: got {self.augment!r}, expected {', '.join(AUGMENTS)}")
-        if not 0 < self.patch_size <= 1:
-            raise ValueError(f"patch_size: got {self.patch_size}, expected a share, 0 to 1")
-
-
-class Objective:
-    """The loss of adapted pictures beside their sources.
-
-    `lengths`: for the magnitude term, per encoder, how far features should move. `pictures`
-    `[M, 3, H, W]`: of the target, for the strokes term.
+    Raises ValueError for the patch term without target texts.
     """
 
     def __init__(
@@ -75,60 +39,72 @@ class Objective:
         lengths: Sequence[float],
         weights: Weights,
         views: ViewConfig,
-        pictures: torch.Tensor | None = None,
+        target_images: torch.Tensor | None = None,
     ):
-        self.pictures = pictures
+        self.target_images = target_images
         self.size_px = encoder.input_size_px
         self.members = [
-            (member, share, target, length)
-            for (member, share), target, length in zip(
+            (member, weight, target, length)
+            for (member, weight), target, length in zip(
                 members_of(encoder), targets, lengths, strict=True
             )
         ]
         self.weights, self.views = weights, views
         if weights.patch and targets[0].parts is None:
-            raise ValueError("patch: this term needs a target text, not pictures")
+            raise UserError("patch: this term needs a target text, not target images")
 
     def __call__(
         self, before: torch.Tensor, after: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Pictures `[N, C, H, W]` of both networks → the loss and its terms, unweighted."""
+        """Compute the loss and its unweighted terms.
+
+        Args:
+            before: Images of the source `[N, C, H, W]` in [−1, 1].
+            after: Images of the trained network for the same latents.
+            generator: Source of randomness of the views.
+        """
         before, after = as_rgb(before), as_rgb(after)
-        seen = self._views(before, after, generator)
+        views = self._views(before, after, generator)
         patches = self._patches(before, after, generator) if self.weights.patch else None
         terms: dict[str, torch.Tensor] = {}
-        for member, share, target, length in self.members:
-            for name, value in self._of_member(member, target, length, seen, patches).items():
-                terms[name] = terms.get(name, 0) + share * value.mean()
+        for member, weight, target, length in self.members:
+            for name, value in self._terms(member, target, length, views, patches).items():
+                terms[name] = terms.get(name, 0) + weight * value.mean()
         if self.weights.strokes:
-            drawn = before if self.pictures is None else self._some_pictures(after, generator)
-            small = [_no_larger(images, self.size_px) for images in (drawn, after)]
-            terms["strokes"] = losses.patch_statistics(*small, generator)
+            reference = before if self.target_images is None else self._draw(after, generator)
+            terms["strokes"] = losses.patch_statistics(
+                _shrink(reference, self.size_px), _shrink(after, self.size_px), generator
+            )
         if self.weights.range:
             terms["range"] = losses.beyond_range(after).mean()
-        loss = sum(getattr(self.weights, name) * value for name, value in terms.items())
-        return loss, terms
+        weighted = (getattr(self.weights, name) * value for name, value in terms.items())
+        return sum(weighted, start=after.new_zeros(())), terms
 
-    def _some_pictures(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """As many target pictures as there are in `like`, and as large as the loss sees those."""
-        rows = torch.randint(len(self.pictures), [len(like)], generator=generator)
-        size = _no_larger(like, self.size_px).shape[2:]
-        pictures = self.pictures[rows.to(self.pictures.device)]
-        return F.interpolate(pictures, size, mode="bicubic", antialias=True, align_corners=False)
+    def _draw(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Random target images, as many as `like` and of the size at which it is compared."""
+        assert self.target_images is not None
+        rows = torch.randint(len(self.target_images), [len(like)], generator=generator)
+        size = _shrink(like, self.size_px).shape[2:]
+        images = self.target_images[rows.to(self.target_images.device)]
+        return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
 
     def global_loss(self, images: torch.Tensor) -> torch.Tensor:
-        """The global term alone, without views (NADA Eq. 1)."""
-        images = _no_larger(as_rgb(images), self.size_px)
+        """The global term only, without views (NADA Eq. 1)."""
+        images = _shrink(as_rgb(images), self.size_px)
         parts = [
-            share * losses.global_distance(member.encode_images(images), target).mean()
-            for member, share, target, _ in self.members
+            weight * losses.global_distance(member.encode_images(images), target).mean()
+            for member, weight, target, _ in self.members
         ]
         return torch.stack(parts).sum()
 
-    def _of_member(self, member, target: Target, length, seen, patches):
+    def _terms(
+        self, member: Encoder, target: Target, length: float, views: Pair, patches: Pair | None
+    ) -> dict[str, torch.Tensor]:
+        """Terms of one encoder, one value per view."""
         with torch.no_grad():
-            old = member.encode_images(seen[0])
-        new = member.encode_images(seen[1])
+            old = member.encode_images(views[0])
+        new = member.encode_images(views[1])
+        # Always computed, even if its weight is 0: logs and charts show it.
         weights, terms = self.weights, {"directional": losses.directional(old, new, target)}
         if weights.magnitude:
             terms["magnitude"] = losses.magnitude(old, new, target, length)
@@ -139,31 +115,35 @@ class Objective:
         if weights.manifold:
             terms["manifold"] = losses.manifold(old, new, target)
         if patches is not None:
-            pair = [member.encode_images(part) for part in patches]
-            terms["patch"] = losses.patch_direction(*pair, target)
+            old, new = (member.encode_images(each) for each in patches)
+            terms["patch"] = losses.patch_direction(old, new, target)
         return terms
 
-    def _views(self, before, after, generator):
+    def _views(self, before: torch.Tensor, after: torch.Tensor, generator: torch.Generator) -> Pair:
         config, augment = self.views, AUGMENTS[self.views.augment]
-        small = [_no_larger(images, self.size_px) for images in (before, after)]
-        pairs = [small] if not config.views else []
+        small = _shrink(before, self.size_px), _shrink(after, self.size_px)
+        pairs = [] if config.views else [small]
         if config.views:
-            pairs.append(_paired_views(*small, config.views, self.size_px, augment, generator))
+            pairs.append(_paired_views(small, config.views, self.size_px, augment, generator))
         if config.cutouts and min(before.shape[2:]) > self.size_px:
-            cut = _paired_views(before, after, config.cutouts, self.size_px, augment, generator)
-            pairs.append(cut)
-        return [torch.cat(parts) for parts in zip(*pairs, strict=True)]
+            full = before, after
+            pairs.append(_paired_views(full, config.cutouts, self.size_px, augment, generator))
+        return torch.cat([old for old, _ in pairs]), torch.cat([new for _, new in pairs])
 
-    def _patches(self, before, after, generator):
+    def _patches(
+        self, before: torch.Tensor, after: torch.Tensor, generator: torch.Generator
+    ) -> Pair:
+        """One random square, the same of all images."""
         height, width = before.shape[2:]
         side = max(1, round(self.views.patch_size * min(height, width)))
         u = torch.rand(2, generator=generator).tolist()
         top, left = int(u[0] * (height - side + 1)), int(u[1] * (width - side + 1))
-        return [images[..., top : top + side, left : left + side] for images in (before, after)]
+        rows, columns = slice(top, top + side), slice(left, left + side)
+        return before[..., rows, columns], after[..., rows, columns]
 
 
-def _no_larger(images: torch.Tensor, size_px: int) -> torch.Tensor:
-    """The shorter side at most `size_px`."""
+def _shrink(images: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Resize `images` so that the shorter side is at most `size_px`."""
     scale = size_px / min(images.shape[2:])
     if scale >= 1:
         return images
@@ -171,12 +151,14 @@ def _no_larger(images: torch.Tensor, size_px: int) -> torch.Tensor:
     return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
 
 
-def _paired_views(before, after, count, size_px, augment, generator):
+def _paired_views(
+    pair: Pair, count: int, size_px: int, augment: Augment, generator: torch.Generator
+) -> Pair:
     """The same random views of both, `[N·count, 3, h, w]` each."""
-    seeds = torch.randint(2**62, [len(before)], generator=generator).tolist()
+    seeds = torch.randint(2**62, [len(pair[0])], generator=generator).tolist()
 
-    def of(images):
-        own = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return random_views(images, count, size_px, own, augment).flatten(0, 1)
+    def views_of(images: torch.Tensor) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return random_views(images, count, size_px, generators, augment).flatten(0, 1)
 
-    return of(before), of(after)
+    return views_of(pair[0]), views_of(pair[1])

@@ -1,4 +1,4 @@
-"""Has an adaptation left a grid on its pictures? Power near the Nyquist frequency tells."""
+"""Detect grid artefacts: power of images near the Nyquist frequency, before and after."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from dataclasses import dataclass
 import torch
 
 KAISER_BETA = 8.0
-#: Root mean square in a band, of pictures in [−1, 1], below which nobody sees anything: a little
-#: more than one of 255 levels. Near Nyquist there is next to nothing, whose growth means nothing.
+#: Visibility threshold: root mean square in a band of images in [−1, 1], a little more than one of
+#: 255 levels. Near Nyquist there is almost no power, so a ratio alone would report noise.
 VISIBLE = 0.01
-#: In cycles per pixel: where the top octave begins, what is near Nyquist, what is near an axis.
+#: Limits of the bands in cycles per pixel: top octave, near Nyquist, near an axis.
 OCTAVE, NEAR, AXIS = 1 / 4, 7 / 16, 1 / 16
+#: Growth that is reported as a possible grid.
 GRID_DB = 3.0
 
 
 @dataclass(frozen=True)
 class SpectralChange:
-    """Growth of what is in a band of the mean spectrum of pictures, in dB above the visible.
+    """Growth of the mean power spectrum in three bands, in dB above the visibility threshold.
 
-    `top_octave`: all frequencies above a quarter cycle per pixel along either axis; `axes`: near
-    Nyquist along one axis and low along the other (fine lines); `diagonal`: near Nyquist along
-    both (a checkerboard).
+    Attributes:
+        top_octave: Frequencies above 1/4 cycle per pixel along either axis.
+        axes: Near Nyquist along one axis and low along the other (fine lines).
+        diagonal: Near Nyquist along both axes (a checkerboard).
     """
 
     top_octave: float
@@ -30,21 +32,21 @@ class SpectralChange:
 
     @property
     def advice(self) -> str | None:
-        """A line for the user if there may be a grid, else None."""
-        most = max(self.top_octave, self.axes, self.diagonal)
-        if most <= GRID_DB:
+        """What to do about a possible grid, in one line; None if there is none."""
+        growth = max(self.top_octave, self.axes, self.diagonal)
+        if growth <= GRID_DB:
             return None
         return (
-            f"fine detail grew by {most:.1f} dB: look for a grid in sheet.png; "
-            "--layers equivariant, --views, a larger --batch and a lower --lr work against it"
+            f"fine detail grew by {growth:.1f} dB: check sheet.png for a grid; "
+            "--layers equivariant, --views, a larger --batch or a lower --lr reduce it"
         )
 
 
 def power_spectrum(images: torch.Tensor) -> torch.Tensor:
     """Mean power `[H, W]` of `images` `[N, C, H, W]` in [−1, 1], in the order of `fftfreq`.
 
-    Kaiser windows whose squares add up to 1, as in SG3 App. A (REFERENCE.md §6.4): white noise of variance
-    v has power v everywhere. Means are taken away, and what no picture shows is clamped.
+    Kaiser windows whose squares sum to 1, as in SG3 App. A (REFERENCE.md §6.4), so white noise of
+    variance v has power v everywhere. Images are clamped, and their means subtracted.
     """
     windows = []
     for length in images.shape[2:]:
@@ -60,7 +62,7 @@ def power_spectrum(images: torch.Tensor) -> torch.Tensor:
 
 
 def spectral_change(before: torch.Tensor, after: torch.Tensor) -> SpectralChange:
-    """From pictures `before` to `after`, `[N, C, H, W]` each, of one size."""
+    """Compare the spectra of images `before` and `after`, `[N, C, H, W]` of the same size."""
     y, x = (torch.fft.fftfreq(length).abs() for length in before.shape[2:])
     y, x = y[:, None], x[None, :]
     bands = {
@@ -71,7 +73,8 @@ def spectral_change(before: torch.Tensor, after: torch.Tensor) -> SpectralChange
     spectra = [power_spectrum(images) for images in (before, after)]
 
     def growth(band: torch.Tensor) -> float:
-        # The mean over all frequencies is the variance of pixels: a band's share of it.
+        # By Parseval the mean over all frequencies is the variance of the pixels, so this is the
+        # variance within the band.
         old, new = (s[band].sum() / s.numel() + VISIBLE**2 for s in spectra)
         return float(10 * (new / old).log10())
 

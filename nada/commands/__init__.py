@@ -1,1 +1,1 @@
-"""Commands of the `sg3` program that adapt networks."""
+"""The command `sg3 adapt`."""

@@ -1,140 +1,37 @@
-"""`sg3 adapt`: a thin drain on `nada.adapt`."""
+"""`sg3 adapt`: run `nada.adapt` from the command line and record it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sg3.cli.options import (
-    debug_option,
-    device_option,
-    network_option,
-    resolve_device,
-    seed_option,
-)
+from guidance.commands.common import argument_prefix, slug, warn_of_unknown_words
+from nada.commands.adapt_options import PARTS, adapt_options
+from nada.config import AdaptConfig, RecordConfig, StopRule, usual_config
+from sg3.cli.options import resolve_device
 from sg3.cli.stopping import stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder
 from sg3.manifest import RunManifest
 
-POSITIVE, COUNT = click.IntRange(min=1), click.IntRange(min=0)
-WEIGHT = click.FloatRange(min=0)
-
-# A name with two underscores is a field of that part of AdaptConfig. What is left out keeps the
-# default that stands there.
-GOAL = [
-    click.option("--source", help="What the network shows now, like 'face'."),
-    click.option("--target", help="What it should show, like 'zombie'."),
-    click.option(
-        "--target-images",
-        type=click.Path(exists=True),
-        metavar="DIR|ZIP",
-        help="A few pictures of the target instead of a text.",
-    ),
-    network_option,
-    click.option(
-        "--clip",
-        multiple=True,
-        default=["mini-smooth"],
-        show_default=True,
-        metavar="MODEL[/TAG|/FILE]",
-        help="mini-smooth, mini, any open_clip model, or several: A:2,B, or once for each.",
-    ),
-    click.option(
-        "--outdir",
-        type=click.Path(file_okay=False),
-        metavar="DIR",
-        help="Where to write; made if missing.  [default: out/adapt-TARGET]",
-    ),
-    click.option(
-        "--resume",
-        is_flag=True,
-        help="Go on exactly where the same command in --outdir stopped (or begin); more --steps "
-        "and another stop rule are allowed.",
-    ),
-]
-TRAINING = [
-    click.option("--steps", type=COUNT, help="At most."),
-    seed_option,
-    click.option("--batch", type=POSITIVE, help="Pictures per step."),
-    click.option("--lr", type=float, help="Learning rate."),
-    click.option("--coarse-lr", type=float, help="Factor of --lr for the coarsest layer."),
-    click.option("--warmup", type=COUNT, help="Steps over which --lr rises."),
-    click.option("--decay", type=float, help="Share of the steps at the end over which it falls."),
-    click.option("--ema", type=float, help="Share of the old in the average of the weights."),
-    click.option(
-        "--layers",
-        metavar="CHOICE",
-        help="paper, coarse, shape, texture, all, equivariant, auto, names like input,L0-L3, or "
-        "stages like 'coarse:0.6 then all'.",
-    ),
-    click.option("--auto-k", type=POSITIVE, help="Of --layers auto: how many layers."),
-    click.option("--auto-every", type=POSITIVE, help="And how often they are chosen, in steps."),
-    click.option("--trunc", "--truncation", "truncation", type=float, help="Psi of the latents."),
-    click.option("--class", "class_index", type=int, help="Class of a conditional network."),
-]
-LOSS = [
-    click.option(
-        "--templates", metavar="NAME|FILE", help="imagenet, mini, plain, or lines with {} in them."
-    ),
-    click.option("--magnitude", type=float, help="How far features should move, in text lengths."),
-    click.option("--directional", "weights__directional", type=WEIGHT, help="Weight of this term."),
-    click.option("--magnitude-weight", "weights__magnitude", type=WEIGHT, help="Likewise."),
-    click.option("--global", "weights__global_text", type=WEIGHT, help="Likewise."),
-    click.option("--patch", "weights__patch", type=WEIGHT, help="Likewise."),
-    click.option("--texture", "weights__texture", type=WEIGHT, help="Likewise."),
-    click.option("--manifold", "weights__manifold", type=WEIGHT, help="Likewise."),
-    click.option("--strokes", "weights__strokes", type=WEIGHT, help="Of keeping small patches."),
-    click.option("--range", "weights__range", type=WEIGHT, help="Of pixels beyond the range."),
-    click.option("--views", "views__views", type=COUNT, help="Random views per picture; 0: none."),
-    click.option("--cutouts", "views__cutouts", type=COUNT, help="Random cutouts as well."),
-    click.option("--augment", "views__augment", type=click.Choice(["none", "light", "strong"])),
-]
-STOP = [
-    click.option("--no-stop", is_flag=True, help="Make all steps, whatever the curves say."),
-    click.option(
-        "--diversity-floor",
-        "stop__diversity",
-        type=WEIGHT,
-        help="Stop when pictures are this much more alike than the source's; 0: never.",
-    ),
-    click.option(
-        "--patience",
-        "stop__patience",
-        type=COUNT,
-        help="Stop after so many checks without getting closer; 0: never.",
-    ),
-    click.option("--check-every", type=POSITIVE, help="Steps between two checks."),
-]
-OUTPUT = [
-    click.option("--image-every", "record__image_every", type=POSITIVE, help="Steps per grid."),
-    click.option("--video/--no-video", "record__video", default=None),
-    click.option("--rank", "record__rank", type=POSITIVE, help="Of the delta; all if left out."),
-    click.option("--delta-dtype", "record__delta_dtype", type=click.Choice(["fp16", "fp32"])),
-    device_option,
-    debug_option,
-]
-
-
-def _options(function):
-    """All options, in the order in which --help shows them."""
-    for option in reversed([*GOAL, *TRAINING, *LOSS, *STOP, *OUTPUT]):
-        function = option(function)
-    return function
+if TYPE_CHECKING:
+    from nada.adaptation import Adaptation
+    from nada.adaptation_record import AdaptationRecord, Outcome
 
 
 @click.command()
-@_options
+@adapt_options
 def adapt(
     source, target, target_images, network, clip, outdir, resume, no_stop, device, **settings
 ) -> None:
-    """A text pulls the weights of a network into another domain (StyleGAN-NADA).
+    """Fine-tune a network into another domain by text (StyleGAN-NADA).
 
-    Interrupting (Ctrl-C, SIGTERM) keeps what there is; --resume goes on from there.
+    Interrupting (Ctrl-C, SIGTERM) writes the result so far; --resume continues.
 
     \b
     Examples:
@@ -143,17 +40,17 @@ def adapt(
         --clip ViT-B-32/openai --clip ViT-B-16/openai --views 4
       sg3 adapt --target-images paintings --layers texture --outdir out/paintings
     """
-    # Torch is imported only now: `--help` is quick.
-    from guidance.commands.steer import slug
-    from nada.adaptation_record import STATE, STATS, Recording
-    from nada.state import go_on, read_state
+    # Imported here because they import PyTorch, for which `--help` should not wait.
+    from nada.adaptation_record import STATE, STATS, AdaptationRecord
+    from nada.state import read_state
+    from nada.state import resume as resume_from
 
-    config, record_config = configs(settings, no_stop, ",".join(clip))
+    config, record_config = make_configs(settings, no_stop, ",".join(clip))
     outdir = Path(outdir or f"out/adapt-{slug(target or Path(target_images or '').stem)}")
     check_folder(outdir)
     if not resume and any((outdir / name).exists() for name in (STATE, STATS)):
         raise UserError(
-            f"outdir: {outdir} holds a run; --resume goes on with it, or choose another folder"
+            f"outdir: {outdir} holds a run; --resume continues it, or choose another folder"
         )
     saved = read_state(outdir / STATE) if (outdir / STATE).exists() else None
     goal = {"source": source, "target": target, "target_images": target_images}
@@ -164,37 +61,46 @@ def adapt(
         adaptation, decisive, meta = _begin(**goal, config=config)
         manifest.add_input(network, meta["adapted_from"]["sha256"])
         if saved is not None:
-            go_on(adaptation, saved, decisive)
+            resume_from(adaptation, saved, decisive)
     if adaptation.reason is not None:
-        click.echo(f"Nothing to do: after {saved.index} steps, {adaptation.reason}.")
+        click.echo(f"Nothing to do: {adaptation.reason} after {adaptation.index} steps.")
         return
-    recording = Recording(adaptation, outdir, decisive, record_config, meta)
+    record = AdaptationRecord(adaptation, outdir, decisive, record_config, meta)
     with stop_requests() as stop:
         with manifest.time("adapt"):
-            drain(recording, stop)
+            run(record, stop)
         with manifest.time("write"):
-            outcome = recording.finish()
-    _report(outcome, recording, manifest)
+            outcome = record.finish()
+    _report(outcome, record, manifest)
 
 
-def _begin(source, target, target_images, network, clip, device, config):
-    """The adaptation, what has to be the same to go on with it, and what its files should say."""
-    import sg3
-    from guidance.commands.steer import warn_of_unknown_words
+def _begin(
+    source: str | None,
+    target: str | None,
+    target_images: str | None,
+    network: str,
+    clip: str,
+    device: str,
+    config: AdaptConfig,
+) -> tuple[Adaptation, dict[str, Any], dict[str, Any]]:
+    """Load everything; return the adaptation, its arguments for the state, and its metadata."""
     from guidance.encoders import load_encoder
+    from guidance.generator import generator_of
     from guidance.prompts import Prompt
-    from nada.adapt import Adaptation
+    from nada.adaptation import Adaptation
     from nada.state import arguments_of
-    from nada.target_images import load_pictures
+    from nada.target_images import load_target_images
+    from sg3.checkpoints import load
     from sg3.checkpoints.delta import weights_hash
 
     encoder = load_encoder(clip, resolve_device(device))
-    nets = sg3.load(network, resolve_device(device))
-    pictures = load_pictures(target_images, encoder.input_size_px) if target_images else None
-    adaptation = Adaptation(nets.G_ema, source, target, encoder, pictures, config)
+    nets = load(network, resolve_device(device))
+    G = generator_of(nets)
+    images = load_target_images(target_images, encoder.input_size_px) if target_images else None
+    adaptation = Adaptation(G, source, target, encoder, images, config)
     warn_of_unknown_words(encoder, [Prompt(text) for text in (source, target) if text])
-    digest = None if pictures is None else hashlib.sha256(pictures.numpy()).hexdigest()
-    known = {"network": weights_hash(nets.G_ema), "clip": clip, "target_images": digest}
+    digest = None if images is None else hashlib.sha256(images.numpy().tobytes()).hexdigest()
+    known = {"network": weights_hash(G), "clip": clip, "target_images": digest}
     origin = {k: nets.meta[k] for k in ("name", "source", "sha256", "licence") if k in nets.meta}
     meta = {"source": origin.get("name"), "adapted_from": origin}
     meta |= {"texts": [source, target], "clip": clip}
@@ -202,41 +108,48 @@ def _begin(source, target, target_images, network, clip, device, config):
     return adaptation, arguments_of(adaptation, **known), meta
 
 
-def configs(settings: dict, no_stop: bool, clip: str):
-    """`AdaptConfig` and `RecordConfig` of the options that were given; the rest as `clip` likes."""
-    from nada.adaptation_record import RecordConfig
-    from nada.config import usual_config
+def make_configs(
+    settings: Mapping[str, Any], no_stop: bool, clip: str
+) -> tuple[AdaptConfig, RecordConfig]:
+    """Build the configurations from the options.
 
-    groups: dict[str, dict] = {"": {}, "weights": {}, "views": {}, "stop": {}, "record": {}}
+    Args:
+        settings: Values by parameter name (see `adapt_options`); None: the recommended value.
+        no_stop: Whether --no-stop was given.
+        clip: Name of the encoder, on which the recommended values depend.
+    """
+    groups: dict[str, dict[str, Any]] = {name: {} for name in ("", "record", *PARTS)}
     for name, value in settings.items():
         group, _, field = name.rpartition("__")
         if value is not None:
             groups[group][field] = value
-    own, default = groups[""], usual_config(clip)
+    own, base = groups[""], usual_config(clip)
     if no_stop and groups["stop"]:
-        raise UserError("no-stop: got it beside a stop rule; give one of them")
-    if "templates" in own and Path(own["templates"]).is_file():
-        lines = Path(own["templates"]).read_text(encoding="utf-8").splitlines()
-        own["templates"] = tuple(line.strip() for line in lines if line.strip())
-    config = replace(
-        default,
-        **own,
-        weights=replace(default.weights, **groups["weights"]),
-        views=replace(default.views, **groups["views"]),
-        stop=None if no_stop else replace(default.stop, **groups["stop"]),
-    )
-    return config, RecordConfig(**groups["record"])
+        raise UserError("no_stop: got it together with a stop rule; give one of them")
+    parts = {
+        part: _replaced(part, getattr(base, part) or StopRule(), groups[part]) for part in PARTS
+    }
+    if no_stop:
+        parts["stop"] = None
+    record = _replaced("record", RecordConfig(), groups["record"])
+    return replace(base, **own, **parts), record
 
 
-def drain(recording, stop: Callable[[], bool]) -> None:
-    """Take the steps of the recording's adaptation until the last, or until `stop`."""
+def _replaced(group: str, config: Any, changes: dict[str, Any]) -> Any:
+    """Change fields of a part; errors name the parameter of the option, see `adapt_options`."""
+    with argument_prefix(f"{group}__"):
+        return replace(config, **changes)
+
+
+def run(record: AdaptationRecord, stop: Callable[[], bool]) -> None:
+    """Run the adaptation of `record` to its end, or until `stop` returns True."""
     from tqdm import tqdm
 
-    adaptation, shown = recording.adaptation, {}
+    adaptation, shown = record.adaptation, {}
     total = adaptation.config.steps + 1
     with tqdm(total=total, initial=adaptation.index + 1, disable=None, unit="step") as bar:
         for step in adaptation:
-            recording.add(step)
+            record.add(step)
             if step.check is not None:
                 shown = {k: f"{v:.2f}" for k, v in asdict(step.check).items() if k != "index"}
             bar.set_postfix(loss=f"{step.loss:.3f}", **shown)
@@ -245,32 +158,33 @@ def drain(recording, stop: Callable[[], bool]) -> None:
                 break
 
 
-def _report(outcome, recording, manifest) -> None:
+def _report(outcome: Outcome, record: AdaptationRecord, manifest: RunManifest) -> None:
+    """Print the outcome and the files, and write the manifest."""
     check, change = outcome.check, outcome.spectrum
     seconds = manifest.timings["adapt"]
-    ended, steps = outcome.reason, recording.adaptation.config.steps
+    ended, steps = outcome.reason, record.adaptation.config.steps
     click.echo(
         f"{ended[0].upper()}{ended[1:]}: {outcome.index} steps in {seconds:.1f} s"
         if ended
-        else f"Stopped after step {outcome.index} of {steps}, {seconds:.1f} s; the same command "
-        "with --resume goes on"
+        else f"Stopped after step {outcome.index} of {steps}, {seconds:.1f} s; repeat the command "
+        "with --resume to continue"
     )
     click.echo(
         f"agreement {check.agreement:.3f}   length {check.length:.3f}   "
         f"diversity {check.diversity:.3f}"
     )
     click.echo(
-        f"power against the source: top octave {change.top_octave:+.1f} dB, near Nyquist "
+        f"power relative to the source: top octave {change.top_octave:+.1f} dB, near Nyquist "
         f"{change.axes:+.1f} dB along the axes, {change.diagonal:+.1f} dB on the diagonal"
     )
-    size_kb = (recording.outdir / "delta.safetensors").stat().st_size / 1000
-    click.echo(f"delta: {size_kb:.0f} kB with {100 * outcome.kept:.1f} % of the weights' change")
+    size_kb = (record.outdir / "delta.safetensors").stat().st_size / 1000
+    click.echo(f"delta: {size_kb:.0f} kB, keeps {100 * outcome.kept:.1f} % of the weight change")
     if change.advice:
         click.echo(f"Note: {change.advice}")
     manifest.results |= {"steps": outcome.index, "reason": ended, **asdict(check)}
     manifest.results |= {"spectrum_db": asdict(change), "delta_keeps": outcome.kept}
-    for path in recording.paths:
+    for path in record.paths:
         manifest.add_output(path)
     manifest.write(finished=ended is not None)
-    for path in [*recording.paths, manifest.path]:
+    for path in [*record.paths, manifest.path]:
         click.echo(path.resolve())

@@ -45,7 +45,7 @@ COMMANDS = {
     ),
     "models": ("sg3.cli.models:models", "List and download known networks."),
     "doctor": ("sg3.cli.doctor:doctor", "Print versions, devices and the operators in use."),
-    "app": ("app:app_command", "Open the demo page in a browser."),
+    "app": ("app_tabs.command:app_command", "Open the demo page in a browser."),
 }
 
 

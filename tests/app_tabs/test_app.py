@@ -1,4 +1,4 @@
-"""The page in a headless Chromium, on the bundled models: each tab's main action to its result."""
+"""The page in a headless Chromium, on the bundled models: the main action of each tab."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("app", reason="gradio is not installed")
+pytest.importorskip("gradio")
 pytest.register_assert_rewrite("app_page")
 
 from app_page import (  # noqa: E402
@@ -55,14 +55,14 @@ def test_the_seed_the_sliders_and_the_map_change_the_image(visit):
 def test_steering_changes_the_image_and_gives_downloads(visit):
     page = visit(1280)
     open_tab(page, "Steer")
-    before = source_after(page, "The image while the text pulls it", None)
+    before = source_after(page, "The image being steered", None)
     set_number(page, "Steps", "10")
     page.locator("textarea").locator("visible=true").first.fill("a red hat <b>zzz</b>")
-    page.get_by_text("does not know: b, zzz").wait_for()
+    page.get_by_text("Not in the vocabulary of the encoder: b, zzz").wait_for()
     button(page, "Steer").click()
     page.get_by_text("Done after 10 steps").wait_for()
     assert "unknown words: b, zzz" in status_of(page).inner_text()
-    source_after(page, "The image while the text pulls it", before)
+    source_after(page, "The image being steered", before)
     for label, suffix in (("PNG", ".png"), ("MP4", ".mp4"), ("latent", ".safetensors")):
         with page.expect_download() as download:
             button(page, f"Save {label}").click()
@@ -71,20 +71,20 @@ def test_steering_changes_the_image_and_gives_downloads(visit):
     keep(page, "steer-1280")
 
 
-def test_stop_keeps_what_there_is_on_a_phone_and_others_wait(visit):
+def test_stop_keeps_the_result_on_a_phone_while_others_wait(visit):
     page, other = visit(390), visit(1280)
     open_tab(page, "Steer")
     set_number(page, "Steps", "500")
     page.get_by_text("a man with a green hat").click()
     page.get_by_text("Step 2").wait_for()
     open_tab(other, "Explore")
-    button(other, "Move").click()
+    button(other, "Animate").click()
     other.get_by_text("queue: 1/1").wait_for()
     button(page, "Stop").click()
     page.get_by_text("Stopped after").wait_for()
     enabled(page, "Save MP4")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    other.get_by_text(re.compile(r"Moving: \d+ of")).wait_for()
+    other.get_by_text(re.compile(r"Frame \d+ of")).wait_for()
     button(other, "Stop").click()
     other.get_by_text("Move the sliders").wait_for()
     keep(page, "steer-390")
@@ -101,24 +101,24 @@ def test_an_error_is_one_line_in_a_toast(visit):
     enabled(page, "Steer")
 
 
-def test_a_look_is_mixed_and_a_new_one_taught(visit):
+def test_deltas_are_mixed_and_a_new_one_is_made(visit):
     page = visit(1280)
     open_tab(page, "Adapt")
-    before = source_after(page, "Twelve pictures with the chosen looks", None)
+    before = source_after(page, "Twelve images with the selected deltas", None)
     set_number(page, "Strength 2", "0.9")
-    source_after(page, "Twelve pictures with the chosen looks", before)
-    keep(page, "looks-1280")
-    open_tab(page, "Teach a new look")
+    source_after(page, "Twelve images with the selected deltas", before)
+    keep(page, "deltas-1280")
+    open_tab(page, "New adaptation")
     button(page, "Adapt").click()
     page.get_by_text(re.compile(r"Step [1-9]\d* of 400")).wait_for()
     button(page, "Stop").click()
     page.get_by_text(": stopped; agreement").wait_for()
-    enabled(page, "Go on")
+    enabled(page, "Continue")
     enabled(page, "Save delta")
     keep(page, "adapt-1280")
-    open_tab(page, "Mix looks")
-    page.get_by_label("Look 3").click()
-    page.get_by_role("option", name="My look 1: zombie").wait_for()
+    open_tab(page, "Mix deltas")
+    page.get_by_label("Delta 3").click()
+    page.get_by_role("option", name="My delta 1: zombie").wait_for()
 
 
 def test_a_photo_is_found_and_edited_and_a_bad_one_refused(visit, tmp_path):
@@ -127,17 +127,17 @@ def test_a_photo_is_found_and_edited_and_a_bad_one_refused(visit, tmp_path):
     page.get_by_text("a smiling face +2.0").wait_for()
     page.get_by_role("radio", name="Photo").check()
     bad, good = tmp_path / "bad.png", tmp_path / "good.png"
-    bad.write_text("no picture")
+    bad.write_text("not an image")
     Image.fromarray(np.full([64, 64, 3], 200, np.uint8)).save(good)
     for path in (bad, good):
         upload(page, path)
         if path is bad:
-            button(page, "Find it").click()
-            page.get_by_text("bad.png is no picture").wait_for()
+            button(page, "Find latent").click()
+            page.get_by_text("cannot read bad.png").wait_for()
             page.get_by_label(re.compile("Remove|Clear")).locator("visible=true").first.click()
     set_number(page, "Search steps", "10")
     set_number(page, "Tuning steps", "0")
-    button(page, "Find it").click()
+    button(page, "Find latent").click()
     page.get_by_text("Found at a distance").or_(page.get_by_text("a smiling face +2.0")).wait_for()
     set_number(page, "Alpha 1", "2")
     page.get_by_text("a smiling face +2.0").wait_for()
@@ -154,13 +154,13 @@ def test_a_run_is_planned_started_watched_and_ended(visit, tmp_path):
     page.get_by_placeholder("/home/me").fill(str(tmp_path))
     page.get_by_label("Length").fill("50")
     button(page, "Plan").click()
-    page.get_by_text("8 pictures of 16x16").wait_for()
+    page.get_by_text("8 images of 16x16").wait_for()
     page.locator("table.plan td").first.wait_for()
     button(page, "Start training").click()
-    page.get_by_text("runs on its own").wait_for()
+    page.get_by_text("continues when the page is closed").wait_for()
     page.locator("iframe").scroll_into_view_if_needed()
     inside = page.frame_locator("iframe[title='Progress of the run']")
     inside.get_by_text("kimg").first.wait_for()
     keep(page, "train-1280")
-    button(page, "Save and end it").click()
+    button(page, "Save and stop").click()
     page.get_by_text("not running").wait_for()

@@ -1,4 +1,4 @@
-"""The page's named endpoints, as scripts call them: each action, two visitors, bad uploads."""
+"""Endpoints of the page, called from a script: each action, two visitors, invalid uploads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("app", reason="gradio is not installed")
+pytest.importorskip("gradio")
 
 from click.testing import CliRunner
 from gradio_client import Client, handle_file
@@ -20,11 +20,11 @@ from gradio_client.exceptions import AppError
 from sg3.cli.main import cli
 
 pytest_plugins = ["app_page"]
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
-STEER = {"latent_file": None, "pictures": None, "mask": None, "steps": 10, "candidates": 4}
+STEER = {"latent_file": None, "images": None, "mask": None, "steps": 10, "candidates": 4}
 ENDPOINTS = {
-    "generate", "steer", "steer_go_on", "steer_stop", "looks", "adapt", "adapt_go_on",
+    "generate", "steer", "steer_continue", "steer_stop", "deltas", "adapt", "adapt_continue",
     "adapt_stop", "edit", "edit_video", "edit_stop", "learn", "find", "find_stop", "explore",
     "explore_move", "explore_stop", "plan", "train", "train_stop", "train_end",
 }  # fmt: skip
@@ -46,7 +46,7 @@ def visitor(address):
 
 @pytest.fixture(scope="module")
 def client(address):
-    """One that several tests share."""
+    """A session that several tests share."""
     client = Client(address, verbose=False)
     yield client
     client.close()
@@ -76,7 +76,7 @@ def test_endpoints_have_names_and_parameters(client):
     assert names[:4] == ["network", "seed", "psi", "class_index"]
 
 
-def test_two_visitors_have_pictures_of_their_own(visitor):
+def test_two_visitors_have_separate_images(visitor):
     ann, bob = visitor(), visitor()
     first, path = ann.predict(seed=3, api_name="/generate")
     other, _ = bob.predict(seed=4, point="0.5,-0.5", deg=30, api_name="/generate")
@@ -87,7 +87,7 @@ def test_two_visitors_have_pictures_of_their_own(visitor):
     assert np.abs(pixels(first) - pixels(other)).mean() > 10
 
 
-def test_one_waits_while_another_steers_and_stop_reaches_only_its_own(visitor):
+def test_jobs_wait_in_a_queue_and_stop_affects_only_the_own_job(visitor):
     ann, bob = visitor(), visitor()
     long = ann.submit(**STEER | {"steps": 400}, api_name="/steer")
     while len(long.outputs()) < 3:
@@ -103,10 +103,10 @@ def test_one_waits_while_another_steers_and_stop_reaches_only_its_own(visitor):
     assert "Done after 10 steps" in text_of(line)
     assert (pixels(start) != pixels(now)).any()
     assert all(Path(path).stat().st_size > 500 for path in (png, video, latent))
-    on = bob.predict(**STEER, prompt="a bald man", api_name="/steer_go_on")
-    assert (pixels(on[0]) == pixels(now)).mean() > 0.9, "it goes on where it ended"
-    with pytest.raises(AppError, match="nothing to go on with"):
-        visitor().predict(**STEER, api_name="/steer_go_on")
+    on = bob.predict(**STEER, prompt="a bald man", api_name="/steer_continue")
+    assert (pixels(on[0]) == pixels(now)).mean() > 0.9, "it continues where it ended"
+    with pytest.raises(AppError, match="no run to continue"):
+        visitor().predict(**STEER, api_name="/steer_continue")
 
 
 def test_a_text_with_markup_is_only_a_text(client):
@@ -118,19 +118,19 @@ def test_a_text_with_markup_is_only_a_text(client):
         client.predict(point="<b>", api_name="/generate")
 
 
-def test_looks_and_what_was_taught(client):
+def test_deltas_and_a_new_adaptation(client):
     off = {"strength_1": 0, "strength_2": 0}
-    plain = client.predict(**off, api_name="/looks")
-    zombies = client.predict(strength_1=1, api_name="/looks")
+    plain = client.predict(**off, api_name="/deltas")
+    zombies = client.predict(strength_1=1, api_name="/deltas")
     assert np.abs(pixels(plain) - pixels(zombies)).mean() > 5
-    adapted = client.predict(pictures=None, steps=10, api_name="/adapt")
+    adapted = client.predict(images=None, steps=10, api_name="/adapt")
     assert "After 10 steps" in text_of(adapted[2])
     assert Path(adapted[3]).name == "delta.safetensors"
-    mine = "My look 1: zombie, 10 steps"
-    own = client.predict(delta_1=mine, strength_1=1, strength_2=0, api_name="/looks")
+    mine = "My delta 1: zombie, 10 steps"
+    own = client.predict(delta_1=mine, strength_1=1, strength_2=0, api_name="/deltas")
     assert (pixels(own) != pixels(plain)).any()
     with pytest.raises(AppError, match="no stopped run"):
-        client.predict(pictures=None, api_name="/adapt_go_on")
+        client.predict(images=None, api_name="/adapt_continue")
 
 
 def test_edits_of_a_seed_and_of_a_photo(client, photo):
@@ -147,11 +147,11 @@ def test_edits_of_a_seed_and_of_a_photo(client, photo):
     assert np.abs(pixels(of_latent[0]) - pixels(both[1])).mean() < 2
 
 
-def test_bad_uploads_are_refused_in_one_line(client, photo, tmp_path):
+def test_invalid_uploads_are_refused_in_one_line(client, photo, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"<svg onload=alert(1)>")
     find = {"steps": 0, "tune_steps": 0}
-    with pytest.raises(AppError, match="no picture that can be read"):
+    with pytest.raises(AppError, match=r"cannot read bad\.png"):
         client.predict(photo=handle_file(bad), **find, api_name="/find")
     huge = tmp_path / "huge.png"
     Image.new("1", (9000, 9000)).save(huge)
@@ -168,20 +168,20 @@ def test_bad_uploads_are_refused_in_one_line(client, photo, tmp_path):
 
 def test_layers(client):
     whole = client.predict(api_name="/explore")
-    one = client.predict(layer="L3_78_48", domain="As a spectrum", api_name="/explore")
+    one = client.predict(layer="L3_78_48", domain="Spectrum", api_name="/explore")
     assert pixels(whole).shape != pixels(one).shape
     two = client.predict(other="mini-faces-stylegan2", deg=10, api_name="/explore")
-    assert len(pixels(two)) > len(pixels(whole)), "a StyleGAN2 stands still below"
+    assert len(pixels(two)) > len(pixels(whole)), "the StyleGAN2 is below, not moved"
     with pytest.raises(AppError, match="channel: got 99"):
         client.predict(layer="L3_78_48", channel=99, api_name="/explore")
 
 
-def test_plans_need_pictures(client, tmp_path):
+def test_plans_need_images(client, tmp_path):
     with pytest.raises(AppError, match="nowhere"):
         client.predict(data=str(tmp_path / "nowhere"), api_name="/plan")
 
 
-def test_commands_are_ones_that_the_command_line_takes(served, tmp_path):
+def test_equivalent_commands_are_accepted_by_the_command_line(served, tmp_path):
     from app_tabs import adapt, delta_sliders, edit, explore, generate, steer, train
 
     context, _ = served
@@ -190,13 +190,13 @@ def test_commands_are_ones_that_the_command_line_takes(served, tmp_path):
     edits |= {"text_1": "a hat", "alpha_1": 2.0, "beta_1": 0.1, "component": 3, "amount": -1.0}
     edits |= {"text_2": "", "alpha_2": 0, "beta_2": 0.12}
     layers = {"network": None, "other": None, "seed": 0, "layer": "L3_78_48", "channel": 0}
-    layers |= {"domain": "In space", "x": -0.1, "y": 0, "deg": -20}
-    moved = generate.FIRST | {"x": -0.2, "deg": 30.0, "show": "3 × 3"}
+    layers |= {"domain": "Space", "x": -0.1, "y": 0, "deg": -20}
+    moved = generate.FIRST | {"x": -0.2, "deg": 30.0, "show": "3×3"}
     mixed = generate.FIRST | {"mix": True, "point": "0.1,-0.5", "deg": 5.0}
     rows = {"delta_1": "zombie", "strength_1": 0.5, "delta_2": "(none)", "strength_2": 0}
-    steering = {"prompt": "-a 'b'", "steps": 10, "start": "The best of some", "seed": 0}
+    steering = {"prompt": "-a 'b'", "steps": 10, "start": "Best candidate", "seed": 0}
     steering |= {"candidates": 4, "latent_file": None, "space": "w+: one per layer"}
-    steering |= {"layers": "0-3", "cutouts": 2, "pictures": None, "picture_weight": 1, "mask": None}
+    steering |= {"layers": "0-3", "cutouts": 2, "images": None, "image_weight": 1, "mask": None}
     run = {"data": "x", "cfg": "stylegan3-t", "size": "Small", "batch": 8, "gamma": 0.5}
     run |= {"kimg": 1.0, "mirror": True, "resume": ""}
     lines = [
@@ -219,7 +219,7 @@ def test_commands_are_ones_that_the_command_line_takes(served, tmp_path):
     ]
     painted = Image.new("RGBA", (64, 64))
     painted.paste((0, 0, 0, 255), (8, 8, 40, 40))
-    steering |= {"pictures": [str(photograph)], "mask": {"layers": [painted]}}
+    steering |= {"images": [str(photograph)], "mask": {"layers": [painted]}}
     lines += steer.command(context, visitor, None, **steering).split("\n")
     context.session(visitor).results["steer_latent"] = "out/latent.safetensors"
     lines += steer.command(context, visitor, None, **steering).split("\n")
@@ -238,8 +238,8 @@ def test_commands_are_ones_that_the_command_line_takes(served, tmp_path):
                 assert Path(words[words.index(option) + 1]).exists()
 
 
-def test_commands_draw_what_the_page_drew(client, served, tmp_path):
-    """Of a seed, of a steered text, and of the way on from there."""
+def test_equivalent_commands_make_the_same_images(client, served, tmp_path):
+    """For a seed, a steered prompt, and its continuation."""
     from app_tabs import generate, steer
 
     context, _ = served
@@ -258,9 +258,9 @@ def test_commands_draw_what_the_page_drew(client, served, tmp_path):
     same(line, "generate", "seed0005.png", drawn)
     values = {**STEER, "prompt": "a man with a green hat", "start": next(iter(steer.STARTS))}
     values |= {"seed": 0, "space": next(iter(steer.SPACES)), "layers": "", "cutouts": 0}
-    values |= {"picture_weight": 1}
+    values |= {"image_weight": 1}
     *_, drawn, _, latent = client.predict(**values, api_name="/steer")
-    on = client.predict(**values, api_name="/steer_go_on")
+    on = client.predict(**values, api_name="/steer_continue")
     line, _ = steer.command(context, visitor, None, **values).split("\n")
     same(line, "steer", "end.png", drawn)
     context.session(visitor).results["steer_latent"] = latent

@@ -1,24 +1,30 @@
-"""What the page is made of, without a browser or a server."""
+"""Parts of the page, without a browser."""
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import click
 import numpy as np
 import pytest
+import repository
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from program import fails
 
-app = pytest.importorskip("app", reason="gradio is not installed")
+gr = pytest.importorskip("gradio")
 
 from app_tabs import pad, theme  # noqa: E402
-from app_tabs.cache import write_pictures_once  # noqa: E402
+from app_tabs.cache import write_images_once  # noqa: E402
+from app_tabs.command import app_command, parse_auth  # noqa: E402
 from app_tabs.context import Context, readable  # noqa: E402
+from app_tabs.page import launch  # noqa: E402
 from app_tabs.wiring import command_line  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -30,12 +36,12 @@ def context(tmp_path):
 
 
 def visitor(name: str):
-    """What Gradio hands a callback, as far as we look at it."""
+    """The part of Gradio's request that the page uses."""
     return SimpleNamespace(session_hash=name)
 
 
 def test_the_page_serves_nothing_but_its_folder(context, tmp_path):
-    demo, address = app.launch(context, "127.0.0.1", None, share=False)
+    demo, address = launch(context, "127.0.0.1", None, share=False)
     try:
         assert demo.allowed_paths == [str(tmp_path.resolve())]
         assert demo.share is False
@@ -55,14 +61,14 @@ def test_a_public_page_ignores_the_network_field(context, tmp_path):
     assert context.name_of(None) == "mini-faces"
 
 
-def test_a_network_is_loaded_once_and_jobs_have_a_copy_of_their_own(context):
+def test_a_network_is_loaded_once_and_jobs_have_their_own_copy(context):
     live, job = context.generator("mini-faces"), context.generator("mini-faces", "job")
     assert context.generator("mini-faces").G is live.G
     assert job.G is not live.G
     assert job.meta["sha256"] == live.meta["sha256"]
 
 
-def test_what_a_visitor_leaves_is_freed(tmp_path):
+def test_the_session_of_a_visitor_who_left_is_freed(tmp_path):
     context = Context("mini-faces", "mini", torch.device("cpu"), tmp_path, public=True)
     ann, bob = visitor("ann"), visitor("bob")
     context.session(ann).results["x"] = 1
@@ -75,7 +81,7 @@ def test_what_a_visitor_leaves_is_freed(tmp_path):
     assert not context.session(ann).results
 
 
-def test_only_so_many_visitors_are_remembered(context):
+def test_the_number_of_sessions_is_limited(context):
     for i in range(100):
         context.session(visitor(str(i))).results["x"] = i
     assert len(context._sessions) == 64
@@ -93,24 +99,24 @@ def test_status_escapes_what_users_typed():
     assert "<b>" not in theme.status("<b>")
 
 
-def test_small_pictures_are_shown_large_and_grey_ones_too():
+def test_small_images_are_enlarged_grey_ones_too():
     assert theme.shown(np.zeros([64, 64, 3], np.uint8)).size == (640, 640)
     assert theme.shown(np.zeros([32, 64, 1], np.uint8)).size == (640, 320)
     assert theme.shown(np.zeros([1024, 1024, 3], np.uint8)).size == (1024, 1024)
 
 
 def test_the_command_has_help_and_refuses_an_unknown_network(tmp_path):
-    assert "Example:" in CliRunner().invoke(app.app_command, ["--help"]).output
-    done = CliRunner().invoke(app.app_command, ["--network", "no-such-net"])
+    assert "Example:" in CliRunner().invoke(app_command, ["--help"]).output
+    done = CliRunner().invoke(app_command, ["--network", "no-such-net"])
     assert isinstance(done.exception, ValueError)
 
 
-def test_a_password_is_asked_for_in_one_piece():
-    assert app.parse_auth(None) is None
-    assert app.parse_auth("ann:se:cret") == ("ann", "se:cret")
+def test_credentials_are_parsed():
+    assert parse_auth(None) is None
+    assert parse_auth("ann:se:cret") == ("ann", "se:cret")
     for bad in ("ann", "ann:", ":x"):
         with pytest.raises(click.UsageError, match="NAME:PASSWORD"):
-            app.parse_auth(bad)
+            parse_auth(bad)
 
 
 def test_commands_are_quoted_for_a_shell():
@@ -129,29 +135,59 @@ def test_points_of_the_map():
 
 
 def test_errors_are_one_escaped_line(capsys):
-    with pytest.raises(app.gr.Error) as caught, readable():
+    with pytest.raises(gr.Error) as caught, readable():
         raise ValueError("text: got <b>\n  nothing")
     assert str(caught.value.message) == "text: got &lt;b&gt; nothing"
     assert not capsys.readouterr().err
-    with pytest.raises(app.gr.Error), readable():
+    with pytest.raises(gr.Error), readable():
         raise KeyError("surprise")
     assert "surprise" in capsys.readouterr().err
 
 
-def test_a_picture_that_is_being_fetched_is_not_written_again(tmp_path, monkeypatch):
+def test_an_image_in_the_cache_is_not_written_again(tmp_path, monkeypatch):
     from gradio import processing_utils
     from gradio.image_utils import save_image
 
-    monkeypatch.setattr(processing_utils, "save_pil_to_cache", None)  # put back afterwards
-    write_pictures_once()
-    picture = theme.shown(np.full([64, 64, 3], 7, np.uint8))
-    path = save_image(picture, str(tmp_path), "png")
+    monkeypatch.setattr(processing_utils, "save_pil_to_cache", None)  # restored at the end
+    write_images_once()
+    image = theme.shown(np.full([64, 64, 3], 7, np.uint8))
+    path = save_image(image, str(tmp_path), "png")
     expected = Image.open(path).convert("RGB").tobytes()
     inode = os.stat(path).st_ino
-    monkeypatch.setattr(Path, "write_bytes", None)  # as Gradio writes: would fail if it were called
-    assert save_image(picture, str(tmp_path), "png") == path
+    monkeypatch.setattr(Path, "write_bytes", None)  # used by Gradio; would fail if called
+    assert save_image(image, str(tmp_path), "png") == path
     assert os.stat(path).st_ino == inode
-    assert Image.open(path).convert("RGB").tobytes() == expected == picture.tobytes()
+    assert Image.open(path).convert("RGB").tobytes() == expected == image.tobytes()
     assert [p.name for p in Path(path).parent.iterdir()] == [Path(path).name]
     other = theme.shown(np.full([64, 64, 3], 8, np.uint8))
     assert save_image(other, str(tmp_path), "png") != path
+
+
+def run_beside_a_foreign_app(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run Python in a folder whose app.py is not ours; the repository is on its path."""
+    (folder / "app.py").write_text("raise RuntimeError('the wrong app.py')\n")
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(repository.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_runs_in_a_folder_with_another_app(tmp_path):
+    done = run_beside_a_foreign_app(tmp_path, "-m", "sg3", "app", "--help")
+    assert done.returncode == 0 and "sg3 app --port 7860" in done.stdout, done.stderr
+    done = run_beside_a_foreign_app(tmp_path, "-c", "from app_tabs.page import launch")
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_gradio_the_command_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    fails("pip install 'sg3[app]'", "app", "--outdir", tmp_path)
+
+
+def test_help_imports_neither_torch_nor_gradio():
+    code = "import app_tabs.command, sys; sys.exit(bool({'torch', 'gradio'} & {*sys.modules}))"
+    subprocess.run([sys.executable, "-c", code], check=True)

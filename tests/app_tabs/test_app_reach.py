@@ -1,10 +1,10 @@
-"""Whether everybody can use the page: with a keyboard, on a phone, in the dark, with a reader."""
+"""Accessibility of the page: keyboard, phone, dark theme, screen reader."""
 
 from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("app", reason="gradio is not installed")
+pytest.importorskip("gradio")
 pytest.register_assert_rewrite("app_page")
 
 from app_page import button, keep, open_tab, source_after, status_of  # noqa: E402
@@ -15,16 +15,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
-TABS = ("Generate", "Steer", "Adapt", "Teach a new look", "Edit", "Explore", "Train")
-MOST_TABS = 80
-#: What can be pressed or typed in and is smaller than a fingertip, with its size.
-TOO_SMALL = """least => [...document.querySelectorAll(
+TABS = ("Generate", "Steer", "Adapt", "New adaptation", "Edit", "Explore", "Train")
+MAX_TABS = 80
+#: Controls smaller than a fingertip, with their size.
+TOO_SMALL = """limit => [...document.querySelectorAll(
   "button, a[href], input[type=range], input[type=number], textarea, [role=tab]")]
   .filter(e => e.checkVisibility({visibilityProperty: true}) && !e.closest("[aria-hidden=true]"))
   .map(e => [e, e.getBoundingClientRect()])
-  .filter(([e, b]) => b.width && b.height && b.right > 0 && Math.min(b.width, b.height) < least)
+  .filter(([e, b]) => b.width && b.height && b.right > 0 && Math.min(b.width, b.height) < limit)
   .map(([e, b]) => `${e.ariaLabel || e.textContent} ${b.width} x ${b.height}`)"""
-#: Texts with too little contrast (WCAG 2.2, 1.4.3), except of what is off.
+#: Texts with too little contrast (WCAG 2.2, 1.4.3), except on disabled controls.
 FAINT = """() => {
   const parse = c => (c.match(/[\\d.]+/g) || []).map(Number);
   const part = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
@@ -49,9 +49,9 @@ FAINT = """() => {
     if (!back || !e.getBoundingClientRect().width) continue;
     const [a, b] = [light(front), light(back)].sort((x, y) => y - x);
     const size = parseFloat(style.fontSize), bold = style.fontWeight >= 700;
-    const least = size >= 24 || (bold && size >= 18.66) ? 3 : 4.5;
+    const limit = size >= 24 || (bold && size >= 18.66) ? 3 : 4.5;
     const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < least) found.push(
+    if (ratio < limit) found.push(
       `${ratio.toFixed(2)}: ${(e.value || e.textContent).trim().slice(0, 40)}`);
   }
   return [...new Set(found)];
@@ -59,27 +59,27 @@ FAINT = """() => {
 
 
 def tab_to(page, wanted) -> None:
-    """Press Tab until `wanted` has the focus, which shows."""
+    """Press Tab until `wanted` has a visible focus."""
     wanted.wait_for()
     target = wanted.element_handle()
-    for _ in range(MOST_TABS):
+    for _ in range(MAX_TABS):
         page.keyboard.press("Tab")
         if page.evaluate("e => e === document.activeElement", target):
             break
     else:
-        pytest.fail(f"{MOST_TABS} times Tab do not lead to {wanted}")
+        pytest.fail(f"pressing Tab {MAX_TABS} times does not reach {wanted}")
     shows = "e => getComputedStyle(e).outline.endsWith('solid 2px')"  # after a transition
     page.wait_for_function(shows, arg=target, timeout=10_000)
 
 
 def press(page, name: str, key: str = "Enter") -> None:
-    """Reach a button and press it, by keyboard alone."""
+    """Press a button with the keyboard."""
     tab_to(page, button(page, name).first)
     page.keyboard.press(key)
 
 
 def turn_to(page, name: str) -> None:
-    """Open a tab by keyboard alone."""
+    """Open a tab with the keyboard."""
     page.evaluate("document.activeElement.blur()")
     tab_to(page, page.get_by_role("tab", name=name, exact=True).locator("visible=true").first)
     page.keyboard.press("Enter")
@@ -90,18 +90,18 @@ def test_every_main_action_by_keyboard(visit):
     first = source_after(page, "The generated image", None)
     press(page, "Random seed", "Space")
     source_after(page, "The generated image", first)
-    for tab, start, said in (("Steer", "Steer", "Looking for"), ("Explore", "Move", "Moving:")):
+    for tab, start, said in (("Steer", "Steer", "Choosing"), ("Explore", "Animate", "Frame ")):
         turn_to(page, tab)
         press(page, start)
         page.get_by_text(said).first.wait_for()
         press(page, "Stop", "Space")
         button(page, start).and_(page.locator(":enabled")).wait_for()
     turn_to(page, "Adapt")
-    before = source_after(page, "Twelve pictures with the chosen looks", None)
+    before = source_after(page, "Twelve images with the selected deltas", None)
     tab_to(page, page.get_by_label("range slider for Strength 1").locator("visible=true"))
     page.keyboard.press("ArrowLeft")
-    source_after(page, "Twelve pictures with the chosen looks", before)
-    turn_to(page, "Teach a new look")
+    source_after(page, "Twelve images with the selected deltas", before)
+    turn_to(page, "New adaptation")
     tab_to(page, button(page, "Adapt").first)
     turn_to(page, "Edit")
     page.get_by_text("a smiling face +2.0").wait_for()
@@ -118,7 +118,7 @@ def test_every_main_action_by_keyboard(visit):
 def test_every_tab_fits_and_can_be_read(visit, width, theme):
     page = visit(width, query=f"?__theme={theme}")
     for name in TABS:
-        if name == "Teach a new look":
+        if name == "New adaptation":
             page.get_by_role("tab", name=name).locator("visible=true").click()
         else:
             open_tab(page, name)

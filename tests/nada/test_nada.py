@@ -1,4 +1,4 @@
-"""Adaptation by text: what changes and what does not, by one bit; the way; going on."""
+"""Adaptation by text: which weights change, the steps, resuming, invalid input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nada import StopRule, ViewConfig
 from nada.config import MINI, PUBLISHED, usual_config
 from nada.layer_choice import LayerChoice
 from nada.layers import chosen_units
-from nada.state import arguments_of, go_on, read_state, write_state
+from nada.state import arguments_of, read_state, resume, write_state
 from nada.stop_rule import Check
 from sg3.networks import build_network
 from sg3.networks.layer_units import units_of
@@ -134,13 +134,13 @@ def test_frozen_tensors_of_stylegan2_do_not_change_by_one_bit(stylegan2, layers,
 
 
 @pytest.mark.parametrize("which", ["network", "stylegan2"])
-def test_of_adaptive_layers_only_the_chosen_change(which, request):
+def test_only_the_selected_layers_change_when_they_are_selected_adaptively(which, request):
     G = request.getfixturevalue(which)
     settings = {"layers": "auto", "auto_k": 2, "auto_every": 2, "auto_batch": 2}
     steps, adaptation = finish(start(G, steps=4, **settings))
     chosen = [step.layers for step in steps[1:]]
     assert all(len(layers) == 2 for layers in chosen)
-    assert chosen[0] == chosen[1] and chosen[2] == chosen[3]  # chosen anew every second step
+    assert chosen[0] == chosen[1] and chosen[2] == chosen[3]  # selected every second step
     names = tensors_of(G, {name for layers in chosen for name in layers})
     assert changed(adaptation.G, G) == changed(adaptation.G_ema, G) == names
     assert "torgb" not in str(chosen)
@@ -157,7 +157,7 @@ def test_stages_follow_each_other(network):
 
 
 class Linear:
-    """Stands for a generator whose picture is a weighted sum of the rows of ws."""
+    """Stands for a generator whose image is a weighted sum of the rows of ws."""
 
     def __init__(self, weights):
         self.weights = torch.tensor(weights)
@@ -217,7 +217,7 @@ def test_the_average_follows_the_weights(network):
     torch.testing.assert_close(average, old + (new - old) * (1 - 2 / 11))
 
 
-# --- the way ----------------------------------------------------------------------------------
+# --- steps ------------------------------------------------------------------------------------
 
 
 def test_a_text_pulls_the_weights(network):
@@ -226,20 +226,36 @@ def test_a_text_pulls_the_weights(network):
     assert all(step.num_steps == 12 for step in steps)
     assert np.isnan(steps[0].loss) and steps[12].loss < steps[1].loss
     assert steps[12].reason == "all steps done" and steps[11].reason is None
-    looked = [step.index for step in steps if step.check is not None]
-    assert looked == [0, 2, 4, 6, 8, 10, 12]
+    checked = [step.index for step in steps if step.check is not None]
+    assert checked == [0, 2, 4, 6, 8, 10, 12]
     assert steps[0].check == Check(0, 0.0, 0.0, pytest.approx(1.0))
     assert steps[12].check.agreement > 0.3 and steps[12].check.length > 0.01
     redness = [
         float((images[:, 0] - images[:, 1:].mean(dim=1)).mean())
-        for images in (adaptation.pictures(adaptation.source), steps[12].images)
+        for images in (adaptation.render(adaptation.source), steps[12].image)
     ]
     assert redness[1] > redness[0] + 0.01
     with pytest.raises(StopIteration):
         next(adaptation)
 
 
-def test_pictures_as_the_target(network):
+def test_progress_bar_and_display(network, capsys):
+    adaptation = start(network, steps=2, progress=True)
+    first, *others = adaptation
+    assert [step.index for step in others] == [1, 2]
+    assert "3/3" in capsys.readouterr().err
+    assert first.pil().size == (2 * 16, 16) and others[1]._repr_png_().startswith(b"\x89PNG")
+    assert list(adaptation) == []
+
+
+def test_the_package_lists_what_it_has():
+    assert {"adapt", "Adaptation", "AdaptConfig", "load_delta"} <= set(dir(nada))
+    assert all(getattr(nada, name) for name in nada.__all__)
+    with pytest.raises(AttributeError, match="adopt"):
+        nada.adopt  # noqa: B018
+
+
+def test_images_as_the_target(network):
     red = torch.tensor([1.0, -1, -1])[None, :, None, None].expand(2, 3, 20, 20)
     settings = QUICK | {"steps": 6, "lr": 0.02}
     adaptation = nada.adapt(network, clip=Colour(), target_images=red, **settings)
@@ -273,7 +289,7 @@ def test_the_rule_ends_an_adaptation(network):
     assert steps[-1].index == 2 and "alike" in steps[-1].reason == adaptation.reason
 
 
-# --- going on ---------------------------------------------------------------------------------
+# --- resuming ---------------------------------------------------------------------------------
 
 AUTO = {"layers": "auto", "auto_k": 3, "auto_every": 4, "auto_batch": 2}
 
@@ -295,19 +311,19 @@ def test_resume_equals_uninterrupted(which, settings, request, tmp_path):
     half = start(network, steps=5 if scheduled else 3, **settings)
     for _ in range(4):
         step = next(half)
-    # Step 3 is looked at only if it is the last.
+    # Step 3 is checked only if it is the last.
     assert step.index == 3 and (step.check is None) == scheduled
     write_state(tmp_path / "s.safetensors", half, arguments_of(half))
     rest = start(network, steps=5, **settings)
     torch.manual_seed(1)
-    go_on(rest, read_state(tmp_path / "s.safetensors"), arguments_of(rest))
+    resume(rest, read_state(tmp_path / "s.safetensors"), arguments_of(rest))
     assert [step.loss for step in rest] == expected[4:]
     for name in ("G", "G_ema"):
         assert not changed(getattr(rest, name), getattr(whole, name))
-    assert rest.watch.checks == whole.watch.checks
+    assert rest.monitor.checks == whole.monitor.checks
 
 
-def test_what_would_not_go_on_is_refused(network, tmp_path):
+def test_a_resume_with_other_arguments_is_refused(network, tmp_path):
     path = tmp_path / "s.safetensors"
     half = start(network, steps=2)
     list(half)
@@ -315,7 +331,7 @@ def test_what_would_not_go_on_is_refused(network, tmp_path):
 
     def attempt(also="abc", **settings):
         other = start(network, **{"steps": 4, **settings})
-        go_on(other, read_state(path), arguments_of(other, network=also))
+        resume(other, read_state(path), arguments_of(other, network=also))
         return other
 
     assert attempt().index == 2
@@ -336,7 +352,7 @@ def test_what_would_not_go_on_is_refused(network, tmp_path):
         write_state(path, other, arguments_of(other))
         longer = start(network, steps=4, **scheduled)
         with pytest.raises(ValueError, match=r"steps: got 4 \(was 2\)"):
-            go_on(longer, read_state(path), arguments_of(longer))
+            resume(longer, read_state(path), arguments_of(longer))
     with pytest.raises(ValueError, match="layers"):
         half.load_state_dict(start(network, layers="all").state_dict())
 
@@ -360,6 +376,7 @@ def test_what_would_not_go_on_is_refused(network, tmp_path):
         ({"check_batch": 1}, "check_batch"),
         ({"lr": float("nan")}, "lr"),
         ({"ema": 1.0}, "ema"),
+        ({"stepps": 1}, "stepps: unknown setting of AdaptConfig; did you mean 'steps'"),
         ({"class_index": 1}, "class"),
     ],
 )
@@ -370,20 +387,20 @@ def test_unusable_settings_are_refused_before_the_first_step(network, settings, 
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "pictures", "message"),
+    ("source", "target", "images", "message"),
     [
         ("", "red", None, "source"),
         ("grey", "  ", None, "target"),
         ("grey", None, None, "target"),
-        (None, "red", torch.zeros([1, 3, 8, 8]), "a text and pictures"),
+        (None, "red", torch.zeros([1, 3, 8, 8]), "a text and images"),
         (None, None, torch.zeros([3, 8, 8]), "target_images: got shape"),
         (None, None, torch.zeros([0, 3, 8, 8]), "target_images"),
         ("red", "red", None, "no difference between 'red' and 'red'"),
     ],
 )
-def test_unusable_goals_are_refused(network, source, target, pictures, message):
+def test_unusable_goals_are_refused(network, source, target, images, message):
     with pytest.raises(ValueError) as caught:
-        nada.adapt(network, source, target, Colour(), target_images=pictures, **QUICK)
+        nada.adapt(network, source, target, Colour(), target_images=images, **QUICK)
     assert message in str(caught.value)
 
 

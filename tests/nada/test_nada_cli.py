@@ -1,4 +1,4 @@
-"""`sg3 adapt`: its files, going on, interruptions, what it refuses."""
+"""`sg3 adapt`: its files, resuming, interruptions, invalid input."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 
+import click
 import imageio_ffmpeg
 import pytest
 import repository
@@ -20,11 +21,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import sg3
-from nada.adaptation_record import Recording, walk
+from nada.adaptation_record import AdaptationRecord, walk
+from nada.commands.adapt import adapt
 from nada.curves import draw_curves
 from nada.spectrum import VISIBLE, spectral_change
 from nada.state import read_state
-from nada.target_images import load_pictures
+from nada.target_images import load_target_images
 from sg3.checkpoints.delta import apply_deltas, load_delta
 from sg3.cli.main import cli
 from sg3.errors import UserError
@@ -52,7 +54,7 @@ def call(outdir, *flags: str, **options: str | None):
 
 
 def refused(outdir, *flags: str, **options: str | None) -> str:
-    """The one line with which the command ends."""
+    """The error message of the command."""
     result, lines = call(outdir, *flags, **options)
     assert result.exit_code == 2, result.output
     assert len(lines) == 1 and "Traceback" not in result.output
@@ -83,7 +85,7 @@ def done(tmp_path_factory):
     return out, result.output
 
 
-def test_it_writes_what_it_promises(done):
+def test_a_run_writes_all_files(done):
     out, printed = done
     names = ["stats.jsonl", "before.png", "step0002.png", "state.safetensors", "curves.svg"]
     names += ["delta.safetensors", "adapted.safetensors", "step0003.png", "sheet.png"]
@@ -91,7 +93,7 @@ def test_it_writes_what_it_promises(done):
     assert printed.splitlines()[-len(names) :] == [str(out / name) for name in names]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert printed.startswith("All steps done: 3 steps in ")
-    for word in ("agreement", "length", "diversity", "power against the source", "delta: "):
+    for word in ("agreement", "length", "diversity", "power relative to the source", "delta: "):
         assert word in printed
 
     run = json.loads((out / "run.json").read_text())
@@ -119,7 +121,7 @@ def test_the_network_is_the_source_plus_the_delta(done):
         assert meta["adapted_from"]["sha256"] == source.meta["sha256"]
 
 
-def test_pictures_video_and_curves(done):
+def test_images_video_and_curves(done):
     out, _ = done
     assert Image.open(out / "before.png").size == Image.open(out / "step0003.png").size
     assert Image.open(out / "before.png").tobytes() != Image.open(out / "step0003.png").tobytes()
@@ -132,7 +134,7 @@ def test_pictures_video_and_curves(done):
     assert ET.parse(out / "curves.svg").getroot().tag.endswith("svg")
 
 
-def test_going_on_equals_not_having_stopped(done, tmp_path):
+def test_resuming_equals_an_uninterrupted_run(done, tmp_path):
     out, _ = done
     call(tmp_path, "--no-video", steps="1")
     with open(tmp_path / "stats.jsonl", "a") as file:
@@ -150,7 +152,7 @@ def test_going_on_equals_not_having_stopped(done, tmp_path):
 def test_a_finished_run_is_left_alone(done):
     out, _ = done
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert "--resume goes on with it" in refused(out)
+    assert "--resume continues it" in refused(out)
     line = refused(out, "--resume", lr="0.02", seed="4")
     assert "lr 0.02 (was 0.01)" in line and "seed 4 (was 0)" in line
     assert "clip" in refused(out, "--resume", clip="mini-b")
@@ -158,7 +160,9 @@ def test_a_finished_run_is_left_alone(done):
     assert "network" in refused(out, "--resume", network="mini-faces")
     assert "steps: got 2" in refused(out, "--resume", steps="2")
     result, _ = call(out, "--resume")
-    assert result.exit_code == 0 and result.output.startswith("Nothing to do: after 3 steps")
+    assert result.exit_code == 0 and result.output.startswith(
+        "Nothing to do: all steps done after 3 steps"
+    )
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}
 
 
@@ -170,15 +174,15 @@ def test_the_log_of_another_run_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["stats.jsonl"]
 
 
-def test_a_signal_ends_it_after_the_step(tmp_path, monkeypatch):
-    add = Recording.add
+def test_a_signal_stops_after_the_step(tmp_path, monkeypatch):
+    add = AdaptationRecord.add
 
     def signalled(self, step):
         if step.index == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         add(self, step)
 
-    monkeypatch.setattr(Recording, "add", signalled)
+    monkeypatch.setattr(AdaptationRecord, "add", signalled)
     old = signal.getsignal(signal.SIGTERM)
     result, _ = call(tmp_path, "--no-video")
     assert result.exit_code == 0 and signal.getsignal(signal.SIGTERM) is old
@@ -186,12 +190,13 @@ def test_a_signal_ends_it_after_the_step(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run.json").read_text())["finished"] is False
     names = {"state", "adapted", "delta"}
     assert {f"{name}.safetensors" for name in names} <= {p.name for p in tmp_path.iterdir()}
-    monkeypatch.setattr(Recording, "add", add)
+    monkeypatch.setattr(AdaptationRecord, "add", add)
     result, _ = call(tmp_path, "--no-video", "--resume")
     assert result.exit_code == 0 and "All steps done: 3 steps" in result.output
 
 
-def test_ctrl_c_keeps_what_there_is(tmp_path):
+@pytest.mark.slow
+def test_ctrl_c_writes_the_result_so_far(tmp_path):
     arguments = command(tmp_path / "out", "--no-video", "--no-stop", steps="100000")
     process = subprocess.Popen(
         [sys.executable, "-m", "sg3", *arguments], stdout=subprocess.PIPE, text=True
@@ -210,7 +215,7 @@ def test_ctrl_c_keeps_what_there_is(tmp_path):
     assert (tmp_path / "out" / "sheet.png").exists()
 
 
-def test_stylegan2_pictures_as_target_several_encoders_and_low_rank(tmp_path):
+def test_stylegan2_target_images_several_encoders_and_low_rank(tmp_path):
     for i, colour in enumerate(["red", "#800000"]):
         Image.new("RGB", (50, 40), colour).save(tmp_path / f"{i}.png")
     options = {"target_images": str(tmp_path), "target": None, "network": "official-sg2ada-32.pkl"}
@@ -231,19 +236,19 @@ def test_stylegan2_pictures_as_target_several_encoders_and_low_rank(tmp_path):
     assert "target_images" in line
 
 
-def test_a_loss_that_is_no_number_ends_it_and_spares_the_state(tmp_path):
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_state(tmp_path):
     call(tmp_path, "--no-video", steps="1")
     state = (tmp_path / "state.safetensors").read_bytes()
-    add = Recording.add
+    add = AdaptationRecord.add
 
-    class Broken(Recording):
+    class Broken(AdaptationRecord):
         def add(self, step):
             object.__setattr__(step, "loss", float("nan"))
             add(self, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nada.adaptation_record.Recording", Broken)
-        assert "lr: at step 2 the loss is nan" in refused(tmp_path, "--resume")
+        patch.setattr("nada.adaptation_record.AdaptationRecord", Broken)
+        assert "lr: the loss is nan at step 2" in refused(tmp_path, "--resume")
     assert (tmp_path / "state.safetensors").read_bytes() == state
 
 
@@ -252,23 +257,30 @@ def test_a_loss_that_is_no_number_ends_it_and_spares_the_state(tmp_path):
     [
         ([], {"source": None}, "source"),
         ([], {"target": " "}, "target"),
-        ([], {"target": "face"}, "no difference"),
+        (
+            [],
+            {"target": "face"},
+            "no difference between 'face' and 'face'",
+        ),
+        ([], {"target": "face"}, "use other words, or --target-images"),
         ([], {"layers": "L3,L99"}, "L99"),
         ([], {"clip": "minni"}, "nearest: mini"),
         ([], {"network": "mini-face"}, "mini-faces"),
-        ([], {"lr": "-1"}, "lr"),
+        ([], {"lr": "-1"}, "--lr: got -1"),
         ([], {"templates": "imagnet"}, "templates"),
-        ([], {"magnitude": "-1"}, "magnitude"),
-        ([], {"patch": "-1"}, "patch"),
+        ([], {"magnitude": "-1"}, "--magnitude: got -1"),
+        ([], {"magnitude_weight": "-1"}, "--magnitude-weight: got -1"),
+        ([], {"patch": "-1"}, "--patch: got -1"),
+        ([], {"diversity_floor": "-1"}, "--diversity-floor: got -1"),
         ([], {"device": "quantum"}, "device"),
         ([], {"class": "1"}, "class"),
-        ([], {"rank": "0"}, "rank"),
-        (["--no-stop", "--patience", "3"], {}, "no-stop"),
+        ([], {"rank": "0"}, "--rank: got 0, expected at least 1"),
+        (["--no-stop", "--patience", "3"], {}, "--no-stop"),
         ([], {"target_images": str(GOLDEN)}, "target-images: no image files"),
         ([], {"target_images": "/nowhere"}, "does not exist"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, flags, options, message):
+def test_invalid_input_is_one_line_and_leaves_nothing(tmp_path, flags, options, message):
     assert message in refused(tmp_path / "out", *flags, **options)
     assert not (tmp_path / "out").exists()
 
@@ -285,6 +297,19 @@ def test_templates_from_a_file(tmp_path):
     assert result.exit_code == 0, result.output
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["arguments"]["templates"] == ["a {}", "a nice {}"]
+
+
+def test_help_shows_every_default_and_does_not_import_torch():
+    code = "import sys; from sg3.cli.main import main; sys.argv[0] = 'sg3'\ntry: main()\n"
+    code += "finally: print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "adapt", "--help"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.endswith("False\n")
+    for param in adapt.params:
+        assert param.help, param.name
+        if not (param.is_flag or param.multiple or param.name.startswith(("source", "target"))):
+            text = param.get_help_record(click.Context(adapt))[1]
+            assert "[default: " in text, param.name
 
 
 # --- parts ------------------------------------------------------------------------------------
@@ -320,7 +345,7 @@ def test_the_spectral_check_finds_grids():
 
 
 def test_the_power_of_a_wave_is_its_variance():
-    """Of a picture in a band: amplitude 0.3 has the variance 0.045, seen through any window."""
+    """A wave of amplitude 0.3 has the variance 0.045, under any window."""
     wave = 0.3 * torch.cos(torch.arange(64) * 2 * torch.pi * 0.3).expand(1, 1, 64, 64)
     change = spectral_change(torch.zeros([1, 1, 64, 64]), wave)
     expected = 10 * math.log10((0.045 + VISIBLE**2) / VISIBLE**2)
@@ -354,14 +379,14 @@ def test_a_walk_is_closed_and_visits_every_latent():
     assert len(walk(ws, 1024, 1024)) == 6 * 4
 
 
-def test_target_pictures_are_cropped_and_scaled(tmp_path):
-    picture = Image.new("RGB", (30, 20), "white")
-    picture.paste("red", (0, 0, 5, 20))
-    picture.save(tmp_path / "a.png")
+def test_target_images_are_cropped_and_scaled(tmp_path):
+    image = Image.new("RGB", (30, 20), "white")
+    image.paste("red", (0, 0, 5, 20))
+    image.save(tmp_path / "a.png")
     Image.new("L", (7, 9), 0).save(tmp_path / "b.jpg")
-    images = load_pictures(tmp_path, 16)
+    images = load_target_images(tmp_path, 16)
     assert images.shape == (2, 3, 16, 16)
     assert images[0].min() == 1 and images[1].max() == -1
-    (tmp_path / "c.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"target-images: cannot read image c\.png"):
-        load_pictures(tmp_path, 16)
+    (tmp_path / "c.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"target_images: cannot read image c\.png"):
+        load_target_images(tmp_path, 16)

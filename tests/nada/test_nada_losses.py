@@ -1,4 +1,4 @@
-"""The loss of an adaptation by hand, its texts, and when it stops."""
+"""The loss of an adaptation computed by hand, its templates, and early stopping."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from guidance.encoders import EnsembleEncoder
 from guidance.templates import PARTS, TEMPLATES, filled, templates_of
 from nada import StopRule, ViewConfig, Weights, losses
 from nada.clip_directions import Target, image_target, text_target
-from nada.objective import Objective
-from nada.stop_rule import Check, Watch
+from nada.objective import AdaptationObjective
+from nada.stop_rule import Check, StopMonitor
 
 
 def unit(rows: int, seed: int) -> torch.Tensor:
@@ -111,7 +111,7 @@ def test_text_directions_are_means_over_templates():
         text_target(encoder, "face", "face", templates)
 
 
-def test_picture_directions_are_differences_of_means():
+def test_image_directions_are_differences_of_means():
     encoder = Hash()
     before, after = torch.rand([3, 3, 16, 16]), torch.rand([2, 3, 8, 8])
     target = image_target(encoder, before, after)
@@ -125,7 +125,7 @@ def objective_of(encoder, weights, **views):
     targets = [
         text_target(m, "face", "zombie", ["{}"]) for m in getattr(encoder, "members", [encoder])
     ]
-    return Objective(encoder, targets, [0.5] * len(targets), weights, ViewConfig(**views))
+    return AdaptationObjective(encoder, targets, [0.5] * len(targets), weights, ViewConfig(**views))
 
 
 def test_without_views_the_objective_is_the_published_loss():
@@ -153,8 +153,8 @@ def test_several_encoders_count_by_their_weights():
     assert together == pytest.approx(0.75 * loss(members[0]) + 0.25 * loss(members[1]), rel=1e-4)
 
 
-def test_both_pictures_are_seen_through_the_same_views():
-    """Without a change there is nothing to see, wherever one looks."""
+def test_both_images_are_shown_in_the_same_views():
+    """Without a change the loss is 0, whatever the views."""
     images = torch.rand([2, 3, 40, 40]) * 2 - 1
     weights = only(texture=1)
     objective = objective_of(Hash(), weights, views=2, cutouts=3, augment="strong")
@@ -165,13 +165,15 @@ def test_both_pictures_are_seen_through_the_same_views():
     assert min(moved) > 1e-4 and moved[0] != moved[1]  # other views every time
 
 
-def test_strokes_come_from_target_pictures_where_there_are_some():
+def test_strokes_come_from_target_images_if_there_are_any():
     red, green = (torch.full([2, 3, 16, 16], -0.5) for _ in range(2))
     red[:, 0], green[:, 1] = 0.5, 0.5
 
-    def strokes(after, pictures):
+    def strokes(after, images):
         targets = [text_target(Hash(), "face", "zombie", ["{}"])]
-        one = Objective(Hash(), targets, [0.5], only(strokes=1), ViewConfig(views=0), pictures)
+        one = AdaptationObjective(
+            Hash(), targets, [0.5], only(strokes=1), ViewConfig(views=0), images
+        )
         _, terms = one(red, after, torch.Generator().manual_seed(0))
         return float(terms["strokes"])
 
@@ -192,47 +194,47 @@ def test_templates():
     assert templates_of(["x {}"]) == ("x {}",)
 
 
-# --- when to stop -----------------------------------------------------------------------------
+# --- early stopping ---------------------------------------------------------------------------
 
 
-def watch_with(rule, checks, wanted=None):
+def reason_with(rule, checks, magnitude=None):
     target = text_target(Colour(), "grey", "red", ["{}"])
-    watch = Watch(Colour(), [target], torch.rand([3, 3, 8, 8]), rule, wanted)
-    watch.checks = [Check(10 * i, *values) for i, values in enumerate(checks)]
-    return watch.reason_to_stop()
+    monitor = StopMonitor(Colour(), [target], torch.rand([3, 3, 8, 8]), rule, magnitude)
+    monitor.checks = [Check(10 * i, *values) for i, values in enumerate(checks)]
+    return monitor.reason_to_stop()
 
 
 def test_a_plateau_stops():
     rule = StopRule(diversity=0, patience=2, least=0.01, length=0)
     rising = [(0.1 * i, 0.1, 1.0) for i in range(8)]
-    assert watch_with(rule, rising) is None
-    assert watch_with(rule, [*rising[:3], (0.205, 0, 1)]) is None  # one check only
-    assert "no closer" in watch_with(rule, [*rising[:3], (0.205, 0, 1), (0.208, 0, 1)])
-    assert watch_with(rule, [*rising[:3], (0.205, 0, 1), (0.22, 0, 1)]) is None
-    assert watch_with(rule, [(0.0, 0, 1), (0.0, 0, 1)]) is None  # too early to tell
+    assert reason_with(rule, rising) is None
+    assert reason_with(rule, [*rising[:3], (0.205, 0, 1)]) is None  # one check only
+    assert "no progress" in reason_with(rule, [*rising[:3], (0.205, 0, 1), (0.208, 0, 1)])
+    assert reason_with(rule, [*rising[:3], (0.205, 0, 1), (0.22, 0, 1)]) is None
+    assert reason_with(rule, [(0.0, 0, 1), (0.0, 0, 1)]) is None  # too few checks
     never = dataclasses.replace(rule, patience=0)
-    assert watch_with(never, [(0.2, 0, 1)] * 20) is None
+    assert reason_with(never, [(0.2, 0, 1)] * 20) is None
 
 
 def test_a_lack_of_diversity_stops():
     rule = StopRule(diversity=0.5, patience=0, length=0)
-    assert watch_with(rule, [(0.1, 0, 1.0), (0.2, 0, 0.51)]) is None
-    assert "alike (diversity 0.49, floor 0.5)" in watch_with(rule, [(0.1, 0, 1), (0.2, 0, 0.49)])
-    assert watch_with(dataclasses.replace(rule, diversity=0), [(0.1, 0, 0.0)]) is None
+    assert reason_with(rule, [(0.1, 0, 1.0), (0.2, 0, 0.51)]) is None
+    assert "alike (diversity 0.49, minimum 0.5)" in reason_with(rule, [(0.1, 0, 1), (0.2, 0, 0.49)])
+    assert reason_with(dataclasses.replace(rule, diversity=0), [(0.1, 0, 0.0)]) is None
 
 
-def test_the_wanted_length_stops():
+def test_the_desired_length_stops():
     rule = StopRule(diversity=0, patience=0, length=0.9)
-    assert watch_with(rule, [(0.1, 0.44, 1)], wanted=0.5) is None
-    assert "as long as wanted" in watch_with(rule, [(0.1, 0.46, 1)], wanted=0.5)
-    assert watch_with(rule, [(0.1, 5.0, 1)], wanted=None) is None
+    assert reason_with(rule, [(0.1, 0.44, 1)], magnitude=0.5) is None
+    assert "desired length" in reason_with(rule, [(0.1, 0.46, 1)], magnitude=0.5)
+    assert reason_with(rule, [(0.1, 5.0, 1)], magnitude=None) is None
 
 
 def test_checks_by_hand():
     before, after = (torch.rand([3, 3, 8, 8]) * 2 - 1 for _ in range(2))
     encoder, target = Colour(), text_target(Colour(), "grey", "red", ["{}"])
-    watch = Watch(encoder, [target], before, StopRule(), None)
-    check = watch.measure(7, after)
+    monitor = StopMonitor(encoder, [target], before, StopRule(), None)
+    check = monitor.measure(7, after)
     old, new = (encoder.encode_images(images).double().numpy() for images in (before, after))
     moved, direction = new - old, target.direction.double().numpy()
     along = moved @ direction
@@ -247,7 +249,7 @@ def test_checks_by_hand():
 
 
 def test_unusable_weights_are_refused():
-    with pytest.raises(ValueError, match="patch: got the weight -1"):
+    with pytest.raises(ValueError, match="patch: got -1, expected at least 0"):
         Weights(patch=-1)
-    with pytest.raises(ValueError, match="only zeros"):
+    with pytest.raises(ValueError, match="all other weights"):
         only()

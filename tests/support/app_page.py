@@ -1,4 +1,4 @@
-"""The page on the bundled models, served once per worker, and a headless Chromium before it."""
+"""The page on the bundled models, served once per test process, and a headless Chromium."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import pytest
 import torch
 from chromium import chromium
 
-app = pytest.importorskip("app", reason="gradio is not installed")
+pytest.importorskip("gradio")
 
-from app_tabs.context import Context  # noqa: E402
+from app_tabs.context import Context
+from app_tabs.page import launch
 
-#: Where pictures of the tabs go, to be looked at; nowhere if it is not set.
+#: Folder for screenshots of the tabs; none if it is not set.
 SHOTS = os.environ.get("SG3_SCREENSHOTS")
 
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory):
-    """What the page runs on, and its address."""
+    """The context of the page, and its address."""
     context = Context("mini-faces", "mini", torch.device("cpu"), tmp_path_factory.mktemp("app"))
-    demo, address = app.launch(context, "127.0.0.1", None, share=False)
+    demo, address = launch(context, "127.0.0.1", None, share=False)
     yield context, address
     demo.close(verbose=False)
 
@@ -31,16 +32,16 @@ def address(served):
     return served[1]
 
 
-@pytest.fixture(scope="module")  # no two of Playwright's loops in one process
+@pytest.fixture(scope="module")  # Playwright allows one event loop per process
 def browser():
-    """A window of Chromium: its pages share what they have loaded, but no session."""
+    """A Chromium context: its pages share a cache, but no session."""
     with chromium() as browser:
         yield browser.new_context()
 
 
 @pytest.fixture
 def visit(browser, address):
-    """Open the page at a width; afterwards there were no errors and no outside requests."""
+    """Open the page at a width; fails at the end if there were errors or outside requests."""
     opened, complaints = [], []
 
     def note_request(request):
@@ -55,9 +56,9 @@ def visit(browser, address):
         page = browser.new_page()
         opened.append(page)
         page.set_viewport_size({"width": width, "height": height})
-        # The page's process may have to compile its loops first, beside busy test workers.
+        # The page may have to compile its loops first, while other tests keep the CPU busy.
         page.set_default_timeout(120_000)
-        page.on("request", note_request)  # Chromium itself finds no other host
+        page.on("request", note_request)  # Chromium itself cannot resolve other hosts
         page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
         page.on("console", note_line)
         page.goto(address + query)
@@ -71,7 +72,7 @@ def visit(browser, address):
 
 
 def source_after(page, alt: str, before: str | None) -> str:
-    """Wait until the picture differs from ``before``; its address."""
+    """Wait until the image differs from ``before``; return its URL."""
     image = page.get_by_alt_text(alt).first
     image.wait_for()
     page.wait_for_function(
@@ -83,14 +84,14 @@ def source_after(page, alt: str, before: str | None) -> str:
 
 
 def keep(page, name: str) -> None:
-    """A picture of the page as an artefact."""
+    """Save a screenshot of the page."""
     if SHOTS:
         Path(SHOTS).mkdir(parents=True, exist_ok=True)
         page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
 
 
 def open_tab(page, name: str) -> None:
-    """By its name; on a phone some are behind a menu."""
+    """Open a tab by name; on a phone some are in a menu."""
     tab = page.get_by_role("tab", name=name, exact=True).locator("visible=true")
     if not tab.count():
         page.locator(".overflow-menu > button").first.click()
@@ -104,7 +105,7 @@ def button(page, name: str):
 
 
 def enabled(page, name: str) -> None:
-    """Wait until a button can be pressed."""
+    """Wait until a button is enabled."""
     page.locator("button:enabled, a", has_text=name).locator("visible=true").first.wait_for()
 
 
@@ -115,10 +116,10 @@ def set_number(page, label: str, value: str) -> None:
 
 
 def upload(page, path: Path) -> None:
-    """Choose a file and wait until its row is there.
+    """Choose a file and wait until it is listed.
 
-    The row holds stem and ending apart, so no search for text finds the name in it; the passing
-    line of the upload's progress has it whole, but may be gone before anyone looks.
+    The list shows stem and suffix in separate elements, so a search for text does not find the
+    name; the upload's progress line contains it, but may disappear too soon.
     """
     with page.expect_file_chooser() as chooser:
         page.get_by_text("Drop File Here").locator("visible=true").click()

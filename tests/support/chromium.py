@@ -1,5 +1,5 @@
-"""A headless Chromium for the tests of pages: without one they are skipped, or fail where CI says
-that it has to be there (`SG3_NEEDS_CHROMIUM`)."""
+"""A headless Chromium for browser tests. Without one they are skipped, or fail if the environment
+variable `SG3_NEEDS_CHROMIUM` is set, as in CI."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 PATH = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-# No sandbox: CI runs as root. The rest keeps the browser itself from calling home, and pages from
-# finding any host but this one.
+# No sandbox: CI runs as root. The rest stops requests of the browser itself, and lets pages resolve
+# no host but this one.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -27,7 +27,7 @@ FLAGS = (
 
 @contextmanager
 def chromium() -> Iterator:
-    """Playwright's browser, closed afterwards."""
+    """Start a browser with Playwright; close it at the end."""
     missing = "" if PATH else "no Chromium on this machine (apt-get install chromium)"
     try:
         from playwright.sync_api import sync_playwright

@@ -1,4 +1,4 @@
-"""Encoders that stand for CLIP in tests of adaptation, and weights of single terms."""
+"""Stand-ins for CLIP in tests of adaptation, and weights of single terms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nada import Weights
 
 
 def only(**weights) -> Weights:
-    """These terms and no others, whatever the defaults are."""
+    """Weights of these terms only, whatever the defaults are."""
     return Weights(**{field.name: 0.0 for field in dataclasses.fields(Weights)} | weights)
 
 
@@ -33,7 +33,7 @@ class Colour:
 
 
 class Hash:
-    """Unit vectors that look random but follow from the input."""
+    """Unit vectors that look random but are determined by the input."""
 
     name, input_size_px, embed_dim = "hash", 16, 5
     mean = std = (0.5, 0.5, 0.5)

@@ -86,6 +86,7 @@ def visit(browser: Browser, address: str, size: tuple[int, int]) -> Page:
     page.get_by_alt_text("The generated image").wait_for()
     page.get_by_label("Seed").first.fill(SEED)
     page.get_by_label("Seed").first.press("Enter")
+    page.wait_for_function("document.querySelector('.pad img').src.startsWith('data:image/jpeg')")
     return page
 
 
@@ -93,8 +94,11 @@ def first_tab(browser: Browser, address: str) -> Image.Image:
     """Take screenshots of the tab Generate on a desktop and on a phone."""
     desktop = visit(browser, address, DESKTOP)
     field = desktop.get_by_label("number input for Translate x").locator("visible=true")
+    image = desktop.get_by_alt_text("The generated image").element_handle()
+    before = image.get_attribute("src")
     field.fill("0.12")
     field.press("Enter")
+    desktop.wait_for_function("([e, old]) => e.src !== old && e.complete", arg=[image, before])
     command = desktop.locator(".command textarea").locator("visible=true")
     desktop.wait_for_function("e => e.value.includes('0.12')", arg=command.element_handle())
     wide = screenshot(desktop, FIRST_SCALE)
@@ -115,7 +119,7 @@ def other_tabs(browser: Browser, address: str) -> Image.Image:
     page.get_by_text(re.compile("Done after|Stopped after")).wait_for()
     images.append(screenshot(page, OTHER_SCALE))
     open_tab("Adapt")
-    page.get_by_alt_text("Looks").or_(page.get_by_text("Look 1")).first.wait_for()
+    page.get_by_alt_text("Twelve images with the selected deltas").first.wait_for()
     page.wait_for_timeout(6000)
     images.append(screenshot(page, OTHER_SCALE))
     open_tab("Edit")

@@ -8,49 +8,66 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from guidance.encoders import Encoder, is_mini, load_encoder
+from guidance.generator import generator_of
 from guidance.latents import map_latents, seed_latents
 from guidance.render import renderer
 from guidance.templates import templates_of
 from nada.clip_directions import Target, image_target, members_of, text_target
-from nada.config import LR_SCALE, AdaptConfig, usual_config
+from nada.config import LR_SCALE, AdaptConfig, StopRule, usual_config
 from nada.layer_choice import LayerChoice
 from nada.layers import Unit, free_of_nyquist, units_of
-from nada.objective import Objective
-from nada.stop_rule import Check, StopRule, Watch
-from sg3.checkpoints import Networks
+from nada.objective import AdaptationObjective
+from nada.stop_rule import Check, StopMonitor
+from sg3.errors import UserError
+from sg3.media import ImageStep, ImageTensor
+from sg3.networks.generator import MappedGenerator
+from sg3.progress import with_bar
+from sg3.settings import replace_settings
 
-#: Pictures of the source generator that stand for it where the target is pictures.
-SOURCE_PICTURES = 64
+if TYPE_CHECKING:
+    from sg3.checkpoints import Networks
+
+#: Images of the source generator that represent it if the target is given by images.
+SOURCE_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class Step:
-    """One point of the way. `index` 0 is the source, `num_steps` the last that may come."""
+class AdaptStep(ImageStep):
+    """One step of an adaptation.
+
+    Attributes:
+        index: 0 for the source, then 1 … `num_steps`.
+        num_steps: Maximum number of steps.
+        loss: Loss of the trained weights (not of their average) on random views; NaN at index 0.
+        losses: Terms of the loss, unweighted.
+        layers: Names of the layers updated in this step.
+        check: Metrics of the fixed latents, at the steps where they are computed.
+        reason: Why this is the last step; None before.
+        adaptation: The adaptation that made the step.
+    """
 
     index: int
     num_steps: int
-    #: Of the weights before averaging, under augmentation; NaN at index 0.
     loss: float
-    #: The terms of the loss, unweighted.
     losses: dict[str, float]
-    #: Names of the layers that changed in this step.
     layers: tuple[str, ...]
-    #: What the fixed latents show, at steps where it was looked at.
     check: Check | None
-    #: Why this is the last step, at the last step.
     reason: str | None
     adaptation: Adaptation = dataclasses.field(repr=False, compare=False)
 
     @cached_property
-    def images(self) -> torch.Tensor:
-        """Pictures `[N, C, H, W]` of the averaged network for the fixed latents; on demand, while
-        this step is the latest."""
-        return self.adaptation.pictures()
+    def image(self) -> ImageTensor:
+        """Images `[N, C, H, W]` of the averaged network for the fixed latents.
+
+        Rendered on first access with the current weights: access it before the next step.
+        """
+        return ImageTensor.of(self.adaptation.render())
 
 
 def adapt(
@@ -61,46 +78,77 @@ def adapt(
     *,
     target_images: torch.Tensor | None = None,
     config: AdaptConfig | None = None,
-    **settings,
+    progress: bool = False,
+    **settings: Any,
 ) -> Adaptation:
-    """Fine-tune a copy of a generator from what `source` says to what `target` says.
+    """Fine-tune a copy of a generator from the domain `source` to the domain `target`.
 
-    An iterator of up to `steps + 1` `Step`s. `network`: a generator, or networks with a G_ema.
-    `target_images` `[M, 3, H, W]` in [−1, 1] take the place of both texts. `settings`: fields of
-    `AdaptConfig`, replacing those of `config` (None: what is best known for `clip`). Its `G_ema`
-    is the result. The same seed gives the same result. Raises ValueError for bad input, before the
-    first step.
+    Example::
+
+        import nada, sg3
+
+        adaptation = nada.adapt(sg3.load("mini-faces"), "face", "zombie", steps=10)
+        for step in adaptation:
+            print(step.index, step.loss)
+        delta = nada.difference(adaptation.source, adaptation.G_ema)
+        nada.save_delta(delta, "zombie.safetensors")
+
+    Args:
+        network: A generator, or `Networks` with a `G_ema`; it is not modified.
+        source: Text that describes what the network shows.
+        target: Text that describes what it should show.
+        clip: Encoder or its name, see `guidance.load_encoder`.
+        target_images: Images `[M, 3, H, W]` in [−1, 1] that replace both texts.
+        config: Base configuration; None: the recommended one for `clip`.
+        progress: Show a progress bar while iterating.
+        **settings: Fields of `AdaptConfig` that override `config`.
+
+    Returns:
+        An iterator over up to `steps + 1` `AdaptStep`s. It is deterministic given the seed.
+
+    Raises ValueError for invalid input, before the first step.
 
     Source: StyleGAN-NADA (arXiv 2108.00946), REFERENCE.md §8.6.
     """
-    G = network.G_ema if isinstance(network, Networks) else network
-    config = dataclasses.replace(config or usual_config(clip), **settings)
-    return Adaptation(G, source, target, clip, target_images, config)
+    config = replace_settings(config or usual_config(clip), settings)
+    return Adaptation(generator_of(network), source, target, clip, target_images, config, progress)
 
 
-class Adaptation(Iterator[Step]):
-    """A running adaptation: `source` frozen, `G` trained, `G_ema` its average and the result."""
+class Adaptation(Iterator[AdaptStep]):
+    """A running adaptation, made by `adapt`; iterate over it to train.
+
+    Attributes:
+        source: The frozen source generator.
+        G: The generator being trained.
+        G_ema: The average of `G` over the steps, which is the result.
+        fixed_ws: Latents `[check_batch, num_ws, w_dim]` whose images the steps show.
+        index: Index of the latest step; −1 before the first.
+        reason: Why it has ended; None while it has not.
+    """
 
     def __init__(
         self,
-        G: nn.Module,
+        G: MappedGenerator,
         source: str | None,
         target: str | None,
         clip: str | Encoder,
         target_images: torch.Tensor | None,
         config: AdaptConfig,
+        progress: bool = False,
     ):
-        _check_texts(source, target, target_images)
-        self.config, self.device = config, next(G.synthesis.parameters()).device
+        _check_goal(source, target, target_images)
         self.source, self.G, self.G_ema = (_frozen_copy(G) for _ in range(3))
+        self.config, self.progress = config, progress
+        self.device = next(self.source.synthesis.parameters()).device
         self.texts = (source, target)
         self.encoder = load_encoder(clip, self.device)
-        self.index, self.reason = -1, None
+        self.index = -1
+        self.reason: str | None = None
         self._generator = torch.Generator().manual_seed(config.seed)
-        z = seed_latents(config.seed, config.check_batch, G.z_dim)
+        z = seed_latents(config.seed, config.check_batch, self.source.z_dim)
         self.fixed_ws = self._map(z)
         self.choice = LayerChoice(self.G, config)
-        self.targets = self._targets(source, target, target_images)
+        self.targets = self._make_targets(source, target, target_images)
         parameters = dict(self.G.named_parameters())
         names = [name for unit in self.choice.candidates for name in unit.tensors]
         self._trained = {name: parameters[name] for name in names}
@@ -110,28 +158,30 @@ class Adaptation(Iterator[Step]):
             for unit in self.choice.candidates
         ]
         self.optimizer = torch.optim.Adam(groups, lr=config.lr * LR_SCALE, betas=config.betas)
-        lengths = [(config.magnitude or 0) * target.text_norm for target in self.targets]
-        self.objective = Objective(
+        self.objective = AdaptationObjective(
             self.encoder,
             self.targets,
-            lengths,
+            [(config.magnitude or 0) * each.text_norm for each in self.targets],
             config.weights,
             config.views,
             None if target_images is None else target_images.to(self.device),
         )
-        before = self.pictures(self.source)
+        before = self.render(self.source)
         rule = config.stop or StopRule(diversity=0, patience=0, length=0)
-        self.watch = Watch(self.encoder, self.targets, before, rule, config.magnitude)
+        self.monitor = StopMonitor(self.encoder, self.targets, before, rule, config.magnitude)
 
-    def _targets(self, source, target, target_images) -> list[Target]:
+    def _make_targets(
+        self, source: str | None, target: str | None, target_images: torch.Tensor | None
+    ) -> list[Target]:
         members = [member for member, _ in members_of(self.encoder)]
         if target_images is None:
+            assert source is not None and target is not None  # by _check_goal
             templates = templates_of(
                 self.config.templates or ("mini" if is_mini(self.encoder) else "imagenet")
             )
             return [text_target(member, source, target, templates) for member in members]
-        parts = self._map(self._draw(SOURCE_PICTURES)).split(self.config.check_batch)
-        before = torch.cat([self.pictures(self.source, ws) for ws in parts])
+        parts = self._map(self._draw(SOURCE_IMAGES)).split(self.config.check_batch)
+        before = torch.cat([self.render(self.source, ws) for ws in parts])
         after = target_images.to(self.device)
         return [image_target(member, before, after) for member in members]
 
@@ -142,28 +192,45 @@ class Adaptation(Iterator[Step]):
         config = self.config
         return map_latents(self.source, z, config.class_index, config.truncation)
 
-    def pictures(self, G: nn.Module | None = None, ws: torch.Tensor | None = None) -> torch.Tensor:
-        """Of `G` (the averaged network) for `ws` (the fixed latents), `[N, C, H, W]` float32."""
+    def render(
+        self, G: MappedGenerator | None = None, ws: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Render images `[N, C, H, W]`, float32.
+
+        Args:
+            G: The generator; None: `G_ema`.
+            ws: Latents `[N, num_ws, w_dim]`; None: `fixed_ws`.
+        """
         render = renderer(G or self.G_ema, self.config.force_fp32)
         return render(self.fixed_ws if ws is None else ws)
 
-    def __next__(self) -> Step:
+    def __iter__(self) -> Iterator[AdaptStep]:
+        if not self.progress:
+            return self
+        return with_bar(self._remaining(), self.config.steps - self.index, "adapt", show=True)
+
+    def _remaining(self) -> Iterator[AdaptStep]:
+        while self.reason is None:
+            yield next(self)
+
+    def __next__(self) -> AdaptStep:
         if self.reason is not None:
             raise StopIteration
         self.index += 1
-        loss, terms, layers = float("nan"), {}, ()
-        if self.index:
-            loss, terms, layers = self._update()
+        loss, terms, layers = self._update() if self.index else (math.nan, {}, ())
         last = self.index == self.config.steps
         check = None
         if last or self.index % self.config.check_every == 0:
-            check = self.watch.measure(self.index, self.pictures())
-            self.reason = self.watch.reason_to_stop() if self.index else None
+            check = self.monitor.measure(self.index, self.render())
+            self.reason = self.monitor.reason_to_stop() if self.index else None
         if last and self.reason is None:
             self.reason = "all steps done"
-        return Step(self.index, self.config.steps, loss, terms, layers, check, self.reason, self)
+        return AdaptStep(
+            self.index, self.config.steps, loss, terms, layers, check, self.reason, self
+        )
 
     def _update(self) -> tuple[float, dict[str, float], tuple[str, ...]]:
+        """Make one optimizer step; return the loss, its terms and the names of the layers."""
         config = self.config
         with torch.enable_grad():
             units = self.choice.at(self.index, self._draw, self._map, self.objective.global_loss)
@@ -183,6 +250,7 @@ class Adaptation(Iterator[Step]):
         lr = _learning_rate(self.index, self.choice.stage(self.index).first, config)
         for group, factor in zip(self.optimizer.param_groups, self._lr_factors, strict=True):
             group["lr"] = lr * factor
+        # Adam skips parameters without a gradient, so layers that are not active stay untouched.
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._after_step(units)
@@ -193,22 +261,23 @@ class Adaptation(Iterator[Step]):
         )
 
     @torch.no_grad()
-    def _after_step(self, units) -> None:
+    def _after_step(self, units: Sequence[Unit]) -> None:
+        """Project the weights (layers=equivariant) and update the average."""
         frozen = dict(self.source.named_parameters())
         if self.choice.stage(self.index).choice == "equivariant":
             for name in (name for unit in units for name in unit.tensors):
                 if self._trained[name].ndim == 4:
                     change = self._trained[name] - frozen[name]
                     self._trained[name].copy_(frozen[name] + free_of_nyquist(change))
-        # Young averages follow quickly, or a short run would return its source.
+        # A smaller decay in the first steps, or the result of a short run would be its source.
         beta = min(self.config.ema, (1 + self.index) / (10 + self.index))
         average = dict(self.G_ema.named_parameters())
         for name, parameter in self._trained.items():
-            # What never moved is its source bit for bit, also in the average.
+            # Written as an increment so that unchanged weights stay equal bit for bit.
             average[name].add_((parameter - average[name]) * (1 - beta))
 
-    def state_dict(self) -> dict:
-        """Tensors, numbers and strings from which `load_state_dict` goes on bit for bit."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to resume bit for bit, see `load_state_dict`."""
         average = dict(self.G_ema.named_parameters())
         return {
             "index": self.index,
@@ -218,14 +287,19 @@ class Adaptation(Iterator[Step]):
             "optimizer": self.optimizer.state_dict(),
             "generator": self._generator.get_state(),
             "choice": self.choice.state_dict(),
-            "watch": self.watch.state_dict(),
+            "watch": self.monitor.state_dict(),
         }
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from `state`, of an adaptation with the same arguments."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the state of an adaptation that was created with the same arguments.
+
+        Raises ValueError if it trains other layers.
+        """
         if state["trained"].keys() != self._trained.keys():
-            raise ValueError("state: it trains other layers; repeat the command that wrote it")
+            raise UserError(
+                "layers: got others than those of the state; use the settings it was written with"
+            )
         average = dict(self.G_ema.named_parameters())
         for name, parameter in self._trained.items():
             parameter.copy_(state["trained"][name])
@@ -233,37 +307,38 @@ class Adaptation(Iterator[Step]):
         self.optimizer.load_state_dict(state["optimizer"])
         self._generator.set_state(state["generator"])
         self.choice.load_state_dict(state["choice"])
-        self.watch.load_state_dict(state["watch"])
+        self.monitor.load_state_dict(state["watch"])
         self.index, self.reason = state["index"], state["reason"]
 
 
 def _learning_rate(index: int, first: int, config: AdaptConfig) -> float:
-    """Of step `index`, counted from 1, in the stage that began with step `first`."""
-    share = min(1.0, (index - first + 1) / config.warmup) if config.warmup else 1.0
+    """Learning rate of step `index` (from 1) in the stage that starts at step `first`."""
+    factor = min(1.0, (index - first + 1) / config.warmup) if config.warmup else 1.0
     left = (config.steps + 1 - index) / (config.steps * config.decay) if config.decay else 1.0
     if left < 1:
-        share *= 0.5 - 0.5 * math.cos(math.pi * left)
-    return config.lr * LR_SCALE * share
+        factor *= 0.5 - 0.5 * math.cos(math.pi * left)
+    return config.lr * LR_SCALE * factor
 
 
 def _lr_factors(chosen: Sequence[Unit], units: Sequence[Unit], coarse: float) -> list[float]:
-    """Of the `chosen` among all `units` of a generator: `coarse` for the first, 1 for the last."""
+    """Learning-rate factors of the `chosen` of all `units`: `coarse` for the first, 1 for the
+    last, geometric in between."""
     depth = {unit.name: i / (len(units) - 1) for i, unit in enumerate(units)}
     return [coarse ** (1 - depth[unit.name]) for unit in chosen]
 
 
-def _frozen_copy(G: nn.Module) -> nn.Module:
+def _frozen_copy(G: MappedGenerator) -> MappedGenerator:
     return copy.deepcopy(G).eval().requires_grad_(False)
 
 
-def _check_texts(source, target, target_images) -> None:
+def _check_goal(source: str | None, target: str | None, target_images: torch.Tensor | None) -> None:
     if target_images is not None:
         if target is not None:
-            raise ValueError("target: got a text and pictures; give one of them")
+            raise UserError("target: got a text and images; give one of them")
         if target_images.ndim != 4 or target_images.shape[1] != 3 or not len(target_images):
             shape = tuple(target_images.shape)
-            raise ValueError(f"target_images: got shape {shape}, expected [N, 3, H, W]")
+            raise UserError(f"target_images: got shape {shape}, expected [N, 3, H, W]")
         return
     for name, text in (("source", source), ("target", target)):
         if not text or not text.strip():
-            raise ValueError(f"{name}: got {text!r}, expected a text such as 'face'")
+            raise UserError(f"{name}: got {text!r}, expected a text such as 'face'")
