@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sg3.checkpoints.safetensors_io import save as save
     from sg3.generate import generate_images as generate_images
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __distribution__ = "sg3"  # see sg3.installation
 __all__ = ["Networks", "__version__", "generate_images", "load", "save"]
 

@@ -33,7 +33,8 @@ FIRST_SEED = 5000
 NEGATIVE_IMAGES = 10
 #: Settings that keep the rest, chosen on prompts of `steering_prompts`.
 KEEPING = {
-    "space": "s", "keep": 0.5, "perceptual": 1.2, "identity": 1.0, "identity_encoder": "mini-smooth",
+    "space": "s", "keep": 0.5, "perceptual": 1.2, "identity": 1.0,
+    "identity_encoder": "mini-smooth",
 }  # fmt: skip
 #: Attributes that are hidden where another one has this value.
 HIDDEN = {

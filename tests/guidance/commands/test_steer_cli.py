@@ -143,7 +143,7 @@ def test_an_unwritable_folder_is_noticed_before_the_work(clip, tmp_path, monkeyp
     (tmp_path / "file").write_text("")
     result, lines = call("a", "--network", NETWORK, "--outdir", str(tmp_path / "file" / "out"))
     assert result.exit_code == 2
-    assert len(lines) == 1 and "is not a folder; choose another one" in lines[0]
+    assert len(lines) == 1 and "is not a folder; choose another folder" in lines[0]
 
 
 def test_slugs():

@@ -188,7 +188,7 @@ def test_grey_and_conditional_networks():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"space": "z"}, "space: got 'z', expected w or w+"),
+        ({"space": "z"}, "space: got 'z', expected w, w+ or s"),
         ({"start": "nowhere"}, "start"),
         ({"steps": -1}, "steps"),
         ({"candidates": 0}, "candidates"),
