@@ -19,13 +19,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sg3._version import __version__
+
 if TYPE_CHECKING:
     from sg3.checkpoints.load import load as load
     from sg3.checkpoints.networks import Networks as Networks
     from sg3.checkpoints.safetensors_io import save as save
     from sg3.generate import generate_images as generate_images
 
-__version__ = "0.2.0"
 __distribution__ = "sg3"  # see sg3.installation
 __all__ = ["Networks", "__version__", "generate_images", "load", "save"]
 

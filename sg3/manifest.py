@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sg3 import __version__
+from sg3._version import __version__
 from sg3.files import sha256_of, write_text
 
 PACKAGES = ("torch", "numpy", "numba", "open-clip-torch", "safetensors")

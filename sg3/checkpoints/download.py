@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ops_cuda.cache import cache_dir
-from sg3 import __version__
+from sg3._version import __version__
 from sg3.errors import UserError
 from sg3.files import prepare_folder, sha256_of, write_text
 

@@ -34,7 +34,7 @@ def findings() -> dict[str, str]:
     import ops_cuda  # noqa: F401  (registers the operators)
     from ops_cuda import choose
     from ops_cuda.cache import cache_dir
-    from sg3 import __version__
+    from sg3._version import __version__
     from sg3.installation import shared_names
 
     found = {"sg3": __version__, "python": platform.python_version()}

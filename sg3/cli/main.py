@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from sg3 import __version__
+from sg3._version import __version__
 from sg3.allocator import keep_large_blocks
 from sg3.installation import PACKAGES, check_packages
 from sg3.threads import use_passive_waiting
