@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sg3.cli.options import ParsedType, debug_option, option, parse_size, resolve_device
-from sg3.cli.train_options import COUNT, SIZES, SWITCH, add_options, of
+from sg3.cli.train_options import COUNT, SIZES, add_options, of, switch
 from sg3.errors import UserError
 from sg3.files import write_text
 from sg3.training.config import TrainConfig
@@ -36,7 +36,7 @@ RUN = [
     of("augpipe"),
     of("loss"),
     of("freezed"),
-    of("freeze_mapping", **SWITCH),
+    switch("freeze_mapping"),
     of("d_reg_interval"),
     of("precision"),
 ]

@@ -32,11 +32,17 @@ def parse_metrics(text: str) -> tuple[str, ...]:
 
 BATCH_GPU = ParsedType("N|auto", parse_batch_gpu)
 METRICS = ParsedType("NAMES|none", parse_metrics)
-#: Switches may have a value, as in official commands: `--mirror=1`.
+#: For switches that may have a value, as in official commands: `--mirror=1`.
 SWITCH: dict[str, Any] = {
-    "type": bool, "is_flag": False, "flag_value": True, "metavar": "[=0|1]", "unset": "off",
+    "type": bool, "is_flag": False, "flag_value": True, "metavar": "[=0|1]",
 }  # fmt: skip
 COUNT = click.IntRange(min=1)
+
+
+def switch(name: str) -> Callable:
+    """Return the option of a bool field that may have a value."""
+    return of(name, "--" + name.replace("_", "-"), **SWITCH)
+
 
 REQUIRED = [
     of("outdir", type=click.Path(file_okay=False), required=True, metavar="DIR"),
@@ -53,10 +59,10 @@ REQUIRED = [
     of("gamma"),
 ]
 FEATURES = [
-    of("cond", **SWITCH),
-    of("mirror", **SWITCH),
-    of("mirror_y", **SWITCH),
-    of("max_images"),
+    switch("cond"),
+    switch("mirror"),
+    switch("mirror_y"),
+    of("max_images", field="max_size"),  # as `open_dataset` calls it
     of("aug"),
     of("augpipe"),
     of("p"),
@@ -64,7 +70,7 @@ FEATURES = [
     of("initial_p"),
     of("resume", metavar="latest|NAME|FILE|URL"),
     of("freezed"),
-    of("freeze_mapping", **SWITCH),
+    switch("freeze_mapping"),
 ]
 SIZES = [
     of(name)
@@ -84,8 +90,8 @@ RUNNING = [
     of("batch_gpu", type=BATCH_GPU),
     of("precision"),
     option("--fp32", default=False, help="Same as --precision fp32.", **SWITCH),
-    of("compile", **SWITCH),
-    of("nobench", **SWITCH),
+    switch("compile"),
+    switch("nobench"),
     of("workers"),
     of("cache"),
     of("threads"),
