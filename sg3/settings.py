@@ -111,7 +111,7 @@ def type_name(field: dataclasses.Field) -> str:
     """Return the name of a field's type without `| None`: `"int"` for `int | None`."""
     # A string where the module postpones annotations (PEP 563), else a type or a union.
     name = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", None)
-    return str(name or field.type).partition(" |")[0]
+    return str(name or field.type).removesuffix(" | None")
 
 
 def documented(cls: C) -> C:
@@ -134,12 +134,12 @@ def documented(cls: C) -> C:
 def check_settings(config: Any) -> None:
     """Raise ValueError for the first field of a dataclass that is outside its allowed values.
 
-    None passes where it is the default. Fields declared as `int` or `float` must be finite numbers,
+    None passes where it is the default or declared. Fields declared as `int` or `float` must be finite numbers,
     and whole ones for `int`.
     """
     for field in dataclasses.fields(config):
         value, known = getattr(config, field.name), about(field)
-        if value is None and field.default is None:
+        if value is None and (field.default is None or str(field.type).endswith("| None")):
             continue
         if known.choices is not None and value not in known.choices:
             raise UserError(f"{field.name}: got {value!r}, expected {known.expected}")

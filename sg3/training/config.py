@@ -124,9 +124,10 @@ class TrainConfig:
     ema_kimg: float | None = setting(
         None, "EMA half-life of G in kimg.", above=0, unset="0.3125·batch"
     )
-    # No range: None is a value of its own here, chosen where a run starts from a network.
     ema_rampup: float | None = setting(
-        0.05, "Limit the EMA half-life to this fraction of the images shown; None: no limit."
+        0.05,
+        "Limit the EMA half-life to this fraction of the images shown; None: no limit.",
+        min=0,
     )
 
     kimg: float = setting(25000, "Length of the run in kimg.", above=0)

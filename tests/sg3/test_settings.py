@@ -82,6 +82,21 @@ def test_values_within_their_range_pass():
     Config(batch=8.0)  # a whole number
 
 
+def test_declared_unions():
+    @dataclass
+    class Unions:
+        size: int | str | None = setting(None, "Size.")
+        limit: float | None = setting(0.5, "Limit.", min=0)
+
+        def __post_init__(self):
+            check_settings(self)
+
+    Unions(size="auto", limit=None)
+    with pytest.raises(UserError, match="limit: got 'x', expected a number"):
+        Unions(limit="x")
+    assert [type_name(field) for field in dataclasses.fields(Unions)] == ["int | str", "float"]
+
+
 def test_expected_values_in_words():
     assert Setting(min=1).expected == "at least 1"
     assert Setting(max=2**32 - 1, min=0).expected == "0 to 4294967295"

@@ -123,7 +123,7 @@ def test_bad_numbers_are_refused_by_name(world, tmp_path, options):
         ({"seed": -1}, "seed: got -1, expected 0 to 4294967295"),
         ({"blur_percent": 101.0}, "blur_percent: got 101.0, expected 0 to 100"),
         ({"batch": 0}, "batch: got 0, expected at least 1"),
-        ({"augpipe": "bgd"}, "augpipe: got 'bgd', expected blit or geom"),
+        ({"augpipe": "bgd"}, "augpipe: got 'bgd', expected blit, geom"),
         ({"cfg": "stylegan2", "num_layers": 4}, "num_layers, margin_size: got a value, but `cfg`"),
         ({"desc": "a/b"}, "desc: got 'a/b', expected a folder name suffix"),
         ({"grid": (3000, 2)}, "grid: got 3000x2, expected 1 to 100 images per side"),
