@@ -134,8 +134,8 @@ def documented(cls: C) -> C:
 def check_settings(config: Any) -> None:
     """Raise ValueError for the first field of a dataclass that is outside its allowed values.
 
-    None passes where it is the default or declared. Fields declared as `int` or `float` must be finite numbers,
-    and whole ones for `int`.
+    None passes where it is the default or declared. Fields declared as `int` or `float` must be
+    finite numbers, and whole ones for `int`.
     """
     for field in dataclasses.fields(config):
         value, known = getattr(config, field.name), about(field)

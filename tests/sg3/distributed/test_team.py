@@ -49,6 +49,7 @@ def assert_close(expected, got, tolerance):
         assert error < tolerance, (name, error)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(data, alone, tmp_path):
     """Half the batch each, with two minibatch statistics groups of 4 in all."""
     out = tmp_path / "out.pt"
@@ -177,6 +178,7 @@ def wait_for(condition, output=None, seconds=240):
     raise AssertionError(f"nothing happened in {seconds} seconds; output so far:\n{text}")
 
 
+@pytest.mark.slow
 def test_a_dead_process_stops_the_others_and_torchrun_resumes(data, tmp_path):
     """kill -9 of rank 1: rank 0 reports it and exits; torchrun's restart resumes from the state."""
     command = [*LAUNCH, "--nproc-per-node=2", "--max-restarts=3", *sg3_train(data, tmp_path)]
@@ -217,6 +219,7 @@ def _rank(launcher: int, rank: int) -> int:
     raise AssertionError(f"no rank {rank}")
 
 
+@pytest.mark.slow
 def test_gpus_starts_processes_and_a_signal_saves(data, tmp_path):
     command = [sys.executable, *sg3_train(data, tmp_path / "runs"), "--gpus", "2", "--kimg", "100"]
     process = subprocess.Popen(
@@ -233,6 +236,7 @@ def test_gpus_starts_processes_and_a_signal_saves(data, tmp_path):
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_gpus_and_bad_data_is_exit_2(tmp_path):
     command = [sys.executable, *sg3_train(tmp_path / "none", tmp_path / "runs"), "--gpus", "2"]
     result = subprocess.run(

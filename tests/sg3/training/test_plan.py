@@ -154,6 +154,7 @@ def test_kinds_of_steps():
     assert _kinds_of_steps([1, 1]) == [(0, 1.0)]
 
 
+@pytest.mark.slow
 def test_measured_and_estimated_on_this_cpu():
     config = config_of(batch=2)
     (real,) = plan(config, (3, 16, 16), device="cpu", measure=True)

@@ -249,6 +249,7 @@ def sg3_train(data, outdir):
     return [sys.executable, "-m", "sg3", *words]
 
 
+@pytest.mark.slow
 def test_killed_runs_resume_from_complete_states(data, tmp_path):
     """kill -9 at random moments; benchmarks/kill_runs.py does this many times."""
     random, shown = np.random.RandomState(0), 0
