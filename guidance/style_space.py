@@ -12,7 +12,6 @@ from torch import nn
 from sg3.errors import UserError
 from sg3.networks.generator import MappedGenerator
 from sg3.networks.layer_units import select_layers, units_of
-from sg3.networks.layers import FullyConnectedLayer
 from sg3.networks.style_space import (
     StyleLayer,
     added_styles,
@@ -24,7 +23,6 @@ from sg3.networks.style_space import (
 __all__ = [
     "StyleLayer",
     "added_styles",
-    "affine_of",
     "affine_weight",
     "layer_outputs",
     "replaced_styles",
@@ -58,17 +56,9 @@ def rows_of_layers(G: MappedGenerator, text: str) -> set[int]:
     return rows
 
 
-def affine_of(layer: StyleLayer) -> FullyConnectedLayer:
-    """The affine layer that computes the styles of `layer` from its row of ws."""
-    affine = layer.module.get_submodule("affine")
-    assert isinstance(affine, FullyConnectedLayer)
-    return affine
-
-
 def affine_weight(layer: StyleLayer, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """Effective weight of the affine layer, `[channels, w_dim]`."""
-    affine = affine_of(layer)
-    return affine.weight.to(dtype) * affine.weight_gain
+    return layer.affine.weight.to(dtype) * layer.affine.weight_gain
 
 
 @torch.no_grad()

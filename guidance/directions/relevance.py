@@ -22,7 +22,6 @@ from guidance.latents import map_latents
 from guidance.render import RENDER_BUDGET_PX
 from guidance.style_space import (
     StyleLayer,
-    affine_of,
     affine_weight,
     layer_outputs,
     replaced_styles,
@@ -114,7 +113,7 @@ def style_statistics(
     means, deviations = [], []
     for layer in layers:
         psi = config.truncation if layer.ws_row < config.cutoff else 1.0
-        affine, weight = affine_of(layer), affine_weight(layer)
+        affine, weight = layer.affine, affine_weight(layer)
         assert affine.bias is not None
         means.append(weight @ centre.lerp(mean, psi) + affine.bias.double() * affine.bias_gain)
         deviations.append(psi * ((weight @ covariance) * weight).sum(dim=1).clamp_min(0).sqrt())
