@@ -59,14 +59,26 @@ def record_option(name: str, *declarations: str) -> Decorator:
     return config_option(RecordConfig, name, *declarations, param=f"record__{name}")
 
 
+UNLESS_IMAGES = "none; required without --target-images"
 GOAL = [
-    option("--source", metavar="TEXT", help="What the network shows now, for example 'face'."),
-    option("--target", metavar="TEXT", help="What it should show, for example 'zombie'."),
+    option(
+        "--source",
+        metavar="TEXT",
+        help="What the network shows now, for example 'face'.",
+        unset=UNLESS_IMAGES,
+    ),
+    option(
+        "--target",
+        metavar="TEXT",
+        help="What it should show, for example 'zombie'.",
+        unset=UNLESS_IMAGES,
+    ),
     option(
         "--target-images",
         type=click.Path(exists=True),
         metavar="DIR|ZIP",
         help="Images of the target, in place of --source and --target.",
+        unset="none",
     ),
     network_option,
     option(
