@@ -194,7 +194,7 @@ def _start_fields() -> dict[str, gr.components.Component]:
         latent = gr.File(label="Latent", file_types=[".safetensors"], height=100, visible=False)
         hint = "More freedom, but further from the training distribution"
         space = gr.Radio(list(SPACES), value=next(iter(SPACES)), label="Space", info=hint)
-        hint = "Layers that may change, for example 0-4 or L3-L6; empty: all"
+        hint = "Layers that may change, for example 0-4 or L3-L5; empty: all"
         layers = gr.Textbox("", label="Layers", info=hint)
         hint = "Random views per step; 0 = automatic"
         views = gr.Slider(0, 64, 0, step=1, label="Cutouts", info=hint)

@@ -34,7 +34,7 @@ __all__ = [
 
 
 def rows_of_layers(G: MappedGenerator, text: str) -> set[int]:
-    """Rows of ws named by `"2-5,7"` (row numbers) or `"L3-L6,torgb"` (layer names).
+    """Rows of ws named by `"2-5,7"` (row numbers) or `"L3-L5,torgb"` (layer names).
 
     Raises ValueError for a row or layer that does not exist.
     """

@@ -41,7 +41,7 @@ def edit(network, deltas, latent, seeds, device, outdir, sheet, video, **options
     Examples:
       sg3 edit --seed 3 --direction "a smiling face" --alpha -4..4 --beta 0.2 --outdir out/smile
       sg3 edit --latent out/smile/latent.safetensors --direction pca:2 --video out/pca.mp4
-      sg3 edit --seeds 0-3 --mix 7:L3-L6 --direction "red hair" --direction sefa:1 --alpha 0..3
+      sg3 edit --seeds 0-3 --mix 7:L3-L5 --direction "red hair" --direction sefa:1 --alpha 0..3
     """
     from guidance.directions.sweeps import write_sheet, write_video
     from guidance.latent_files import write_latent

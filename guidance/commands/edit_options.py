@@ -35,10 +35,10 @@ def parse_alpha(text: str) -> tuple[float, float]:
 
 
 def parse_mix(text: str) -> tuple[int, str]:
-    """`"7:L3-L6"` → (7, "L3-L6"): a seed, and the layers that take its styles."""
+    """`"7:L3-L5"` → (7, "L3-L5"): a seed, and the layers that take its styles."""
     match = re.fullmatch(r"(\d{1,10}):(.+)", text)
     if not match or int(match[1]) >= 2**32:
-        raise UserError(f"mix: got {text!r}, expected SEED:LAYERS like 7:4-6 or 7:L3-L6")
+        raise UserError(f"mix: got {text!r}, expected SEED:LAYERS like 7:4-6 or 7:L3-L5")
     return int(match[1]), match[2]
 
 

@@ -40,7 +40,7 @@ class SteerConfig:
     )
     layers: str | None = setting(
         None,
-        'Layers that may change: rows of ws such as "4-9", or names such as "L3-L6".',
+        'Layers that may change: rows of ws such as "4-6", or names such as "L3-L5".',
         unset="all layers",
     )
     start: str = setting(
