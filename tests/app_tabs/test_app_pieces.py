@@ -40,6 +40,7 @@ def visitor(name: str):
     return SimpleNamespace(session_hash=name)
 
 
+@pytest.mark.slow
 def test_the_page_serves_nothing_but_its_folder(context, tmp_path):
     demo, address = launch(context, "127.0.0.1", None, share=False)
     try:

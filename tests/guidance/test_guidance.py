@@ -73,6 +73,7 @@ def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+@pytest.mark.slow
 def test_cutouts_are_windows_of_the_image_with_the_sizes_of_the_recipe():
     side, size, count = 96, 32, 4000
     ramp = torch.arange(side).float().expand(side, side)

@@ -74,6 +74,7 @@ def test_every_option_has_a_help_text_and_a_default(command):
         assert param.opts[0] in text
 
 
+@pytest.mark.slow
 def test_networks_are_as_good_as_a_generator(nets):
     settings = QUICK | {"steps": 1, "start": "seed"}
     runs = [list(guidance.steer(each, "red", Colour(), **settings)) for each in (nets, nets.G_ema)]

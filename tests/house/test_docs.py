@@ -59,6 +59,7 @@ def code_lines(path: Path) -> Iterator[str]:
 # Citations and links -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_cited_section_of_the_reference_exists(root):
     headings = set(re.findall(r"^#{2,3} (\d+(?:\.\d+)?) ", read(root / "docs/REFERENCE.md"), re.M))
     cited, missing = 0, []

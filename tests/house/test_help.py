@@ -192,6 +192,7 @@ def leaf(arguments: list[str]) -> tuple[str, click.Command]:
     return name, command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", list(COMMANDS))
 def test_every_example_runs(top, stand_ins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

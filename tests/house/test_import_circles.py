@@ -6,6 +6,8 @@ import ast
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 PACKAGES = ("ops_cuda", "sg3", "guidance", "nada", "recipes", "app_tabs", "benchmarks")
 
 
@@ -42,6 +44,7 @@ def module_name(path: Path) -> str:
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
+@pytest.mark.slow
 def test_there_are_no_import_circles(root):
     files = {
         module_name(path.relative_to(root)): path

@@ -74,6 +74,7 @@ def source_files(root: Path) -> list[tuple[str, Path]]:
     return [*files, ("app", root / "app.py")]
 
 
+@pytest.mark.slow
 def test_no_file_imports_upward(root):
     files = source_files(root)
     assert {name for name, _ in files} == set(ORDER), "a package of the order has no files"
@@ -145,6 +146,7 @@ def imports_world(source: str) -> list[int]:
     return sorted(found)
 
 
+@pytest.mark.slow
 def test_only_recipes_import_the_bundled_world(root):
     files = [path for name, path in source_files(root) if name != "recipes"]
     assert root / "app_tabs/theme.py" in files

@@ -255,6 +255,7 @@ def test_the_package_lists_what_it_has():
         nada.adopt  # noqa: B018
 
 
+@pytest.mark.slow
 def test_images_as_the_target(network):
     red = torch.tensor([1.0, -1, -1])[None, :, None, None].expand(2, 3, 20, 20)
     settings = QUICK | {"steps": 6, "lr": 0.02}
@@ -294,6 +295,7 @@ def test_the_rule_ends_an_adaptation(network):
 AUTO = {"layers": "auto", "auto_k": 3, "auto_every": 4, "auto_batch": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "settings"),
     [

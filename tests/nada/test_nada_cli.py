@@ -85,6 +85,7 @@ def done(tmp_path_factory):
     return out, result.output
 
 
+@pytest.mark.slow
 def test_a_run_writes_all_files(done):
     out, printed = done
     names = ["stats.jsonl", "before.png", "step0002.png", "state.safetensors", "curves.svg"]
@@ -134,6 +135,7 @@ def test_images_video_and_curves(done):
     assert ET.parse(out / "curves.svg").getroot().tag.endswith("svg")
 
 
+@pytest.mark.slow
 def test_resuming_equals_an_uninterrupted_run(done, tmp_path):
     out, _ = done
     call(tmp_path, "--no-video", steps="1")
@@ -149,6 +151,7 @@ def test_resuming_equals_an_uninterrupted_run(done, tmp_path):
     assert finished.state["watch"] == read_state(out / "state.safetensors").state["watch"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone(done):
     out, _ = done
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -174,6 +177,7 @@ def test_the_log_of_another_run_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["stats.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_signal_stops_after_the_step(tmp_path, monkeypatch):
     add = AdaptationRecord.add
 
@@ -215,6 +219,7 @@ def test_ctrl_c_writes_the_result_so_far(tmp_path):
     assert (tmp_path / "out" / "sheet.png").exists()
 
 
+@pytest.mark.slow
 def test_stylegan2_target_images_several_encoders_and_low_rank(tmp_path):
     for i, colour in enumerate(["red", "#800000"]):
         Image.new("RGB", (50, 40), colour).save(tmp_path / f"{i}.png")
@@ -236,6 +241,7 @@ def test_stylegan2_target_images_several_encoders_and_low_rank(tmp_path):
     assert "target_images" in line
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_state(tmp_path):
     call(tmp_path, "--no-video", steps="1")
     state = (tmp_path / "state.safetensors").read_bytes()
@@ -252,6 +258,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_state(tmp_path):
     assert (tmp_path / "state.safetensors").read_bytes() == state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "options", "message"),
     [
@@ -291,6 +298,7 @@ def test_an_unwritable_folder_is_noticed_before_the_work(tmp_path, monkeypatch):
     assert "file" in refused(tmp_path / "file" / "out")
 
 
+@pytest.mark.slow
 def test_templates_from_a_file(tmp_path):
     (tmp_path / "t.txt").write_text("a {}\n\na nice {}\n")
     result, _ = call(tmp_path / "out", "--no-video", templates=str(tmp_path / "t.txt"), steps="0")
@@ -360,6 +368,7 @@ def test_changes_too_faint_to_see_are_no_grid():
     assert spectral_change(smooth, smooth + 0.05 * signs).advice is not None
 
 
+@pytest.mark.slow
 def test_curves_survive_whatever_the_records_hold():
     records = [{"step": 0, "loss": None, "agreement": 0.0}, {"step": 1, "loss": float("nan")}]
     for some in ([], records[:1], records, [*records, {"step": 2, "loss": 0.5, "length": 3}]):

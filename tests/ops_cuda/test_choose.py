@@ -96,6 +96,7 @@ def test_a_wrong_path_is_disabled_with_one_warning(monkeypatch, forward, reason)
     assert reason in choose.report()["filtered_lrelu, cpu"]
 
 
+@pytest.mark.slow
 def test_doctor_reports_the_paths(monkeypatch):
     from sg3.cli.main import cli
 
@@ -111,6 +112,7 @@ def test_doctor_reports_the_paths(monkeypatch):
     assert result.exit_code == 2 and "SG3_OPS: got 'quick'" in result.output
 
 
+@pytest.mark.slow
 def test_everything_works_where_numba_and_triton_are_missing():
     code = (
         "import sys; sys.modules |= {'numba': None, 'triton': None}\n"

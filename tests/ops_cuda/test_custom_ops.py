@@ -23,6 +23,7 @@ def forward_arguments(path: str, keep_states: bool, requires_grad: bool = False)
     return x, torch.randn(3), torch.rand(2, 3), fu, fd, *settings, keep_states, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("keep_states", [False, True])
 def test_opcheck_of_the_forward_pass(path, keep_states):
@@ -32,6 +33,7 @@ def test_opcheck_of_the_forward_pass(path, keep_states):
     torch.library.opcheck(operator._forward, (x, *arguments[1:]), test_utils="test_faketensor")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_opcheck_of_the_gradient(path):
     x, b, _, fu, fd, *_ = forward_arguments(path, True)
@@ -61,6 +63,7 @@ def test_compiles_as_one_graph(monkeypatch, ops):
     assert torch.equal(*gradients)
 
 
+@pytest.mark.slow
 def test_a_whole_generator_compiles_as_one_graph():
     torch._dynamo.reset()
     G = sg3.load("mini-faces").G_ema
@@ -88,6 +91,7 @@ def test_states_take_two_bits():
     assert states.numel() < 1.4 * 20 * middle[0] * middle[1] / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small_batches", [False, True])
 def test_a_compiled_generator_is_the_same_generator(small_batches):
     """In place: names, images and gradients stay (inductor itself needs a C++ compiler)."""

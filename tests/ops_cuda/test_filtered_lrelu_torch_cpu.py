@@ -32,6 +32,7 @@ def close(got, expected, tolerance=1e-12) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("up, down", FACTORS)
 @pytest.mark.parametrize("kind", ["separable", "two axes", "none"])
 @pytest.mark.parametrize("clamp", [None, 0.2])

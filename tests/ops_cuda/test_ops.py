@@ -26,6 +26,7 @@ def test_bias_act_derivatives(act):
     assert torch.autograd.gradgradcheck(function, (x, b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 2, 7, 6), (0, 2, 7, 6)])
 def test_filtered_lrelu_derivatives(shape):
     torch.manual_seed(0)
@@ -45,6 +46,7 @@ def test_filtered_lrelu_derivatives(shape):
     assert torch.autograd.gradgradcheck(function, (x, b))
 
 
+@pytest.mark.slow
 def test_scale_is_a_product_before_the_bias():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
@@ -88,6 +90,7 @@ def cases():
                 yield up, down, padding, taps
 
 
+@pytest.mark.slow
 @CPU_PATH
 @pytest.mark.parametrize("flip", [False, True])
 def test_fused_cpu_path_equals_the_reference(flip):
@@ -222,6 +225,7 @@ def test_modulated_conv_equals_per_sample_weights():
     assert (got - torch.cat(expected)).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, error", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_one_sample_and_frozen_weights_give_the_same_gradients(kernel, dtype, error):

@@ -71,6 +71,7 @@ def test_small_results_are_fresh_and_idle_memory_is_bounded():
     assert {place(t) for t in again} == set(places[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 @pytest.mark.parametrize("keep", [False, True])
 def test_recycling_is_off_where_glibc_keeps_freed_blocks(keep):
@@ -92,6 +93,7 @@ def test_the_smallest_fitting_block_is_used_unless_far_too_large():
     assert place(recycler.empty([LARGE_BYTES], torch.uint8)) not in places.values()
 
 
+@pytest.mark.slow
 def test_threads_never_get_the_same_block():
     recycler, faults = Recycler(), []
 

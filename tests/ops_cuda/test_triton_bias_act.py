@@ -130,12 +130,14 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_in_the_interpreter(name):
     failure = triton_interpreter.outcomes(__file__)[name]
     assert not failure, failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["linear", "relu", "lrelu"])
 def test_the_operator_of_cpus(act):
     torch.manual_seed(0)

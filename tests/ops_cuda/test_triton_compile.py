@@ -12,6 +12,7 @@ from ops_cuda.filtered_lrelu.triton_tables import Shape, best_tile, shared_memor
 MIN_SHARED_MEMORY = 101376
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", compile_kernels.LAYERS)
 def test_filtered_lrelu_compiles_for_hopper(layer):
     for part, launch in compile_kernels.filtered_lrelu_launches(layer, torch.float16).items():
@@ -21,6 +22,7 @@ def test_filtered_lrelu_compiles_for_hopper(layer):
         assert found.registers <= 255 and found.shared <= MIN_SHARED_MEMORY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["upfirdn2d, up 1, down 2, 4×4", "bias_act, lrelu"])
 def test_others_compile_for_hopper(name):
     for launch in compile_kernels.configurations()[name](torch.float16).values():

@@ -145,6 +145,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_in_the_interpreter(name):
     failure = triton_interpreter.outcomes(__file__)[name]

@@ -68,6 +68,7 @@ def oracle_upfirdn(x, f, up, down, padding, flip, gain):
     return valid[..., ::down]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("up, down", list(itertools.product([1, 2, 3], [1, 2, 4])))
 @pytest.mark.parametrize("flip", [False, True])
 def test_upfirdn2d_equals_scipy(up, down, flip):
@@ -86,6 +87,7 @@ def test_upfirdn2d_equals_scipy(up, down, flip):
         assert np.abs(got.numpy() - expected).max() < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("up, down", [(1, 2), (2, 1), (3, 2)])
 def test_upfirdn2d_derivatives(up, down):
     torch.manual_seed(0)
@@ -99,6 +101,7 @@ def test_upfirdn2d_derivatives(up, down):
     assert torch.autograd.gradgradcheck(function, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("up, down", list(itertools.product([1, 2, 3, 4], repeat=2)))
@@ -201,6 +204,7 @@ def test_gradients_of_both_orders(layout, up, down):
         assert error(got.detach(), expected.detach()) < 2e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["reference", pytest.param("cpu", marks=needs_numba)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_opcheck(path, layout):
@@ -210,6 +214,7 @@ def test_opcheck(path, layout):
         torch.library.opcheck(operator._upfirdn2d, arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ops", ["auto", "reference"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
 def test_compiles_as_one_graph(monkeypatch, ops, layout):

@@ -49,6 +49,7 @@ def test_every_target_has_its_delta_of_this_network(G):
         assert delta.meta["texts"] == ([None, None] if text in FROM_IMAGES else ["face", text])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["cat", "sepia"])
 def test_the_judge_sees_the_target(G, judge, source, target):
     adapted = apply_deltas(G, [(load_delta(DELTAS / f"{target}.safetensors"), 1)])

@@ -124,6 +124,7 @@ def problem(module: str, rest: str) -> str | None:
     return f"{module} has no option {', '.join(sorted(unknown))}" if unknown else None
 
 
+@pytest.mark.slow
 def test_commands_that_are_named_exist():
     commands, problems = 0, []
     for name, parts in prose().items():

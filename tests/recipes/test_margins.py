@@ -47,12 +47,14 @@ def test_a_delta_is_renamed_with_its_network(small, tmp_path):
         move_delta(path, small, wide)
 
 
+@pytest.mark.slow
 def test_the_bundled_network_is_equivariant():
     """A StyleGAN3-T should reach more than 50 dB (StyleGAN3, Table 1)."""
     found = evaluate("eqt0.05k_int", sg3.load("mini-faces").G_ema, None)["results"]
     assert found["eqt0.05k_int"] > 52
 
 
+@pytest.mark.slow
 def test_only_configuration_r_is_equivariant_to_rotations():
     """As in StyleGAN3, Table 1; both are equivariant to translations."""
     found = {

@@ -27,6 +27,7 @@ def world():
     return codes, latents.z_of(codes, np.random.RandomState(0))
 
 
+@pytest.mark.slow
 def test_latents_of_the_world_are_standard_normal(world):
     _, z = world
     assert z.shape == (1500, latents.Z_DIM)
@@ -72,6 +73,7 @@ def small(**changes) -> pretrain.PretrainConfig:
     return pretrain.PretrainConfig(data="", **sizes, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"lr": 0.02}, {"lr": 0.02, "muon": True}])
 def test_pretraining_lowers_the_distance(images_and_codes, changes):
     images, codes = images_and_codes
@@ -85,6 +87,7 @@ def test_pretraining_lowers_the_distance(images_and_codes, changes):
     assert after < 0.93 * before
 
 
+@pytest.mark.slow
 def test_pretraining_by_features_lowers_their_distance(images_and_codes):
     images, codes = images_and_codes
     config = small(kimg=0.32, lr=0.02, picture_weight=0, encoder="mini-a")

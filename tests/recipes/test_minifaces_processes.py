@@ -51,6 +51,7 @@ def wait_until(true, seconds: float) -> bool:
     return true()
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_first_ends_all(tmp_path, root):
     write_dataset(tmp_path / "faces.zip", 8)
     command = [sys.executable, "-m", "recipes.minifaces.generator.pretrain", "--data", "faces.zip"]

@@ -54,6 +54,7 @@ def distances(G, num=32):
         return pixel_distance(images, expected), EncoderDistance("mini-a")(images, expected)
 
 
+@pytest.mark.slow
 def test_a_taught_run_learns_what_its_latents_encode_and_resumes_exactly(data, tmp_path):
     whole = run(data, tmp_path / "whole", 512)
     after = newest_state(whole)[0]

@@ -61,6 +61,7 @@ def images(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build, resolution, processes", list(settings()))
 def test_settings_are_complete_and_the_networks_build(build, resolution, processes):
     config = build("data.zip", "runs").resolved(resolution, processes)
@@ -200,6 +201,7 @@ def test_gamma_of_metfaces_and_afhq_follows_the_configuration():
         afhq.config("d", "o", cfg="stylegan4")
 
 
+@pytest.mark.slow
 def test_scale_up_memory_grows_with_the_batch():
     pytest.importorskip("sg3.training.plan")
     config = scale_up.config("d", "o", cbase=256, cmax=16, num_layers=4, batch=8)
@@ -383,6 +385,7 @@ def test_cage_animal_names_a_network_and_encoders_that_exist():
     assert chosen.keys() <= known and cage_animal.settings("images", "photos").keys() <= known
 
 
+@pytest.mark.slow
 def test_cage_animal_runs_on_another_network(tmp_path, monkeypatch):
     monkeypatch.setattr(
         cage_animal,

@@ -131,6 +131,7 @@ def test_several_edits_mixing_and_centres(call, clip, tmp_path):
     assert width > height, "two latents without directions lie side by side"
 
 
+@pytest.mark.slow
 def test_stylegan2_keeps_styles_that_its_ws_cannot_hold(call, clip, tmp_path):
     options = ["--network", OTHER, "--clip", clip, "--images", "1", "--beta", "0.01"]
     options += ["--templates", "imagenet"]

@@ -50,6 +50,7 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
+@pytest.mark.slow
 def test_latent_and_delta_reproduce_the_image(photo, tmp_path):
     out, again = tmp_path / "deep" / "out", tmp_path / "again"
     options = ["--network", T, *QUICK, "--tune", "2", "--tune-lr", "0.01", "--tune-stop", "0"]
@@ -99,6 +100,7 @@ def _upright(photo: str) -> Image.Image:
     return ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["w", "w+"])
 def test_noise_of_a_stylegan2_is_in_the_delta(photo, tmp_path, space):
     out, again = tmp_path / "out", tmp_path / "again"
@@ -113,6 +115,7 @@ def test_noise_of_a_stylegan2_is_in_the_delta(photo, tmp_path, space):
     assert np.abs(pixels(again / "latent0000.png") - pixels(out / "end.png")).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_files(photo, tmp_path):
     for name in "ab":
         options = ["--network", T, *QUICK, "--tune", "1", "--no-video", "--seed", "5"]
@@ -124,6 +127,7 @@ def test_the_same_seed_gives_the_same_files(photo, tmp_path):
     assert np.array_equal(pixels(tmp_path / "a" / "end.png"), pixels(tmp_path / "b" / "end.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [T, S2])
 def test_an_earlier_run_is_continued(photo, tmp_path, network):
     options = ["--network", network, "--distance", "scales", "--no-video", "--tune", "2"]
@@ -158,6 +162,7 @@ def test_a_delta_of_an_earlier_run_does_not_stay_behind(photo, tmp_path):
     assert result.exit_code == 0 and {path.name for path in tmp_path.iterdir()} == FILES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [2, 5])
 def test_stopping_writes_the_files(photo, tmp_path, monkeypatch, at):
     import guidance.inversion.projection_record
@@ -191,6 +196,7 @@ def test_a_failure_leaves_no_half_of_a_video(photo, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -46,6 +46,7 @@ def call(*arguments: str):
     return result, lines
 
 
+@pytest.mark.slow
 def test_all_files_are_written(clip, tmp_path):
     out = tmp_path / "deep" / "out"
     options = ["--steps", "4", "--candidates", "3", "--seed", "2", "--outdir", str(out)]
@@ -88,6 +89,7 @@ def test_no_video_and_seed_start(clip, tmp_path):
     assert run["arguments"]["truncation"] == 1.0
 
 
+@pytest.mark.slow
 def test_stopping_writes_the_files(clip, tmp_path, monkeypatch):
     import guidance.steering.record
 

@@ -47,6 +47,7 @@ def test_bundled_statistics_are_found_and_are_what_they_say(faces, cache):
     assert cache_module.read_relevance(cache_module.BUNDLED, whose, more=True) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "attribute", "value"),
     [
@@ -68,6 +69,7 @@ def test_the_judge_sees_more_as_alpha_grows(faces, text, attribute, value):
     assert max(response.others_changed) < 0.25, response
 
 
+@pytest.mark.slow
 def test_described_direction_of_mini_faces(faces):
     G, encoder, _ = faces
     found = described_direction(G, encoder, "a smiling face", samples=60)

@@ -81,6 +81,7 @@ def test_files_of_another_kind(tmp_path):
         MiniEncoder.load(tmp_path / "y.safetensors")
 
 
+@pytest.mark.slow
 def test_resumed_training_equals_unbroken(tmp_path):
     data = build(4, 77)
     config = EncoderTraining(seed=3, steps=4, pairs=6, singles=3)
@@ -97,6 +98,7 @@ def test_resumed_training_equals_unbroken(tmp_path):
     assert all(torch.equal(whole[k], broken[k]) for k in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mini-a", "mini-b", "mini", "mini-smooth"])
 def test_bundled_weights_know_the_world(name):
     from guidance.encoders import load_encoder
@@ -124,6 +126,7 @@ def test_bundled_files_say_where_they_come_from(name):
     assert tuple(json.loads(metadata["config"])["vocabulary"]) == tuple(known_words())
 
 
+@pytest.mark.slow
 def test_judge_reads_fresh_renders():
     from recipes.minifaces.judge.model import collect_features, load_judge
     from recipes.minifaces.judge.train import accuracies, draw_many

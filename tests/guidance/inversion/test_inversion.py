@@ -27,6 +27,7 @@ def S2():
     return network("stylegan2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["stylegan3", "stylegan2"])
 def test_projection_finds_an_image_of_the_network(kind, request):
     G = request.getfixturevalue("T" if kind == "stylegan3" else "S2")
@@ -69,6 +70,7 @@ def test_moves_are_those_of_the_user_transform():
     assert transform_of({}) is None
 
 
+@pytest.mark.slow
 def test_the_transform_of_a_moved_image_is_found(T):
     from sg3.generate import user_transform
 
@@ -159,6 +161,7 @@ def test_tuning_stops_before_the_update_that_is_not_needed(T):
     assert len(steps) == 1 and steps[0].reason == "close enough"
 
 
+@pytest.mark.slow
 def test_locality_preserves_other_images_and_is_reproducible(T):
     ws, target = map_latents(T, seed_latents(1, 1, T.z_dim)), pictures(T, 9)
     before = pictures(T, 20, 21, 22)

@@ -40,6 +40,7 @@ def test_scales_see_faint_edges_and_blur():
     assert between(distance, gray, gray.expand(-1, 3, -1, -1)) == 0
 
 
+@pytest.mark.slow
 def test_lpips_agrees_with_the_package(monkeypatch, tmp_path):
     package = pytest.importorskip("torch_fidelity.sample_similarity_lpips")
     from torchvision.models import vgg16

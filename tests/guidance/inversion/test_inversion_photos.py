@@ -130,6 +130,7 @@ def blob_photo(x: float, y: float, size: float, degrees: float) -> tuple[Image.I
     return put_back(background, PhotoCrop(x, y, size, degrees), picture), picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [0.0, 10.0])
 def test_a_known_image_is_found_in_a_photo(degrees):
     photo, picture = blob_photo(130, 80, 90, degrees)
@@ -144,6 +145,7 @@ def test_a_known_image_is_found_in_a_photo(degrees):
     assert find_crop(likeness, photo, (64, 64)) == found
 
 
+@pytest.mark.slow
 def test_a_photo_cropped_for_the_network_is_taken_whole(T, monkeypatch):
     from guidance.inversion.locate import _unit_contrast
 

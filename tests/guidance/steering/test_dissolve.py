@@ -30,6 +30,7 @@ def test_weights_cross_fade_around_the_times():
             Timeline(times, 9, fade)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["w", "w+", "s"])
 def test_the_image_follows_the_prompts(network, space):
     settings = {k: v for k, v in QUICK.items() if k not in ("steps", "keep", "lr")}
@@ -41,6 +42,7 @@ def test_the_image_follows_the_prompts(network, space):
     assert max(jumps) < 0.2  # of a range of 2: no cut anywhere
 
 
+@pytest.mark.slow
 def test_the_frames_move_and_what_is_judged_does_not(network):
     settings = {k: v for k, v in QUICK.items() if k != "steps"}
     still, moved = (
@@ -68,6 +70,7 @@ def test_wrong_times_are_refused(network, more, message):
         dissolve(network, ["red", "blue"], Colour(), **settings, **more)
 
 
+@pytest.mark.slow
 def test_the_recipe_writes_a_video(tmp_path):
     from click.testing import CliRunner
 

@@ -32,6 +32,7 @@ def same(one, other) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"space": "s", "transform": "free"}, {"patience": 2}])
 def test_a_loaded_state_continues_the_run(network, settings):
     def begin():
@@ -66,6 +67,7 @@ def test_a_state_of_another_start_is_refused(network):
         run.load_state_dict(other.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["best", "seed"])
 def test_a_dissolve_is_resumed(network, tmp_path, start):
     more = {k: v for k, v in OPTIONS.items() if k not in ("steps", "start")}

@@ -17,6 +17,7 @@ def network():
     return sg3.load(GOLDEN / "official-sg3t-32.pkl").G_ema
 
 
+@pytest.mark.slow
 def test_a_prompt_attracts_and_its_negative_repels(network):
     steps = list(guidance.steer(network, "red", Colour(), start="mean", **QUICK))
     assert [step.index for step in steps] == list(range(13))
@@ -31,6 +32,7 @@ def test_a_prompt_attracts_and_its_negative_repels(network):
     assert redness(away.image) < redness(start.image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, {"space": "w+"}, {"basis": "std"}, {"distance": "cosine"}]
 )
@@ -42,6 +44,7 @@ def test_every_space_and_distance_gets_closer(network, settings):
     assert same == (settings.get("space") != "w+")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result_and_another_seed_another(network):
     options = {**QUICK, "steps": 3, "augment": "light", "cutouts": 2}
     a = last(guidance.steer(network, "red", Colour(), seed=5, **options))
@@ -52,6 +55,7 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(network):
     assert (a.ws - c.ws).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_side_by_side_equals_one_by_one(network):
     options = {**QUICK, "steps": 4, "augment": "light", "cutouts": 2}
     sets = ["red", ["blue:2", "grey"]]
@@ -82,6 +86,7 @@ def test_a_given_start_is_where_it_begins(network):
         guidance.steer(network, "red", Colour(), start_ws=ws[:, :1])
 
 
+@pytest.mark.slow
 def test_the_bound_and_the_prior_keep_the_latent_near(network):
     far = {**QUICK, "lr": 0.8, "start": "seed", "prior": 0}
     free = last(guidance.steer(network, "red", Colour(), **far, max_sigma=0))
@@ -91,6 +96,7 @@ def test_the_bound_and_the_prior_keep_the_latent_near(network):
     assert pulled.sigma < free.sigma / 2
 
 
+@pytest.mark.slow
 def test_keep_preserves_the_rest(network):
     """`keep` holds the coordinates near the start; the loss that is shown contains it."""
     moved = []
@@ -102,6 +108,7 @@ def test_keep_preserves_the_rest(network):
     assert moved[1] < 0.5 * moved[0]
 
 
+@pytest.mark.slow
 def test_small_images_get_more_candidates(network, monkeypatch):
     seen = []
     forward = network.synthesis.forward
@@ -130,6 +137,7 @@ def test_how_much_it_keeps_depends_on_the_start(network):
     assert keep_term(start="seed") == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_crossing_the_best_finds_a_better_start(network):
     options = QUICK | {"steps": 0, "start": "best"}
 

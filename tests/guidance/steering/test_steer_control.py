@@ -44,6 +44,7 @@ def any_network(request):
     return sg3.load(GOLDEN / request.param).G_ema
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["w", "w+", "s"])
 def test_every_network_is_steered_in_every_space(any_network, space):
     steps = list(guidance.steer(any_network, "red", Colour(), space=space, start="seed", **QUICK))
@@ -73,6 +74,7 @@ def test_styles_are_whitened_by_how_w_varies_them(network):
     torch.testing.assert_close(movable.sigma(far), torch.full([2000], 1.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["w", "w+", "s"])
 def test_locked_layers_do_not_move(network, space):
     steps = guidance.steer(
@@ -139,6 +141,7 @@ def test_a_network_without_style_access_is_refused():
         guidance.steer(Plain(), "red", Colour(), space="s", **QUICK)
 
 
+@pytest.mark.slow
 def test_the_outside_of_a_region_stays(network):
     """Stated bound: outside, pixels change by less than 0.05 (of a range of 2) in the mean, and
     less than half as much as without the hold."""
@@ -197,6 +200,7 @@ class Script(torch.nn.Module):
         return torch.cat([x[..., :56].mean(dim=(2, 3)), x[..., 56:].mean(dim=(2, 3))], dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", ["perceptual", "identity", "prior"])
 def test_keep_terms_hold_and_are_logged(network, term, tmp_path):
     torch.jit.script(Script()).save(tmp_path / "face.pt")
@@ -229,6 +233,7 @@ def test_identity_needs_an_encoder(network, tmp_path):
         guidance.steer(network, "red", Colour(), identity=1, identity_encoder=bad, **QUICK)
 
 
+@pytest.mark.slow
 def test_directional_goes_where_the_texts_point(network):
     options = QUICK | {"start": "seed", "distance": "directional", "source": "grey"}
     steps = list(guidance.steer(network, "red", Colour(), **options))
@@ -241,6 +246,7 @@ def test_directional_goes_where_the_texts_point(network):
     last(guidance.steer(network, red, Colour(), **(options | {"source": None, "steps": 1})))
 
 
+@pytest.mark.slow
 def test_images_work_like_texts(network, tmp_path):
     Image.new("RGBA", (40, 30), (255, 0, 0, 255)).save(tmp_path / "red.png")
     for prompt in (tmp_path / "red.png", Image.new("RGB", (20, 20), "red")):
@@ -288,6 +294,7 @@ def test_a_stall_is_a_loss_that_has_not_fallen():
     assert not any(never.add(torch.ones(1)).item() for _ in range(50))
 
 
+@pytest.mark.slow
 def test_stalled_rows_stay_as_if_they_were_alone(network):
     options = QUICK | {"steps": 30, "patience": 3, "stall": 0.08}
     runs = {}
@@ -301,6 +308,7 @@ def test_stalled_rows_stay_as_if_they_were_alone(network):
         torch.testing.assert_close(runs["both"][-1][i].ws, alone.ws, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"space": "s", "transform": "free"}, {"patience": 3}])
 def test_a_resumed_run_equals_an_uninterrupted_one(network, tmp_path, settings):
     options = QUICK | {"steps": 8, "augment": "light", "cutouts": 2, **settings}

@@ -43,6 +43,7 @@ def png(path):
     return np.asarray(Image.open(path)).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "options"),
     [(SG3, ["--space", "s", "--transform"]), (SG2, ["--space", "s"]), (SG3, ["--no-transform"])],
@@ -61,6 +62,7 @@ def test_generate_reproduces_a_steered_latent(tmp_path, network, options):
     assert abs(png(tmp_path / "end.png") - png(out / "start.png")).max() <= 2
 
 
+@pytest.mark.slow
 def test_variants_image_prompts_and_the_log(tmp_path):
     Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
     arguments = ["grey:0.5", "--image", f"{tmp_path}/red.png:2", "--variants", "2", "--seed", "4"]
@@ -83,6 +85,7 @@ def test_variants_image_prompts_and_the_log(tmp_path):
         assert json.loads(file.metadata()["prompts"]) == ["grey:0.5", f"{tmp_path}/red.png:2"]
 
 
+@pytest.mark.slow
 def test_dissolve_is_one_video(tmp_path):
     film = tmp_path / "films" / "out.mp4"
     arguments = ["red", "blue", "grey", "--dissolve", "4", "--motion", "circle", "--video", film]
@@ -93,6 +96,7 @@ def test_dissolve_is_one_video(tmp_path):
     assert json.loads((tmp_path / "out" / "run.json").read_text())["results"]["end"]["step"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--steps", "6"], ["blue", "--dissolve", "3"]])
 def test_a_stopped_run_is_resumed(tmp_path, monkeypatch, more):
     import guidance.steering.record
@@ -122,6 +126,7 @@ def test_a_stopped_run_is_resumed(tmp_path, monkeypatch, more):
     assert result.exit_code == 0 and "already finished" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -70,6 +70,7 @@ def test_generated_faces_are_the_rendered_ones():
     assert (drawn - true).abs().mean() < (drawn - true.flip(0)).abs().mean()
 
 
+@pytest.mark.slow
 def test_the_figure_has_a_row_per_network(stylegan2):
     numbers = {"true renders": {"pose": 50.0, "stickiness": 0.1}}
     both = {"eqt_int": 12.0, "eqt_frac": 12.0, "eqt_int_inner": 12.0, "frechet": 9.0}
@@ -92,6 +93,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments):
     assert len(result.output.strip().splitlines()) == 1 and not out.exists()
 
 
+@pytest.mark.slow
 def test_training_resumes_with_the_phase_that_is_missing(tmp_path, monkeypatch, capsys):
     write_dataset(tmp_path / "faces.zip", 8)
     phases = (

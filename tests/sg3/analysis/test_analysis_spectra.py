@@ -110,6 +110,7 @@ def test_bad_images(batches, norm, message):
         average_spectrum("a", batches, norm)
 
 
+@pytest.mark.slow
 def test_charts(tmp_path):
     a = average_spectrum("a < b & $c$", [noise(20)], NORM)
     figure = chart([a, average_spectrum("d", [noise(20, seed=1)], NORM)], NORM)
@@ -129,6 +130,7 @@ def test_charts(tmp_path):
         chart([a, Spectrum("e", a.power, 32, 1)], NORM)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     folder = tmp_path / "faces"
     folder.mkdir()

@@ -28,6 +28,7 @@ def figure(title: str = "a < b & $c$"):
     return made
 
 
+@pytest.mark.slow
 def test_equal_figures_give_equal_files(tmp_path):
     for suffix in (".svg", ".png"):
         first, second = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
@@ -69,6 +70,7 @@ def test_names_in_any_script_give_no_warning():
         assert "顔" in charts.svg_text(figure("顔"))
 
 
+@pytest.mark.slow
 def test_threads_do_not_disturb_each_other_or_the_settings():
     before = dict(matplotlib.rcParams)
     expected = charts.svg_text(figure())

@@ -34,6 +34,7 @@ def records(name):
     return PickleMachine(data, 0, find_official).run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_generator_reproduces_the_reference(name):
     nets, io = sg3.load(GOLDEN / f"official-{name}.pkl"), arrays(name)

@@ -204,6 +204,7 @@ def test_storages_of_all_types_with_offset_and_stride(dtype):
     assert torch.equal(read.read(), tensor) and read.read().dtype == dtype
 
 
+@pytest.mark.slow
 def test_every_truncation_is_refused(tmp_path):
     data = GOLDEN.read_bytes()
     for fraction in np.linspace(0.0001, 0.9999, 25):
@@ -211,6 +212,7 @@ def test_every_truncation_is_refused(tmp_path):
     refused(tmp_path, data[:-1])
 
 
+@pytest.mark.slow
 def test_damaged_bytes_never_escape_as_other_errors():
     content = GOLDEN.read_bytes()
     randomness = random.Random(1)
@@ -232,6 +234,7 @@ def golden_content() -> dict:
     return PickleMachine(memoryview(GOLDEN.read_bytes()), 0, find_official).run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "number"),
     [

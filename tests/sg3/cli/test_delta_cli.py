@@ -58,6 +58,7 @@ def read_image(path):
     return np.asarray(Image.open(path))
 
 
+@pytest.mark.slow
 def test_generate_with_deltas(G, folder, tmp_path):
     a, b = folder / "a.safetensors", folder / "b.safetensors"
     deltas = ["--delta", f"{a}:0.7", "--delta", f"{b}:-0.4"]
@@ -117,6 +118,7 @@ def test_info_prints_no_control_characters(tmp_path):
     assert "\x1b" not in works("delta", "info", tmp_path / "d.safetensors")
 
 
+@pytest.mark.slow
 def test_slider_video(G, folder, tmp_path):
     deltas = ["--delta", folder / "a.safetensors", "--delta", f"{folder / 'b.safetensors'}:0.5"]
     options = ["--strengths", "-1..1.5", "--seeds", "0-2", "--frames", 6, "--fps", 12]
@@ -202,6 +204,7 @@ def test_blend_command(G, folder, tmp_path):
     assert weights_hash(sg3.load(out).G_ema) == weights_hash(expected)
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path):
     a, net = folder / "a.safetensors", folder / "a-net.safetensors"
     (tmp_path / "text").write_text("hello")

@@ -24,6 +24,7 @@ def many(tmp_path):
     return tmp_path / "many"
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(many, tmp_path, monkeypatch):
     options = {"resolution": (8, 8), "transform": "center-crop", "min_size": 10}
 
@@ -89,6 +90,7 @@ def run_and_exit(log, arguments):
     cli(["dataset", *map(str, arguments)], prog_name="sg3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_nothing(many, tmp_path, number):
     new, log = tmp_path / "new", tmp_path / "log"

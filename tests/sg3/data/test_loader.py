@@ -60,6 +60,7 @@ def test_workers_change_nothing(folder, cache, workers):
     without.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before, after", [(0, 0), (2, 2), (2, 0), (0, 2)])
 def test_resume_from_the_middle(folder, before, after):
     data = open_dataset(folder, use_labels=True, cache="none")
@@ -127,6 +128,7 @@ def test_dead_worker_is_one_clear_error(folder):
     loader.close()
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_training_process(folder):
     """Even if it is killed, and with two pools, one of which inherits from the other."""
     code = f"""if True:
@@ -149,6 +151,7 @@ def test_workers_end_with_the_training_process(folder):
     assert all(state == "Z" for state in states)  # zombies: there may be no process to reap them
 
 
+@pytest.mark.slow
 def test_an_unclosed_loader_does_not_block_exit(folder):
     code = f"""if True:
         from sg3.data import open_dataset, open_loader

@@ -96,6 +96,7 @@ def test_ranks_are_disjoint_and_complete(shards, replicas):
         assert parts[0] != sorted(parts[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counted", [True, False])
 @pytest.mark.parametrize("rank, replicas", [(0, 1), (1, 2), (7, 8)])
 @pytest.mark.parametrize("before, after", [(0, 2), (2, 0)])
@@ -223,6 +224,7 @@ def server(shards):
     server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads URLs with curl")
 def test_urls_on_the_loopback_device(shards, server, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -27,6 +27,7 @@ def attempt(store, size, order=None):
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2]])
 def test_each_attempt_has_a_unique_name(order):
     store = dist.HashStore()

@@ -65,6 +65,7 @@ def test_two_processes_equal_one(data, alone, tmp_path):
     assert difference > 5e-3  # the five steps changed something
 
 
+@pytest.mark.slow
 def test_passes_equal_the_whole_batch(data, alone):
     """Passes of one statistics group each accumulate the gradients of the whole batch."""
     split = everything(data, Team(), batch_gpu=4)

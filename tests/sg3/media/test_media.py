@@ -59,6 +59,7 @@ def test_contact_sheet():
         contact_sheet(noise(4), captions=["one"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"crf": 10}, {"bitrate": "1M"}])
 def test_video(tmp_path, options):
     path = tmp_path / "a.mp4"

@@ -163,6 +163,7 @@ def test_the_command_writes_a_video_and_a_manifest(tmp_path):
     assert sorted(path.name for path in out.parent.iterdir()) == ["video.json", "video.mp4"]
 
 
+@pytest.mark.slow
 def test_three_kinds_of_network_side_by_side(tmp_path):
     out, names = tmp_path / "slices.mp4", ("mini-faces", "mini-faces-r", "mini-faces-stylegan2")
     arguments = ["video", "--kind", "slices", "--seeds", "0-1", "--w-frames", "4"]

@@ -141,6 +141,7 @@ def assert_same(found, expected):
         assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_batches_and_processes_do_not_matter(dataset, alone, own_cache):
     G = tiny_generator()
     for name in NAMES:

@@ -49,6 +49,7 @@ def write_faces(folder, num, domain="human"):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_the_bundled_generator_generates_humans(tmp_path):
     """With the bundled encoder: close to its own domain, far from another."""
     G = sg3.load("mini-faces").G_ema
@@ -212,6 +213,7 @@ def inception_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_inception_from_a_file(inception_file):
     network = load_features(f"inception:{inception_file}")
     assert (network.name, network.dim) == ("inception:random", 2048)
@@ -276,11 +278,13 @@ def test_command(run, tmp_path):
     assert manifest["finished"] and "fd0.012k_full_mini" in manifest["results"]
 
 
+@pytest.mark.slow
 def test_the_examples_in_the_help_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     program.run_examples("metrics")
 
 
+@pytest.mark.slow
 def test_a_run_provides_its_images(run, tmp_path):
     folder = tmp_path / "00000-run"
     folder.mkdir()

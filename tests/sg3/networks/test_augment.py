@@ -28,6 +28,7 @@ def relative_error(got, expected):
     return np.abs(got.detach().numpy() - expected).max() / np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case["key"] for case in CASES])
 def test_images_and_gradients_equal_reference(arrays, case):
     pipe, key = AugmentPipe(**case["augment"]), case["key"]

@@ -104,6 +104,7 @@ def test_statistics_of_styles_are_those_of_samples(G):
     torch.testing.assert_close(std, sampled.std(dim=0), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_fast_way_is_the_plain_one(G, monkeypatch):
     monkeypatch.setattr("guidance.directions.relevance.CPU_BUDGET_PX", 32 * 32 * 10)
     encoder, config = PixelEncoder(), RelevanceConfig(images=2, samples=500)

@@ -125,6 +125,7 @@ def test_translated_input_translates_the_image():
     assert error < 1e-3 * still.square().mean()
 
 
+@pytest.mark.slow
 def test_bf16_convolutions_are_a_preview():
     from sg3.networks.precision import set_conv_precision
 

@@ -90,6 +90,7 @@ def gradients(cfg: str, phase: str) -> dict[str, torch.Tensor | None]:
     return {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["Gmain", "Greg", "Dmain", "Dreg"])
 @pytest.mark.parametrize("cfg", NETWORKS)
 def test_fast_operators_give_the_gradients_of_the_reference(cfg, phase, monkeypatch):

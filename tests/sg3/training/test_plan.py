@@ -102,6 +102,7 @@ def test_files_have_the_counted_size(tmp_path):
     assert sg3.load(str(tmp_path / "network.safetensors")).D is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg", ["stylegan3-t", "stylegan3-r", "stylegan2"])
 def test_larger_passes_take_more_memory_and_no_more_time(cfg):
     rows = estimated(config_of(cfg, batch=4))
@@ -114,6 +115,7 @@ def test_larger_passes_take_more_memory_and_no_more_time(cfg):
     assert rows[0].days == pytest.approx(times[0] * 25000 / 86400)
 
 
+@pytest.mark.slow
 def test_more_gpus_split_the_batch():
     (two,) = estimated(config_of(batch=4), gpus=2)
     assert two.images_per_pass == 2
@@ -122,6 +124,7 @@ def test_more_gpus_split_the_batch():
     assert two.seconds_per_kimg < one.seconds_per_kimg
 
 
+@pytest.mark.slow
 def test_half_precision_saves_memory_on_cards():
     wide = dict(cbase=2048, cmax=64, batch=2)
     auto, single = (estimated(config_of(**wide, precision=p), 32) for p in ("auto", "fp32"))
@@ -130,6 +133,7 @@ def test_half_precision_saves_memory_on_cards():
     assert without[-1].memory_gib > 1.2 * triton[-1].memory_gib  # the upsampled signal is stored
 
 
+@pytest.mark.slow
 def test_augmentation_and_penalties_cost():
     (plain,) = estimated(config_of(batch=2))
     (augmented,) = estimated(config_of(batch=2, aug="ada", augpipe="bgcfnc"))
@@ -190,6 +194,7 @@ BASE = (
 )
 
 
+@pytest.mark.slow
 def test_command_prints_a_table_and_writes_json(run, tmp_path):
     result = run(f"{BASE} --gpus 2 --gpu h100 --kimg 10 --json {tmp_path}/plan.json")
     assert result.exit_code == 0, result.output

@@ -157,6 +157,7 @@ def noise(height, width):
     return Image.fromarray(np.random.RandomState(0).randint(0, 255, [height, width, 3], np.uint8))
 
 
+@pytest.mark.slow
 def test_long_runs_stay_small_and_quick(folder):
     ticks = [tick(k) for k in range(5000)]
     ticks[777]["Loss/G/loss"]["mean"] = 1e4

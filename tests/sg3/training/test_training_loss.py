@@ -79,6 +79,7 @@ def plain_penalty(D, images, c):
     return grads.square().sum([1, 2, 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["Gmain", "Dmain", "Dreg", "Dboth"])
 def test_relativistic_loss_is_the_formula(phase):
     """Every phase against the loss of arXiv 2501.05441 written out in one expression."""

@@ -53,6 +53,7 @@ def assert_equal_runs(one, other, num_images):
         assert torch.equal(tensor, got[name]), name
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_unbroken_run(data, tmp_path):
     whole = run(data, tmp_path / "whole", 24)
     half = run(data, tmp_path / "parts", 12)
@@ -67,6 +68,7 @@ def test_resumed_run_equals_unbroken_run(data, tmp_path):
     assert nets.G_ema(torch.randn(2, 8)).shape == (2, 3, 16, 16)
 
 
+@pytest.mark.slow
 def test_resume_after_a_start_from_a_network(data, tmp_path):
     """The same command with 'latest' resumes, although the start changed the EMA ramp-up."""
     first = run(data, tmp_path / "source", 4)
@@ -77,6 +79,7 @@ def test_resume_after_a_start_from_a_network(data, tmp_path):
     assert_equal_runs(whole.folder, rest.folder, 16)
 
 
+@pytest.mark.slow
 def test_stop_saves_and_the_run_resumes(data, tmp_path):
     whole = run(data, tmp_path / "whole", 16)
     config = TrainConfig(outdir=str(tmp_path / "parts"), data=data, kimg=0.016, **SMALL)
@@ -126,6 +129,7 @@ def test_missing_data_leaves_nothing_behind(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_latest_or_else_a_network(data, tmp_path):
     network = str(run(data, tmp_path / "source", 4).snapshot)
     first = run(data, tmp_path / "runs", 8, resume=f"latest,{network}")
@@ -134,6 +138,7 @@ def test_latest_or_else_a_network(data, tmp_path):
     assert second.start.startswith("resuming at 0.0 kimg") and second.folder == first.folder
 
 
+@pytest.mark.slow
 def test_metrics_at_every_save_change_nothing_else(data, tmp_path):
     plain = run(data, tmp_path / "plain", 12)
     measured = run(data, tmp_path / "measured", 12, metrics=("fd0.02k_full_mini",))

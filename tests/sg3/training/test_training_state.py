@@ -78,6 +78,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_resumed_run_equals_unbroken_run(data, tmp_path, case):
     """Networks, averages, optimisers, ADA, every random generator, sampler, counters."""
@@ -95,6 +96,7 @@ def test_outdir_may_be_the_folder_of_the_run(data, tmp_path):
     assert newest_state(folder)[0]["counters"]["cur_nimg"] == 12
 
 
+@pytest.mark.slow
 def test_only_the_newest_states_are_kept(data, tmp_path):
     folder = run(data, tmp_path, 40, keep_states=2, **SG3)
     assert [p.name for p in state_paths(folder)] == [
@@ -156,6 +158,7 @@ def fail_at(monkeypatch, name, call, error):
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, call, error",
     [
@@ -266,6 +269,7 @@ def test_killed_runs_resume_from_complete_states(data, tmp_path):
         shown = state["counters"]["cur_nimg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_exits_0(data, tmp_path, number):
     command = sg3_train(data, tmp_path)
@@ -283,6 +287,7 @@ def test_a_signal_saves_and_exits_0(data, tmp_path, number):
     assert "state saved in" in out and "--resume latest" in out
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_saves_the_state(data, tmp_path):
     """As after `sg3 train … | head -1`."""
     command = sg3_train(data, tmp_path)
