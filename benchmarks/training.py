@@ -4,7 +4,7 @@
     python -m benchmarks.training --cases 1024 --batch-gpu 8
 
 Each case runs `sg3.training.Trainer` on random images in memory: a warm-up, then full cycles of 16
-steps, which include lazy regularisation. A further cycle is profiled for the fraction of time of
+steps, which include lazy regularization. A further cycle is profiled for the fraction of time of
 each operator. The processes are started by this command.
 """
 
@@ -31,7 +31,7 @@ from sg3.distributed.team import Team
 from sg3.training import TrainConfig
 from sg3.training.trainer import Trainer
 
-CYCLE = 16  # D's regularisation interval
+CYCLE = 16  # D's regularization interval
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ GROUPS = {
     "upfirdn2d": "upfirdn2d",
     "grid_sampler": "augmentation",
     "reflection_pad": "augmentation",
-    "adam": "optimiser",
-    "_foreach": "optimiser",
+    "adam": "optimizer",
+    "_foreach": "optimizer",
 }
 
 

@@ -97,7 +97,7 @@ class LpipsDistance:
         network = self.network
         layers = network.net(network.normalize((as_rgb(images) + 1) * 127.5))
         weights = [lin.model[-1].weight.clamp_min(0) for lin in network.lins]  # [1, C, 1, 1]
-        # LPIPS sums weighted squared differences of normalised features, averaged over pixels; the
+        # LPIPS sums weighted squared differences of normalized features, averaged over pixels; the
         # roots of the weights turn that into a Euclidean distance.
         parts = [
             (F.normalize(x, dim=1) * (weight / (x.shape[2] * x.shape[3])).sqrt()).flatten(1)

@@ -20,7 +20,7 @@ STATISTICS_SAMPLES = 10_000
 SMALLEST_VARIANCE = 1e-6
 #: Latents that are mapped at once.
 MAPPING_BATCH = 2048
-#: Scale of the optimised input transform of a StyleGAN3: one unit translates the image by this
+#: Scale of the optimized input transform of a StyleGAN3: one unit translates the image by this
 #: fraction of its larger side or rotates it by this angle in radians. That is about how much poses
 #: vary, just as one unit of a latent is one standard deviation of W.
 MOVE = 0.05

@@ -28,7 +28,7 @@ class Target:
 
     Attributes:
         direction: `[D]`, unit direction from source to target.
-        text_norm: Length of the difference before normalisation.
+        text_norm: Length of the difference before normalization.
         source: `[D]`, embedding of the source.
         target: `[D]`, embedding of the target.
         parts_source: `[P, D]`, embeddings of sentences about parts of the source, for the patch

@@ -13,8 +13,8 @@ from sg3.settings import check_settings, documented, setting
 if TYPE_CHECKING:
     from guidance.encoders import Encoder
 
-#: The published code rescales Adam's learning rate and betas as for lazy regularisation with an
-#: interval of 4, although it has no such regularisation (REFERENCE.md §8.6).
+#: The published code rescales Adam's learning rate and betas as for lazy regularization with an
+#: interval of 4, although it has no such regularization (REFERENCE.md §8.6).
 LR_SCALE, PUBLISHED_BETAS = 4 / 5, (0.0, 0.99 ** (4 / 5))
 
 

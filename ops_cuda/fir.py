@@ -25,7 +25,7 @@ def setup_filter(
         device: device of the result.
         normalize: scale the taps to sum 1.
         flip_filter: reverse the taps.
-        gain: sum of the normalised filter, as a 2-D filter.
+        gain: sum of the normalized filter, as a 2-D filter.
         separable: keep a 1-D filter separable; None: from `SEPARABLE_MIN_TAPS` taps on.
 
     Returns:

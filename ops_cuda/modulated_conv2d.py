@@ -100,7 +100,7 @@ def modulated_conv2d(
         x: `[N, I, H, W]`.
         w: weights `[O, I, k, k]`.
         s: styles `[N, I]`.
-        demodulate: normalise weights and styles, and scale each output to unit expected variance.
+        demodulate: normalize weights and styles, and scale each output to unit expected variance.
         padding: zero padding on each side.
         input_gain: broadcastable to `[N, I]`, or None.
 
@@ -142,7 +142,7 @@ def conv2d_before_scaling(
         )
     scale = None
     if demodulate:
-        # StyleGAN3 normalises styles over the batch and weights per output channel first. Neither
+        # StyleGAN3 normalizes styles over the batch and weights per output channel first. Neither
         # changes the demodulated result beyond the epsilon; both keep float16 from overflowing.
         s = s * s.square().mean().rsqrt()
         energy = einsum(w, w, "o i kh kw, o i kh kw -> o i")

@@ -19,7 +19,7 @@ estimated from the shapes of all tensors (`memory` in this module; `sg3 plan` ca
 Channels grow in both networks (`cbase` is the number of channels times frequency, `cmax` their
 maximum); --set dcbase=32768 --set dcmax=512 keeps the discriminator unchanged. Layers grow in G
 only: the cutoff then rises in smaller steps over the same frequencies. A network of 14 layers can
-initialise one of 20 in part: layers of similar cutoffs whose shapes agree. The effect of depth in
+initialize one of 20 in part: layers of similar cutoffs whose shapes agree. The effect of depth in
 StyleGAN3 has hardly been studied: also train `base`, with the same data and seed.
 
 Hardware: 8 GPUs; according to the table, 4 images per pass of base and deep fit into 16 GB, of wide

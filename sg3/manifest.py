@@ -24,7 +24,7 @@ class RunManifest:
 
         with RunManifest(outdir, "steer", {"prompt": "..."}) as manifest:
             manifest.add_input("face.safetensors")
-            with manifest.time("optimise"): ...
+            with manifest.time("optimize"): ...
             manifest.add_output(outdir / "end.png")
 
     After an exception the file is written only if there are outputs, with `"finished": false`.

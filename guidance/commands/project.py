@@ -132,7 +132,7 @@ def configs(options: Mapping[str, Any]) -> tuple[ProjectConfig, TuneConfig]:
 
 
 def _with_transform(G: MappedGenerator, config: ProjectConfig, asked: bool | None) -> ProjectConfig:
-    """By default the transform of a StyleGAN3 is optimised in w; in w+, row 0 determines it."""
+    """By default the transform of a StyleGAN3 is optimized in w; in w+, row 0 determines it."""
     from sg3.networks import stylegan3
 
     usual = isinstance(G, stylegan3.Generator) and config.space == "w"

@@ -60,7 +60,7 @@ INPUT = [
         "--transform/--no-transform",
         default=None,
         unset="on for StyleGAN3 in space w",
-        help="Optimise the input transform of a StyleGAN3 too.",
+        help="Optimize the input transform of a StyleGAN3 too.",
     ),
     config_option(ProjectConfig, "class_index", "--class"),
 ]

@@ -47,7 +47,7 @@ def steer(
     prompts, images, network, deltas, clips, outdir, video, no_video, resume, variants, precision,
     compiled, device, **options,
 ) -> None:  # fmt: skip
-    """Optimise a latent until its image matches a text prompt.
+    """Optimize a latent until its image matches a text prompt.
 
     Several prompts are matched together. "text:1.5" sets the weight of one; a negative weight
     pushes away. With --dissolve they follow one another in a single video.

@@ -85,14 +85,14 @@ START = [
     config_option(SteerConfig, "generations"),
     config_option(SteerConfig, "truncation", "--trunc"),
 ]
-OPTIMISER = [
+OPTIMIZER = [
     config_option(SteerConfig, "space"),
     config_option(SteerConfig, "basis"),
     option(
         "--transform/--no-transform",
         default=None,
         unset="computed from w as usual",
-        help="Optimise the input transform of a StyleGAN3, or hold it fixed.",
+        help="Optimize the input transform of a StyleGAN3, or hold it fixed.",
     ),
     config_option(SteerConfig, "layers", metavar="LAYERS"),
     config_option(SteerConfig, "lr"),
@@ -201,6 +201,6 @@ OUTPUT = [
 
 def steer_options(function):
     """Decorator with all options, in the order of --help."""
-    for add in reversed([*INPUT, *START, *OPTIMISER, *KEEPING, *OBJECTIVE, *DISSOLVE, *OUTPUT]):
+    for add in reversed([*INPUT, *START, *OPTIMIZER, *KEEPING, *OBJECTIVE, *DISSOLVE, *OUTPUT]):
         function = add(function)
     return function

@@ -1,7 +1,7 @@
 """The effect of every channel of style space on an encoder's embedding (StyleCLIP, arXiv
 2103.17249, Sec. 6; REFERENCE.md §8.4).
 
-Each channel is set to its mean ± 5 standard deviations in a number of images. The normalised mean
+Each channel is set to its mean ± 5 standard deviations in a number of images. The normalized mean
 change of the embedding is the channel's relevance vector. That takes two images per channel and
 latent; `differences` renders only the layers from the changed one on.
 """
@@ -46,7 +46,7 @@ class Relevance:
         layers: number of channels by layer; the rows of the tensors are in this order.
         mean: mean of each style, `[C]`.
         std: standard deviation of each style, `[C]`.
-        sums: sum of the normalised changes of the embedding, `[C, D]`.
+        sums: sum of the normalized changes of the embedding, `[C, D]`.
         images: number of latents so far.
         total: number of latents when complete.
     """

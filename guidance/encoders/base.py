@@ -47,7 +47,7 @@ class Encoder(Protocol):
 def prepare_images(
     img: torch.Tensor, size_px: int, mean: Sequence[float], std: Sequence[float]
 ) -> torch.Tensor:
-    """Resize and normalise images for an image tower.
+    """Resize and normalize images for an image tower.
 
     Bicubic with antialiasing to the shorter side, then a centre crop. Values are not clamped, so
     that gradients flow where the generator leaves [−1, 1] (REFERENCE.md §8.1).

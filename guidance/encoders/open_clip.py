@@ -20,7 +20,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 
 
 class OpenClipEncoder:
-    """A frozen open_clip model, with the input size and normalisation of its preprocessing."""
+    """A frozen open_clip model, with the input size and normalization of its preprocessing."""
 
     def __init__(self, model: Any, tokenizer: Callable[[list[str]], torch.Tensor], name: str):
         self.model = model.eval().requires_grad_(False)
@@ -144,7 +144,7 @@ def _needs_package(name: str, error: ModuleNotFoundError) -> ValueError:
 
 
 def _common_settings(name: str) -> dict:
-    """Arguments of `create_model` that a local file does not contain: the normalisation of pixels
+    """Arguments of `create_model` that a local file does not contain: the normalization of pixels
     (SigLIP's differs from CLIP's) and the kind of GELU, where all published weights agree."""
     import open_clip
 

@@ -12,11 +12,11 @@ from sg3.settings import check_settings, documented, setting
 class ProjectConfig:
     """Settings of `guidance.project`. Raises ValueError for values out of range."""
 
-    steps: int = setting(300, "Number of optimisation steps.", min=0)
+    steps: int = setting(300, "Number of optimization steps.", min=0)
     seed: int = setting(0, "Random seed.")
     space: str = setting(
         "w",
-        'Space to optimise in. "w": one latent for all layers, which edits well; "w+": one per '
+        'Space to optimize in. "w": one latent for all layers, which edits well; "w+": one per '
         "layer, which fits better.",
         choices=("w", "w+"),
     )
@@ -51,8 +51,8 @@ class ProjectConfig:
     spread: float = setting(
         0.0, "In w+: weight of the mean squared deviation of the rows from their mean.", min=0
     )
-    transform: bool = setting(False, "Optimise the input transform of a StyleGAN3 too.")
-    noise: bool = setting(True, "Optimise the noise inputs of a StyleGAN2 too.")
+    transform: bool = setting(False, "Optimize the input transform of a StyleGAN3 too.")
+    noise: bool = setting(True, "Optimize the noise inputs of a StyleGAN2 too.")
     noise_weight: float = setting(
         1e5, "Weight of the autocorrelation of the noise, which keeps images out of it.", min=0
     )
@@ -71,7 +71,7 @@ class ProjectConfig:
 class TuneConfig:
     """Settings of `guidance.tune`. Raises ValueError for values out of range."""
 
-    steps: int = setting(350, "Maximum number of optimisation steps.", min=0)
+    steps: int = setting(350, "Maximum number of optimization steps.", min=0)
     seed: int = setting(0, "Random seed.")
     lr: float | None = setting(
         None,

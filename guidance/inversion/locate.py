@@ -1,7 +1,7 @@
 """Finding the part of a photo that resembles a generator's images.
 
 Crops of the photo are compared with a few hundred random images of the generator, downscaled to 16
-pixels and normalised to unit contrast. The crop that correlates most with any of them wins. This
+pixels and normalized to unit contrast. The crop that correlates most with any of them wins. This
 needs no face detector and works for other subjects than faces.
 """
 

@@ -1,4 +1,4 @@
-"""Parameters that projection optimises in addition to the latent: the input transform of a
+"""Parameters that projection optimizes in addition to the latent: the input transform of a
 StyleGAN3, the noise of a StyleGAN2."""
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Nuisance:
 
     @torch.no_grad()
     def normalize_(self) -> None:
-        """Normalise the noise in place to zero mean and unit mean square."""
+        """Normalize the noise in place to zero mean and unit mean square."""
         for noise in self.noise.values():
             noise -= noise.mean(dim=(1, 2, 3), keepdim=True)
             noise *= noise.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12).rsqrt()

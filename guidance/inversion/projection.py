@@ -48,7 +48,7 @@ class ProjectStep(ImageStep):
         num_steps: number of the last step.
         losses: terms by name, each `[B]`: "distance", "pixels", "prior", "spread", "noise".
         ws: latents `[B, num_ws, w_dim]`.
-        buffers: buffers of the synthesis network that were optimised too, each `[B, ...]`.
+        buffers: buffers of the synthesis network that were optimized too, each `[B, ...]`.
         render: renders latents and buffers.
     """
 
@@ -82,7 +82,7 @@ class ProjectStep(ImageStep):
     def moved(self) -> tuple[float, float, float] | None:
         """Transform of the first image: x and y as fractions of the larger side, and degrees.
 
-        None if the transform was not optimised.
+        None if the transform was not optimized.
         """
         return transform_of(self.buffers)
 
@@ -135,7 +135,7 @@ def project(
     if start_ws is None:
         start_ws = _starting_latents(G, goal, statistics.mean, config)
     space = LatentSpace(statistics, start_ws.to(device), config.basis, config.space == "w+")
-    steps = _optimise(G, goal, space, nuisance, config)
+    steps = _optimize(G, goal, space, nuisance, config)
     return with_bar(steps, config.steps + 1, "project", progress)
 
 
@@ -175,7 +175,7 @@ def _starting_latents(
     return ws.expand(count, -1, -1).clone()
 
 
-def _optimise(
+def _optimize(
     G: MappedGenerator, goal: Goal, space: LatentSpace, nuisance: Nuisance, config: ProjectConfig
 ) -> Iterator[ProjectStep]:
     latent = space.start.clone().requires_grad_(True)

@@ -1,1 +1,1 @@
-"""Text-guided optimisation of a latent."""
+"""Text-guided optimization of a latent."""

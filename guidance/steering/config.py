@@ -16,11 +16,11 @@ from sg3.settings import check_settings, documented, setting
 class SteerConfig:
     """Settings of `guidance.steer`. Raises ValueError for values out of range."""
 
-    steps: int = setting(60, "Number of optimisation steps.", min=0)
+    steps: int = setting(60, "Number of optimization steps.", min=0)
     seed: int = setting(0, "Random seed.")
     space: str = setting(
         "w",
-        'Space to optimise in. "w": one latent for all layers; "w+": one per layer, which moves '
+        'Space to optimize in. "w": one latent for all layers; "w+": one per layer, which moves '
         'more freely and further from the manifold; "s": the styles of all channels except those '
         "of ToRGB layers (StyleSpace).",
         choices=("w", "w+", "s"),
@@ -34,7 +34,7 @@ class SteerConfig:
     components: int = setting(48, 'Number of principal components of basis "pca".', min=1)
     transform: str = setting(
         "follow",
-        'Input transform of a StyleGAN3. "follow": computed from w as usual; "free": optimised as '
+        'Input transform of a StyleGAN3. "follow": computed from w as usual; "free": optimized as '
         'well; "held": fixed to that of the start.',
         choices=("follow", "free", "held"),
     )

@@ -37,7 +37,7 @@ class SteerStep(ImageStep):
     Attributes:
         index: number of the step.
         num_steps: number of the last step, unless the run stalls before.
-        loss: what is minimised: that of the latent before averaging, on augmented views.
+        loss: what is minimized: that of the latent before averaging, on augmented views.
         losses: weighted terms of the loss, "distance", "prior", "keep" and, where they are on,
             "perceptual", "identity", "outside"; also "similarity", the mean cosine to the prompts.
         latent: EMA of the latents: ws `[1, num_ws, w_dim]` and offsets of styles.
@@ -55,7 +55,7 @@ class SteerStep(ImageStep):
 
     @property
     def ws(self) -> torch.Tensor:
-        """`[1, num_ws, w_dim]`, the whole latent unless styles or the transform are optimised."""
+        """`[1, num_ws, w_dim]`, the whole latent unless styles or the transform are optimized."""
         return self.latent.ws
 
     @cached_property
@@ -84,13 +84,13 @@ class SteeringRun(Iterator[tuple[SteerStep, ...]]):
         G: the generator.
         objective: the prompts.
         keeps: terms that preserve the start image.
-        movable: the optimised coordinates.
+        movable: the optimized coordinates.
         config: settings of the run.
         limit: largest distance from the mean of W in standard deviations, a number or `[B]`;
             0 = no limit.
         fingerprint: JSON that a resumed run must have in common with this one.
         schedule: changes prompts and start from step to step.
-        moves: transform of each step's image; not applied to the images that are optimised.
+        moves: transform of each step's image; not applied to the images that are optimized.
         progress: show a progress bar.
     """
 

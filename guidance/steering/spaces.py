@@ -1,9 +1,9 @@
-"""The spaces that steering optimises in, and the latents that their coordinates decode to.
+"""The spaces that steering optimizes in, and the latents that their coordinates decode to.
 
 w, w+   whitened coordinates of ws, shared by all layers or one set per layer
 s       the styles of every layer except ToRGB (StyleSpace, arXiv 2011.12799)
 
-With either, the four parameters of a StyleGAN3's input transform can be optimised too.
+With either, the four parameters of a StyleGAN3's input transform can be optimized too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Coordinates = dict[str, torch.Tensor]
 
 
 class StyleCoordinates:
-    """Styles around a start, standardised by their mean and standard deviation over W."""
+    """Styles around a start, standardized by their mean and standard deviation over W."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ def check_space(G: MappedGenerator, config: SteerConfig) -> None:
 
 
 class Movable:
-    """The optimised coordinates of B latents. Decoding `start` gives `latent`.
+    """The optimized coordinates of B latents. Decoding `start` gives `latent`.
 
     Args:
         G: the generator.
@@ -87,7 +87,7 @@ class Movable:
         config: settings of the run.
         rows: rows of ws whose layers may change; None for all.
 
-    Raises ValueError if nothing is left to optimise, or as `check_space` does.
+    Raises ValueError if nothing is left to optimize, or as `check_space` does.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Steering: optimise a latent until the generator's image matches a prompt."""
+"""Steering: optimize a latent until the generator's image matches a prompt."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def steer(
     progress: bool = False,
     **settings: Any,
 ) -> Iterator[SteerStep]:
-    """Optimise a latent until its image matches `prompts`; yields `steps + 1` `SteerStep`s.
+    """Optimize a latent until its image matches `prompts`; yields `steps + 1` `SteerStep`s.
 
     The same seed gives the same result.
 

@@ -131,7 +131,7 @@ class Terms:
 class _TensorCache:
     """Cache of values computed from a tensor's contents, valid while its storage is unchanged.
 
-    Reading a filter from a GPU synchronises with the device, so it must not happen in every call.
+    Reading a filter from a GPU synchronizes with the device, so it must not happen in every call.
     """
 
     def __init__(self):

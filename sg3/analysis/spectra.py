@@ -40,7 +40,7 @@ PLANE_VALUES = 1 << 22  # numbers in the padded channels that are transformed to
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class Normalization:
     """Mean and standard deviation in bytes, and the name of the source they were computed from."""
 
     mean: float
@@ -107,7 +107,7 @@ def generated_bytes(
         yield to_bytes(G(z, c, truncation_psi=truncation_psi, noise_mode="const"))
 
 
-def mean_and_std(batches: Iterable[torch.Tensor], source: str = "given") -> Normalisation:
+def mean_and_std(batches: Iterable[torch.Tensor], source: str = "given") -> Normalization:
     """Return mean and standard deviation over all pixels and channels of uint8 `[B, C, H, W]`.
 
     Raises ValueError if there are no images.
@@ -120,13 +120,13 @@ def mean_and_std(batches: Iterable[torch.Tensor], source: str = "given") -> Norm
     if not count:
         raise UserError("batches: got no images, expected at least one")
     mean = total / count
-    return Normalisation(mean, (squares / count - mean**2) ** 0.5, source)
+    return Normalization(mean, (squares / count - mean**2) ** 0.5, source)
 
 
 def average_spectrum(
     name: str,
     batches: Iterable[torch.Tensor],
-    norm: Normalisation,
+    norm: Normalization,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Spectrum:
     """Return the average power spectrum of square images.
@@ -210,7 +210,7 @@ def heat_map(spectrum: Spectrum, longest_px: int = 512) -> np.ndarray:
     return viridis(level / ((high - low) / HEAT_STEP_DB - 1))
 
 
-def chart(spectra: list[Spectrum], norm: Normalisation) -> Figure:
+def chart(spectra: list[Spectrum], norm: Normalization) -> Figure:
     """Return a figure: heat maps in a row, and below them the slices at 0° and 45° of all spectra.
 
     Raises ValueError if image sizes differ.

@@ -104,7 +104,7 @@ ADA_ERA = {"num_fp16_res": 0, "conv_clamp": None}
 ADA_ERA_W_AVG_BETA = 0.995
 
 
-def recognise(part: str, record: Record) -> tuple[str, dict[str, Any]]:
+def recognize(part: str, record: Record) -> tuple[str, dict[str, Any]]:
     """Return kind and constructor arguments of a root record.
 
     Arguments that forks added are dropped: if they change the network, its tensors will not match.

@@ -13,7 +13,7 @@ from typing import Any
 
 from sg3.checkpoints.inert import ArrayStub, Record, find_official
 from sg3.checkpoints.networks import PARTS, Networks, assemble
-from sg3.checkpoints.official_kwargs import recognise
+from sg3.checkpoints.official_kwargs import recognize
 from sg3.checkpoints.pickle_machine import PickleMachine, Refused
 from sg3.checkpoints.storage import TensorView
 from sg3.errors import UserError
@@ -69,7 +69,7 @@ def _rebuild(content: Any, budget: int) -> Networks:
         budget -= sum(view.nbytes for view in views.values())
         if budget < 0:
             raise Refused("tensors take far more memory than the file")
-        kind, kwargs = recognise(part, record)
+        kind, kwargs = recognize(part, record)
         tensors = {name: view.read() for name, view in views.items()}
         setattr(networks, part, assemble(part, kind, _plain(kwargs), tensors))
     if isinstance(content.get("training_set_kwargs"), dict):

@@ -96,7 +96,7 @@ def spectra(
     """
     from sg3.analysis.charts import check_suffix, save_figure
     from sg3.analysis.spectra import (
-        Normalisation,
+        Normalization,
         average_spectrum,
         chart,
         difference_db,
@@ -119,7 +119,7 @@ def spectra(
         raise UserError("--data, --network: got a name twice, expected different ones")
     name, batches = sources[0]
     if mean is not None and std is not None:
-        norm = Normalisation(mean, std)
+        norm = Normalization(mean, std)
     else:
         norm = mean_and_std(batches(), name)
     with manifest:

@@ -58,14 +58,14 @@ def path_lengths(
         Indices of the paths, and float64 `[B]`.
     """
     device = next(G.parameters()).device
-    with _own_noise(G) as randomise:
+    with _own_noise(G) as randomize:
         for part in range(rank, -(-num // PASS), size):
             rows = np.arange(part * PASS, min((part + 1) * PASS, num))
             random = np.random.RandomState([seed, part])
             z = torch.from_numpy(random.randn(2, PASS, G.z_dim).astype(np.float32))
             t = random.rand(PASS, 1).astype(np.float32) * (sampling == "full")
             c = sample_labels(G, dataset, random, PASS)
-            randomise(random)
+            randomize(random)
             z, c = z[:, : len(rows)].to(device), c[: len(rows)].to(device)
             start = torch.from_numpy(t[: len(rows)]).to(device)
             images = _render(G, z, c, torch.stack([start, start + EPSILON]), space)
@@ -94,12 +94,12 @@ def _own_noise(G: Any) -> Iterator[Callable[[np.random.RandomState], None]]:
     buffers = [b for name, b in G.named_buffers() if name.endswith("noise_const")]
     before = [buffer.clone() for buffer in buffers]
 
-    def randomise(random: np.random.RandomState) -> None:
+    def randomize(random: np.random.RandomState) -> None:
         for buffer in buffers:
             buffer.copy_(torch.from_numpy(random.randn(*buffer.shape).astype(np.float32)))
 
     try:
-        yield randomise
+        yield randomize
     finally:
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)

@@ -12,7 +12,7 @@ from sg3.networks.augment_draws import Draws
 
 def draw_color(pipe, draws: Draws, num_channels: int) -> torch.Tensor | None:
     """Draw colour matrices `[N, 4, 4]`; None if no colour operation is enabled."""
-    # Built by filling: tensors from Python lists would be copied to the GPU and synchronise.
+    # Built by filling: tensors from Python lists would be copied to the GPU and synchronize.
     p, eye = pipe.p, torch.eye(4, device=draws.device, dtype=draws.dtype)
     rgb, on_axis = eye.clone(), torch.zeros_like(eye)
     rgb[3, 3] = 0

@@ -97,7 +97,7 @@ def _margins(inverse: torch.Tensor, height: int, width: int) -> list[int]:
     reach = torch.cat([(extent - centre).amax(0), (extent + centre).amax(0)])
     limits = [width - 1, height - 1] * 2
     beyond = [2 * FILTER_PAD - cx, 2 * FILTER_PAD - cy] * 2
-    # The only synchronisation with a GPU: tensor sizes must be known here.
+    # The only synchronization with a GPU: tensor sizes must be known here.
     return [
         math.ceil(min(max(r + b, 0), limit))
         for r, b, limit in zip(reach.tolist(), beyond, limits, strict=True)
@@ -119,7 +119,7 @@ def apply_geometry(images: torch.Tensor, inverse: torch.Tensor, taps: torch.Tens
         return [inverse.new_full([1], value) for value in values]
 
     # Express the map relative to the centre of the padded image, then on the grid of twice the
-    # resolution, then between normalised coordinates in [-1, 1].
+    # resolution, then between normalized coordinates in [-1, 1].
     inverse = translate2d(*numbers((left - right) / 2, (top - bottom) / 2)) @ inverse
     inverse = scale2d(*numbers(2, 2)) @ inverse @ scale2d(*numbers(0.5, 0.5))
     inverse = translate2d(*numbers(-0.5, -0.5)) @ inverse @ translate2d(*numbers(0.5, 0.5))

@@ -1,4 +1,4 @@
-"""Convolutions with equalised learning rate and built-in resampling (REFERENCE.md §3.1).
+"""Convolutions with equalized learning rate and built-in resampling (REFERENCE.md §3.1).
 
 Used by the StyleGAN2 generator and by the discriminator of all configurations.
 """
@@ -78,7 +78,7 @@ def register_tensor(module: nn.Module, name: str, value: torch.Tensor, trainable
 class Conv2dLayer(nn.Module):
     """Convolution, bias, activation: `[N, in, H, W]` → `[N, out, H·up/down, W·up/down]`.
 
-    The weight is stored with unit variance and scaled at run time by `1/√(in·k²)`, which equalises
+    The weight is stored with unit variance and scaled at run time by `1/√(in·k²)`, which equalizes
     the effective learning rate of all layers.
 
     Args:

@@ -1,4 +1,4 @@
-"""Equalised fully connected layers and the mapping network, used by all networks."""
+"""Equalized fully connected layers and the mapping network, used by all networks."""
 
 from __future__ import annotations
 

@@ -166,13 +166,13 @@ class SynthesisLayer(nn.Module):
     ) -> torch.Tensor:
         """`x` `[N, in_channels, H, W]`, `w` `[N, w_dim]` → `[N, out_channels, H', W']`."""
         # The mean square of the input is tracked during training and constant afterwards; unlike
-        # instance normalisation, it does not depend on the image.
+        # instance normalization, it does not depend on the image.
         if update_emas:
             mean = x.detach().to(torch.float32).square().mean()
             self.magnitude_ema.copy_(mean.lerp(self.magnitude_ema, self.magnitude_ema_beta))
         styles = self.styles(w)
         if self.is_torgb:
-            # Without demodulation nothing normalises the weights: equalise the learning rate here.
+            # Without demodulation nothing normalizes the weights: equalize the learning rate here.
             styles = styles / (self.in_channels * self.conv_kernel**2) ** 0.5
         half = self.use_fp16 and not force_fp32 and x.device.type == "cuda"
         dtype = self.half_dtype if half else torch.float32

@@ -1,4 +1,4 @@
-"""Packages of other projects with the same names are recognised before anything else fails."""
+"""Packages of other projects with the same names are recognized before anything else fails."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Runs test cases in Triton's interpreter: in a process of their own, since Triton reads
-TRITON_INTERPRET when it is imported. Uninitialised memory is NaN there, and bytes are 255.
+TRITON_INTERPRET when it is imported. Uninitialized memory is NaN there, and bytes are 255.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def prompt_bank(model: MiniEncoder, rng: np.random.Generator) -> dict[str, Tenso
 def new_anchors(model: MiniEncoder) -> torch.nn.ParameterDict:
     """Return free embeddings [classes, D] by attribute, used in training only.
 
-    At initialisation the phrasings of an attribute embed almost equally, so that neither tower has
+    At initialization the phrasings of an attribute embed almost equally, so that neither tower has
     a gradient that separates its values (mouths stayed at chance for 400 steps). Anchors start
     apart, and both towers are trained towards them.
     """

@@ -87,7 +87,7 @@ def train_encoder(
 
 
 class _Run:
-    """Training state: model, EMA model, anchors and optimiser."""
+    """Training state: model, EMA model, anchors and optimizer."""
 
     def __init__(self, config: EncoderTraining) -> None:
         torch.manual_seed(config.seed)
@@ -116,14 +116,14 @@ class _Run:
         return state["step"]
 
     def start_from(self, state: dict) -> None:
-        """Load the weights of another run's training state, but neither optimiser nor schedule."""
+        """Load the weights of another run's training state, but neither optimizer nor schedule."""
         for name in ("model", "average", "anchors"):
             getattr(self, name).load_state_dict(state[name])
 
     _PARTS = ("model", "average", "anchors", "optimiser")
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
-        """Take one optimiser step; returns the losses by name."""
+        """Take one optimizer step; returns the losses by name."""
         config, model = self.config, self.model
         rng = np.random.default_rng([config.seed, step])
         cosine = 0.5 + 0.5 * math.cos(math.pi * step / config.steps)

@@ -2,7 +2,7 @@
 
     python -m recipes.minifaces.evaluation.control --sheet docs/minifaces-control.png
 
-The judge reads the images; no run is optimised against it.
+The judge reads the images; no run is optimized against it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from guidance.encoders.mini_vocabulary import ATTRIBUTES
 from guidance.latents import latent_statistics, map_latents, seed_latents
 from recipes.arguments import add_models, argument_parser
 from recipes.minifaces.evaluation import heldout_prompts
-from recipes.minifaces.evaluation.steering import draw_sheet, score, steer_prompts, summarise
+from recipes.minifaces.evaluation.steering import draw_sheet, score, steer_prompts, summarize
 from recipes.minifaces.judge.model import Judge, load_judge
 from recipes.minifaces.world.captions import Mentions
 
@@ -152,8 +152,8 @@ def evaluate_control(
         "network": network,
         "clip": clip,
         "settings": {"steps": steps},
-        "one_attribute": summarise(rows[:count]),
-        "two_attributes": summarise(rows[count:]),
+        "one_attribute": summarize(rows[:count]),
+        "two_attributes": summarize(rows[count:]),
         "missed": missed,
         "wrong_by_attribute": dict(wrong),
         "negative": negative(network, clip, judge, steps=steps),

@@ -54,7 +54,7 @@ def embed(encoder: Encoder, images: np.ndarray, batch: int = 256) -> Tensor:
 
 @torch.no_grad()
 def text_mean(encoder: Encoder, texts: list[str] | tuple[str, ...]) -> Tensor:
-    """Return the normalised mean embedding [D] of several phrasings."""
+    """Return the normalized mean embedding [D] of several phrasings."""
     return F.normalize(encoder.encode_texts(list(texts)).mean(0), dim=0)
 
 

@@ -1,4 +1,4 @@
-"""Evaluate inversion: reconstruction of held-out renders, and localisation of faces in photos.
+"""Evaluate inversion: reconstruction of held-out renders, and localization of faces in photos.
 
     python -m recipes.minifaces.evaluation.inversion --sheet out/inversion.png \\
         --out out/inversion.json
@@ -55,7 +55,7 @@ def invert(
     Args:
         G: generator.
         targets: images `[N, 3, H, W]`.
-        distance: perceptual distance to minimise.
+        distance: perceptual distance to minimize.
         steps: steps of the projection into W.
         tune_steps: steps of tuning.
 
@@ -101,7 +101,7 @@ def measure(
 ) -> dict[str, float]:
     """Compare images with their targets.
 
-    Returns the distance that was optimised, and what was not: PSNR in dB, 1 − cosine of an encoder,
+    Returns the distance that was optimized, and what was not: PSNR in dB, 1 − cosine of an encoder,
     and the fraction of attributes that the judge reads equally.
     """
     shown = images.clamp(-1, 1)
@@ -178,7 +178,7 @@ def photo_with_a_face(index: int) -> tuple[Image.Image, PhotoCrop]:
 
 
 def evaluate_photos(count: int) -> dict:
-    """Evaluate the localisation of faces.
+    """Evaluate the localization of faces.
 
     Returns the fraction found within a tenth of the side and ten degrees, the median errors, and
     CPU seconds per photo.
@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="PNG file for the first images")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     parser.add_argument(
-        "--photos", type=int, metavar="N", help="localise faces in N photos instead"
+        "--photos", type=int, metavar="N", help="localize faces in N photos instead"
     )
     args = parser.parse_args()
     if args.photos:

@@ -82,7 +82,7 @@ def score(judge: Judge, steered: list[Steered]) -> list[dict]:
     return rows
 
 
-def summarise(rows: list[dict]) -> dict:
+def summarize(rows: list[dict]) -> dict:
     """Return the fractions of prompts with all claims right, and of claims right, by stage."""
     out: dict = {"prompts": len(rows)}
     for stage in ("random", "start", "result"):
@@ -136,8 +136,8 @@ def evaluate_steering(
         "network": network,
         "clip": clip,
         "settings": settings,
-        "one_attribute": summarise(rows[: len(ONE)]),
-        "several_attributes": summarise(rows[len(ONE) :]),
+        "one_attribute": summarize(rows[: len(ONE)]),
+        "several_attributes": summarize(rows[len(ONE) :]),
         "rows": rows,
     }
 

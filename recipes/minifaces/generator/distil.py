@@ -153,7 +153,7 @@ def mapping_layers(codes_to_w: nn.Module) -> list[tuple[np.ndarray, np.ndarray]]
     to_code[-POSE_DIM:, num_values:] = clipped
     shift = np.zeros(CODE_DIM)
     shift[-POSE_DIM:] = -1.0
-    # The original mapping normalises the second moment of its input: the factor on average.
+    # The original mapping normalizes the second moment of its input: the factor on average.
     scale = (CODE_DIM / (len(BLOCKS) + POSE_DIM / 3)) ** 0.5
     for index in range(codes_to_w.num_layers):
         fc = getattr(codes_to_w, f"fc{index}")

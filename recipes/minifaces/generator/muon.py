@@ -30,7 +30,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Optimiser of parameters with two or more dimensions; the first one counts as rows."""
+    """Optimizer of parameters with two or more dimensions; the first one counts as rows."""
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.9

@@ -137,7 +137,7 @@ class PretrainStep:
 
 
 class Pretrainer:
-    """Networks and optimisers of the regression."""
+    """Networks and optimizers of the regression."""
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
@@ -176,7 +176,7 @@ class Pretrainer:
         Args:
             z: codes or latents `[N, z_dim]`.
             real: images `[N, 3, 64, 64]` in [−1, 1] that they describe.
-            with_r1: whether D is regularised in this step.
+            with_r1: whether D is regularized in this step.
             progress: fraction of the run that is done, in (0, 1].
         """
         fake = self.G(z, update_emas=True)

@@ -1,1 +1,1 @@
-"""The judge: an attribute classifier that no other model is optimised against."""
+"""The judge: an attribute classifier that no other model is optimized against."""

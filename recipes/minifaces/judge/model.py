@@ -1,7 +1,7 @@
 """The judge: an attribute classifier for measurements, independent of the encoders.
 
 It has another architecture (residual, strided), no text, other training identities and other
-augmentation than the encoders, and no model is optimised against it. Fréchet distances between sets
+augmentation than the encoders, and no model is optimized against it. Fréchet distances between sets
 of images are computed in its features.
 """
 

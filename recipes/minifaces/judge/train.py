@@ -105,9 +105,9 @@ def train_judge(
     """
     torch.manual_seed(seed)
     judge = Judge().to(memory_format=torch.channels_last).train()
-    optimiser = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, rate, total_steps=steps + 1, pct_start=0.1
+        optimizer, rate, total_steps=steps + 1, pct_start=0.1
     )
     rng = torch.Generator().manual_seed(seed)
     for step in range(steps):
@@ -121,10 +121,10 @@ def train_judge(
             F.cross_entropy(logits[name], target[:, i], ignore_index=HIDDEN, reduction="sum")
             for i, name in enumerate(NAMES)
         ) / (batch * len(NAMES))
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         yield step, loss.item(), judge
 

@@ -1,4 +1,4 @@
-"""The proof of directions: mini-faces, read by a judge that nothing is optimised against."""
+"""The proof of directions: mini-faces, read by a judge that nothing is optimized against."""
 
 from __future__ import annotations
 

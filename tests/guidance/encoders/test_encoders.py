@@ -109,7 +109,7 @@ def test_what_a_file_does_not_say_comes_from_published_weights(name, mean, quick
     assert (found["force_preprocess_cfg"] or {"mean": [None]})["mean"][0] == mean
 
 
-def test_a_siglip_file_is_read_with_its_own_normalisation(tiny, monkeypatch):
+def test_a_siglip_file_is_read_with_its_own_normalization(tiny, monkeypatch):
     import open_clip
 
     folder, _ = tiny

@@ -15,7 +15,7 @@ from PIL import Image
 import sg3
 from sg3.analysis import charts
 from sg3.analysis.spectra import (
-    Normalisation,
+    Normalization,
     Spectrum,
     average_spectrum,
     chart,
@@ -27,7 +27,7 @@ from sg3.analysis.spectra import (
 from sg3.cli.main import cli
 from sg3.errors import UserError
 
-NORM = Normalisation(127.5, 50)
+NORM = Normalization(127.5, 50)
 
 
 def noise(num: int, size: int = 16, seed: int = 0) -> torch.Tensor:
@@ -102,7 +102,7 @@ def test_distances():
         ([], NORM, "no images"),
         ([noise(1)[:, :, :8]], NORM, "16x8, expected square ones"),
         ([noise(1), noise(1, 32)], NORM, "expected 16x16"),
-        ([noise(1)], Normalisation(0, 0), "positive"),
+        ([noise(1)], Normalization(0, 0), "positive"),
     ],
 )
 def test_bad_images(batches, norm, message):

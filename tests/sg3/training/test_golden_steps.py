@@ -95,7 +95,7 @@ def gradients(cfg: str, phase: str) -> dict[str, torch.Tensor | None]:
 @pytest.mark.parametrize("cfg", NETWORKS)
 def test_fast_operators_give_the_gradients_of_the_reference(cfg, phase, monkeypatch):
     if phase == "Greg" and cfg != "stylegan2":
-        pytest.skip("only StyleGAN2 regularises path lengths")
+        pytest.skip("only StyleGAN2 regularizes path lengths")
     monkeypatch.setenv("SG3_OPS", "reference")
     expected = gradients(cfg, phase)
     monkeypatch.delenv("SG3_OPS")

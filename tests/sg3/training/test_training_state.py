@@ -81,7 +81,7 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_resumed_run_equals_unbroken_run(data, tmp_path, case):
-    """Networks, averages, optimisers, ADA, every random generator, sampler, counters."""
+    """Networks, averages, optimizers, ADA, every random generator, sampler, counters."""
     options = CASES[case]
     whole = run(data, tmp_path / "whole", 24, **options)
     half = run(data, tmp_path / "parts", 12, **options)
