@@ -38,8 +38,8 @@ def check_packages(*names: str) -> None:
         if reason is not None:
             raise ImportError(
                 f"sg3: {reason}. Other projects use the names 'guidance' and 'nada' too: install "
-                "sg3 into an environment of its own (python -m venv), or repair this one with "
-                "pip install --force-reinstall --no-deps sg3"
+                "sg3 into an environment of its own (python -m venv), or uninstall the other project and "
+                "reinstall sg3 (pip install --force-reinstall --no-deps, from where you got it)"
             )
 
 
