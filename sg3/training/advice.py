@@ -38,7 +38,7 @@ ADVICE = {
 
 
 def grid_diversity(images: np.ndarray) -> float:
-    """Return the mean distance of uint8 images `[N, C, H, W]` to their nearest neighbor.
+    """Return the mean distance of uint8 images `[N, C, H, W]` to their nearest neighbour.
 
     The distance is the root mean square over coarse pixels and coarse edge strengths in [0, 1];
     copies have 0. When a generator loses modes, every image gets a near twin, however many modes
