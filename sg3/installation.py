@@ -38,7 +38,7 @@ def check_packages(*names: str) -> None:
         if reason is not None:
             raise ImportError(
                 f"sg3: {reason}. Other projects use the names 'guidance' and 'nada' too: install "
-                "sg3 into an environment of its own (python -m venv), or uninstall the other one and "
+                "sg3 into an environment of its own (python -m venv), or uninstall the other and "
                 "reinstall sg3 (pip install --force-reinstall --no-deps, from where you got it)"
             )
 
