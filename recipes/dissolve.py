@@ -7,6 +7,8 @@ For each prompt, the best of a few hundred random latents is selected and refine
 moves from one to the next in W while the texts steer it. Each step is a frame. mini-faces was not
 trained on rotated faces, so by default the input moves in a small circle; for networks that were,
 try `--motion turn`.
+
+Hardware: any CPU. Result: `dissolve.mp4` and the latent at its end.
 """
 
 from __future__ import annotations
