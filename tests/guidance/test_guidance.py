@@ -260,5 +260,5 @@ def test_unusable_ranges_are_refused(wrong):
 
 @pytest.mark.parametrize("prompts", [3, [3], ["a hat", None]])
 def test_prompts_of_another_type_are_refused(prompts):
-    with pytest.raises(ValueError, match="prompts: got .*, expected a text, an image or a list"):
+    with pytest.raises(ValueError, match=r"prompts: got .*, expected a text, an image or a list"):
         parse_prompts(prompts)
