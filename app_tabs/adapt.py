@@ -208,7 +208,7 @@ def build(
                 example_labels=[f"{a} → {b}" for a, b in EXAMPLES],
             )
             usual = usual_config(text_model(context))
-            hint = "Maximum; stops early when it no longer improves"
+            hint = "Upper limit; training stops early if nothing improves"
             steps = gr.Slider(10, 1000, usual.steps, step=10, label="Steps", info=hint)
             hint = "Layers to train; names such as L0-L3,torgb work too"
             layers = gr.Dropdown(

@@ -165,10 +165,10 @@ def build(
                     label="Channel",
                     precision=0,
                     minimum=0,
-                    info="First shown",
+                    info="First channel shown",
                     min_width=100,
                 )
-                seed = seed_field("Seed", FIRST_SEED, info="Of the latent", min_width=100)
+                seed = seed_field("Seed", FIRST_SEED, info="Seed of the latent", min_width=100)
             hint = "Spectra have frequency 0 in the centre; dark is low power"
             domain = gr.Radio(list(DOMAINS), value="Space", label="Domain", info=hint)
             with gr.Group():
@@ -178,7 +178,7 @@ def build(
                 deg = gr.Slider(
                     -180, 180, 0, step=1, label="Rotate", info="Degrees, counter-clockwise"
                 )
-            hint = "Of the input, for Animate"
+            hint = "Path of the input when animated"
             motion = gr.Radio(list(MOTIONS), value="circle", label="Motion", info=hint)
             with gr.Row(elem_classes="tight"):
                 run = gr.Button("Animate", variant="primary", min_width=90)

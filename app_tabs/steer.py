@@ -214,7 +214,7 @@ def _start_fields() -> dict[str, gr.components.Component]:
 def _more_fields(now: gr.Image) -> dict[str, gr.components.Component]:
     with gr.Accordion("Image prompts", open=False):
         files = gr.File(label="Images", file_count="multiple", file_types=["image"], height=110)
-        hint = "The prompt has 1; negative values push away"
+        hint = "The text prompt has weight 1; negative values push away"
         weight = gr.Slider(-2, 2, 1, step=0.1, label="Weight of the images", info=hint)
     with gr.Accordion("Region", open=False):
         take = gr.Button("Copy the current image", size="md")

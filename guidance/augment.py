@@ -24,7 +24,7 @@ class Augment:
         0.0, "Standard deviation of Gaussian noise on views in [−1, 1].", min=0, max=1
     )
     perspective: float = setting(
-        0.0, "Perspective tilt: how much nearer one border is than the centre.", min=0, max=0.5
+        0.0, "Strength of a random perspective warp, 0 to 0.5.", min=0, max=0.5
     )
     flip: float = setting(0.0, "Probability of a horizontal flip.", min=0, max=1)
     hue: float = setting(0.0, "Hue rotation in degrees.", min=0, max=180)

@@ -9,7 +9,7 @@ import torch
 
 from guidance.render import EditedLatent
 from sg3.files import read_tensors
-from sg3.latent_files import read_latent_file, write_latent_file
+from sg3.latent_files import EXPECTED, read_latent_file, write_latent_file
 from sg3.networks.generator import MappedGenerator
 
 
@@ -38,7 +38,7 @@ def read_latent(
 
 def latent_metadata(path: str | os.PathLike) -> dict[str, str]:
     """Read the metadata of a latent. Raises ValueError for a missing or damaged file."""
-    return read_tensors(path, "latent")[1]
+    return read_tensors(path, "latent", EXPECTED)[1]
 
 
 def write_latent(

@@ -32,6 +32,7 @@ class Prompt:
     image: Image.Image | None = field(default=None, repr=False, hash=False)
 
 
+EXPECTED = "a text, an image or a list of them"
 #: What can be given as a prompt: a text, the path of an image (as a `Path`), an image, a `Prompt`.
 PromptLike = str | os.PathLike | Image.Image | Prompt
 
@@ -82,8 +83,12 @@ def parse_prompts(prompts: PromptLike | Iterable[PromptLike]) -> tuple[Prompt, .
     """Parse one or several prompts of one image. Raises ValueError as `parse_prompt` does."""
     if isinstance(prompts, PromptLike):
         prompts = [prompts]
+    if not isinstance(prompts, Iterable):
+        raise UserError(f"prompts: got {prompts!r}, expected {EXPECTED}")
     found: list[Prompt] = []
     for prompt in prompts:
+        if not isinstance(prompt, PromptLike):
+            raise UserError(f"prompts: got {prompt!r}, expected {EXPECTED}")
         if isinstance(prompt, str):
             found += parse_prompt(prompt)
         else:

@@ -40,7 +40,7 @@ def rows_of_layers(G: MappedGenerator, text: str) -> set[int]:
     """
     if not re.fullmatch(r"[\d\s,-]+", text):
         units = units_of(G)
-        chosen = select_layers([unit.name for unit in units], text)
+        chosen = select_layers([unit.name for unit in units], text, ["rows such as 4-6"])
         return {row for i in chosen for row in units[i].ws_rows}
     rows: set[int] = set()
     for part in text.split(","):
@@ -82,7 +82,7 @@ def layer_outputs(
 def resumed(
     layers: Sequence[StyleLayer], first: int, outputs: Mapping[str, torch.Tensor]
 ) -> Iterator[None]:
-    """Context in which layers before number `first` do not run but return `outputs`.
+    """Context manager that skips layers before `first` and returns their cached `outputs`.
 
     Args:
         layers: all layers, in the order in which they run.

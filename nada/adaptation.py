@@ -83,7 +83,7 @@ def adapt(
 ) -> Adaptation:
     """Fine-tune a copy of a generator from the domain `source` to the domain `target`.
 
-    Example::
+    Example:
 
         import nada, sg3
 
@@ -106,7 +106,8 @@ def adapt(
     Returns:
         An iterator over up to `steps + 1` `AdaptStep`s. It is deterministic given the seed.
 
-    Raises ValueError for invalid input, before the first step.
+    Raises:
+        ValueError: invalid input, before the first step.
 
     Source: StyleGAN-NADA (arXiv 2108.00946), REFERENCE.md §8.6.
     """
@@ -269,7 +270,8 @@ class Adaptation(Iterator[AdaptStep]):
                 if self._trained[name].ndim == 4:
                     change = self._trained[name] - frozen[name]
                     self._trained[name].copy_(frozen[name] + free_of_nyquist(change))
-        # A smaller decay in the first steps, or the result of a short run would be its source.
+        # A smaller decay in the first steps; otherwise the result of a short run would stay at the
+        # source.
         beta = min(self.config.ema, (1 + self.index) / (10 + self.index))
         average = dict(self.G_ema.named_parameters())
         for name, parameter in self._trained.items():
@@ -340,5 +342,7 @@ def _check_goal(source: str | None, target: str | None, target_images: torch.Ten
             raise UserError(f"target_images: got shape {shape}, expected [N, 3, H, W]")
         return
     for name, text in (("source", source), ("target", target)):
-        if not text or not text.strip():
+        if text is None:
+            raise UserError(f"{name}: missing; give `source` and `target`, or `target_images`")
+        if not text.strip():
             raise UserError(f"{name}: got {text!r}, expected a text such as 'face'")

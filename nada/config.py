@@ -34,9 +34,12 @@ class Weights:
         0.0, "Weight of the distance between image and target text (NADA Eq. 1).", min=0
     )
     patch: float = setting(0.0, "Weight of the directional term on random patches.", min=0)
-    texture: float = setting(0.0, "Weight of keeping the image features.", min=0)
+    texture: float = setting(0.0, "Weight of preserving the image features of the source.", min=0)
     manifold: float = setting(
-        0.0, "Weight of rotating image features by the angle between the texts.", min=0
+        0.0,
+        "Weight of turning the features of each image by exactly the angle between the two texts; "
+        "helps where images change too little or too much.",
+        min=0,
     )
     strokes: float = setting(
         0.0,
@@ -44,7 +47,7 @@ class Weights:
         "images if there are any.",
         min=0,
     )
-    range: float = setting(0.0, "Weight of penalising pixels outside [−1, 1].", min=0)
+    range: float = setting(0.0, "Weight of penalizing pixels outside [−1, 1].", min=0)
 
     def __post_init__(self):
         check_settings(self)
@@ -139,7 +142,8 @@ class AdaptConfig:
     )
     magnitude: float | None = setting(
         None,
-        "Desired length of the change of the features, in units of the distance between the texts.",
+        "Desired length of the change of the features, in units of the distance between the texts, "
+        "such as 0.95.",
         above=0,
         unset="not used",
     )

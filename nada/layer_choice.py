@@ -83,7 +83,7 @@ class LayerChoice:
         """Return the layers of a step (NADA Sec. 4.2).
 
         Adaptive selection optimizes W+ latents for a few steps; the layers whose latents moved
-        furthest are those through which the generator can follow the text.
+        furthest are the ones best able to realize the text.
 
         Args:
             index: Step, counted from 1; must increase by 1 per call.

@@ -54,7 +54,7 @@ def power_spectrum(images: torch.Tensor) -> torch.Tensor:
         windows.append(window / window.square().sum().sqrt())
     weights = torch.outer(*windows)
     total = torch.zeros_like(weights)
-    for image in images.cpu():  # one by one: sixteen large ones in double precision are 2 GB
+    for image in images.cpu():  # one by one: sixteen large images in float64 take 2 GB
         image = image.double().clamp(-1, 1)
         image = image - image.mean(dim=(1, 2), keepdim=True)
         total += torch.fft.fft2(image * weights).abs().square().mean(dim=0)

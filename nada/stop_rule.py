@@ -1,4 +1,4 @@
-"""Early stopping: metrics of an adaptation on fixed latents, and when they end it."""
+"""Early stopping: metrics of an adaptation on fixed latents, and the rule that stops it."""
 
 from __future__ import annotations
 

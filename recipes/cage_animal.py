@@ -11,7 +11,7 @@ To resume after an interruption, run the same command with --resume.
 Both variants download the AFHQ v2 network (NVIDIA's, non-commercial licence) and OpenAI's CLIP
 ViT-B/32 and ViT-B/16. The variant text has the published settings of StyleGAN-NADA for StyleGAN3:
 both encoders with equal weights, batch size 4 (larger batches reduce grid artefacts), learning rate
-0.002, 600 steps. The variant images takes 3 to 20 photos of a face instead of the text, 400 steps.
+0.002, 600 steps. The `images` variant uses 3 to 20 photos of a face instead of the text, 400 steps.
 
 Hardware: a GPU with 12 GB (estimated from the sizes of the networks), or, slowly, a CPU.
 Duration: minutes on a current GPU (estimated).

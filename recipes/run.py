@@ -30,7 +30,7 @@ OPTIONS = {
 def reference_config(
     data: str, outdir: str, cfg: str, gammas: Mapping[str, float], **settings: Any
 ) -> TrainConfig:
-    """Return what the reference runs have in common: batch 32, mirrored copies, gamma by `cfg`.
+    """Return the settings common to the reference runs: batch 32, mirrored copies, gamma by `cfg`.
 
     Args:
         data: zip or folder of training images.

@@ -73,11 +73,12 @@ def write_tensors(
 
 
 def read_tensors(
-    path: str | os.PathLike, kind: str = "file"
+    path: str | os.PathLike, kind: str = "file", expected: str = ""
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read the tensors and metadata of a safetensors file, on the CPU.
 
-    Raises ValueError for a missing or damaged file; `kind` names it in the message.
+    Raises ValueError for a missing or damaged file; `kind` names it in the message, and `expected`
+    says what to give instead.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -87,8 +88,12 @@ def read_tensors(
             return tensors, file.metadata() or {}
     except FileNotFoundError:
         raise UserError(f"{kind} {path}: no such file") from None
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{kind} {path}: damaged or not a safetensors file ({error})") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{kind} {path}: cannot be read ({reason})") from None
+    except SafetensorError:
+        hint = f"; expected {expected}" if expected else ""
+        raise UserError(f"{kind} {path}: damaged or not a safetensors file{hint}") from None
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:

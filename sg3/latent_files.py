@@ -14,6 +14,7 @@ from sg3.files import read_tensors, write_tensors
 from sg3.networks.style_space import style_layers
 
 LATENT_FORMAT = "sg3-latent"
+EXPECTED = "a latent written by sg3 steer, edit or project"
 #: Prefix of tensors that hold offsets of a layer's styles.
 STYLE = "styles."
 #: Name of ws where the file also holds styles, so that no reader drops the styles unnoticed.
@@ -52,7 +53,7 @@ def read_latent_file(
 
     Raises ValueError for any other file.
     """
-    tensors, metadata = read_tensors(path, "latent")
+    tensors, metadata = read_tensors(path, "latent", EXPECTED)
     ws = tensors.get("ws", tensors.get(UNEDITED))
     if ws is None:
         names = ", ".join(tensors)[:80]

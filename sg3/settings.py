@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import numbers
@@ -115,7 +116,10 @@ def type_name(field: dataclasses.Field) -> str:
 
 
 def documented(cls: C) -> C:
-    """Class decorator: append all fields with their documentation to the class's docstring."""
+    """Class decorator: append all fields with their documentation to the class's docstring.
+
+    An unknown keyword raises TypeError, naming the nearest field.
+    """
     lines = [inspect.cleandoc(cls.__doc__ or ""), "", "Attributes:"]
     for field in dataclasses.fields(cls):
         known = about(field)
@@ -128,7 +132,29 @@ def documented(cls: C) -> C:
         text = f"{field.name}: {known.doc}{remark}"
         lines += textwrap.wrap(text, _LINE, initial_indent=" " * 4, subsequent_indent=" " * 8)
     cls.__doc__ = "\n".join(lines) + "\n"
+    _suggest_names(cls)
     return cls
+
+
+def _suggest_names(cls: type) -> None:
+    """Wrap the constructor: an unknown keyword raises TypeError with the nearest name."""
+    construct: Callable[..., None] = cls.__init__  # type: ignore[misc]
+    names = [field.name for field in dataclasses.fields(cls) if field.init]
+
+    @functools.wraps(construct)  # keeps the signature for `inspect` and `help`
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in names:
+                title = type(self).__name__
+                raise TypeError(f"{title}: unknown setting {name!r}; {_nearest(name, names)}")
+        construct(self, *args, **kwargs)
+
+    cls.__init__ = init  # type: ignore[misc]
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
 
 
 def check_settings(config: Any) -> None:
@@ -171,7 +197,6 @@ def replace_settings(config: T, changes: Mapping[str, Any]) -> T:
     names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
     for name in changes:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
+            hint = _nearest(name, names)
             raise UserError(f"{name}: unknown setting of {type(config).__name__}; {hint}")
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]

@@ -47,8 +47,10 @@ def edit(network, deltas, latent, seeds, device, outdir, sheet, video, **options
     from guidance.latent_files import write_latent
 
     specs, alphas = _specs(options)
-    if (latent is None) == (seeds is None):
-        raise UserError("--seed: give either --latent or --seed")
+    if latent is None and seeds is None:
+        raise UserError("give --seed or --latent to start from")
+    if latent is not None and seeds is not None:
+        raise UserError("--seed: got it together with --latent; give one of them")
     outdir, sheet, video = _paths(outdir, sheet, video, specs)
     manifest = RunManifest(outdir, "edit", click.get_current_context().params)
     with manifest.time("load"):

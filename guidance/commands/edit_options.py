@@ -44,6 +44,7 @@ def parse_mix(text: str) -> tuple[int, str]:
 
 ALPHA, MIX = ParsedType("alpha", parse_alpha), ParsedType("seed:layers", parse_mix)
 
+NO_START = "none; --seed or --latent is required"
 INPUT = [
     network_option,
     delta_option,
@@ -51,7 +52,7 @@ INPUT = [
         "--latent",
         type=click.Path(exists=True, dir_okay=False),
         metavar="FILE",
-        unset="use --seed",
+        unset=NO_START,
         help="Latent of sg3 steer, project or edit to start from.",
     ),
     option(
@@ -59,7 +60,7 @@ INPUT = [
         "--seeds",
         "seeds",
         type=SEEDS,
-        unset="use --latent",
+        unset=NO_START,
         help="Seeds to start from, such as 3 or 0-3.",
     ),
     config_option(RelevanceConfig, "class_index", "--class"),
@@ -132,8 +133,8 @@ DIRECTIONS = [
         "--own-statistics",
         is_flag=True,
         help="Compute statistics for the network with its deltas, which takes minutes for each. "
-        "By default those of the network without deltas are used, whose channels mean nearly the "
-        "same.",
+        "By default the statistics of the network without deltas are used; its channels have "
+        "nearly the same effects.",
     ),
     option("--force", is_flag=True, help="Accept files made for other weights of the same shapes."),
 ]

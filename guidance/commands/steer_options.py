@@ -168,7 +168,8 @@ DISSOLVE = [
         "--amount",
         type=float,
         default=0.1,
-        help="Extent of --motion, as a fraction of the larger side.",
+        help="Extent of --motion shift, circle and both, as a fraction of the image's larger side; "
+        "turn ignores it.",
     ),
 ]
 OUTPUT = [
@@ -181,11 +182,15 @@ OUTPUT = [
         type=ParsedType("video", parse_video),
         metavar="[FILE.mp4]",
         unset="DIR/steer.mp4",
-        help="Video file.",
+        help="Video of the run.",
     ),
     option("--no-video", is_flag=True, help="Write no video."),
-    option("--resume", is_flag=True, help="Continue the interrupted run in DIR."),
-    option("--force", is_flag=True, help="Accept a latent of another network of the same shape."),
+    option("--resume", is_flag=True, help="Resume the interrupted run in --outdir."),
+    option(
+        "--force",
+        is_flag=True,
+        help="Accept a latent made with another network of the same shapes.",
+    ),
     precision_option,
     option(
         "--compile",

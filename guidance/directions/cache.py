@@ -58,17 +58,17 @@ def relevance_with_cache(
     latents. Encoders without accessible weights are not cached.
     """
     config = config or RelevanceConfig()
-    whose = whose_relevance(G, encoder, config)
-    path = cache_file(whose) if whose["encoder"] else None
+    key = whose_relevance(G, encoder, config)
+    path = cache_file(key) if key["encoder"] else None
     device, state = next(G.parameters()).device, None
     if path is not None:
-        known = read_relevance(BUNDLED, whose, device, more=True)
-        state = known or read_relevance(path, whose, device)
+        known = read_relevance(BUNDLED, key, device, more=True)
+        state = known or read_relevance(path, key, device)
     if state is not None:
         yield state
     for step in relevance_steps(G, encoder, config, state):
         if path is not None:
-            write_relevance(path, step, whose)
+            write_relevance(path, step, key)
         yield step
 
 
@@ -79,18 +79,18 @@ def whose_relevance(
     return {"network": weights_hash(G), "encoder": encoder_hash(encoder), **asdict(config)}
 
 
-def cache_file(whose: dict[str, Any]) -> Path:
+def cache_file(key: dict[str, Any]) -> Path:
     """Path of the statistics with this key; the file may not exist."""
-    digest = hashlib.sha256(json.dumps(whose, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "directions" / f"{digest[:32]}.safetensors"
 
 
 def write_relevance(
-    path: Path, relevance: Relevance, whose: dict[str, Any], small: bool = False
+    path: Path, relevance: Relevance, key: dict[str, Any], small: bool = False
 ) -> None:
     """Write statistics, complete or not, atomically; `small` stores the sums as float16."""
     prepare_folder(path.parent)
-    content: dict[str, Any] = {"whose": whose, "layers": relevance.layers}
+    content: dict[str, Any] = {"whose": key, "layers": relevance.layers}
     content |= {"images": relevance.images, "total": relevance.total}
     tensors = {name: getattr(relevance, name) for name in TENSORS}
     if small:
@@ -100,7 +100,7 @@ def write_relevance(
 
 
 def read_relevance(
-    path: Path, whose: dict[str, Any], device: torch.device | str = "cpu", more: bool = False
+    path: Path, key: dict[str, Any], device: torch.device | str = "cpu", more: bool = False
 ) -> Relevance | None:
     """Read what `write_relevance` wrote for the same key; None if missing, damaged or another's.
 
@@ -114,10 +114,10 @@ def read_relevance(
             if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
                 return None
             content = json.loads(metadata["content"])
-            theirs, images = content["whose"], content["images"]
-            if more and images == content["total"] >= whose["images"]:
-                whose = {**whose, "images": images}
-            if theirs != json.loads(json.dumps(whose)):
+            stored_key, images = content["whose"], content["images"]
+            if more and images == content["total"] >= key["images"]:
+                key = {**key, "images": images}
+            if stored_key != json.loads(json.dumps(key)):
                 return None
             tensors = {name: aligned(file.get_tensor(name).float()) for name in TENSORS}
     except (SafetensorError, KeyError, json.JSONDecodeError):

@@ -64,7 +64,7 @@ class Relevance:
         return F.normalize(self.sums, dim=1)
 
     def agreement(self) -> float:
-        """Expected cosine between these vectors and those of infinitely many latents, median.
+        """Median over channels of the expected cosine to the vectors of infinitely many latents.
 
         R / √(R² + (1 − R²)/n), where R² is the squared length of the mean of n unit vectors minus
         its expectation 1/n for random ones.

@@ -43,7 +43,7 @@ class EnsembleEncoder:
         self.name = ",".join(member.name for member in members)
         self.input_size_px = max(member.input_size_px for member in members)
         self.embed_dim = sum(member.embed_dim for member in members)
-        # Members normalize for themselves; these are those of the first.
+        # Each member normalizes its own input; these are the first member's values.
         self.mean, self.std = members[0].mean, members[0].std
 
     def encode_images(self, img: torch.Tensor) -> torch.Tensor:

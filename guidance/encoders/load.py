@@ -24,6 +24,7 @@ BUNDLED = {
     "mini-c": ("mini-c",),
     "mini-d": ("mini-d",),
 }
+PUBLIC = ("mini", "mini-smooth")  # the others are their members
 WEIGHTED = re.compile(r"^(.+):(\d+(?:\.\d*)?|\.\d+)$")
 
 
@@ -31,7 +32,7 @@ def load_encoder(spec: str | Encoder, device: str | torch.device = "cpu") -> Enc
     """Load an encoder, frozen, on `device`.
 
     Args:
-        spec: a bundled name ("mini", "mini-smooth", "mini-a", …), the file of a mini encoder
+        spec: a bundled name ("mini", "mini-smooth"), the file of a mini encoder
             ("PATH.safetensors"), an open_clip model ("NAME", "NAME/TAG", "NAME/PATH"), several of
             these with optional weights ("ViT-B-32/openai:2,ViT-B-16/openai"), or an `Encoder`,
             which is returned as it is.
@@ -88,7 +89,7 @@ def _load_one(name: str, device: str) -> Encoder:
 
     found = split_spec(name)
     if found is None:
-        known = [*BUNDLED, *list_models()]
+        known = [*PUBLIC, *list_models()]
         lower = {item.lower(): item for item in known}
         near = difflib.get_close_matches(name.split("/")[0].lower(), lower, n=3, cutoff=0.4)
         hint = f"; nearest: {', '.join(lower[item] for item in near)}" if near else ""

@@ -2,7 +2,7 @@
 
 Crops of the photo are compared with a few hundred random images of the generator, downscaled to 16
 pixels and normalized to unit contrast. The crop that correlates most with any of them wins. This
-needs no face detector and works for other subjects than faces.
+needs no face detector and works for subjects other than faces.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _refine(
             for dx, dy, ds, angle in offsets.tolist()
         ]
         costs = likeness.cost(_sample(small, whole.shape[2:], tried, likeness.size))
-        # Pixels beyond the photo's border are made up, so crops that reach there cost more.
+        # Pixels beyond the photo's border are extrapolated, so crops that reach there cost more.
         costs += torch.tensor([_overhang(c, whole.shape[2:], likeness.size) for c in tried])
         lowest = int(costs.argmin())
         best, cost = tried[lowest], float(costs[lowest])

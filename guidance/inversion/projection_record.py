@@ -53,7 +53,7 @@ class ProjectionRecord:
         metadata: strings to store with the latent.
         photo: the photo and where in it the target was cut out; writes photo.png.
         rank: rank of the delta; None stores all weights that changed.
-        adapted: the network that is projected into, if that is not `G`.
+        adapted: the network used for projection, if that is not `G`.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ class SteerConfig:
     transform: str = setting(
         "follow",
         'Input transform of a StyleGAN3. "follow": computed from w as usual; "free": optimized as '
-        'well; "held": fixed to that of the start.',
+        'well; "held": kept at its value at the start.',
         choices=("follow", "free", "held"),
     )
     layers: str | None = setting(
@@ -57,7 +57,7 @@ class SteerConfig:
     )
     generations: int | None = setting(
         None,
-        "How many times the best candidates are crossed.",
+        "Rounds of crossover among the best candidates.",
         min=0,
         unset="4 for images of up to 64 pixels, else 0",
     )
@@ -66,7 +66,7 @@ class SteerConfig:
     schedule: str = setting(
         "ramp",
         'Learning-rate schedule. "ramp": short warm-up, cosine decay over the last quarter; '
-        '"cosine": short warm-up, cosine decay; "constant".',
+        '"cosine": short warm-up, cosine decay; "constant": no change.',
         choices=SCHEDULES,
     )
     betas: tuple[float, float] = setting((0.0, 0.999), "Betas of Adam.")
@@ -76,7 +76,9 @@ class SteerConfig:
     patience: int = setting(
         0, "Stop after this many steps without progress; 0 runs all steps.", min=0
     )
-    stall: float = setting(1e-3, "Smallest fall of the averaged loss that is progress.", min=0)
+    stall: float = setting(
+        1e-3, "Smallest decrease of the averaged loss that counts as progress.", min=0
+    )
     prior: float = setting(
         0.0,
         "Weight of the distance from the mean of W (mean squared whitened coordinate).",
@@ -116,7 +118,8 @@ class SteerConfig:
     )
     cutouts: int | None = setting(
         None,
-        "Random views per image and step.",
+        "Random views per image and step (random crops or small augmentations that the encoder "
+        "sees).",
         min=1,
         unset="32 for images larger than the encoder's input, else 2",
     )

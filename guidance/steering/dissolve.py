@@ -55,7 +55,7 @@ class Timeline:
         """First step of each section and of the next one."""
         return list(zip(self.times, (*self.times[1:], self.end), strict=True))
 
-    def shares(self, step: float) -> list[float]:
+    def weights(self, step: float) -> list[float]:
         """Weight of each prompt at `step`; they sum to 1."""
         begun = [1.0]
         for time in self.times[1:]:
@@ -90,13 +90,15 @@ def dissolve(
     Args:
         network: networks of `sg3.load`, or a generator.
         prompts: at least two; each as for `steer`.
-        clip: what `load_encoder` takes.
+        clip: encoder, or its name: "mini", "mini-smooth", or an open_clip model such as
+            "ViT-B-32/openai" (see `load_encoder`).
         steps_each: steps per prompt.
         times: steps at which the prompts take over, the first at 0; every `steps_each` by default.
         fade: fraction of the shortest section over which one prompt fades into the next.
         motion: moves the frames of a StyleGAN3, as `sg3.motion.moves` does.
         amount: how far, as a fraction of the image's larger side.
-        config: settings; `steps` follows from the arguments above.
+        config: settings; None: the defaults of `SteerConfig`. `steps` follows from the arguments
+            above.
         start_ws: `[1, num_ws, w_dim]` or an `EditedLatent` to start from.
         resume_from: a file of `SteeringRun.save`.
         about: text that identifies further inputs, as for `steer_batch`.
@@ -178,17 +180,17 @@ class DissolveSchedule:
             numbers += [number] * len(section)
         self._weights, self._numbers = torch.tensor(weights, device=device), numbers
 
-    def _shares(self, step: int) -> torch.Tensor:
-        return torch.tensor(self.timeline.shares(step), device=self._weights.device)
+    def _mixture(self, step: int) -> torch.Tensor:
+        return torch.tensor(self.timeline.weights(step), device=self._weights.device)
 
     def weights(self, step: int) -> torch.Tensor:
         """Weights of the prompts at `step`, `[1, P]`."""
-        return (self._weights * self._shares(step)[self._numbers])[None]
+        return (self._weights * self._mixture(step)[self._numbers])[None]
 
     def start(self, step: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Base and coordinates between the anchors at `step`; None without anchors."""
         if self.route is None:
             return None
-        shares = self._shares(step)[:, None, None]
-        base = (shares * self.route.base).sum(dim=0, keepdim=True)
-        return base, (shares * self.route.start).sum(dim=0, keepdim=True)
+        weights = self._mixture(step)[:, None, None]
+        base = (weights * self.route.base).sum(dim=0, keepdim=True)
+        return base, (weights * self.route.start).sum(dim=0, keepdim=True)

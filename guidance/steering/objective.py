@@ -109,7 +109,7 @@ class SteeringObjective:
                 self.targets[i, j], self.weights[i, j] = next(rows), prompt.weight / total
                 self.is_image[i, j] = prompt.image is not None
         self.directional = config.distance == "directional"
-        # Candidates for the start have no source image that they could have changed from.
+        # Candidates for the start have no source image to compare with.
         self.distance = DISTANCES["spherical" if self.directional else config.distance]
         if self.directional and any(prompt.image is None for prompt in flat):
             if not config.source:

@@ -149,7 +149,7 @@ class SteeringRun(Iterator[tuple[SteerStep, ...]]):
         return state | {f"stall.{name}": value for name, value in self.stall.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state of a run with the same arguments, whose steps are yielded again.
+        """Continue from a saved state; earlier steps of that run are yielded again.
 
         Raises ValueError if that run started from another latent.
         """

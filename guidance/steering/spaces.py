@@ -176,7 +176,7 @@ class Movable:
         return LatentSpace(self.statistics, anchors, self.config.basis, per_layer, self.space.rows)
 
     def move_start(self, base: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        """Move the start of space w or w+; returns by how much its coordinates moved.
+        """Move the start of space w or w+; return the displacement of its coordinates.
 
         Args:
             base: new `LatentSpace.base`.

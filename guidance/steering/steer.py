@@ -52,15 +52,21 @@ def steer(
 
     Args:
         network: networks of `sg3.load`, or a generator. Its weights stay as they are.
-        prompts: a text, or several that are all matched: "a | b". Weights are written "text:1.5";
-            negative ones push away. Images (a `Path` or a PIL image) work like texts.
-        clip: what `load_encoder` takes.
-        config: settings.
+        prompts: a text, several joined by " | ", or a list; all are matched together. Weights are
+            written "text:1.5"; negative ones push away. Images (a `Path` or a PIL image) work like
+            texts.
+        clip: encoder, or its name: "mini", "mini-smooth", or an open_clip model such as
+            "ViT-B-32/openai" (see `load_encoder`).
+        config: settings; None: the defaults of `SteerConfig`.
         start_ws: `[1, num_ws, w_dim]` or an `EditedLatent` to start from.
-        region: what `load_region` takes. Only this part of the image is compared with the prompts,
-            and the rest is preserved.
+        region: mask or box (see `load_region`). Only this part of the image is compared with
+            the prompts, and the rest is preserved.
         progress: show a progress bar.
         **settings: fields of `SteerConfig` that replace those of `config`.
+
+    Returns:
+        An iterator over `SteerStep`s with the fields `index`, `num_steps`, `loss`, `losses`,
+        `latent`, `sigma` and `render`, and the properties `ws` and `image`.
 
     Raises ValueError for bad input, before the first step.
 
@@ -104,11 +110,12 @@ def steer_batch(
     Args:
         network: networks of `sg3.load`, or a generator.
         prompt_sets: prompts of each latent, as for `steer`.
-        clip: what `load_encoder` takes.
+        clip: encoder, or its name: "mini", "mini-smooth", or an open_clip model such as
+            "ViT-B-32/openai" (see `load_encoder`).
         seeds: one per set of prompts; by default all have that of the settings.
-        config: settings.
+        config: settings; None: the defaults of `SteerConfig`.
         start_ws: `[B, num_ws, w_dim]` or an `EditedLatent` to start from.
-        region: what `load_region` takes.
+        region: mask or box (see `load_region`); the rest of the image is preserved.
         resume_from: a file of `SteeringRun.save`. Its steps are yielded again; then the run
             continues to the result that it would have had without the interruption.
         about: text that identifies further inputs, such as the hash of the network. A file with

@@ -102,7 +102,7 @@ def fetch(
 
 @contextmanager
 def _lock(part: Path):
-    """Serialise downloads of a file between processes, on systems with file locks."""
+    """Serialize downloads of a file between processes, on systems with file locks."""
     path = part.with_suffix(".lock")
     with open(path, "w") as file:
         try:

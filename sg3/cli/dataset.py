@@ -90,7 +90,7 @@ SHOWN = 20  # dropped files that are listed
 def dataset(**options) -> None:
     """Prepare a dataset for training: images of one size and mode, and dataset.json.
 
-    Unusable images are dropped and counted. Running the command again writes the same bytes.
+    Unusable images are dropped and counted. Output is reproducible byte for byte.
     --dest appears once everything is written.
 
     \b

@@ -70,6 +70,8 @@ def out_option(suffix: str) -> Callable[[F], F]:
 
     return option(
         "--out",
+        "--output",
+        "out",
         type=click.Path(dir_okay=False),
         required=True,
         callback=check,

@@ -13,6 +13,7 @@ import click
 
 from sg3._version import __version__
 from sg3.allocator import keep_large_blocks
+from sg3.cli.options import option_name
 from sg3.installation import PACKAGES, check_packages
 from sg3.threads import use_passive_waiting
 
@@ -98,9 +99,9 @@ def with_option_names(message: str, command: click.Command | None) -> str:
         commands += getattr(current, "commands", {}).values()
         for param in current.params:
             if isinstance(param, click.Option):
-                longest = max(param.opts, key=len)
-                names.setdefault(param.name or "", longest)
-                fields.setdefault(getattr(param, "field", None) or "", longest)
+                shown = option_name(param)
+                names.setdefault(param.name or "", shown)
+                fields.setdefault(getattr(param, "field", None) or "", shown)
     names = fields | names
     start = re.match(r"(\w+(?:, \w+)*): ", message)
     if start and all(name in names for name in start[1].split(", ")):

@@ -39,8 +39,13 @@ def parse_seeds(text: str) -> list[int]:
             raise UserError(f"seeds: got {text!r}, expected numbers and ranges like 0-7,12")
         first = int(match[1])
         last = first if match[2] is None else int(match[2])
-        if last < first or last >= 2**32:
-            raise UserError(f"seeds: got {part.strip()!r}, expected a range in 0-4294967295")
+        if last < first:
+            raise UserError(
+                f"seeds: got {part.strip()!r}, expected the smaller seed first, such as "
+                f"{last}-{first}"
+            )
+        if last >= 2**32:
+            raise UserError(f"seeds: got {part.strip()!r}, expected seeds in 0-4294967295")
         if len(seeds) + last - first >= 1_000_000:
             raise UserError(f"seeds: got {text!r}, expected at most a million")
         seeds.extend(range(first, last + 1))
@@ -134,6 +139,11 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def option_name(param: click.Option) -> str:
+    """Return the name of an option for messages: its first one with two dashes."""
+    return next((name for name in param.opts if name.startswith("--")), param.opts[0])
+
+
 class ParsedType(click.ParamType):
     """A click type around a parser that raises ValueError."""
 
@@ -146,7 +156,15 @@ class ParsedType(click.ParamType):
         try:
             return self.parser(value)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            message = str(error)
+            if not isinstance(param, click.Option):
+                self.fail(message, param, ctx)
+            name = option_name(param)
+            # Python's name of the argument would repeat the option's.
+            known = {param.name, *(each.lstrip("-").replace("-", "_") for each in param.opts)}
+            start, colon, rest = message.partition(": ")
+            text = rest if colon and start in known else message
+            raise click.UsageError(f"{name}: {text}", ctx) from None
 
 
 class FiniteFloat(click.types.FloatParamType):
@@ -182,10 +200,19 @@ class DocumentedOption(click.Option):
         super().__init__(*args, **kwargs)
         self.unset, self.expected, self.field = unset, expected, field
 
+    def make_metavar(self, ctx: click.Context) -> str:
+        # click calls a number "INTEGER RANGE" where the type checks its range.
+        if self.metavar is None and isinstance(self.type, (click.IntRange, click.FloatRange)):
+            return "INTEGER" if isinstance(self.type, click.IntRange) else "FLOAT"
+        return super().make_metavar(ctx)
+
     def get_help_extra(self, ctx: click.Context) -> Any:
         extra = super().get_help_extra(ctx)
-        if self.unset is not None and "default" not in extra:
+        if self.unset is not None and extra.get("default", '""') == '""':
             extra["default"] = self.unset
+        if isinstance(self.type, click.types.BoolParamType) and "default" in extra:
+            words = {"True": "on", "False": "off"}
+            extra["default"] = words.get(extra["default"], extra["default"])
         if self.expected:
             extra["range"] = self.expected
         elif isinstance(self.type, (click.IntRange, click.FloatRange)):
@@ -302,7 +329,9 @@ latent_option = option(
     unset="use seeds",
 )
 force_latent_option = option(
-    "--force", is_flag=True, help="Accept a latent of another network of the same shape."
+    "--force",
+    is_flag=True,
+    help="Accept a latent made with another network of the same shapes.",
 )
 delta_option = option(
     "--delta",

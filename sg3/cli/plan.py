@@ -26,7 +26,13 @@ DEFAULT_CARD = "A100-80"  # without a GPU and without --gpu
 SIZE = ParsedType("N|WxH", lambda text: parse_size(text)[::-1])  # height, width
 RUN = [
     of("cfg", required=True),
-    option("--resolution", type=SIZE, required=True, help="Size of the images."),
+    option(
+        "--resolution",
+        type=SIZE,
+        required=True,
+        help="Size of the images.",
+        field="img_resolution",
+    ),
     option("--channels", type=click.Choice(["1", "3", "4"]), default="3", help="Image channels."),
     option("--classes", type=click.IntRange(min=0), default=0, help="Number of labels."),
     of("batch", required=True),

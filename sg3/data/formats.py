@@ -23,6 +23,7 @@ from PIL import Image
 from sg3.data.cifar import read_cifar
 from sg3.data.source import FORMATS, ImageSource, _reason
 from sg3.data.transforms import Dropped
+from sg3.errors import UserError
 
 MAX_BYTES = 512 << 20  # largest file, uncompressed
 MAX_PIXELS = 178_956_970  # largest image; Pillow itself refuses more
@@ -62,11 +63,13 @@ class SourceImages:
 def open_source(path: str | Path) -> SourceImages:
     """List the images at `path`. Raises ValueError if it cannot be read."""
     path = Path(path)
+    if not path.exists():
+        raise UserError(f"source: {path} does not exist")
     if path.is_dir():
         if path.name.endswith("_lmdb") or (path / "data.mdb").exists():
             raise ValueError(
-                f"data: {path} is an LMDB, which is not supported; export each of its values to a "
-                "file (pip install lmdb) and pass that folder"
+                f"source: {path} is an LMDB, which is not supported; export each of its values to "
+                "a file (pip install lmdb) and pass that folder"
             )
         if _is_saved_dataset(path):
             return _open_saved_dataset(path)
@@ -76,6 +79,10 @@ def open_source(path: str | Path) -> SourceImages:
         return SourceImages(path, _numbered(path, len(images)), images, labels, classes)
     elif path.is_file() and path.name.endswith(MNIST):
         return _open_mnist(path)
+    elif path.suffix.lower() != ".zip":
+        raise UserError(
+            f"source: got {path}, expected a folder of images, a .zip, {CIFAR} or MNIST's *{MNIST}"
+        )
     return _open_files(path)
 
 
@@ -85,7 +92,7 @@ def _damage_named(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"data: {path} is not a readable {what}: {_reason(error)}") from None
+        raise ValueError(f"source: {path} is not a readable {what}: {_reason(error)}") from None
 
 
 def _numbered(path: Path, count: int) -> list[str]:
@@ -93,11 +100,15 @@ def _numbered(path: Path, count: int) -> list[str]:
 
 
 def _open_files(path: Path) -> SourceImages:
-    files = ImageSource(path)
     try:
-        index, table = files.read_index() or {}, files.read_labels()
-    finally:
-        files.close()
+        files = ImageSource(path)
+        try:
+            index, table = files.read_index() or {}, files.read_labels()
+        finally:
+            files.close()
+    except ValueError as error:  # in training, the same argument is called `data`
+        message = str(error).removeprefix("data: ")
+        raise UserError(f"source: {message}") from None
     names = files.image_names
     if table is None:
         return SourceImages(path, names, names)
@@ -163,19 +174,20 @@ def _open_saved_dataset(path: Path) -> SourceImages:
         import datasets
     except ImportError:
         raise ValueError(
-            f"data: {path} was saved by the datasets package; install it with: pip install datasets"
+            f"source: {path} was saved by the datasets package; install it with: "
+            "pip install datasets"
         ) from None
     with _damage_named(path, "folder of the datasets package"):
         table = datasets.load_from_disk(str(path))
     if isinstance(table, datasets.DatasetDict):
         if "train" not in table and len(table) != 1:
             raise ValueError(
-                f"data: {path} has the splits {', '.join(table)}; pass the folder of one"
+                f"source: {path} has the splits {', '.join(table)}; pass the folder of one"
             )
         table = table["train"] if "train" in table else next(iter(table.values()))
     images = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
     if not images:
-        raise ValueError(f"data: {path} has no image column, only {', '.join(table.features)}")
+        raise ValueError(f"source: {path} has no image column, only {', '.join(table.features)}")
     encoded = table.select_columns(images[:1]).cast_column(images[0], datasets.Image(decode=False))
     items = _Encoded(encoded, images[0])
     names = _numbered(path, len(items))

@@ -176,7 +176,7 @@ def prepare_dataset(
             yield replace(item, name=name, label=known[index])
         if not entries:
             why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-            raise ValueError(f"data: no image in {source} can be used ({why})")
+            raise ValueError(f"source: no image in {source} can be used ({why})")
         write("dataset.json", _index_file(entries, classes))
 
 
@@ -276,7 +276,7 @@ def _describe(index: int, total: int, source: str, outcome: _Outcome) -> Prepare
 def _check_shape(item: Prepared, first: Prepared) -> None:
     """Without a resolution, images must have the same size, one that networks support."""
     assert item.shape is not None and first.shape is not None  # neither was dropped
-    found, remedy = f"data: {item.source} is {shape_text(item.shape)}", "set `resolution`"
+    found, remedy = f"source: {item.source} is {shape_text(item.shape)}", "set `resolution`"
     if item.shape != first.shape:
         raise ValueError(f"{found}, but {first.source} is {shape_text(first.shape)}; {remedy}")
     try:

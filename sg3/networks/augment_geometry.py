@@ -62,8 +62,8 @@ def draw_geometry(pipe, draws: Draws, height: int, width: int) -> torch.Tensor |
     if pipe.scale > 0:
         s = draws.gated((draws.normal() * pipe.scale_std).exp2(), 1, pipe.scale * p)
         steps.append(scale2d(1 / s, 1 / s))
-    # Rotation happens before and after anisotropic scaling; each with the probability that makes
-    # an image rotate at all with probability rotate·p.
+    # Rotation happens before and after anisotropic scaling; each with a probability
+    # such that the total probability of a rotation is rotate·p.
     p_rotate = 1 - (1 - pipe.rotate * p).clamp(0, 1).sqrt()
     if pipe.rotate > 0:
         steps.append(rotate2d(_angle(pipe, draws, p_rotate)))

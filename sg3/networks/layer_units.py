@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sg3.errors import UserError
 from sg3.networks import stylegan3
 
 
@@ -98,15 +99,27 @@ def select_layers(names: Sequence[str], text: str, others: Sequence[str] = ()) -
     Raises:
         ValueError: an unknown name, a reversed range, or no name at all.
     """
-    expected = f"{', '.join(others)} or names of" if others else "names of"
-    expected += f" {', '.join(names)}, like {names[0]},{names[1]}-{names[2]}"
+    known = f"layers are {_listed(names)}" + (f"; or {', '.join(others)}" if others else "")
     indices: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         ends = [part] if part in names else part.split("-")
         found = [names.index(end) for end in ends if end in names]
-        if len(ends) > 2 or len(found) < len(ends) or found[0] > found[-1]:
-            raise ValueError(f"layers: got {part!r}, expected {expected}")
+        if len(ends) > 2 or len(found) < len(ends):
+            unknown = next((end for end in ends if end not in names), part)
+            raise UserError(f"layers: no layer {unknown!r}; {known}")
+        if found[0] > found[-1]:
+            raise UserError(f"layers: got {part!r}, expected the coarser layer first; {known}")
         indices |= set(range(found[0], found[-1] + 1))
     if not indices:
-        raise ValueError(f"layers: got {text!r}, expected {expected}")
+        raise UserError(f"layers: got {text!r}, expected names; {known}")
     return sorted(indices)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Join names, with three or more in a row such as L0, L1, L2 as "L0 … L2"."""
+    numbered = [name for name in names if re.fullmatch(r"L\d+", name)]
+    if len(numbered) < 3:
+        return ", ".join(names)
+    row = f"{numbered[0]} … {numbered[-1]}"
+    shown = [row if name == numbered[0] else name for name in names]
+    return ", ".join(name for name in shown if name not in numbered)

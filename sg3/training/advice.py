@@ -127,7 +127,7 @@ class TrainingDoctor:
         self._memory["g_losses"] = losses
         if len(losses) < WINNING_TICKS:
             return None
-        # Halves, not first and last: a flat but noisy loss is no reason for advice.
+        # Halves, not first and last: a flat but noisy loss should not trigger advice.
         half = len(losses) // 2
         grown = statistics.fmean(losses[half:]) > LOSS_GROWTH * statistics.fmean(losses[:half])
         return ("winning", {"ticks": len(losses)}) if grown else None

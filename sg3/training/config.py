@@ -41,11 +41,17 @@ class TrainConfig:
     """
 
     outdir: str = setting(doc="Parent folder; every run creates a numbered folder in it.")
-    data: str = setting(doc="Training images: a folder, a zip, or WebDataset tar shards.")
+    data: str = setting(
+        doc="Training images: a folder, a zip, or WebDataset tar shards (TARS), given as their "
+        "folder or a pattern such as shards-{000..063}.tar."
+    )
     cfg: str = setting("stylegan3-t", "Base configuration.", choices=CONFIGS)
     batch: int = setting(32, "Batch size over all processes.", min=1)
     gamma: float | None = setting(
-        None, "R1 regularization weight.", min=0, unset="0.0002·resolution²/batch"
+        None,
+        "R1 regularization weight. The default is a starting point; tune it by factors of two.",
+        min=0,
+        unset="0.0002·resolution²/batch",
     )
     batch_gpu: int | str | None = setting(
         None,
@@ -69,12 +75,20 @@ class TrainConfig:
 
     aug: str = setting(
         "ada",
-        "Augmentation: none, adaptive (ADA), or with a fixed probability.",
+        "Augmentation: none, adaptive (ADA), or with a fixed probability; see augpipe for the "
+        "operations.",
         choices=("noaug", "ada", "fixed"),
     )
-    augpipe: str = setting("bgc", "Augmentation operations.", choices=AUGMENTATIONS)
+    augpipe: str = setting(
+        "bgc",
+        "Augmentation operations. blit: flips and shifts; geom: scaling, rotation, stretching; "
+        "color; filter; noise; cutout; bg, bgc, … combine them.",
+        choices=AUGMENTATIONS,
+    )
     p: float = setting(0.2, "Probability of fixed augmentation.", min=0, max=1)
-    target: float = setting(0.6, "ADA target: mean sign of D on real images.", min=0, max=1)
+    target: float = setting(
+        0.6, "ADA target: mean sign of D on real images; higher augments less.", min=0, max=1
+    )
     initial_p: float = setting(0.0, "Initial ADA probability.", min=0, max=1)
 
     resume: str | None = setting(
@@ -84,7 +98,9 @@ class TrainConfig:
         "not given. 'latest,NETWORK' resumes if possible and otherwise starts from NETWORK.",
         unset="random weights",
     )
-    from_network: bool = setting(False, "Set by the trainer if the run started from a network.")
+    from_network: bool = setting(
+        False, "(internal) Set by the trainer if the run started from a network."
+    )
     freezed: int = setting(0, "Number of D's first layers to freeze.", min=0)
     freeze_mapping: bool = setting(False, "Freeze G's mapping network.")
 

@@ -256,3 +256,9 @@ def test_hue_turns_and_saturation_fades():
 def test_unusable_ranges_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Augment(**wrong)
+
+
+@pytest.mark.parametrize("prompts", [3, [3], ["a hat", None]])
+def test_prompts_of_another_type_are_refused(prompts):
+    with pytest.raises(ValueError, match=r"prompts: got .*, expected a text, an image or a list"):
+        parse_prompts(prompts)

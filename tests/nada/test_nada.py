@@ -365,7 +365,10 @@ def test_a_resume_with_other_arguments_is_refused(network, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layers": "L3,L77"}, "layers: got 'L77', expected paper, coarse"),
+        (
+            {"layers": "L3,L77"},
+            "layers: no layer 'L77'; layers are input, L0 … L5, torgb; or paper, coarse",
+        ),
         ({"layers": ""}, "layers"),
         ({"layers": "L5-L3"}, "layers"),
         ({"layers": "L0:1.5 then L1"}, "layers"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
 import math
+import pickle
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,7 +18,14 @@ import pytest
 from click.testing import CliRunner
 
 from sg3.cli.main import LazyGroup, with_option_names
-from sg3.cli.options import DocumentedOption, FiniteFloat, config_option, option
+from sg3.cli.options import (
+    DocumentedOption,
+    FiniteFloat,
+    ParsedType,
+    config_option,
+    option,
+    parse_seeds,
+)
 from sg3.errors import UserError
 from sg3.settings import (
     Setting,
@@ -215,7 +226,48 @@ def test_a_default_hides_what_leaving_it_out_would_do():
     assert text == "[default: 3]"
 
 
+def test_what_leaving_it_out_does_replaces_an_empty_default():
+    empty = DocumentedOption(["--x"], default="", unset="DIR/x.mp4")
+    assert empty.get_help_record(click.Context(click.Command("c")))[1] == "[default: DIR/x.mp4]"
+
+
+def test_numbers_and_switches_print_uniformly():
+    context = click.Context(click.Command("c"))
+    number = DocumentedOption(["--n"], type=click.IntRange(1), default=3)
+    assert number.get_help_record(context) == ("--n INTEGER", "[default: 3; at least 1]")
+    switch = DocumentedOption(["--s"], type=bool, is_flag=False, flag_value=True, default=False)
+    assert switch.get_help_record(context)[1] == "[default: off]"
+
+
 # Errors
+
+
+@pytest.mark.parametrize("name", ["seeds", "SEEDS"])
+def test_a_parser_does_not_repeat_the_name_of_its_option(name):
+    kind = ParsedType(name, parse_seeds)
+    seeds = click.Command("c", params=[DocumentedOption(["--seeds"], type=kind)], callback=print)
+    result = CliRunner().invoke(seeds, ["--seeds", "5-1"])
+    expected = "--seeds: got '5-1', expected the smaller seed first, such as 1-5"
+    assert result.exit_code == 2 and f"Error: {expected}\n" in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("bacth", "did you mean 'batch'?"), ("xyz", "expected one of batch, lr, fr")]
+)
+def test_an_unknown_keyword_names_the_nearest_setting(name, hint):
+    with pytest.raises(TypeError, match=re.escape(f"Config: unknown setting {name!r}; {hint}")):
+        Config(**{name: 3})
+
+
+def test_the_constructor_stays_usual():
+    config = Config(8, lr=0.1)
+    assert list(inspect.signature(Config).parameters) == [
+        f.name for f in dataclasses.fields(Config)
+    ]
+    assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config
+    assert dataclasses.replace(config, batch=4) == Config(4, lr=0.1)
+    with pytest.raises(TypeError, match="batch"):
+        Config(8, batch=8)
 
 
 @pytest.mark.parametrize(

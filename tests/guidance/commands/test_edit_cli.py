@@ -172,7 +172,7 @@ def test_stopping_is_no_error_and_the_next_run_continues(call, clip, cache, tmp_
     [
         (["--direction", ""], "direction"),
         (["--direction", "a hat", "--neutral", " "], "neutral"),
-        (["--direction", "a hat", "--clip", "minni"], "nearest: mini"),
+        (["--direction", "a hat", "--clip", "minni"], "nearest: mini, mini-smooth"),
         (["--direction", "a hat", "--neutral", "a hat"], "the same"),
         (["--direction", "pca:99"], "pca:0"),
         (["--direction", "missing.safetensors"], "no file"),
@@ -185,7 +185,7 @@ def test_stopping_is_no_error_and_the_next_run_continues(call, clip, cache, tmp_
         (["--direction", "pca:0", "--class", "3"], "no classes"),
         (["--direction", "pca:0", "--network", "stylegan3-t-fhq"], "stylegan3-t-ffhq"),
         (["--direction", "pca:0", "--device", "quantum"], "device"),
-        (["--direction", "pca:0", "--latent", __file__], "either"),
+        (["--direction", "pca:0", "--latent", __file__], "give one of them"),
         (["--direction", "a hat", "--templates", "imagnet"], "expected imagenet"),
         (["--direction", "a hat", "--templates", __file__], "one {}"),
         (["--mix", "x:1"], "mix"),

@@ -20,11 +20,11 @@ def network():
 
 def test_weights_cross_fade_around_the_times():
     line = Timeline((0, 10, 30), 40, 4.0)
-    rows = [line.shares(step) for step in range(41)]
+    rows = [line.weights(step) for step in range(41)]
     assert all(sum(row) == pytest.approx(1) and min(row) >= 0 for row in rows)
     assert rows[0] == [1, 0, 0] and rows[8] == [1, 0, 0] and rows[12] == [0, 1, 0]
     assert rows[10] == pytest.approx([0.5, 0.5, 0]) and rows[40] == [0, 0, 1]
-    assert Timeline((0, 5), 9, 0.0).shares(5) == [0, 1]
+    assert Timeline((0, 5), 9, 0.0).weights(5) == [0, 1]
     for times, fade in (((1, 5), 1), ((0, 5, 5), 1), ((0, 9), 1), ((0, 5), 99), ((), 0)):
         with pytest.raises(UserError):
             Timeline(times, 9, fade)

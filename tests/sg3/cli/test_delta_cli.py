@@ -236,7 +236,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path):
         ("--split or --layers", ["blend", T32, net, *out]),
         ("--width requires", ["blend", T32, net, "--layers", "L0", "--width", "2", *out]),
         ("expected one of input, L0", ["blend", T32, net, "--split", "L99", *out]),
-        ("expected names of mapping", ["blend", T32, net, "--layers", "L99", *out]),
+        (
+            "no layer 'L99'; layers are mapping, input, L0",
+            ["blend", T32, net, "--layers", "L99", *out],
+        ),
         ("width: got -1", ["blend", T32, net, "--split", "L2", "--width", "-1", *out]),
         ("do not match", ["blend", T32, SG2, "--split", "L2", *out]),
     ]:

@@ -360,9 +360,9 @@ def test_bad_options_are_one_line(pets, tmp_path, options, expected):
 
 def test_bad_places_are_one_line(pets, tmp_path):
     out = ["--dest", tmp_path / "o.zip"]
-    fails("does not exist", "--source", tmp_path / "none", *out)
+    fails(f"--source: {tmp_path / 'none'} does not exist", "--source", tmp_path / "none", *out)
     (tmp_path / "text.txt").write_text("hello")
-    fails("neither a folder nor a .zip", "--source", tmp_path / "text.txt", *out)
+    fails("expected a folder of images, a .zip, cifar-10", "--source", tmp_path / "text.txt", *out)
     (tmp_path / "empty").mkdir()
     fails("no image files found", "--source", tmp_path / "empty", *out)
     (tmp_path / "bad.zip").write_bytes(b"no zip")
