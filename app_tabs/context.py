@@ -111,6 +111,7 @@ class Context:
         (`wiring.LIVE`, `wiring.DEVICE`).
         """
         path, _ = locate(self.name_of(network))
+        # With the time, so that a network that was overwritten is loaded anew.
         key = (str(path), path.stat().st_mtime_ns)
         with self._lock:
             if key not in self._networks:
@@ -136,6 +137,7 @@ class Context:
             dropped = []
             while len(self._sessions) > MAX_SESSIONS:
                 dropped.append(self._sessions.popitem(last=False)[1])
+        # After the lock is released: deleting files can take long.
         for session in dropped:
             self._free(session)
         return found
@@ -180,6 +182,7 @@ def readable() -> Iterator[None]:
         if not isinstance(error, (ValueError, OSError)):
             traceback.print_exception(error)
         text = " ".join(str(error).split()) or type(error).__name__
+        # Gradio shows messages as HTML, and this one may contain what a visitor entered.
         raise gr.Error(html.escape(text, quote=False), duration=12, print_exception=False) from None
 
 
@@ -210,6 +213,7 @@ def callback(
                 while (step := job.submit(next, steps, None).result()) is not None:
                     yield step
             finally:
+                # In the same thread, so after a step that may still be running there.
                 job.submit(steps.close).result()
 
     # Gradio reads names and types of the endpoint's parameters from the signature.

@@ -79,6 +79,7 @@ def jobs(
     buttons = [controls.line, controls.stop, *controls.run, *controls.files]
 
     def begin(request: gr.Request):
+        # Or `begin` would keep the stop request of the previous job, and this one stop at once.
         context.session(request).end(tab)
         context.session(request).begin(tab)
         busy = [gr.update(interactive=False)] * len(controls.run)

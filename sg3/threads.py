@@ -38,6 +38,7 @@ class CpuTimes:
         """Return the current times; None on systems other than Linux."""
         try:
             with open("/proc/stat", encoding="ascii") as file:
+                # Without the guest times at the end, which user time already includes.
                 ticks = [int(number) for number in file.readline().split()[1:9]]
             own = os.times()
             return CpuTimes(

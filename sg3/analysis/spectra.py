@@ -67,6 +67,7 @@ class Spectrum:
         """
         power = np.fft.fftshift(self.power)
         power = np.pad(power, [(0, 1), (0, 1)], mode="wrap")
+        # A power of 0 would become minus infinity.
         return 10 * np.log10(np.maximum(power, 1e-12))
 
     def slices(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -98,6 +99,7 @@ def generated_bytes(
     for start in range(0, num, batch):
         latents, labels = [], []
         for i in range(start, min(start + batch, num)):
+            # RandomState takes 32 bits.
             random = np.random.RandomState((seed + i) % 2**32)
             latents.append(random.randn(G.z_dim))
             labels.append(np.eye(G.c_dim)[random.randint(G.c_dim)] if G.c_dim else [])
@@ -114,6 +116,7 @@ def mean_and_std(batches: Iterable[torch.Tensor], source: str = "given") -> Norm
     """
     count, total, squares = 0, 0, 0
     for batch in batches:
+        # Sums of integers are exact, however the images are split into batches.
         values = batch.to("cpu", torch.int64)
         count += values.numel()
         total, squares = total + int(values.sum()), squares + int(values.square().sum())
@@ -172,6 +175,7 @@ def _half_plane(x: np.ndarray) -> np.ndarray:
     """
     size = x.shape[1]
     window = np.kaiser(size, BETA)
+    # Squares that add up to 1 put white noise of variance 1 at 0 dB (§6.4).
     window = window / np.sqrt(np.square(window).sum())
     wide = size * INTERPOLATION
     found = scipy.fft.rfft2(x * np.outer(window, window), s=[wide, wide])
@@ -180,7 +184,9 @@ def _half_plane(x: np.ndarray) -> np.ndarray:
 
 def _whole_plane(half: np.ndarray) -> np.ndarray:
     """Return `[n, n]` from `[n, n // 2 + 1]`: power is the same at opposite frequencies."""
+    # Columns of frequency zero and of the highest frequency have no counterpart to add.
     mirrored = half[:, 1:-1]
+    # Reversing puts the row of frequency zero last; roll it back to the front.
     mirrored = np.roll(mirrored[::-1, ::-1], 1, axis=0)
     return np.concatenate([half, mirrored], axis=1)
 
@@ -206,6 +212,7 @@ def heat_map(spectrum: Spectrum, longest_px: int = 512) -> np.ndarray:
     db = _smooth(spectrum)
     step = max(1, len(db) // longest_px)
     low, high = HEAT_DB
+    # The upper limit itself belongs to the last step, not to one beyond it.
     level = np.floor((np.clip(db[::step, ::step], low, high - 1e-9) - low) / HEAT_STEP_DB)
     return viridis(level / ((high - low) / HEAT_STEP_DB - 1))
 

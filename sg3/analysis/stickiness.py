@@ -159,6 +159,7 @@ class _Track:
         slices = min(total, MAX_SLICE_PX)
         if self._slice is None:
             self._slice = np.full([height, slices, 3], 255, np.uint8)
+        # Empty for some frames, if there are more of them than columns.
         now = slice(frame * slices // total, (frame + 1) * slices // total)
         self._slice[:, now] = shown[:, x : x + 1]
         shown[:, x : x + 1] = [255, 0, 0]

@@ -92,8 +92,10 @@ def fetch(
                 f"{url}: SHA-256 is {found}, expected {expected}; "
                 f"if the publisher replaced the file, delete {record}"
             )
+        # On disk before the renaming, or a crash could leave a damaged file under its final name.
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
+        # Before the renaming: a file under its final name always has its hash next to it.
         write_text(record, f"{found}  {target.name}\n")
         os.replace(part, target)
         _discard(part)
@@ -136,6 +138,7 @@ def _complete(url: str, part: Path, size_bytes: int | None, progress: bool | Non
             raise UserError(f"{url}: the server returned {error.code} {error.reason}") from None
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             grown = part.exists() and part.stat().st_size > before
+            # Again only after progress or a lost connection: a missing network stays away.
             if attempt + 1 == ATTEMPTS or not (grown or isinstance(error, ConnectionError)):
                 raise UserError(_offline(url, part, error)) from None
             time.sleep(0.2 * 2**attempt)
@@ -173,17 +176,21 @@ def _transfer(url: str, part: Path, progress: bool | None) -> int | None:
     """Request the missing rest of `part` and append it. Returns the total size, if stated."""
     state = _read_state(part)
     start = part.stat().st_size if part.exists() and state.get("url") == url else 0
+    # Not compressed, since Range and the announced length count bytes as they are sent.
     headers = {"User-Agent": f"sg3/{__version__}", "Accept-Encoding": "identity"}
     if start > 0:
         headers["Range"] = f"bytes={start}-"
         if state.get("etag"):
+            # If the file has changed, the server then sends all of it, not the rest of another.
             headers["If-Range"] = state["etag"]
     opener = urllib.request.build_opener(_SafeRedirects)
     with opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
+        # A server may ignore Range and send the whole file with status 200.
         resumed = answer.status == 206 and start > 0
         start = start if resumed else 0
         total = _total(answer, resumed)
         etag = answer.headers.get("ETag")
+        # If-Range needs a strong ETag: a weak one may stand for different bytes.
         strong = etag if etag and not etag.startswith("W/") else None
         if not resumed:
             write_text(_state_path(part), json.dumps({"url": url, "etag": strong}))

@@ -135,6 +135,7 @@ def assemble(
     expected = network.state_dict()
     _compare_names(part, expected, tensors)
     fitted = {name: _fit(f"{part}.{name}", expected[name], tensors[name]) for name in expected}
+    # assign, because the tensors of `network` are on the meta device and cannot be copied to.
     network.load_state_dict(fitted, assign=True)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         assert not tensor.is_meta, f"{part}.{name} is not in the state dict"

@@ -66,6 +66,7 @@ def _rebuild(content: Any, budget: int) -> Networks:
         if not isinstance(record, Record):
             raise Refused(f"{part} is not a module")
         views = _collect(record)
+        # Before any tensor is copied: many views of one storage would multiply the file's size.
         budget -= sum(view.nbytes for view in views.values())
         if budget < 0:
             raise Refused("tensors take far more memory than the file")

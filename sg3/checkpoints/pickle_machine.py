@@ -98,6 +98,7 @@ class PickleMachine:
 
     def _take(self, count: int) -> memoryview:
         start, end = self.position, self.position + count
+        # A slice beyond the end would not fail but be shorter.
         if end > len(self.data):
             raise Refused("unexpected end of file (truncated)")
         self.position = end

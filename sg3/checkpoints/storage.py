@@ -60,6 +60,7 @@ class TensorView:
         """Return a contiguous copy."""
         flat = np.frombuffer(self.storage.data, self.storage.dtype)[self.offset :]
         strides = [step * self.storage.dtype.itemsize for step in self.stride]
+        # as_strided checks no bounds: `rebuild_tensor` did.
         view = np.lib.stride_tricks.as_strided(flat, self.size, strides, writeable=False)
         return torch.from_numpy(np.array(view, order="C"))
 
@@ -122,9 +123,11 @@ def rebuild_tensor(
     if not isinstance(storage, Storage):
         raise Refused("a tensor has no storage")
     numbers = (offset, *size, *stride)
+    # Not isinstance, which would accept True and False.
     possible = all(type(n) is int and 0 <= n < MAX_INDEX for n in numbers)
     if not possible or len(size) != len(stride):
         raise Refused("a tensor has an invalid size, stride or offset")
+    # Python integers: the product of a hostile size could overflow int64 and look small.
     count = int(np.prod(size, dtype=object))
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     # A tensor larger than its storage repeats elements: never in networks, but in memory bombs.

@@ -59,6 +59,7 @@ class _Limited:
 def _read_members(path: Path) -> dict[str, bytes]:
     found = {}
     with (
+        # Unpacked here, not by tarfile, which sets no limit to the unpacked size.
         gzip.open(path) as file,
         tarfile.open(fileobj=cast(Any, _Limited(file, MAX_UNPACKED)), mode="r|") as archive,
     ):
@@ -85,6 +86,7 @@ class _Array(Stateful):
         if not isinstance(state, tuple) or len(state) != 5:
             raise Refused("a NumPy array has an unknown format")
         _, shape, dtype, fortran, data = state
+        # Latin-1 maps bytes to characters one to one, so this restores them.
         if isinstance(data, str):
             data = data.encode("latin-1")
         if not isinstance(dtype, DtypeStub) or dtype.resolve() != np.uint8 or fortran:

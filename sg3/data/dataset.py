@@ -209,6 +209,7 @@ class ImageDataset(TrainingImages):
             slice(start, min(start + DECODE_TOGETHER, self._used.size))
             for start in range(0, self._used.size, DECODE_TOGETHER)
         ]
+        # The other processes of the run decode their own copy at the same time.
         workers = min(8, (os.cpu_count() or 1) // _processes_here())
         if self._used.size <= DECODE_ALONE or workers < 2 or not CAN_FORK:
             out = np.empty([DECODE_TOGETHER, *self.image_shape], dtype=np.uint8)
@@ -254,6 +255,7 @@ class ImageDataset(TrainingImages):
 
     def _read(self, file: int) -> np.ndarray:
         """Decode `file`, or the next readable one in its place."""
+        # Limited: if the disk is gone, every file looks damaged.
         for _ in range(min(MAX_FAILURES, self._used.size)):
             file = self._stand_in(file)
             try:
@@ -288,6 +290,7 @@ class ImageDataset(TrainingImages):
             return images
         images = self._cache[self._row[self._files[indices]]]
         for row in np.flatnonzero(self._xflip[indices]):
+            # A copy, because source and destination are the same memory.
             images[row] = images[row, :, :, ::-1].copy()
         for row in np.flatnonzero(self._yflip[indices]):
             images[row] = images[row, :, ::-1].copy()

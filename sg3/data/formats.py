@@ -239,6 +239,7 @@ class ItemReader:
 
     def _read(self, name: str) -> bytes:
         if self._path.is_dir():
+            # One byte more than allowed is enough for `open` to notice a larger file.
             with open(self._path / name, "rb") as file:
                 return file.read(MAX_BYTES + 1)
         if self._archive is None:

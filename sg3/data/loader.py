@@ -103,6 +103,7 @@ class BatchLoader:
         Raises ValueError for images of a different size, RuntimeError if a worker died.
         """
         self._fill()
+        # Removed only once it is there: if reading fails, `state` still has these indices.
         batch = self._ahead[0][1].result()
         self._ahead.popleft()
         self._fill()

@@ -146,10 +146,12 @@ class ShardLoader:
             number, any_left = consumed, False
             for sample in order.samples(epoch, consumed):
                 number += 1
+                # Drawn for lost samples too, as on a resume, which does not know which were lost.
                 flips = (random.randint(2, size=2) > 0) & [dataset.xflip, dataset.yflip]
                 if sample is not None:
                     any_left = True
                     yield sample, flips, (epoch, number)
+            # After a resume nothing may be left of the epoch; that is no error.
             if not any_left and consumed == 0:
                 raise ValueError(
                     f"data: {dataset.path} has no samples for process {order.rank} of "
@@ -181,6 +183,7 @@ class ShardLoader:
                 slot = (slot + 1) % AHEAD
             used, parts = sent.popleft()
             rows, replies = self._pool.collect(used)
+            # A copy, since the workers fill the slot again while its images are still in use.
             yield parts, rows.copy(), list(chain.from_iterable(replies))
 
     def _read(self, epoch: int, consumed: int) -> Generator[tuple, None, None]:
@@ -202,6 +205,7 @@ class ShardLoader:
         worker died.
         """
         self._fill()
+        # The position moves only with a batch that was read: `state` must not skip a failed one.
         images, labels, position = self._ahead[0].result()
         self._ahead.popleft()
         self._position = position

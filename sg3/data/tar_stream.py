@@ -194,6 +194,7 @@ def read_shard(url: str, skip: Callable[[str, str], None]) -> Iterator[Sample]:
     done = 0
     for attempt in range(ATTEMPTS):
         try:
+            # A restarted transfer begins with the first sample: skip those passed on already.
             for sample in islice(_samples(url), done, None):
                 done += 1
                 yield sample

@@ -106,6 +106,7 @@ def transform_image(image: Image.Image, transform: str, size: Size | None) -> Im
 def _central_box(image: Size, shape: Size) -> tuple[int, int, int, int]:
     """Return (left, top, right, bottom) of the largest central part with the aspect of `shape`."""
     width, height = image
+    # Aspect ratios, compared as integers: no rounding for equal ones.
     if width * shape[1] > height * shape[0]:
         width = max(round(height * shape[0] / shape[1]), 1)
     else:

@@ -76,6 +76,7 @@ def _new_zip(dest: Path) -> Iterator[Write]:
 
 @contextmanager
 def _new_folder(dest: Path) -> Iterator[Write]:
+    # Next to `dest`, because renaming works only within one file system.
     temporary = dest.parent / f".tmp-{dest.name}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir()
 

@@ -67,4 +67,5 @@ def agree_on_attempt(store: dist.Store, rank: int, size: int, timeout_sec: float
 
 def _read(store: dist.Store, key: str) -> str:
     """Return the value of `key`, or an empty string if it is not set."""
+    # `get` alone would wait for a missing key until the store's timeout.
     return store.get(key).decode() if store.check([key]) else ""

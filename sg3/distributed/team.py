@@ -93,6 +93,7 @@ class Team:
             return
         with _lost_process_in_one_line():
             for tensor in [*network.parameters(), *network.buffers()]:
+                # Detached, since autograd refuses to overwrite a parameter in place.
                 dist.broadcast(tensor.detach(), src=0)
 
     def mean_(self, tensors: Iterable[torch.Tensor]) -> None:

@@ -90,8 +90,10 @@ class VideoWriter:
             bitrate=self.bitrate,
             pix_fmt_in="rgb24",
             pix_fmt_out="yuv420p",
+            # Otherwise frames are scaled to multiples of 16 pixels.
             macro_block_size=1,
             ffmpeg_log_level="error",
+            # faststart puts the index first: browsers need not load the whole file to play it.
             output_params=[*quality, "-movflags", "+faststart"],
         )
         writer.send(None)  # starts ffmpeg
@@ -104,9 +106,11 @@ class VideoWriter:
         traceback: TracebackType | None,
     ) -> None:
         if self._writer is not None:
+            # ffmpeg has to finish the file before it gets its final name.
             self._writer.close()
         if error is None and self.frames == 0:
             empty = ValueError(f"{self.path}: got no frames, expected at least one")
+            # With the exception: the empty file is removed, not renamed.
             self._stack.__exit__(type(empty), empty, None)
             raise empty
         self._stack.__exit__(kind, error, traceback)

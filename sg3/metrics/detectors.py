@@ -95,6 +95,7 @@ def load_inception(device: torch.device, path: str | None = None) -> InceptionFe
 
     file = _existing(path) if path else _published_inception()
     published = sha256_of(file).startswith(INCEPTION_SHA256)
+    # A file that the user names may hold other weights, a download may not.
     if not (published or path):
         raise UserError(f"{file}: checksum differs from {INCEPTION_URL}; delete it and try again")
     _check_state_dict(file)

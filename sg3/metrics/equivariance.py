@@ -195,6 +195,7 @@ def draws(
     """
     for i in range(rank, -(-num // PASS), size):
         random = np.random.RandomState([seed, i])
+        # A whole pass is drawn even if less is used: `num` must not change the transform.
         z = torch.from_numpy(random.randn(PASS, G.z_dim).astype(np.float32))
         shift = (random.rand(2) * 2 - 1) * TRANSLATE_MAX
         angle = (random.rand() * 2 - 1) * math.pi
@@ -225,11 +226,13 @@ def squared_errors(G: Any, draw: Draw, kind: str) -> torch.Tensor:
         float64 `[2]`: sum of masked squared differences, and sum of the mask.
     """
     transform = G.synthesis.input.transform
+    # A copy: `render` overwrites the buffer in place.
     device, before = transform.device, transform.clone()
     ws = G.mapping(z=draw.z.to(device), c=draw.c.to(device))
 
     def render(matrix: torch.Tensor) -> torch.Tensor:
         transform.copy_(matrix)
+        # Fixed noise, float32: only the transform may make the two images differ.
         return G.synthesis(ws, noise_mode="const", force_fp32=True)
 
     matrix = torch.eye(3)
@@ -239,6 +242,7 @@ def squared_errors(G: Any, draw: Draw, kind: str) -> torch.Tensor:
             matrix[:2, :2] = rotation_matrix(-draw.angle)
             target, target_mask = rotate(still, draw.angle)
             image, mask = pseudo_rotate(render(matrix), draw.angle)
+            # Each filter reaches beyond the border: compare where neither does.
             mask = mask * target_mask
         else:
             side = max(still.shape[2:])
@@ -255,6 +259,7 @@ def squared_errors(G: Any, draw: Draw, kind: str) -> torch.Tensor:
         transform.copy_(before)
     precise = precise_device(image.device)
     error = ((image - target).to(precise, torch.float64).square() * mask.to(precise)).sum()
+    # Sums, because the PSNR is that of all samples together, not a mean of PSNRs (§6.3).
     return torch.stack([error, mask.to(precise, torch.float64).sum()])
 
 

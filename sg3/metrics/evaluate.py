@@ -230,6 +230,7 @@ class _Run:
     def path_length(self, distance: PerceptualDistance) -> Found:
         """Compute the perceptual path length."""
         num, team, (_, variant) = self.metric.num, self.team, self.metric.kind.split("_")
+        # Paths of other processes stay 0 here, so that a sum collects them all.
         values = torch.zeros([num], dtype=torch.float64, device=precise_device(self.device))
         done, total = 0, -(-num // team.size)
         settings = (num, self.seed, variant[0], variant[1:], team.rank, team.size)
@@ -252,6 +253,7 @@ class _Run:
             done += len(draw.z)
             self.progress("transformed images", min(done, total), total)
         error, count = team.sum_(sums).tolist()
+        # Not `error >= inf`, which is false for NaN.
         if not error < float("inf"):
             raise ValueError("metrics: generated images contain NaN or infinity")
         return Found({"": equivariance.psnr(error, count)})

@@ -21,6 +21,7 @@ def gaussian_statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
     """Return `F` with `F·Fᵀ = covariance`; eigenvalues negative from rounding count as 0."""
+    # eigh reads only one triangle: average the two, which differ by rounding.
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     return vectors * np.sqrt(np.clip(values, 0, None))
 
@@ -47,6 +48,7 @@ def frechet_from_statistics(
     cross = np.linalg.svd(_factor(covariance_a).T @ _factor(covariance_b), compute_uv=False)
     shift = np.square(np.asarray(mean_a) - np.asarray(mean_b)).sum()
     distance = shift + np.trace(covariance_a) + np.trace(covariance_b) - 2 * cross.sum()
+    # Rounding can make the distance of equal sets slightly negative.
     return float(max(distance, 0.0))
 
 

@@ -28,6 +28,7 @@ def inception_score(
     scores = []
     for part in probabilities.to(torch.float64).tensor_split(num_splits):
         mean = part.mean(dim=0, keepdim=True)
+        # xlogy, so that a probability of 0 contributes 0, not NaN.
         divergence = torch.special.xlogy(part, part) - torch.special.xlogy(part, mean)
         scores.append(divergence.sum(dim=1).mean().exp())
     found = torch.stack(scores)

@@ -54,4 +54,5 @@ def kernel_distance(
 
 def _kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return (a·b/D + 1)³ of all pairs, float64 `[A, B]`."""
+    # Float64 from here on: the estimate is a small difference of large sums.
     return ((a @ b.T).to(torch.float64) / a.shape[1] + 1) ** 3

@@ -29,6 +29,7 @@ def slerp(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """Interpolate along the unit sphere from `a` `[N, D]` to `b` `[N, D]` at `t` `[N, 1]`."""
     a, b = (x / x.norm(dim=-1, keepdim=True) for x in (a, b))
     cosine = (a * b).sum(dim=-1, keepdim=True)
+    # Rounding can put the cosine outside the domain of acos.
     angle = t * cosine.clamp(-1, 1).acos()
     aside = b - cosine * a
     aside = aside / aside.norm(dim=-1, keepdim=True)
@@ -63,9 +64,11 @@ def path_lengths(
             rows = np.arange(part * PASS, min((part + 1) * PASS, num))
             random = np.random.RandomState([seed, part])
             z = torch.from_numpy(random.randn(2, PASS, G.z_dim).astype(np.float32))
+            # Drawn for "end" too (t = 0), so that labels and noise are the same for both.
             t = random.rand(PASS, 1).astype(np.float32) * (sampling == "full")
             c = sample_labels(G, dataset, random, PASS)
             randomize(random)
+            # Cut only after all is drawn: values must not depend on `num`.
             z, c = z[:, : len(rows)].to(device), c[: len(rows)].to(device)
             start = torch.from_numpy(t[: len(rows)]).to(device)
             images = _render(G, z, c, torch.stack([start, start + EPSILON]), space)
@@ -81,6 +84,7 @@ def _render(G: Any, z: torch.Tensor, c: torch.Tensor, t: torch.Tensor, space: st
     else:
         start, end = G.mapping(z=rearrange(z, "end b z -> (end b) z"), c=c.repeat(2, 1)).chunk(2)
         ws = torch.cat([start.lerp(end, each[..., None].to(start)) for each in t])
+    # Float32, because a step of EPSILON is below the resolution of half precision.
     images = G.synthesis(ws, noise_mode="const", force_fp32=True)
     factor = max(images.shape[2:]) // LARGEST_PX
     if factor > 1:

@@ -62,6 +62,7 @@ def _radii(points: Tiles, neighbour: int, device: Device) -> Tiles:
         nearest = torch.zeros([len(rows), 0], device=device)
         for columns in points:
             both = torch.cat([nearest, _distances(rows, columns, device)], dim=1)
+            # Only the nearest so far are kept, so memory does not grow with the number of tiles.
             nearest = both.topk(min(neighbour + 1, both.shape[1]), largest=False).values
         # The nearest is the point itself, so this is the (neighbour + 1)-th.
         radii.append(nearest.max(dim=1).values)

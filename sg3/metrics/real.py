@@ -68,6 +68,7 @@ def choose_real_images(dataset: TrainingImages, full: bool, limit: int | None) -
     key: dict[str, Any] = {"files": files_key(path), "limit": limit}
     if full:
         return RealImages(key, lambda: open_dataset(str(path), cache="none"), limit)
+    # unique, because a dataset of fewer than PROBES items repeats indices.
     some = np.unique(np.linspace(0, len(dataset) - 1, PROBES).round().astype(int))
     pixels = hashlib.sha256(dataset.images(some).numpy().tobytes()).hexdigest()
     return RealImages(key | {"items": len(dataset), "pixels": pixels}, lambda: dataset, limit)
@@ -117,6 +118,7 @@ class FeatureCache:
     ) -> dict[str, torch.Tensor]:
         """Return the entry if all processes can read it; else `compute()`, which is then stored."""
         found = self._read()
+        # `compute` waits for the other processes: all of them must call it, or none.
         have = team.sum_(torch.full([1], float(found is not None), device=self._device))
         if found is not None and round(float(have)) == team.size:
             return found

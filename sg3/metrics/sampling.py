@@ -72,6 +72,7 @@ def generated_images(
     for part in range(rank, -(-num // together), size):
         rows = np.arange(part * together, min((part + 1) * together, num))
         random = np.random.RandomState([seed, part])
+        # Also of the last group all latents are drawn, so image i does not depend on `num`.
         z = random.randn(together, G.z_dim).astype(np.float32)[: len(rows)]
         c = sample_labels(G, dataset, random, together)[: len(rows)].to(device)
         with torch.random.fork_rng(cuda):
@@ -89,6 +90,7 @@ def real_images(
     with ThreadPoolExecutor(READERS) as pool:
         ahead: deque[tuple[np.ndarray, Future[torch.Tensor]]] = deque()
         while True:
+            # Limited, or the readers would decode the whole dataset into memory.
             while len(ahead) <= READERS and (rows := next(batches, None)) is not None:
                 ahead.append((rows, pool.submit(dataset.images, rows)))
             if not ahead:

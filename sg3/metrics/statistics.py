@@ -34,6 +34,7 @@ class Moments:
 
     def add(self, rows: np.ndarray, features: torch.Tensor) -> None:
         """Add features `[B, dim]` of the samples `rows`."""
+        # `finish` takes a difference of large sums, hence float64.
         x = features.to(self._sum.device, torch.float64)
         self._count += len(x)
         self._sum += x.sum(dim=0)
@@ -98,6 +99,7 @@ def collect(
         done += len(rows)
         progress(what, min(done, total), total)
     found = into.finish(team)
+    # After the sum over processes: so all of them raise, and none waits for another.
     if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
         raise ValueError(f"metrics: features of {what} contain NaN or infinity")
     return found

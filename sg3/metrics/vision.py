@@ -48,6 +48,7 @@ class TimmFeatures:
         if pixels.shape[2:] != (self._size, self._size):
             size = [self._size, self._size]
             pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).round()
+        # Bicubic interpolation overshoots at edges.
         pixels = pixels.clamp(0, 255) / 255
         return self._model((pixels - self._mean) / self._std).float()
 
