@@ -113,6 +113,7 @@ def relative_error(results: list[torch.Tensor], expected: list[torch.Tensor]) ->
     errors = [
         float((a - e).abs().max() / e.abs().max()) for a, e in zip(results, expected, strict=True)
     ]
+    # NaN compares false with everything, so `max` could hide it.
     return float("inf") if any(error != error for error in errors) else max(errors)
 
 

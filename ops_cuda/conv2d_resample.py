@@ -64,6 +64,7 @@ def conv2d_resample(
         return F.conv2d(upfirdn2d(x, f, down=down, padding=pads), w, groups=groups)
     if pointwise and up > 1 and down == 1:
         return upfirdn2d(F.conv2d(x, w, groups=groups), f, up=up, padding=pads, gain=up**2)
+    # Low-pass first, then convolve only at the pixels that remain.
     if down > 1 and up == 1:
         return F.conv2d(upfirdn2d(x, f, padding=pads), w, stride=down, groups=groups)
     if up > 1:
@@ -91,5 +92,6 @@ def _upsampling_conv(x, w, f, up, pads, groups):
         top - (kernel_h - 1),
         bottom - (kernel_h - 1) + up - 1,
     ]
+    # PyTorch's transposed convolution reverses the kernel: flip it to correlate.
     x = F.conv_transpose2d(x, w.flip([2, 3]), stride=up, groups=groups)
     return upfirdn2d(x, f, padding=grown, gain=up**2)

@@ -157,6 +157,7 @@ def conv2d_before_scaling(
         s = s * input_gain
     dtype, conv_dtype = x.dtype, conv_dtype or x.dtype
     s, frozen = s.to(dtype), not (w.requires_grad and torch.is_grad_enabled())
+    # Scale the smaller tensor. Several samples cannot share scaled weights.
     if len(x) == 1 and frozen and dtype == conv_dtype == w.dtype and x.numel() > w.numel():
         return _ScaledWeights.apply(x, w, s, padding), scale
     x = _ScaleChannels.apply(x, s).to(conv_dtype)

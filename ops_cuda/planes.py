@@ -45,7 +45,9 @@ def decomposed(f: np.ndarray, smallest: float) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=256)
 def _terms(taps: bytes, shape: tuple[int, ...], flip_filter: bool, gain: float, smallest: float):
     x, y = decomposed(np.frombuffer(taps, np.float64).reshape(shape), smallest)
+    # A correlation with reversed taps is a convolution.
     step = 1 if flip_filter else -1
+    # Each axis takes the root of the gain; a negative sign goes to one axis only.
     root, sign = np.sqrt(abs(gain)), np.sign(gain)
     return tuple(np.ascontiguousarray(t[:, ::step]) for t in (x * root * sign, y * root))
 
@@ -68,6 +70,7 @@ def in_parallel(kernel: Callable[..., None], count: int, arguments: tuple, parts
         _pool(parts).submit(kernel, first, last, *arguments)
         for first, last in list(pairwise(bounds))[1:]
     ]
+    # The calling thread works on the first part instead of waiting.
     kernel(bounds[0], bounds[1], *arguments)
     for job in jobs:
         job.result()

@@ -29,6 +29,7 @@ def supports(act: str, alpha: float, gain: float) -> bool:
 def forward(x, b, dim: int, act: str, alpha: float, gain: float, clamp: float | None) -> Tensor:
     """Return the values of the reference implementation in a new tensor."""
     if b is None:
+        # The steps below work in place, and a custom operator must not change its input.
         y = x.clone()
     else:
         y = x + b.to(x.dtype).reshape([-1 if i == dim else 1 for i in range(x.ndim)])

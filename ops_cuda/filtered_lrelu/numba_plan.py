@@ -159,6 +159,7 @@ def downsampling(fd: torch.Tensor | None, geometry: Geometry) -> Downsampling:
     for first in range(num_rows):
         slot_taps[first, :, (first + np.arange(num_rows)) % num_rows] = column_taps.T
     kind = _kind(down, num_phases, num_taps)
+    # Folding symmetric taps saves a third of R's downsampling (docs/PERFORMANCE.md).
     if kind in (1, 2) and num_terms > 1 and num_rows == 12 and _symmetric(taps, column_taps):
         kind = COLUMNS_FIRST
     return Downsampling(taps, column_taps, padded, starts, slot_taps, kind)
@@ -175,6 +176,7 @@ def workspace(up: Upsampling, down: Downsampling, columns: int, geometry: Geomet
     num_inputs, num_outputs = num_phases // geometry.up, num_phases // geometry.down
     width = columns + round_up(8 + (up.taps.shape[1] + down.taps.shape[1]) // num_phases, COLUMNS)
     num_rows = -(-up.column_taps.shape[1] // geometry.up)
+    # `fir_column` takes 6 taps or a multiple of 12.
     num_rows = ROW_TAPS if num_rows <= ROW_TAPS else round_up(num_rows, COLUMN_TAPS)
     _, num_terms, num_slots = down.slot_taps.shape
     shapes = {

@@ -140,6 +140,7 @@ def _remember_forward(ctx, inputs, output) -> None:
     up, down, padding, gain, slope, clamp, flip_filter = settings
     geometry = Geometry(up, down, as_padding(padding), gain, slope, clamp, flip_filter)
     ctx.back = geometry.transposed(x.shape, fu, fd)
+    # The input is kept only for the gradient of `scale`.
     ctx.save_for_backward(fu, fd, output[1], scale, None if scale is None else x)
 
 
@@ -228,6 +229,7 @@ def filtered_lrelu(
         return bias_act(x, b, act="lrelu", alpha=slope, gain=gain, clamp=clamp)
     geometry = Geometry(up, down, padding, float(gain), float(slope), clamp, flip_filter)
     geometry.output_size(x.shape[3], x.shape[2], fu, fd)
+    # Storing the states costs time and memory: only for a backward pass.
     wants_gradient = any(t is not None and t.requires_grad for t in (x, b, scale))
     return _forward(
         x, b, scale, fu, fd, up, down, padding, float(gain), float(slope),

@@ -154,6 +154,7 @@ def run(
     if y.numel() == 0:
         return y
     offset_x, offset_y = geometry.offset or (0, 0)
+    # Tiles start at whole bytes of states, up to three columns early.
     lead = offset_x % STATES_PER_BYTE
     uy, ux = upsampling_tables(fu, geometry, lead, tile, x.dtype, x.device)
     dx, dy = downsampling_tables(fd, geometry, lead, tile, x.dtype, x.device)

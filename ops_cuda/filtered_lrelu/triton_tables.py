@@ -51,6 +51,7 @@ class Tile:
 
 
 def _power_of_two(n: int, minimum: int = 16) -> int:
+    # At least 16: the smallest matrices that Triton multiplies.
     return max(minimum, 1 << (n - 1).bit_length())
 
 

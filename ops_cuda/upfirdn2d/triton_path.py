@@ -29,6 +29,7 @@ def run(x: Tensor, f: Tensor | None, spec: Resampling) -> Tensor:
     if f is None or f.ndim == 2:
         return _launch(x, f, spec)
     left, right, top, bottom = spec.padding
+    # Each of the two launches applies it once.
     gain = math.sqrt(spec.gain)
     rows = replace(
         spec, up=(spec.up[0], 1), down=(spec.down[0], 1), padding=(left, right, 0, 0), gain=gain

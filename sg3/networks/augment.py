@@ -52,6 +52,7 @@ CHANNELS = (1, 3, 4)
 def band_filters() -> np.ndarray:
     """Return filters `[4, 43]` that split an image into octave bands; their sum is an impulse."""
     low = np.array(SYM2)
+    # Alternating signs mirror the spectrum: the high-pass filter of the same wavelet.
     high = low * (-1.0) ** np.arange(low.size)
     # Each level of the bank is the previous one, zero-inserted and low-pass filtered, plus a new
     # high-pass band: a wavelet packet without decimation.
@@ -228,6 +229,7 @@ class AugmentPipe(nn.Module):
         size = torch.full(
             [draws.num, 2, 1, 1], self.cutout_size, device=images.device, dtype=images.dtype
         )
+        # A rectangle of size 0 removes nothing, so the batch needs no branch.
         size = draws.gated(size, 0, self.cutout * self.p)
         centre = draws.uniform(2, 1, 1)
         x = torch.arange(width, device=images.device, dtype=images.dtype)

@@ -29,6 +29,7 @@ def draw_color(pipe, draws: Draws, num_channels: int) -> torch.Tensor | None:
     if pipe.lumaflip > 0:
         i = draws.gated((draws.uniform() * 2).floor(), 0, pipe.lumaflip * p)
         steps.append(eye - 2 * on_axis * i[:, None, None])
+    # Gray images have neither hue nor saturation, and draw no numbers for them.
     if pipe.hue > 0 and num_channels > 1:
         theta = (draws.uniform() * 2 - 1) * math.pi * pipe.hue_max
         steps.append(_turn(draws.gated(theta, 0, pipe.hue * p), eye, rgb, on_axis))

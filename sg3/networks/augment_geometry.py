@@ -78,6 +78,7 @@ def draw_geometry(pipe, draws: Draws, height: int, width: int) -> torch.Tensor |
         steps.append(translate2d(-t[:, 0] * width, -t[:, 1] * height))
     if not steps:
         return None
+    # The inverse of a product is the product of the inverses in reverse order.
     inverse = steps[0]
     for step in steps[1:]:
         inverse = inverse @ step
@@ -95,6 +96,7 @@ def _margins(inverse: torch.Tensor, height: int, width: int) -> list[int]:
     extent = inverse[:, :2, 0].abs() * cx + inverse[:, :2, 1].abs() * cy  # [N, 2]
     centre = inverse[:, :2, 2]
     reach = torch.cat([(extent - centre).amax(0), (extent + centre).amax(0)])
+    # PyTorch reflects at most all pixels but the edge.
     limits = [width - 1, height - 1] * 2
     beyond = [2 * FILTER_PAD - cx, 2 * FILTER_PAD - cy] * 2
     # The only synchronization with a GPU: tensor sizes must be known here.
@@ -129,6 +131,7 @@ def apply_geometry(images: torch.Tensor, inverse: torch.Tensor, taps: torch.Tens
     shape = [images.shape[0], images.shape[1], out_height, out_width]
     grid = affine_grid(inverse[:, :2], shape, align_corners=False)
     images = GridSample.apply(images, grid)
+    # Negative padding crops the border that only the filters needed.
     return downsample2d(images, taps, down=2, padding=-2 * FILTER_PAD, flip_filter=True)
 
 

@@ -27,6 +27,7 @@ def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
 
 def lowest_fp16_resolution(img_resolution: int, num_fp16_res: int) -> int:
     """Return the smallest block resolution that may compute in half precision."""
+    # `bit_length` of a power of two is log2 + 1. Blocks below 8 pixels stay in float32.
     return max(2 ** (img_resolution.bit_length() - num_fp16_res), 8)
 
 
@@ -144,6 +145,7 @@ class Conv2dLayer(nn.Module):
             up=self.up,
             down=self.down,
             padding=self.padding,
+            # Stored weights are applied reversed when upsampling (REFERENCE.md §3.1).
             flip_weight=self.up == 1,
         )
         bias = None if bias is None else bias.to(x.dtype)

@@ -206,6 +206,7 @@ class DiscriminatorEpilogue(nn.Module):
         self, x: torch.Tensor, img: torch.Tensor | None, cmap: torch.Tensor | None
     ) -> torch.Tensor:
         """`x` `[N, C, H, W]`, `cmap` `[N, cmap_dim]` or None → logits `[N, 1]` in float32."""
+        # Back from half precision, which the epilogue never uses (REFERENCE.md §3.1).
         dtype = self.conv.weight.dtype
         x = x.to(dtype)
         if self.architecture == "skip":
@@ -215,6 +216,7 @@ class DiscriminatorEpilogue(nn.Module):
             x = self.mbstd(x)
         x = self.out(self.fc(self.conv(x).flatten(1)))
         if cmap is not None:
+            # √cmap_dim undoes the growth of the sum with the number of products.
             x = (x * cmap).sum(dim=1, keepdim=True) / self.cmap_dim**0.5
         return x
 

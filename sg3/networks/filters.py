@@ -23,6 +23,7 @@ def kaiser_beta(num_taps: int, relative_width: float) -> float:
 def kaiser_window(num_taps: int, beta: float) -> np.ndarray:
     """Return the Kaiser window `[num_taps]`, float64, with maximum 1."""
     position = np.linspace(-1, 1, num_taps)
+    # Rounding must not leave a negative number under the root.
     return i0(beta * np.sqrt(np.clip(1 - position**2, 0, None))) / i0(beta)
 
 
@@ -51,6 +52,7 @@ def design_lowpass_filter(
     window = kaiser_window(numtaps, kaiser_beta(numtaps, width / (fs / 2)))
     time = (np.arange(numtaps) - (numtaps - 1) / 2) / fs
     if not radial:
+        # Designed in float64 and cast once, at the end (REFERENCE.md, Notation).
         taps = np.sinc(2 * cutoff * time) * window
         return torch.as_tensor(taps / taps.sum(), dtype=torch.float32)
     if numtaps % 2:

@@ -94,6 +94,7 @@ def plan_layers(
         exponent = min(i / (num_layers - num_critical), 1)
         cutoff = first_cutoff * (last_cutoff / first_cutoff) ** exponent
         stopband = first_stopband * (last_stopband / first_stopband) ** exponent
+        # Rounded up by powers of two: resampling factors are whole numbers.
         rate = unit * 2 ** math.ceil(math.log2(min(2 * stopband, larger) / unit))
         # Except in critically sampled layers, the cutoff lies half a transition band below half the
         # rate, so that aliases fall into the stopband (SG3 Sec. 3.2).
@@ -105,6 +106,7 @@ def plan_layers(
                 sampling_rate=int(rate) if rate.is_integer() else rate,
                 cutoff=cutoff,
                 half_width=max(stopband, rate / 2) - cutoff,
+                # ToRGB is 1×1 and does not resample: the layer before it can crop the margin.
                 shape=image if i >= num_layers - 1 else with_margin,
                 channels=img_channels
                 if i == num_layers
@@ -114,6 +116,7 @@ def plan_layers(
     return [
         LayerPlan(
             index=i,
+            # Layer 0 reads the Fourier features, whose signal is specified like its output.
             source=specs[max(i - 1, 0)],
             target=spec,
             is_torgb=i == num_layers,

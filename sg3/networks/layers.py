@@ -44,6 +44,7 @@ class FullyConnectedLayer(nn.Module):
         self.activation = activation
         scale = weight_init / lr_multiplier
         self.weight = nn.Parameter(torch.randn([out_features, in_features]) * scale)
+        # The forward pass multiplies the stored bias by `lr_multiplier`: undo that here.
         if divide_bias:
             bias_init = bias_init / lr_multiplier
         values = torch.as_tensor(bias_init, dtype=torch.float32).expand(out_features)
@@ -169,6 +170,7 @@ class MappingNetwork(nn.Module):
         for i in range(self.num_layers):
             x = getattr(self, f"fc{i}")(x)
         if update_emas and self.w_avg_beta is not None and self.num_ws is not None:
+            # Of w before truncation, which reads this average itself (REFERENCE.md §2.11).
             mean = x.detach().mean(dim=0)
             self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
         if self.num_ws is None:

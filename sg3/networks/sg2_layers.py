@@ -61,6 +61,7 @@ def modulated_conv2d(
         x, w.to(x.dtype), resample_filter, up=up, padding=padding, flip_weight=up == 1
     )
     if demodulate:
+        # Σ (w·s)² over I, k, k, without building the weights of each sample.
         energy = w.square().sum(dim=[2, 3])  # [O, I]
         demodulation = (s.square() @ energy.t() + 1e-8).rsqrt()  # [N, O]
         x = x * demodulation.to(x.dtype)[:, :, None, None]

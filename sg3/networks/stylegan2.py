@@ -139,6 +139,7 @@ class SynthesisBlock(nn.Module):
         if img is not None:
             img = upsample2d(img, self.resample_filter)
         if self.num_torgb:
+            # The image is a sum over blocks: float32 keeps it free of repeated rounding.
             y = self.torgb(x, next(w)).to(torch.float32)
             img = y if img is None else img + y
         return x, img
@@ -228,6 +229,7 @@ class SynthesisNetwork(nn.Module):
             block = getattr(self, f"b{r}")
             block_ws = ws[:, first : first + block.num_conv + block.num_torgb]
             x, img = block(x, img, block_ws, force_fp32=force_fp32, noise_mode=noise_mode)
+            # Not `num_torgb`: ToRGB's row is also the next block's first (REFERENCE.md §3.3).
             first += block.num_conv
         assert img is not None, "the last block always has a ToRGB layer"
         return img

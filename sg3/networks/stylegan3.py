@@ -125,6 +125,7 @@ class SynthesisLayer(nn.Module):
         # The nonlinearity runs at twice (`lrelu_upsampling`) the higher rate; ToRGB has none.
         rate = max(source.sampling_rate, target.sampling_rate)
         rate *= 1 if plan.is_torgb else lrelu_upsampling
+        # Whole numbers but for rounding, as rates need not be integers.
         self.up_factor = round(rate / source.sampling_rate)
         self.down_factor = round(rate / target.sampling_rate)
         up_taps = filter_size * self.up_factor if self._resamples(self.up_factor) else 1
@@ -168,6 +169,7 @@ class SynthesisLayer(nn.Module):
         # The mean square of the input is tracked during training and constant afterwards; unlike
         # instance normalization, it does not depend on the image.
         if update_emas:
+            # Squares of float16 features could overflow.
             mean = x.detach().to(torch.float32).square().mean()
             self.magnitude_ema.copy_(mean.lerp(self.magnitude_ema, self.magnitude_ema_beta))
         styles = self.styles(w)

@@ -207,6 +207,7 @@ class TrainConfig:
             )
         columns, rows = max(7680 // resolution, 7), max(4320 // resolution, 4)
         derived: dict[str, Any] = {
+            # A starting point: published weights scale like this (REFERENCE.md §4.8).
             "gamma": 0.0002 * resolution**2 / self.batch,
             "batch_gpu": self.batch // world_size,
             "glr": 0.002 if self.cfg == "stylegan2" else 0.0025,
@@ -231,6 +232,7 @@ class TrainConfig:
                 f"mbstd_group: got {self.mbstd_group}, expected a divisor of the {size} images "
                 "per pass"
             )
+        # A pass with fewer images than a group would silently shrink the group.
         if size < batch and size < self.mbstd_group:
             raise UserError(
                 f"batch_gpu: got {size}, expected at least the {self.mbstd_group} of `mbstd_group`"
@@ -349,4 +351,5 @@ def _image_kwargs(image_shape: tuple[int, int, int], label_dim: int) -> dict[str
 
 
 def _precision_kwargs(config: TrainConfig) -> dict[str, Any]:
+    # Without half precision there is no narrow range that the clamp has to protect.
     return {"num_fp16_res": 0, "conv_clamp": None} if config.precision == "fp32" else {}

@@ -170,6 +170,7 @@ def _seconds(function: Callable[[], object], device: torch.device) -> float:
         if on_gpu:
             torch.cuda.synchronize(device)
     seconds = (clock() - started) / calls
+    # Process time adds up all threads.
     return seconds if on_gpu else seconds / torch.get_num_threads()
 
 
@@ -191,6 +192,7 @@ class _FakeDevice(TorchFunctionMode):
         if func is torch.Tensor.tolist and args[0].is_meta:
             return [self.number] * args[0].numel()
         kwargs = dict(kwargs or {})
+        # Tensors stay without data, whatever device the networks ask for.
         if kwargs.get("device") is not None:
             kwargs["device"] = META
         args = tuple(META if isinstance(value, torch.device) else value for value in args)
@@ -211,6 +213,7 @@ class _Ledger(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        # A mode is off in its own handler: on again, it sees the steps of the reference.
         if func in REFERENCES and args[-1] == "reference":
             with self:
                 return REFERENCES[func](*args, **kwargs)
@@ -228,6 +231,7 @@ class _Ledger(TorchDispatchMode):
         for tensor in outputs:
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()
+            # Views and results in place allocate nothing.
             if key in old or key in self._known:
                 continue
             self._known.add(key)

@@ -101,6 +101,7 @@ def _steps(run: Run, stop: Callable[[], bool] | None) -> Iterator[TrainStep]:
     config, trainer, team, writer = run.config, run.trainer, run.team, run.writer
     while not run.done:
         trainer.step()
+        # Asked together: one process may be told to stop before the others are.
         if team.any(stop is not None and stop()):
             run.save_state()
             yield run.report(stopped=True)
@@ -195,12 +196,14 @@ class Run:
         dataset, config = self.team.agree(lambda: self._prepare(config))
         self.config = config
         description = run_folder.run_description(config, dataset.name, self.team.size)
+        # Rank 0 decides, so that all processes open the same run.
         folder = self.team.broadcast_object(self._folder_to_resume(description))
         state, notes, start = self.team.agree(lambda: self._read_start(folder))
         kwargs = None if state is None else state["kwargs"]
         self.notes: list[str] = []
         self._num_skipped = 0
         self.trainer = Trainer(self.config, dataset, self.team, start, kwargs, self.note, self.loss)
+        # Only now: options or data that do not fit leave no folder behind.
         self.folder = folder or self._new_folder(description)
         try:
             self.writer = RunWriter(self.folder, self.config, self.trainer)
@@ -254,6 +257,7 @@ class Run:
     def _resumed_config(self, saved: dict[str, Any], folder: Path) -> TrainConfig:
         """Return the options for a resumed run. Raises ValueError if they describe another run."""
         config = self.config
+        # The stored options were changed like this at the start: compare like with like.
         if saved["from_network"]:
             config = config.begun_with_network()
         for name, value in plain(config).items():

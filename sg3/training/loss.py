@@ -49,6 +49,7 @@ def loss_config(config: TrainConfig) -> LossConfig:
     """Return the loss settings of a resolved `config`."""
     settings: dict[str, Any] = {"kind": config.loss, "r1_gamma": config.gamma}
     if config.cfg == "stylegan2":
+        # StyleGAN3 uses neither (REFERENCE.md §4.8).
         settings |= {"style_mixing_prob": 0.9, "pl_weight": 2}
     if config.blur_percent is not None:
         fade = config.kimg * config.blur_percent / 100
@@ -116,6 +117,7 @@ class GANLoss:
 
     def run_D(self, images: torch.Tensor, c: torch.Tensor, sigma: float) -> torch.Tensor:
         """Return logits of the blurred, augmented `images`."""
+        # Blur, then augment (REFERENCE.md §4.5). R1 looks through both to the raw image (§4.1).
         images = gaussian_blur(images, sigma)
         if self.augment is not None:
             images = self.augment(images)
@@ -184,7 +186,9 @@ class GANLoss:
         """Path length regularization: equal steps in W make equal steps in the image (SG2 §3.2)."""
         count = max(z.shape[0] // self.config.pl_batch_shrink, 1)
         images, ws = self.run_G(z[:count], c[:count])
+        # 1/√(H·W) keeps the length independent of the number of pixels.
         noise = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
+        # The product of the Jacobian and the noise, without the Jacobian (SG2 Eq. 4).
         (grads,) = torch.autograd.grad((images * noise).sum(), ws, create_graph=True)
         lengths = grads.square().sum(2).mean(1).sqrt()
         # The mean includes this batch, and its gradient flows: only the stored copy is detached.
@@ -222,6 +226,7 @@ class GANLoss:
         if penalize:
             reg = self._penalty("r1", logits, images)
             self.report("Loss/D/reg", reg)
+            # Logits are [N, 1]: added to [N] directly, they would broadcast to [N, N].
             loss = loss.reshape(reg.shape[0], -1).mean(1) + reg
         loss.mean().mul(gain).backward()
 
@@ -253,6 +258,7 @@ class GANLoss:
 
     def _penalty(self, name: str, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Return γ/2 times the squared gradient norm at every image (R1, R2)."""
+        # One call for all images: only the minibatch statistics mix them.
         (grads,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
         penalty = grads.square().sum([1, 2, 3])
         self.report(f"Loss/{name}_penalty", penalty)

@@ -58,6 +58,7 @@ def progress_line(progress: dict[str, Any], stats: dict[str, dict[str, float]]) 
 
 def memory_gb(device: torch.device) -> dict[str, float]:
     """Return the process's peak memory in GiB; on CUDA also the peak since the last call."""
+    # Linux counts `ru_maxrss` in KiB.
     used = {"cpu_mem_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
     if device.type == "cuda":
         used["gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
@@ -100,6 +101,7 @@ def choose_grid_items(dataset: TrainingImages, columns: int, rows: int) -> list[
         return [order[i % len(order)] for i in range(columns * rows)]
     groups: dict[tuple, list[int]] = {}
     for item, label in enumerate(dataset.labels(np.arange(len(dataset))).tolist()):
+        # Reversed one-hot vectors sort by class number.
         groups.setdefault(tuple(label[::-1]), []).append(item)
     labels = sorted(groups)
     for label in labels:
@@ -108,6 +110,7 @@ def choose_grid_items(dataset: TrainingImages, columns: int, rows: int) -> list[
     for y in range(rows):
         group = groups[labels[y % len(labels)]]
         items += [group[x % len(group)] for x in range(columns)]
+        # A label that comes again shows its next images.
         turn = columns % len(group)
         groups[labels[y % len(labels)]] = group[turn:] + group[:turn]
     return items
@@ -183,6 +186,7 @@ class RunWriter:
         self.is_main = trainer.team.is_main
         self._columns, rows = config.grid
         self._items = choose_grid_items(trainer.dataset, self._columns, rows)
+        # Its own generator: grids must not shift the numbers that training draws.
         random = torch.Generator().manual_seed(config.seed)
         z = torch.randn([len(self._items), trainer.G.z_dim], generator=random)
         self._grid_z = z.to(trainer.device)

@@ -58,6 +58,7 @@ def _restore_member(trainer: Trainer, member: dict[str, Any]) -> None:
     trainer.loader.load_state(member["loader"])
     if trainer.ada is not None:
         trainer.ada.load_state(member["ada"])
+    # Last: nothing above may draw from the restored generators.
     random.setstate(member["python"])
     _set_numpy_state(np.random, member["numpy"])
     torch.set_rng_state(member["torch"])
@@ -111,6 +112,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
     if len(members) == size:
         _restore_member(trainer, members[trainer.team.rank])
         return []
+    # With more processes each has fewer images per step than the stored size.
     trainer.pass_size = min(trainer.pass_size, trainer.config.batch // size)
     trainer.loader.load_state(members[0]["loader"])
     # The random states of the others belong to no process here; the data position does.
@@ -178,6 +180,7 @@ def _why_not_written(error: BaseException | None) -> str | None:
 
 
 def _sync_folder(folder: Path) -> None:
+    # A rename survives a crash only once the folder itself is on the disk.
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

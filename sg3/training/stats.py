@@ -36,6 +36,7 @@ class Statistics:
 
         `sum_` sums over processes, which must all have reported the same names.
         """
+        # Sorted: every process stacks the same names in the same order.
         names = sorted(self._moments)
         if sum_ is not None and names:
             summed = sum_(torch.stack([self._moments[name] for name in names]))
@@ -45,6 +46,7 @@ class Statistics:
             count, total, squares = moments.tolist()
             mean = total / count if count else math.nan
             spread = squares / count - mean * mean if count else math.nan
+            # Rounding can make the variance of equal values slightly negative.
             std = math.sqrt(max(spread, 0.0)) if math.isfinite(spread) else math.nan
             result[name] = {"num": int(count), "mean": mean, "std": std}
         self._moments = {}

@@ -28,6 +28,7 @@ from sg3.training.transfer import TransferReport, start_from
 GRADIENT_LIMIT = 1e5  # replaces infinite gradients
 G_REG_INTERVAL = 4  # steps between path length updates, StyleGAN2 only
 ADA_KIMG, ADA_KIMG_FROM_NETWORK = 500, 100
+# CPU allocators and cuBLAS raise a plain RuntimeError: only its text tells.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -55,7 +56,9 @@ def ema_beta(batch: int, ema_kimg: float, cur_nimg: int, rampup: float | None) -
     """
     half_life = ema_kimg * 1000
     if rampup is not None:
+        # Early in a run the initial random weights would dominate a longer average.
         half_life = min(half_life, cur_nimg * rampup)
+    # With no image shown the half-life is 0: beta is 0, and the average a copy of G.
     return 0.5 ** (batch / max(half_life, 1e-8))
 
 
@@ -65,6 +68,7 @@ def update_ema(average: nn.Module, network: nn.Module, beta: float) -> None:
     old: list[torch.Tensor] = list(average.parameters())
     new: list[torch.Tensor] = list(network.parameters())
     torch._foreach_lerp_(old, new, 1 - beta)
+    # Not averaged: `w_avg` and `magnitude_ema` are moving averages themselves.
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)
 
@@ -88,6 +92,7 @@ def make_optimizer(
     With lazy regularization every k steps there are k+1 updates per k steps; learning rate and
     betas are adjusted to make up for it (SG2 Appendix B).
     """
+    # The first beta is 0 to any power; only lr and the second one change.
     ratio = 1.0 if reg_interval is None else reg_interval / (reg_interval + 1)
     return torch.optim.Adam(
         parameters, lr=lr * ratio, betas=(0.0, 0.99**ratio), eps=1e-8, fused=True
@@ -107,6 +112,7 @@ def make_phases(
         reg_interval: steps between regularization updates; None regularizes at every step.
     """
     parameters = tuple(trained.parameters())
+    # One for both phases: they share Adam's moments (REFERENCE.md §4.4).
     optimizer = make_optimizer(parameters, lr, reg_interval)
     if reg_interval is None:
         return [Phase(f"{name}both", network, parameters, optimizer)]
@@ -215,6 +221,7 @@ class Trainer:
             g_kwargs, d_kwargs = kwargs["G"], kwargs["D"]
         # Any: modules reach their submodules and buffers by names that types do not know.
         G, D = build_network(kind, g_kwargs), build_network("discriminator", d_kwargs)
+        # Frozen between phases: each turns on the gradients of what it trains (`_accumulate`).
         self.G: Any = G.train().requires_grad_(False).to(self.device)
         self.D: Any = D.train().requires_grad_(False).to(self.device)
         self.G_ema: Any = copy.deepcopy(self.G).eval()
@@ -272,6 +279,7 @@ class Trainer:
                 z, c = (self.team.shard(items).to(self.device) for items in (z, c))
                 self._run_phase(phase, (*real, z, c))
         assert config.ema_kimg is not None, "options are resolved"
+        # Uses the image count before the step, as the blur does (REFERENCE.md §4.2).
         beta = ema_beta(config.batch, config.ema_kimg, self.cur_nimg, config.ema_rampup)
         update_ema(self.G_ema, self.G, beta)
         self.cur_nimg += config.batch
@@ -294,6 +302,7 @@ class Trainer:
         while not self._accumulate(phase, items):
             self._halve_pass()
         grads = [p.grad for p in phase.parameters if p.grad is not None]
+        # Before the guard: a NaN reaches all processes, which then replace it alike.
         self.team.mean_([*grads, *self._moving_averages(phase)])
         self.nonfinite_gradients += guard_gradients(grads)
         phase.optimizer.step()
@@ -309,6 +318,7 @@ class Trainer:
 
     def _accumulate(self, phase: Phase, items: tuple[torch.Tensor, ...]) -> bool:
         """Accumulate gradients over passes; False on all processes if one ran out of memory."""
+        # Also discards what a failed attempt with larger passes left behind.
         phase.optimizer.zero_grad(set_to_none=True)
         for parameter in phase.parameters:
             parameter.requires_grad_(True)
@@ -328,10 +338,12 @@ class Trainer:
             failed = True
         for parameter in phase.parameters:
             parameter.requires_grad_(False)
+        # A collective call: `automatic` is the same everywhere, so all processes make it or none.
         return not (automatic and self.team.any(failed))
 
     def _halve_pass(self) -> None:
         """Halve the images per pass on every process. Raises ValueError if that is impossible."""
+        # Minibatch statistics need whole groups, so a pass has at least one.
         size, group = self.pass_size // 2, self.config.mbstd_group
         if size < group or self.config.batch // self.team.size % size or size % group:
             raise UserError(
