@@ -117,6 +117,7 @@ def read_relevance(
             theirs, images = content["whose"], content["images"]
             if more and images == content["total"] >= whose["images"]:
                 whose = {**whose, "images": images}
+            # The file's key went through JSON, where tuples become lists.
             if theirs != json.loads(json.dumps(whose)):
                 return None
             tensors = {name: aligned(file.get_tensor(name).float()) for name in TENSORS}
