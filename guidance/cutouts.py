@@ -78,6 +78,7 @@ def _cut(
 ) -> torch.Tensor:
     height, width = images.shape[2:]
     largest = min(height, width)
+    # In single precision, u·n with u just below 1 could round up to n, one past the end.
     u = _uniform(generators, 3, count).double()
     # Uniform in area rather than in side, so that large cutouts dominate.
     side = (u[:, 0].sqrt() * (largest - size_px) + size_px).long()  # [B, count]
@@ -100,6 +101,7 @@ def _jiggle(
         return repeated
     u = rearrange(_uniform(generators, 4, count) * 2 - 1, "b k v -> k (b v)")
     angle = u[0] * math.radians(augment.rotate_deg)
+    # In the logarithm, so that enlarging and shrinking by a factor are equally likely.
     scale = torch.exp(u[1] * math.log1p(augment.scale))
     cos, sin = angle.cos() / scale, angle.sin() / scale
     # Sampling grids span −1 to 1 along each side whatever its length, so a rotation of an image

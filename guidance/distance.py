@@ -96,6 +96,7 @@ class LpipsDistance:
         """Features `[N, D]` of `images` `[N, C, H, W]` in [−1, 1], at least 16 pixels a side."""
         network = self.network
         layers = network.net(network.normalize((as_rgb(images) + 1) * 127.5))
+        # The roots below need weights that are not negative.
         weights = [lin.model[-1].weight.clamp_min(0) for lin in network.lins]  # [1, C, 1, 1]
         # LPIPS sums weighted squared differences of normalized features, averaged over pixels; the
         # roots of the weights turn that into a Euclidean distance.

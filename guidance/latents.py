@@ -76,6 +76,7 @@ def latent_statistics(
     if components < 1:
         raise ValueError(f"components: got {components}, expected at least 1")
     state = [*G.mapping.parameters(), *G.mapping.buffers()]
+    # Changes in place raise `_version`; replaced tensors have another address.
     version = tuple((t.data_ptr(), t._version) for t in state)
     known = _cache.setdefault(G, {})
     found = known.get(class_index)
@@ -84,6 +85,7 @@ def latent_statistics(
         w = map_latents(G, z, class_index)[:, 0].double().cpu()
         mean = w.mean(dim=0)
         variances, vectors = torch.linalg.eigh((w - mean).T @ (w - mean) / (len(w) - 1))
+        # `eigh` sorts upwards.
         variances, vectors = variances.flip(0), vectors.flip(1).T.contiguous()
         keep = max(int((variances > SMALLEST_VARIANCE * variances[0]).sum()), 1)
         everything = (mean, w.std(dim=0), vectors[:keep], variances[:keep].clamp_min(1e-12))

@@ -35,5 +35,6 @@ def learning_rate(step: int, steps: int, lr: float, schedule: str = "ramp") -> f
         schedule: a name in `SCHEDULES`.
     """
     steps = max(steps, 1)
+    # From step + 1, so that the first step already moves.
     warm_up = 1.0 if schedule == "constant" else min(1, (step + 1) / steps / WARM_UP)
     return lr * warm_up * SCHEDULES[schedule](step / steps)

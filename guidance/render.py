@@ -58,6 +58,7 @@ class EditedLatent:
                 inverse = torch.linalg.pinv(affine_weight(layer))
                 step = self.styles[layer.name].double() @ inverse.T
                 ws[:, layer.ws_row] += step.float()
+        # Checked, not derived: steps of layers that share a row add up, and A may lack full rank.
         found = styles_of(G, ws)
         close = all(
             (found[name] - style).abs().max() <= FOLDING_ERROR * style.abs().max()

@@ -146,6 +146,7 @@ class Adaptation(Iterator[AdaptStep]):
         self.index = -1
         self.reason: str | None = None
         self._generator = torch.Generator().manual_seed(config.seed)
+        # The same latents at every check: what differs then comes from the weights.
         z = seed_latents(config.seed, config.check_batch, self.source.z_dim)
         self.fixed_ws = self._map(z)
         self.choice = LayerChoice(self.G, config)
@@ -154,6 +155,7 @@ class Adaptation(Iterator[AdaptStep]):
         names = [name for unit in self.choice.candidates for name in unit.tensors]
         self._trained = {name: parameters[name] for name in names}
         self._lr_factors = _lr_factors(self.choice.candidates, units_of(G), config.coarse_lr)
+        # One group per layer, because each has a learning rate of its own (coarse_lr).
         groups = [
             {"params": [parameters[name] for name in unit.tensors]}
             for unit in self.choice.candidates
@@ -168,6 +170,7 @@ class Adaptation(Iterator[AdaptStep]):
             None if target_images is None else target_images.to(self.device),
         )
         before = self.render(self.source)
+        # Zeros turn every criterion off; the checks are still wanted for the records.
         rule = config.stop or StopRule(diversity=0, patience=0, length=0)
         self.monitor = StopMonitor(self.encoder, self.targets, before, rule, config.magnitude)
 
@@ -181,6 +184,7 @@ class Adaptation(Iterator[AdaptStep]):
                 self.config.templates or ("mini" if is_mini(self.encoder) else "imagenet")
             )
             return [text_target(member, source, target, templates) for member in members]
+        # Without a source text, the generator's own images stand for the source.
         parts = self._map(self._draw(SOURCE_IMAGES)).split(self.config.check_batch)
         before = torch.cat([self.render(self.source, ws) for ws in parts])
         after = target_images.to(self.device)
@@ -222,7 +226,9 @@ class Adaptation(Iterator[AdaptStep]):
         last = self.index == self.config.steps
         check = None
         if last or self.index % self.config.check_every == 0:
+            # On images of the average, since that is the result.
             check = self.monitor.measure(self.index, self.render())
+            # Step 0 is the source itself, which must not end the run.
             self.reason = self.monitor.reason_to_stop() if self.index else None
         if last and self.reason is None:
             self.reason = "all steps done"
@@ -234,14 +240,18 @@ class Adaptation(Iterator[AdaptStep]):
         """Make one optimizer step; return the loss, its terms and the names of the layers."""
         config = self.config
         with torch.enable_grad():
+            # Before any weight requires a gradient: `auto` only needs those of latents.
             units = self.choice.at(self.index, self._draw, self._map, self.objective.global_loss)
             active = [self._trained[name] for unit in units for name in unit.tensors]
             for parameter in active:
                 parameter.requires_grad_(True)
             ws = self._map(self._draw(config.batch))
+            # The mapping is frozen, so the same ws mean the same in both networks.
             before = renderer(self.source, config.force_fp32)(ws)
+            # From the generator whose state is saved, so that resuming is exact.
             noise = torch.randn(before.shape, generator=self._generator)
             before = before + config.source_noise * noise.to(before)
+            # Constant noise, as in `before`: the pair differs by its weights alone.
             after = self.G.synthesis(ws, noise_mode="const", force_fp32=config.force_fp32)
             loss, terms = self.objective(before, after, self._generator)
             gradients = torch.autograd.grad(loss, active)
@@ -267,6 +277,7 @@ class Adaptation(Iterator[AdaptStep]):
         frozen = dict(self.source.named_parameters())
         if self.choice.stage(self.index).choice == "equivariant":
             for name in (name for unit in units for name in unit.tensors):
+                # Only kernels respond to frequencies.
                 if self._trained[name].ndim == 4:
                     change = self._trained[name] - frozen[name]
                     self._trained[name].copy_(frozen[name] + free_of_nyquist(change))
@@ -274,6 +285,7 @@ class Adaptation(Iterator[AdaptStep]):
         # source.
         beta = min(self.config.ema, (1 + self.index) / (10 + self.index))
         average = dict(self.G_ema.named_parameters())
+        # All candidates: the average of a layer that now rests still has to catch up.
         for name, parameter in self._trained.items():
             # Written as an increment so that unchanged weights stay equal bit for bit.
             average[name].add_((parameter - average[name]) * (1 - beta))
@@ -315,6 +327,7 @@ class Adaptation(Iterator[AdaptStep]):
 
 def _learning_rate(index: int, first: int, config: AdaptConfig) -> float:
     """Learning rate of step `index` (from 1) in the stage that starts at step `first`."""
+    # Otherwise the first steps of Adam are the largest (docs/ADAPTATION.md).
     factor = min(1.0, (index - first + 1) / config.warmup) if config.warmup else 1.0
     left = (config.steps + 1 - index) / (config.steps * config.decay) if config.decay else 1.0
     if left < 1:
@@ -325,6 +338,7 @@ def _learning_rate(index: int, first: int, config: AdaptConfig) -> float:
 def _lr_factors(chosen: Sequence[Unit], units: Sequence[Unit], coarse: float) -> list[float]:
     """Learning-rate factors of the `chosen` of all `units`: `coarse` for the first, 1 for the
     last, geometric in between."""
+    # Depth among all units, so that a factor does not depend on what else is chosen.
     depth = {unit.name: i / (len(units) - 1) for i, unit in enumerate(units)}
     return [coarse ** (1 - depth[unit.name]) for unit in chosen]
 

@@ -131,6 +131,7 @@ class AdaptationRecord:
         self.records.append(line)
         with open(self.outdir / STATS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        # The last step is left to `finish`, which writes the same files.
         if step.index and step.index % self.config.image_every == 0 and step.reason is None:
             self._save_grid(as_rgb(step.image))
             self._save_state()
@@ -164,6 +165,7 @@ class AdaptationRecord:
         save_png(self._path("sheet.png"), self._sheet(after))
         if config.video:
             self._save_video(adapted)
+        # A copy with its own list, since this check is not one of the stop rule's.
         monitor = copy.copy(adaptation.monitor)
         monitor.checks = []
         check = monitor.measure(adaptation.index, after)

@@ -54,6 +54,7 @@ def text_target(encoder: Encoder, source: str, target: str, templates: Sequence[
     after = encoder.encode_texts(filled(templates, target))
     parts_source = encoder.encode_texts(filled(PARTS, source))
     parts = F.normalize(encoder.encode_texts(filled(PARTS, target)) - parts_source, dim=1)
+    # Eq. 2 averages differences; StyleCLIP's `text_difference` normalizes both means first.
     difference = (after - before).mean(dim=0)
     if difference.norm() < 1e-6:
         raise UserError(

@@ -44,6 +44,7 @@ def stages_of(G: nn.Module, layers: str, steps: int) -> list[Stage]:
     left = 1 - sum(fraction for fraction in given if fraction is not None)
     without = given.count(None)
     outside = any(fraction is not None and not 0 < fraction <= 1 for fraction in given)
+    # Fractions that add up to 1 do so only up to rounding.
     if outside or left < -1e-9:
         raise UserError(f"layers: got {layers!r}, expected fractions like 'coarse:0.6 then all'")
     stages, first = [], 1
@@ -56,6 +57,7 @@ def stages_of(G: nn.Module, layers: str, steps: int) -> list[Stage]:
 
 
 def _adaptive_candidates(G: nn.Module) -> list[Unit]:
+    # Layers are ranked by how far their rows of ws move, so they need some.
     return [unit for unit in units_of(G) if not unit.to_rgb and unit.ws_rows]
 
 
@@ -71,6 +73,7 @@ class LayerChoice:
 
     def stage(self, index: int) -> Stage:
         """Return the stage of step `index`, counted from 1."""
+        # Step 0, the source, belongs to the first stage.
         return [stage for stage in self.stages if stage.first <= max(index, 1)][-1]
 
     def at(

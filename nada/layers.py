@@ -45,6 +45,7 @@ def chosen_units(G: nn.Module, choice: str) -> list[Unit]:
         return [unit for unit in body if not unit.critical]
     if choice == "paper":
         if isinstance(G, stylegan3.Generator):
+            # Counted from the end, where ToRGB is 1, to fit networks of any depth.
             return [u for i, u in enumerate(units) if len(units) - i not in (3, 5)]
         first_rgb = next(unit for unit in units if unit.to_rgb)
         return [unit for unit in units if unit is first_rgb or not unit.to_rgb]
@@ -65,6 +66,7 @@ def free_of_nyquist(change: torch.Tensor) -> torch.Tensor:
     along both axes leaves a change that cannot amplify the frequencies nearest to aliasing.
     """
     k = change.shape[-1]
+    # A single tap responds to all frequencies alike.
     if k == 1:
         return change
     alternating = torch.tensor([(-1.0) ** i for i in range(k)], device=change.device) / k**0.5

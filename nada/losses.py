@@ -58,6 +58,7 @@ def patch_direction(before: torch.Tensor, after: torch.Tensor, target: Target) -
     """
     if target.parts is None or target.parts_source is None:
         raise ValueError("target: got one without parts, expected one from text_target")
+    # As in `directional`, the first step is 0/0 without the offset.
     change = F.normalize(after - before + 1e-9, dim=1)
     weights = F.softmax(100 * before @ target.parts_source.T, dim=1)
     return ((1 - change @ target.parts.T) * weights).sum(dim=1)
@@ -91,6 +92,7 @@ def patch_statistics(
         # A random kernel is a random projection of all patches at once.
         kernels = torch.randn(shape, generator=generator).to(before)
         kernels = kernels / kernels.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        # On a line, sorting both sets pairs them optimally: no transport has to be solved.
         old, new = (
             rearrange(F.conv2d(images, kernels), "n p h w -> p (n h w)").sort(dim=1).values
             for images in (before, after)

@@ -101,6 +101,7 @@ class AdaptationObjective:
         self, member: Encoder, target: Target, length: float, views: Pair, patches: Pair | None
     ) -> dict[str, torch.Tensor]:
         """Terms of one encoder, one value per view."""
+        # The source is not trained: its graph would only take memory.
         with torch.no_grad():
             old = member.encode_images(views[0])
         new = member.encode_images(views[1])
@@ -121,6 +122,7 @@ class AdaptationObjective:
 
     def _views(self, before: torch.Tensor, after: torch.Tensor, generator: torch.Generator) -> Pair:
         config, augment = self.views, AUGMENTS[self.views.augment]
+        # Shrunk first: `random_views` would cut larger images out instead of showing all of them.
         small = _shrink(before, self.size_px), _shrink(after, self.size_px)
         pairs = [] if config.views else [small]
         if config.views:
@@ -155,6 +157,7 @@ def _paired_views(
     pair: Pair, count: int, size_px: int, augment: Augment, generator: torch.Generator
 ) -> Pair:
     """The same random views of both, `[N·count, 3, h, w]` each."""
+    # Seeds instead of generators, since both images of a pair need the same draws.
     seeds = torch.randint(2**62, [len(pair[0])], generator=generator).tolist()
 
     def views_of(images: torch.Tensor) -> torch.Tensor:

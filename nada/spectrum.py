@@ -55,6 +55,7 @@ def power_spectrum(images: torch.Tensor) -> torch.Tensor:
     weights = torch.outer(*windows)
     total = torch.zeros_like(weights)
     for image in images.cpu():  # one by one: sixteen large images in float64 take 2 GB
+        # Nothing beyond [−1, 1] is visible.
         image = image.double().clamp(-1, 1)
         image = image - image.mean(dim=(1, 2), keepdim=True)
         total += torch.fft.fft2(image * weights).abs().square().mean(dim=0)

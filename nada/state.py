@@ -155,5 +155,6 @@ def _unpack(value: Any, file: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
+        # MKL rounds by where its factors lie in memory, and resuming must be exact (docs/LOG.md).
         return aligned(file.get_tensor(value["tensor"]))
     return {k: _unpack(v, file) for k, v in value["items"]}

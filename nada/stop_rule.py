@@ -53,6 +53,7 @@ class StopMonitor:
         self.members, self.targets, self.rule = members_of(encoder), targets, rule
         self.magnitude = magnitude
         self.checks: list[Check] = []
+        # The source does not change, so its features are computed once.
         self._before = [self._encode(member, before) for member, _ in self.members]
 
     @staticmethod
@@ -71,6 +72,7 @@ class StopMonitor:
             cosine = F.cosine_similarity(new - old, target.direction[None], dim=1)
             agreement += weight * float(cosine.mean())
             length += weight * float(along.mean()) / target.text_norm
+            # The floor is for a source whose images are all alike.
             diversity += weight * _spread(new) / max(_spread(old), 1e-12)
         check = Check(index, agreement, length, diversity)
         self.checks.append(check)

@@ -117,6 +117,7 @@ def read_relevance(
             stored_key, images = content["whose"], content["images"]
             if more and images == content["total"] >= key["images"]:
                 key = {**key, "images": images}
+            # The file's key went through JSON, where tuples become lists.
             if stored_key != json.loads(json.dumps(key)):
                 return None
             tensors = {name: aligned(file.get_tensor(name).float()) for name in TENSORS}

@@ -52,6 +52,7 @@ def centres_of(
     w = map_latents(G, seed_latents(seed, CENTRE_SAMPLES, G.z_dim), class_index)[:, 0]
     points = w.double().cpu().numpy()
     centres, labels = kmeans2(points, count, iter=20, minit="++", seed=seed)
+    # k-means may leave clusters empty, even the last ones: hence `minlength`.
     order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
     return torch.from_numpy(centres[order]).to(w)
 

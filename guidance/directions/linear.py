@@ -58,6 +58,7 @@ def sefa_direction(
     _check_index("sefa", index, G.w_dim)
     gram = reduce(torch.add, [weight.T @ weight for weight in weights])
     energies, vectors = torch.linalg.eigh(gram)
+    # `eigh` sorts upwards; SeFa counts from the largest.
     direction = vectors[:, -1 - index]
     fraction = float(energies[-1 - index] / energies.sum())
     step = _one_deviation(G, direction.float(), class_index)
@@ -126,6 +127,7 @@ def labelled_direction(
         raise UserError(f"labels: got {len(w)} latents, expected at least 10 with finite values")
     held_out = torch.zeros(len(w), dtype=torch.bool, device=labels.device)
     held_out[: max(int(HELD_OUT * len(w)), 2)] = True
+    # Shuffled, since latents may come sorted by label.
     held_out = held_out[torch.randperm(len(w), generator=torch.Generator().manual_seed(0))]
     if labels[~held_out].std() == 0:
         raise UserError(f"labels: all {len(w)} are equal, expected two classes or scores")

@@ -48,6 +48,7 @@ def text_direction(
     encoder: str | Encoder,
     target: str,
     neutral: str = "a face",
+    # Cosines of open_clip models are small; the bundled ones prefer 0.2 (docs/EDITING.md).
     beta: float = 0.12,
     templates: str | Sequence[str] = "plain",
 ) -> Direction:

@@ -73,6 +73,7 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Tokens of N texts, int64 `[N, L]`, padded to the longest; cut to `context` words."""
+        # A text without words gets one token: attention over padding alone would be NaN.
         rows = [self._numbers(text) or [UNKNOWN] for text in texts]
         length = max(map(len, rows), default=1)
         return torch.tensor([row + [PAD] * (length - len(row)) for row in rows], dtype=torch.long)

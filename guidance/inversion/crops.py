@@ -114,6 +114,7 @@ def _mask(photo: Size, crop: PhotoCrop, image: Size) -> Image.Image:
     corners = crop.corners(image)
     low, high = corners.min(axis=0) > 0.5, corners.max(axis=0) < np.array(photo) - 0.5
     if crop.degrees:
+        # No side of a rotated crop runs along the border.
         low[:], high[:] = True, True
     width = FEATHER * max(image)
     profiles = []

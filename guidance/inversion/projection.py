@@ -181,6 +181,7 @@ def _optimize(
     latent = space.start.clone().requires_grad_(True)
     parameters = [latent, *nuisance.parameters]
     optimizer = torch.optim.Adam(parameters, lr=config.lr, betas=config.betas)
+    # One per image, all alike: each is projected as if it were alone.
     generators = [torch.Generator().manual_seed(config.seed) for _ in latent]
     options = {"noise_mode": "const", "force_fp32": config.force_fp32}
 
@@ -216,6 +217,7 @@ def _optimize(
             config.steps,
             {name: value.detach().cpu() for name, value in terms.items()},
             ws.detach(),
+            # Cloned, because the next step changes the noise in place.
             {name: value.detach().clone() for name, value in buffers.items()},
             render,
         )

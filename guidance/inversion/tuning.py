@@ -132,13 +132,16 @@ class Tuning(Iterator[TuneStep]):
         self.G = copy.deepcopy(self.source)
         self.ws, self.config, self.index = ws, config, -1
         self.reason: str | None = None
+        # At full size; only projection compares at 256 pixels.
         self.goal = Goal(targets, distance, largest_px=max(targets.shape[2:]))
         self.stop = distance.close_enough if config.stop is None else config.stop
+        # Not the mapping, so that latents keep their meaning.
         self.parameters = list(self.G.synthesis.parameters())
         small = max(targets.shape[2:]) <= SMALL_PX
         lr = config.lr if config.lr is not None else 2e-3 if small else 3e-4
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr)
         statistics = latent_statistics(G, 1, config.class_index)
+        # The paper's radius of 30 does not know how wide this W is.
         self.radius = config.locality_radius * float(statistics.std.square().sum().sqrt())
         self._generator = torch.Generator().manual_seed(config.seed)
         self._steps = with_bar(self._run(), config.steps + 1, "tune", progress)
@@ -162,6 +165,7 @@ class Tuning(Iterator[TuneStep]):
             terms = self.goal.terms(self._synthesize(self.G, self.ws))
             losses = {name: value.detach().cpu() for name, value in terms.items()}
             losses["locality"] = torch.full([len(self.ws)], math.nan)
+            # Before locality, which a last step would render in vain.
             if bool((terms["distance"].detach() <= self.stop).all()):
                 self.reason = "close enough"
             elif last:

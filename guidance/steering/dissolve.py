@@ -122,6 +122,7 @@ def dissolve(
     path = moves(motion, timeline.end + 1, amount) if motion else None
     config = dataclasses.replace(config, steps=timeline.end)
     about += f" {timeline} {motion} {amount}"
+    # One run knows all prompts; the schedule only changes their weights.
     everything = [prompt for section in sections for prompt in section]
     prepared = Preparation.of(network, [everything], clip, None, config, start_ws, None, about)
     anchors = None
@@ -151,6 +152,7 @@ def _timeline(count: int, steps_each: int, times: Sequence[int] | None, fade: fl
         times = [i * steps_each for i in range(count)]
     if len(times) != count:
         raise UserError(f"times: got {len(times)}, expected one for each of {count} prompts")
+    # Checked without a fade first, as its length depends on the sections.
     plain = Timeline(tuple(times), times[-1] + steps_each, 0.0)
     return dataclasses.replace(plain, fade=fade * min(b - a for a, b in plain.sections()))
 

@@ -68,6 +68,7 @@ class KeepTerms:
             found["identity"] = self.config.identity * (1 - similarity)
         if self.mask is not None:
             change = (images - self.source).square().mean(dim=1, keepdim=True) * (1 - self.mask)
+            # A region that covers everything leaves no pixel outside.
             rest = (1 - self.mask).sum().clamp_min(1)
             found["outside"] = self.outside * change.sum(dim=(1, 2, 3)) / rest
         return found

@@ -104,6 +104,7 @@ class SteeringObjective:
         self.targets[..., 0] = 1  # padding: any unit vector, with weight 0
         rows = iter(embeddings)
         for i, prompts in enumerate(sets):
+            # Magnitudes, since negative weights repel: a plain sum could be 0.
             total = sum(abs(prompt.weight) for prompt in prompts)
             for j, prompt in enumerate(prompts):
                 self.targets[i, j], self.weights[i, j] = next(rows), prompt.weight / total
@@ -189,6 +190,7 @@ class SteeringObjective:
 
     def _directional(self, embeddings: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         """Weighted distances `[B, V]` of embeddings `[B, V, D]` from those of the start."""
+        # Image prompts are compared with the start image, texts with the source text.
         origin = start.mean(dim=1)[:, None].expand_as(self.targets)
         if not self.is_image.all():
             origin = torch.where(self.is_image[..., None], origin, self.source_text)

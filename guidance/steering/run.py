@@ -194,6 +194,7 @@ class SteeringRun(Iterator[tuple[SteerStep, ...]]):
         for index in range(len(done), self.config.steps + 1):
             # Restored coordinates have moved with the start up to the last point already.
             self._follow_schedule(index, carry=index > max(len(done) - 1, 0))
+            # Before the update, so that step 0 shows the start itself.
             place = {name: value.clone() for name, value in self.average.items()}
             losses = self._advance(index)
             self.points.append(({name: value.cpu() for name, value in place.items()}, losses))
@@ -233,6 +234,7 @@ class SteeringRun(Iterator[tuple[SteerStep, ...]]):
                 **self.keeps.terms(images),
             }
             loss = reduce(torch.add, terms.values())
+            # A sum, not a mean: each run gets the gradient that it would get alone.
             total = loss.sum()
         stalled = self.stall.add(loss)
         if not (last or stalled.all()):

@@ -56,6 +56,7 @@ class StartSearch:
         small = max(self.G.img_height, self.G.img_width) <= SMALL_PX
         count = config.candidates or (128 if small else 32)
         generations = (4 if small else 0) if config.generations is None else config.generations
+        # By seed, so that sets of prompts with the same seed share these renderings.
         first = {seed: seed_latents(seed, count, self.G.z_dim) for seed in seeds}
         embeddings = {seed: self.embed(z) for seed, z in first.items()}
         found = []

@@ -178,6 +178,7 @@ class Preparation:
         mask = None if mask is None else mask.to(device)
         encoder = load_encoder(clip, device)
         if config.keep is None:
+            # The best candidate resembles the prompt already; any other start has to move further.
             near = given is None and config.start == "best"
             config = dataclasses.replace(config, keep=1.0 if near else 0.1)
         objective = SteeringObjective(sets, encoder, seeds, config, device, mask)
@@ -213,6 +214,7 @@ class Preparation:
         state = None if resume_from is None else read_state(resume_from, self.fingerprint)
         if movable is None:
             device = next(self.G.synthesis.parameters()).device
+            # A state holds its start, which saves searching again.
             movable = self.movable(None if state is None else start_of(state, device))
         limit: float | torch.Tensor = self.config.max_sigma
         if limit and self.given is not None:  # a start beyond the limit stays where it is
