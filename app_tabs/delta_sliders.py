@@ -13,7 +13,7 @@ from app_tabs.context import Context, Session, callback
 from app_tabs.theme import image_view, seed_field, shown
 from app_tabs.wiring import HIDDEN, LIVE, QUIET, command_box, command_line
 from sg3.checkpoints.delta import DeltaMix, load_delta
-from sg3.cli.options import bundled_deltas, parse_delta
+from sg3.cli.parsers import bundled_deltas, parse_delta
 from sg3.generate import generate_images
 from sg3.media import image_grid
 

@@ -12,6 +12,7 @@ import click
 
 from sg3.cli.options import (
     DELTA,
+    DELTA_FILE,
     SEEDS,
     ParsedType,
     class_option,
@@ -130,14 +131,14 @@ def make(source: str, adapted: str, rank: int | None, dtype: str, out: str) -> N
 
 
 @delta.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", type=DELTA_FILE)
 @debug_option
 def info(file: str) -> None:
-    """Print what FILE changes, and in which network.
+    """Print what FILE, or the bundled delta of that name, changes, and in which network.
 
     \b
     Example:
-      sg3 delta info zombie.safetensors
+      sg3 delta info zombie
     """
     from sg3.checkpoints.delta import load_delta
     from sg3.checkpoints.low_rank import LowRank, dense

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sg3.cli.options import ParsedType, debug_option, option, parse_size, resolve_device
+from sg3.cli.options import ParsedType, debug_option, option, resolve_device
+from sg3.cli.parsers import parse_size
 from sg3.cli.train_options import COUNT, SIZES, add_options, of, switch
 from sg3.errors import UserError
 from sg3.files import write_text

@@ -26,7 +26,7 @@ import sg3
 from sg3.checkpoints.delta import apply_deltas, load_delta
 from sg3.checkpoints.registry import REGISTRY
 from sg3.cli.main import COMMANDS, cli
-from sg3.cli.options import DELTAS
+from sg3.cli.parsers import DELTAS
 
 #: Appended to examples, so that they take seconds. Of an option given twice, the last one counts.
 QUICK = {

@@ -19,7 +19,7 @@ from recipes.minifaces.generator.adapt import FROM_IMAGES, command, draw_images,
 from recipes.minifaces.judge.model import load_judge
 from sg3.checkpoints.delta import apply_deltas, load_delta, weights_hash
 from sg3.cli.main import cli
-from sg3.cli.options import DELTAS, bundled_deltas, parse_delta
+from sg3.cli.parsers import DELTAS, bundled_deltas, parse_delta
 
 
 @pytest.fixture(scope="module")

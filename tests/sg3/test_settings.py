@@ -18,14 +18,8 @@ import pytest
 from click.testing import CliRunner
 
 from sg3.cli.main import LazyGroup, with_option_names
-from sg3.cli.options import (
-    DocumentedOption,
-    FiniteFloat,
-    ParsedType,
-    config_option,
-    option,
-    parse_seeds,
-)
+from sg3.cli.options import DocumentedOption, FiniteFloat, ParsedType, config_option, option
+from sg3.cli.parsers import parse_seeds
 from sg3.errors import UserError
 from sg3.settings import (
     Setting,

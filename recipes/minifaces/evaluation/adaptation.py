@@ -29,7 +29,7 @@ from recipes.minifaces.provenance import git_commit
 from recipes.minifaces.world.attributes import sample_attributes, sample_pose
 from recipes.minifaces.world.renderer import render
 from sg3.checkpoints.delta import apply_deltas, load_delta
-from sg3.cli.options import DELTAS
+from sg3.cli.parsers import DELTAS
 from sg3.files import write_text
 from sg3.media import image_grid, save_png, to_uint8
 from sg3.metrics import frechet_distance

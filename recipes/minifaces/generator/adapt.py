@@ -28,7 +28,7 @@ from recipes.arguments import argument_parser
 from recipes.minifaces.evaluation.adaptation import TARGETS, true_renders
 from recipes.minifaces.evaluation.generator import HELDOUT_BASE
 from sg3.checkpoints.delta import load_delta, merge, save_delta
-from sg3.cli.options import DELTAS
+from sg3.cli.parsers import DELTAS
 from sg3.media import save_png, to_uint8
 
 #: Options for a change of shape, which coarse layers make.

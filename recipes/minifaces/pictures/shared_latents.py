@@ -20,7 +20,7 @@ import sg3
 from recipes.arguments import argument_parser
 from recipes.minifaces.pictures.steering import PROMPTS, labelled_row
 from sg3.checkpoints.delta import apply_deltas, load_delta
-from sg3.cli.options import parse_delta
+from sg3.cli.parsers import parse_delta
 
 ADAPTATIONS = ("zombie", "cat", "sepia", "neon", "pixel-art", "zombie:0.6 + neon:0.5")
 SIDE_PX = 128

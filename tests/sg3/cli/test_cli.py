@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 import sg3
 from sg3.cli.main import COMMANDS
-from sg3.cli.options import parse_seeds, parse_vec2, resolve_device
+from sg3.cli.options import resolve_device
+from sg3.cli.parsers import parse_seeds, parse_vec2
 from sg3.generate import generate_images, inverse_transform
 from sg3.media import save_png, to_uint8
 

@@ -18,7 +18,7 @@ from safetensors import safe_open
 import sg3
 from sg3.blend import blend, layer_fractions, split_fractions
 from sg3.checkpoints.delta import apply_deltas, load_delta, weights_hash
-from sg3.cli.options import parse_delta
+from sg3.cli.parsers import parse_delta
 from sg3.files import sha256_of
 from sg3.media import to_uint8
 from sg3.networks.layer_units import layer_names, tensors_by_layer
@@ -108,6 +108,10 @@ def test_make_info_and_merge(folder, tmp_path):
     works("delta", "merge", *parts, "--out", tmp_path / "m.safetensors")
     merged = load_delta(tmp_path / "m.safetensors")
     assert [part["strength"] for part in merged.meta["merged"]] == [0.5, 1]
+
+
+def test_info_knows_the_bundled_deltas():
+    assert "weights of the source: " in works("delta", "info", "zombie")
 
 
 def test_info_prints_no_control_characters(tmp_path):

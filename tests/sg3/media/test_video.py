@@ -23,7 +23,7 @@ from sg3.animation import (
     spline_path,
 )
 from sg3.cli.main import cli
-from sg3.cli.options import parse_grid
+from sg3.cli.parsers import parse_grid
 from sg3.errors import UserError
 from sg3.generate import generate_images
 from sg3.motion import moves
