@@ -37,7 +37,7 @@ from sg3.cli.options import debug_option, option
 def blend(a: str, b: str, split: str | None, width: float, layers: str | None, out: str) -> None:
     """Combine layers of two networks A and B of the same shape into one network.
 
-    Early layers determine shapes and pose, late ones textures and colors. An unknown layer name
+    Early layers determine shapes and pose, late ones textures and colours. An unknown layer name
     lists the known ones.
 
     \b
