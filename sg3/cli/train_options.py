@@ -82,8 +82,8 @@ SIZES = [
 LEARNING = [
     of(name)
     for name in (
-        "loss", "glr", "dlr", "glr_warmup_kimg", "d_reg_interval", "blur_percent", "ema_kimg",
-        "kimg", "seed",
+        "loss", "style_mixing_prob", "pl_weight", "glr", "dlr", "glr_warmup_kimg",
+        "d_reg_interval", "blur_percent", "ema_kimg", "kimg", "seed",
     )
 ]  # fmt: skip
 RUNNING = [

@@ -15,7 +15,8 @@ WINNING_SIGNS = 0.95
 WINNING_SEPARATION = 4.0  # of mean scores in standard deviations; signs of ±0.95 are 3.9 apart
 LOSS_GROWTH = 1.1  # of G's loss, second half of the ticks in which D wins over the first
 HIGH_P = 0.8
-COLLAPSED_FRACTION, COLLAPSED_GRIDS = 0.5, 2  # of the best diversity so far
+COLLAPSED_FRACTION, COLLAPSED_GRIDS = 0.45, 2  # of the diversity of real images
+GROWING = 1.1  # factor between two grids of a generator that is still finding modes
 SLOW_FACTOR, SLOW_AFTER_TICKS, SLOW_TICKS = 2.0, 8, 2
 MAX_REMEMBERED_TICKS = 100
 POOLED_PX = 8
@@ -30,10 +31,16 @@ ADVICE = {
     "G's loss grew; try a larger `gamma`, `aug` ada, or a smaller `dlr`",
     "high_p": "augmentation has reached p = {p:.2f}: there are few images for this network; more "
     "images, `mirror`, `freezed` or transfer learning with `resume` help more than a longer run",
-    "collapse": "the diversity of generated images fell to {fraction:.0%} of its maximum: modes "
-    "are being lost; return to an earlier network and try a larger `gamma` or `loss` rpgan",
+    "collapse": "generated images are only {fraction:.0%} as diverse as real ones: modes are "
+    "missing; {remedy}",
     "slow": "steps take {factor:.1f} times as long as before: check for other programs on this "
     "machine, a full disk, or overheating",
+}
+
+COLLAPSE_REMEDIES = {
+    "lost": "return to an earlier network and try a larger `gamma`, or a smaller `glr` and `dlr`",
+    "inherited": "the network that `resume` names has lost them; start from another one, or from "
+    "random weights",
 }
 
 
@@ -80,28 +87,34 @@ class TrainingDoctor:
         self._memory: dict[str, Any] = {
             "given": [],
             "g_losses": [],  # while D wins
-            "best_diversity": 0.0,
-            "times_low": 0,
+            "low_diversities": [],  # of the last grids, in a row
+            "ever_diverse": False,
             "seconds": [],
             "times_slow": 0,
         }
 
     def check(
-        self, progress: dict[str, Any], stats: Stats, grid_diversity: float | None = None
+        self,
+        progress: dict[str, Any],
+        stats: Stats,
+        diversity: float | None = None,
+        from_network: bool = False,
     ) -> list[str]:
         """Return new advice, one sentence each.
 
         Args:
             progress: "progress" of the tick's record in stats.jsonl.
             stats: its statistics by name.
-            grid_diversity: that of a grid of G_ema, if the tick has one.
+            diversity: `grid_diversity` of G_ema's grid over that of real images, if the tick has
+                a grid. Leave out that of an untrained network, whose noise counts for nothing.
+            from_network: whether the run started from a trained network.
         """
         findings = (
             self._check_scores(stats),
             self._check_gradients(progress),
             self._check_winning(stats),
             self._check_augmentation(progress),
-            self._check_diversity(grid_diversity),
+            self._check_diversity(diversity, from_network),
             self._check_speed(progress),
         )
         return [text for finding in findings if finding for text in self._first_time(*finding)]
@@ -136,14 +149,19 @@ class TrainingDoctor:
         p = progress.get("augment_p") or 0.0
         return ("high_p", {"p": p}) if p > HIGH_P else None
 
-    def _check_diversity(self, diversity: float | None) -> Finding | None:
+    def _check_diversity(self, diversity: float | None, from_network: bool) -> Finding | None:
         if diversity is None:
             return None
-        best = self._memory["best_diversity"] = max(self._memory["best_diversity"], diversity)
-        fraction = diversity / best if best else 1.0
-        low = self._memory["times_low"] + 1 if fraction < COLLAPSED_FRACTION else 0
-        self._memory["times_low"] = low
-        return ("collapse", {"fraction": fraction}) if low >= COLLAPSED_GRIDS else None
+        if diversity >= COLLAPSED_FRACTION:
+            self._memory |= {"low_diversities": [], "ever_diverse": True}
+            return None
+        low = [*self._memory["low_diversities"], diversity][-COLLAPSED_GRIDS:]
+        self._memory["low_diversities"] = low
+        if len(low) < COLLAPSED_GRIDS or low[-1] > GROWING * low[0]:
+            return None
+        inherited = from_network and not self._memory["ever_diverse"]
+        remedy = COLLAPSE_REMEDIES["inherited" if inherited else "lost"]
+        return "collapse", {"fraction": diversity, "remedy": remedy}
 
     def _check_speed(self, progress: dict[str, Any]) -> Finding | None:
         seconds = progress.get("sec_per_kimg")

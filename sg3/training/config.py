@@ -121,6 +121,15 @@ class TrainConfig:
         "stylegan2: non-saturating loss with R1. rpgan: relativistic pairing loss with R1 and R2.",
         choices=("stylegan2", "rpgan"),
     )
+    style_mixing_prob: float | None = setting(
+        None, "Style mixing probability.", min=0, max=1, unset="0.9 for stylegan2, otherwise 0"
+    )
+    pl_weight: float | None = setting(
+        None,
+        "Path length regularization weight.",
+        min=0,
+        unset="2 for stylegan2, otherwise 0",
+    )
     glr: float | None = setting(
         None, "Learning rate of G.", above=0, unset="0.0025, 0.002 for stylegan2"
     )

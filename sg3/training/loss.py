@@ -51,6 +51,8 @@ def loss_config(config: TrainConfig) -> LossConfig:
     if config.cfg == "stylegan2":
         # StyleGAN3 uses neither (REFERENCE.md §4.8).
         settings |= {"style_mixing_prob": 0.9, "pl_weight": 2}
+    given = {name: getattr(config, name) for name in ("style_mixing_prob", "pl_weight")}
+    settings |= {name: value for name, value in given.items() if value is not None}
     if config.blur_percent is not None:
         fade = config.kimg * config.blur_percent / 100
         settings |= {"blur_init_sigma": 10, "blur_fade_kimg": fade}

@@ -36,7 +36,7 @@ CHARTS: dict[str, list[tuple[str, str]]] = {
     "R1 penalty": [("real", "Loss/r1_penalty"), ("fake (R2)", "Loss/r2_penalty")],
     "Path length penalty": [("G", "Loss/pl_penalty")],
     "Augmentation p": [("p", "augment_p")],
-    "Diversity of the grid": [("distance to the nearest image", "grid_diversity")],
+    "Diversity of the grid": [("relative to real images", "grid_diversity")],
     "Seconds per kimg": [("seconds", "sec_per_kimg")],
     "Memory in GiB": [("process", "cpu_mem_gb"), ("GPU", "gpu_mem_gb")],
 }

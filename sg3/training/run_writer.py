@@ -186,6 +186,11 @@ class RunWriter:
         self.is_main = trainer.team.is_main
         self._columns, rows = config.grid
         self._items = choose_grid_items(trainer.dataset, self._columns, rows)
+        # Small datasets repeat images in the grid; copies would have no diversity.
+        self._distinct = sorted(
+            {item: i for i, item in reversed([*enumerate(self._items)])}.values()
+        )
+        self._real_diversity: float | None = None
         # Its own generator: grids must not shift the numbers that training draws.
         random = torch.Generator().manual_seed(config.seed)
         z = torch.randn([len(self._items), trainer.G.z_dim], generator=random)
@@ -214,11 +219,14 @@ class RunWriter:
         write_text(self.folder / OPTIONS, json.dumps(record, indent=2) + "\n")
 
     def _save_fakes(self, name: str) -> float:
-        """Write a grid of G_ema; return the diversity of its images."""
+        """Write a grid of G_ema; return its diversity as a fraction of that of real images."""
         t = self.trainer
         images = render(t.G_ema, self._grid_z, self._grid_c, t.pass_size)
         save_grid(self.folder / name, images, self._columns)
-        return grid_diversity(images)
+        if self._real_diversity is None:  # images of the first grid, also after resuming
+            items = [self._items[i] for i in self._distinct]
+            self._real_diversity = grid_diversity(t.dataset.images(items).numpy())
+        return grid_diversity(images[self._distinct]) / max(self._real_diversity, 1e-6)
 
     def log(self, line: str) -> None:
         """Append a line to log.txt."""
@@ -249,7 +257,9 @@ class RunWriter:
             with writing(self.folder):
                 snapshot, progress["grid_diversity"] = self._save_snapshot()
         line = progress_line(progress, stats)
-        advice = self._doctor.check(progress, stats, progress.get("grid_diversity"))
+        from_network, diversity = self.config.from_network, progress.get("grid_diversity")
+        trained = from_network or self.trainer.tick > 0
+        advice = self._doctor.check(progress, stats, diversity if trained else None, from_network)
         for text in (line, *(f"advice: {text}" for text in advice)):
             self.log(text)
         if self.is_main:

@@ -38,7 +38,7 @@ def test_a_healthy_run_gets_no_advice():
         (
             progress(sec_per_kimg=30 + random.rand() * 5, augment_p=min(i / 100, 0.7)),
             stats(g_loss=1 + random.rand(), signs_real=0.6),
-            0.2 + 0.05 * random.rand(),
+            0.7 + 0.2 * random.rand(),
         )
         for i in range(100)
     ]
@@ -54,8 +54,16 @@ CASES = {
     ),
     "high_p": ([(progress(augment_p=p), stats(), None) for p in (0.7, 0.85, 0.9)], "p = 0.85"),
     "collapse": (
-        [(progress(), stats(), d) for d in (0.2, 0.25, 0.1, 0.2, 0.1, 0.09, 0.05)],
-        "modes are being lost",
+        [(progress(), stats(), d) for d in (0.8, 0.9, 0.4, 0.8, 0.4, 0.36, 0.2)],
+        "only 36% as diverse as real ones: modes are missing; return to an earlier network",
+    ),
+    "inherited collapse": (
+        [(progress(), stats(), d, True) for d in (0.3, 0.31, 0.28)],
+        "the network that `resume` names has lost them",
+    ),
+    "collapse after a good start": (
+        [(progress(), stats(), d, True) for d in (0.7, 0.31, 0.28)],
+        "return to an earlier network",
     ),
     "slow": (
         [(progress(sec_per_kimg=s), stats(), None) for s in [30.0] * 10 + [80.0, 75.0, 80.0]],
@@ -92,8 +100,10 @@ NO_CASES = {
     "one slow tick": [
         (progress(sec_per_kimg=200.0 if i in (0, 15) else 30.0), stats(), None) for i in range(30)
     ],
-    "one odd grid": [(progress(), stats(), d) for d in (0.2, 0.2, 0.05, 0.2, 0.05, 0.2)],
-    "diversity grows from nothing": [(progress(), stats(), d) for d in (0.01, 0.03, 0.1, 0.2)],
+    "one odd grid": [(progress(), stats(), d) for d in (0.8, 0.8, 0.2, 0.8, 0.2, 0.8)],
+    "diversity grows from nothing": [(progress(), stats(), d) for d in (0.01, 0.1, 0.2, 0.4, 0.7)],
+    # Seen in runs on Fashion-MNIST: noise before training, then smooth first images.
+    "a healthy run's first grids": [(progress(), stats(), d) for d in (0.69, 0.59, 0.66, 0.9)],
     "no fakes yet": [(progress(), {}, None)] * 20,
 }
 
