@@ -57,6 +57,7 @@ REQUIRED = [
     ),
     of("batch", required=True),
     of("gamma"),
+    of("budget"),
 ]
 FEATURES = [
     switch("cond"),
@@ -82,8 +83,8 @@ SIZES = [
 LEARNING = [
     of(name)
     for name in (
-        "loss", "style_mixing_prob", "pl_weight", "glr", "dlr", "glr_warmup_kimg",
-        "d_reg_interval", "blur_percent", "ema_kimg", "kimg", "seed",
+        "loss", "gamma_end", "gamma_kimg", "style_mixing_prob", "pl_weight", "glr", "dlr",
+        "glr_warmup_kimg", "d_reg_interval", "blur_percent", "ema_kimg", "kimg", "seed",
     )
 ]  # fmt: skip
 RUNNING = [

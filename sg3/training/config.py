@@ -21,13 +21,42 @@ CONFIGS = ("stylegan3-t", "stylegan3-r", "stylegan2")
 AUGMENTATIONS = (
     "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc",
 )  # fmt: skip
+BUDGETS = ("standard", "small")
 MAX_GRID = 100  # images per side
 MAX_DESC_LENGTH = 100
+SMALL_GAMMA = 10
 
 
-def _size(doc: str, default: str, min: int = 1) -> Any:
-    """A network argument: None takes it from the network to start from, else from the preset."""
-    return setting(None, doc, min=min, unset=f"{default}, or from the resumed network")
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of networks that start from random weights; fields as in `TrainConfig`."""
+
+    cbase: int = 32768
+    cmax: int = 512
+    z_dim: int = 512
+    w_dim: int = 512
+    map_depth: int = 2
+    num_layers: int = 14
+    margin_size: int = 10
+
+
+#: For images of up to 64 pixels (docs/TRAINING.md).
+SMALL = Sizes(
+    cbase=512, cmax=64, z_dim=64, w_dim=64, map_depth=2, num_layers=8, margin_size=4
+)  # fmt: skip
+
+
+def preset_sizes(config: TrainConfig) -> Sizes:
+    """Return the sizes that `budget` and `cfg` stand for."""
+    if config.budget == "small":
+        return SMALL
+    return Sizes(map_depth=8) if config.cfg == "stylegan2" else Sizes()
+
+
+def _size(doc: str, default: str, small: int, min: int = 1) -> Any:
+    """A network argument: None takes it from the network to start from, else from the budget."""
+    text = f"{default}, or from the resumed network; `budget` small: {small}"
+    return setting(None, doc, min=min, unset=text)
 
 
 @documented
@@ -46,13 +75,26 @@ class TrainConfig:
         "folder or a pattern such as shards-{000..063}.tar."
     )
     cfg: str = setting("stylegan3-t", "Base configuration.", choices=CONFIGS)
+    budget: str = setting(
+        "standard",
+        "Defaults of sizes and losses. standard: those of the official trainer, for days on GPUs; "
+        "small: for images up to 64 pixels, hours, and a CPU.",
+        choices=BUDGETS,
+    )
     batch: int = setting(32, "Batch size over all processes.", min=1)
     gamma: float | None = setting(
         None,
         "R1 regularization weight. The default is a starting point; tune it by factors of two.",
         min=0,
-        unset="0.0002·resolution²/batch",
+        unset="0.0002·resolution²/batch; `budget` small: 10",
     )
+    gamma_end: float | None = setting(
+        None,
+        "R1 weight that gamma approaches geometrically in the first gamma_kimg of the run.",
+        above=0,
+        unset="same as gamma; `budget` small: gamma / 10",
+    )
+    gamma_kimg: float = setting(200, "Length of the approach to gamma_end in kimg.", above=0)
     batch_gpu: int | str | None = setting(
         None,
         "Images per forward pass of one process; gradients of several passes are accumulated. "
@@ -104,17 +146,27 @@ class TrainConfig:
     freezed: int = setting(0, "Number of D's first layers to freeze.", min=0)
     freeze_mapping: bool = setting(False, "Freeze G's mapping network.")
 
-    cbase: int | None = _size("Channel base (capacity) of G and D; doubled in G for R.", "32768")
-    cmax: int | None = _size("Maximum channels per layer of G and D; doubled in G for R.", "512")
+    cbase: int | None = _size(
+        "Channel base (capacity) of G and D; doubled in G for R.", "32768", SMALL.cbase
+    )
+    cmax: int | None = _size(
+        "Maximum channels per layer of G and D; doubled in G for R.", "512", SMALL.cmax
+    )
     dcbase: int | None = setting(None, "Channel base of D.", min=1, unset="same as cbase")
     dcmax: int | None = setting(
         None, "Maximum channels per layer of D.", min=1, unset="same as cmax"
     )
-    z_dim: int | None = _size("Dimension of the latent z.", "512")
-    w_dim: int | None = _size("Dimension of the intermediate latent w.", "512")
-    num_layers: int | None = _size("StyleGAN3 synthesis layers before ToRGB.", "14", min=3)
-    margin_size: int | None = _size("StyleGAN3 margin around the image in pixels.", "10", min=0)
-    map_depth: int | None = _size("Layers of the mapping network.", "2, 8 for stylegan2")
+    z_dim: int | None = _size("Dimension of the latent z.", "512", SMALL.z_dim)
+    w_dim: int | None = _size("Dimension of the intermediate latent w.", "512", SMALL.w_dim)
+    num_layers: int | None = _size(
+        "StyleGAN3 synthesis layers before ToRGB.", "14", SMALL.num_layers, min=3
+    )
+    margin_size: int | None = _size(
+        "StyleGAN3 margin around the image in pixels.", "10", SMALL.margin_size, min=0
+    )
+    map_depth: int | None = _size(
+        "Layers of the mapping network.", "2, 8 for stylegan2", SMALL.map_depth
+    )
 
     loss: str = setting(
         "stylegan2",
@@ -122,13 +174,17 @@ class TrainConfig:
         choices=("stylegan2", "rpgan"),
     )
     style_mixing_prob: float | None = setting(
-        None, "Style mixing probability.", min=0, max=1, unset="0.9 for stylegan2, otherwise 0"
+        None,
+        "Style mixing probability.",
+        min=0,
+        max=1,
+        unset="0.9 for stylegan2 with the standard `budget`, otherwise 0",
     )
     pl_weight: float | None = setting(
         None,
         "Path length regularization weight.",
         min=0,
-        unset="2 for stylegan2, otherwise 0",
+        unset="2 for stylegan2 with the standard `budget`, otherwise 0",
     )
     glr: float | None = setting(
         None, "Learning rate of G.", above=0, unset="0.0025, 0.002 for stylegan2"
@@ -190,6 +246,10 @@ class TrainConfig:
         check_settings(self)
         if self.cfg == "stylegan2" and (self.num_layers or self.margin_size) is not None:
             raise UserError("num_layers, margin_size: got a value, but `cfg` stylegan2 has neither")
+        if self.gamma == 0 and self.gamma_end is not None:
+            raise UserError(
+                f"gamma_end: got {self.gamma_end:g}, but `gamma` is 0; set `gamma` as well"
+            )
         if self.grid is not None and not all(1 <= n <= MAX_GRID for n in self.grid):
             size = "x".join(map(str, self.grid))
             raise UserError(f"grid: got {size}, expected 1 to {MAX_GRID} images per side")
@@ -215,16 +275,25 @@ class TrainConfig:
                 f"batch: got {self.batch}, expected a multiple of the {world_size} processes"
             )
         columns, rows = max(7680 // resolution, 7), max(4320 // resolution, 4)
+        small, stylegan2 = self.budget == "small", self.cfg == "stylegan2"
         derived: dict[str, Any] = {
-            # A starting point: published weights scale like this (REFERENCE.md §4.8).
-            "gamma": 0.0002 * resolution**2 / self.batch,
+            # A starting point: published weights scale like this (REFERENCE.md §4.8). Networks with
+            # few channels need far more (docs/TRAINING.md).
+            "gamma": SMALL_GAMMA if small else 0.0002 * resolution**2 / self.batch,
+            # StyleGAN3 uses neither (REFERENCE.md §4.8).
+            "style_mixing_prob": 0.9 if stylegan2 and not small else 0,
+            "pl_weight": 2 if stylegan2 and not small else 0,
             "batch_gpu": self.batch // world_size,
-            "glr": 0.002 if self.cfg == "stylegan2" else 0.0025,
+            "glr": 0.002 if stylegan2 else 0.0025,
             "ema_kimg": self.batch * 10 / 32,
             "grid": (min(columns, 32), min(rows, 32)),
         }
         missing = {k: v for k, v in derived.items() if getattr(self, k) is None}
         config = dataclasses.replace(self, **missing)
+        if config.gamma_end is None:
+            assert config.gamma is not None, "derived above"
+            end = config.gamma / 10 if small else config.gamma
+            config = dataclasses.replace(config, gamma_end=end or None)
         config._check_passes(self.batch // world_size)
         return config
 
@@ -289,10 +358,16 @@ def generator_kwargs(
     kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"
     radial = config.cfg == "stylegan3-r"
     factor = 2 if radial else 1  # R has 1x1 kernels; twice the channels make up for it
+    preset = preset_sizes(config)
     kwargs: dict[str, Any] = dict(
-        z_dim=512, w_dim=512, channel_base=32768 * factor, channel_max=512 * factor,
-        mapping_kwargs={"num_layers": 8 if kind == "stylegan2" else 2},
-    )  # fmt: skip
+        z_dim=preset.z_dim,
+        w_dim=preset.w_dim,
+        channel_base=preset.cbase * factor,
+        channel_max=preset.cmax * factor,
+        mapping_kwargs={"num_layers": preset.map_depth},
+    )
+    if kind == "stylegan3":
+        kwargs |= {"num_layers": preset.num_layers, "margin_size": preset.margin_size}
     if radial:
         kwargs |= {"conv_kernel": 1, "use_radial_filters": True}
     known: Any = start  # `kind` and `init_kwargs` are set by `build_network`
@@ -334,7 +409,8 @@ def discriminator_kwargs(
 ) -> dict[str, Any]:
     """Return constructor arguments of D; arguments as for `generator_kwargs`."""
     known: Any = start
-    kwargs: dict[str, Any] = {"channel_base": 32768, "channel_max": 512}
+    preset = preset_sizes(config)
+    kwargs: dict[str, Any] = {"channel_base": preset.cbase, "channel_max": preset.cmax}
     if known is not None:
         kwargs = dict(known.init_kwargs)
     kwargs |= _given(

@@ -194,7 +194,7 @@ class Run:
 
     def _open(self, config: TrainConfig) -> None:
         dataset, config = self.team.agree(lambda: self._prepare(config))
-        self.config = config
+        self.config, self.dataset = config, dataset
         description = run_folder.run_description(config, dataset.name, self.team.size)
         # Rank 0 decides, so that all processes open the same run.
         folder = self.team.broadcast_object(self._folder_to_resume(description))
@@ -260,8 +260,13 @@ class Run:
         # The stored options were changed like this at the start: compare like with like.
         if saved["from_network"]:
             config = config.begun_with_network()
+        # An option that is newer than the run had its default.
+        newer = {f.name: f.default for f in dataclasses.fields(config) if f.name not in saved}
+        resolution = max(self.dataset.image_shape[1:])
+        defaults = dataclasses.replace(config, **newer).resolved(resolution, self.team.size)
+        saved = {**plain(defaults), **saved}
         for name, value in plain(config).items():
-            if name not in MAY_CHANGE and saved.get(name) != value:
+            if name not in MAY_CHANGE and saved[name] != value:
                 raise UserError(
                     f"{name}: got {value}, but the run in {folder} was started with "
                     f"{saved.get(name)}; use the same options, or start a new run without `resume`"

@@ -34,6 +34,10 @@ class LossConfig:
 
     kind: str = setting("stylegan2", "Adversarial loss.", choices=("stylegan2", "rpgan"))
     r1_gamma: float = setting(10, "R1 (and R2) weight.", min=0)
+    r1_gamma_end: float | None = setting(
+        None, "Weight that r1_gamma approaches.", above=0, unset="r1_gamma"
+    )
+    r1_gamma_kimg: float = setting(200, "Length of the approach in kimg.", above=0)
     style_mixing_prob: float = setting(0, "Style mixing probability.", min=0, max=1)
     pl_weight: float = setting(0, "Path length regularization weight.", min=0)
     pl_batch_shrink: int = setting(2, "Batch size divisor for path length.", min=1)
@@ -47,12 +51,11 @@ class LossConfig:
 
 def loss_config(config: TrainConfig) -> LossConfig:
     """Return the loss settings of a resolved `config`."""
-    settings: dict[str, Any] = {"kind": config.loss, "r1_gamma": config.gamma}
-    if config.cfg == "stylegan2":
-        # StyleGAN3 uses neither (REFERENCE.md §4.8).
-        settings |= {"style_mixing_prob": 0.9, "pl_weight": 2}
-    given = {name: getattr(config, name) for name in ("style_mixing_prob", "pl_weight")}
-    settings |= {name: value for name, value in given.items() if value is not None}
+    settings: dict[str, Any] = {
+        "kind": config.loss, "r1_gamma": config.gamma, "r1_gamma_end": config.gamma_end,
+        "r1_gamma_kimg": config.gamma_kimg,
+    }  # fmt: skip
+    settings |= {name: getattr(config, name) for name in ("style_mixing_prob", "pl_weight")}
     if config.blur_percent is not None:
         fade = config.kimg * config.blur_percent / 100
         settings |= {"blur_init_sigma": 10, "blur_fade_kimg": fade}
@@ -100,11 +103,20 @@ class GANLoss:
         self.report = report or (lambda name, values: None)
         device = next(G.parameters()).device
         self.pl_mean = torch.zeros([], device=device)
+        self._gamma = self.config.r1_gamma
 
     def blur_sigma(self, cur_nimg: int) -> float:
         """Blur of D's inputs in pixels after `cur_nimg` images; it fades linearly to 0."""
         fade = self.config.blur_fade_kimg * 1000
         return self.config.blur_init_sigma * max(1 - cur_nimg / fade, 0) if fade > 0 else 0.0
+
+    def gamma(self, cur_nimg: int) -> float:
+        """Weight of R1 and R2 after `cur_nimg` images, between `r1_gamma` and `r1_gamma_end`."""
+        start, end = self.config.r1_gamma, self.config.r1_gamma_end
+        if not start or end in (None, start):
+            return start
+        assert end is not None  # see above
+        return start * (end / start) ** min(cur_nimg / (self.config.r1_gamma_kimg * 1000), 1)
 
     def run_G(self, z: torch.Tensor, c: torch.Tensor, update_emas: bool = False) -> Pair:
         """Return images and their `ws` `[N, num_ws, w_dim]`, with style mixing."""
@@ -155,6 +167,7 @@ class GANLoss:
         if phase not in PHASES:
             raise UserError(f"phase: got {phase!r}, expected one of {', '.join(PHASES)}")
         sigma = self.blur_sigma(cur_nimg)
+        self._gamma = self.gamma(cur_nimg)
         main = phase.endswith(("main", "both"))
         regularize = phase.endswith(("reg", "both"))
         reals, fakes = (real, real_c), (gen_z, gen_c)
@@ -264,4 +277,4 @@ class GANLoss:
         (grads,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
         penalty = grads.square().sum([1, 2, 3])
         self.report(f"Loss/{name}_penalty", penalty)
-        return penalty * (self.config.r1_gamma / 2)
+        return penalty * (self._gamma / 2)

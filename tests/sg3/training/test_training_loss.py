@@ -115,3 +115,25 @@ def test_relativistic_loss_is_the_formula(phase):
             continue
         scale = parameter.grad.abs().max()
         assert (got[name] - parameter.grad).abs().max() <= 1e-4 * scale + 1e-7, name
+
+
+def test_gamma_approaches_its_end_geometrically():
+    G, D = load("sg3t-32", "stylegan3"), load("disc-32", "discriminator")
+    loss = GANLoss(G, D, LossConfig(r1_gamma=16, r1_gamma_end=1, r1_gamma_kimg=8))
+    gammas = [loss.gamma(kimg * 1000) for kimg in (0, 2, 4, 8, 100)]
+    assert gammas == pytest.approx([16, 8, 4, 1, 1])
+    assert GANLoss(G, D, LossConfig(r1_gamma=16)).gamma(10**6) == 16
+    assert GANLoss(G, D, LossConfig(r1_gamma=0, r1_gamma_end=1)).gamma(10**6) == 0
+
+
+def test_the_penalty_has_the_gamma_of_the_moment():
+    G, D = load("sg3t-32", "stylegan3").eval(), load("disc-32", "discriminator")
+    D.requires_grad_(True)
+    real, c = torch.rand([4, 3, 32, 32]) * 2 - 1, torch.zeros([4, 0])
+    norms = []
+    for cur_nimg in (0, 8000):
+        D.zero_grad()
+        loss = GANLoss(G, D, LossConfig(r1_gamma=16, r1_gamma_end=1, r1_gamma_kimg=8))
+        loss.accumulate_gradients("Dreg", real, c, torch.randn([4, G.z_dim]), c, 1.0, cur_nimg)
+        norms.append(D.b32.conv0.weight.grad.norm())
+    assert norms[0] / norms[1] == pytest.approx(16, rel=1e-4)

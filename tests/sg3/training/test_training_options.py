@@ -107,3 +107,32 @@ def test_defaults_of_stylegan2(data, tmp_path):
 @pytest.mark.parametrize("words", ["--mirror --gamma 2", "--gamma 2 --mirror", "--mirror yes"])
 def test_a_switch_needs_no_value(data, tmp_path, words):
     assert dry_run(data, tmp_path, f"--cfg stylegan3-t --batch 4 {words}")["options"]["mirror"]
+
+
+@pytest.mark.parametrize("cfg", ["stylegan2", "stylegan3-t", "stylegan3-r"])
+def test_defaults_of_the_small_budget(data, tmp_path, cfg):
+    record = dry_run(data, tmp_path, f"--cfg={cfg} --budget=small --batch=8")
+    G, D, loss = record["G"], record["D"], record["loss"]
+    factor = 2 if cfg == "stylegan3-r" else 1
+    assert (G["channel_base"], G["channel_max"]) == (512 * factor, 64 * factor)
+    assert (D["channel_base"], D["channel_max"]) == (512, 64)
+    assert G["z_dim"] == G["w_dim"] == 64 and G["mapping_kwargs"]["num_layers"] == 2
+    assert (loss["r1_gamma"], loss["r1_gamma_end"]) == (10, 1)
+    assert loss["style_mixing_prob"] == loss["pl_weight"] == 0
+    if cfg != "stylegan2":
+        assert (G["num_layers"], G["margin_size"]) == (8, 4)
+
+
+def test_what_is_given_counts_more_than_the_budget(data, tmp_path):
+    words = (
+        "--cfg=stylegan2 --budget=small --batch=8 --gamma=3 --cbase=256 --dcmax=16 --pl-weight=1"
+    )
+    record = dry_run(data, tmp_path, words)
+    assert record["G"]["channel_base"] == record["D"]["channel_base"] == 256
+    assert record["D"]["channel_max"] == 16 and record["loss"]["pl_weight"] == 1
+    assert (record["loss"]["r1_gamma"], record["loss"]["r1_gamma_end"]) == (3, pytest.approx(0.3))
+
+
+def test_without_regularization_there_is_no_gamma_to_approach(data, tmp_path):
+    record = dry_run(data, tmp_path, "--cfg=stylegan2 --budget=small --batch=8 --gamma=0")
+    assert record["loss"]["r1_gamma"] == 0 and record["loss"]["r1_gamma_end"] is None

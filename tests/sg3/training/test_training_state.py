@@ -74,6 +74,7 @@ CASES = {
     "workers": dict(workers=2, cache="none", **SG3),
     "accumulation": dict(batch_gpu=2, **SG3),
     "rpgan": dict(loss="rpgan", **SG3),
+    "gamma_end": dict(gamma_end=0.01, gamma_kimg=0.02, **SG3),
     "mirrored": dict(mirror=True, max_images=7, freezed=1, **SG3),
 }
 
@@ -298,3 +299,17 @@ def test_a_closed_pipe_saves_the_state(data, tmp_path):
     assert process.wait(timeout=60) == 0 and errors == ""
     (folder,) = tmp_path.iterdir()
     assert newest_state(folder)[0]["counters"]["cur_nimg"] >= 8
+
+
+def test_a_run_from_before_an_option_can_be_resumed(data, tmp_path):
+    """A state without `pl_weight` and `gamma_end` belongs to a run with their defaults."""
+    options = dict(cfg="stylegan2")
+    folder = run(data, tmp_path, 8, **options)
+    path = state_paths(folder)[-1]
+    state = read_state(path)
+    for name in ("pl_weight", "style_mixing_prob", "gamma_end", "budget"):
+        del state["config"][name]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="pl_weight: got 1"):
+        run(data, tmp_path, 16, resume="latest", pl_weight=1.0, **options)
+    assert run(data, tmp_path, 16, resume="latest", **options) == folder
