@@ -20,7 +20,8 @@ import sg3
 from recipes.classifier import Classifier
 from sg3.analysis import charts
 from sg3.data import ImageDataset
-from sg3.metrics import frechet_distance, precision_recall
+from sg3.metrics import frechet_distance
+from sg3.metrics.precision_recall import precision_recall
 from sg3.metrics.sampling import generated_images
 from sg3.training.progress_page import read_jsonl
 

@@ -42,7 +42,7 @@ class Sizes:
 
 #: For images of up to 64 pixels (docs/TRAINING.md).
 SMALL = Sizes(
-    cbase=512, cmax=64, z_dim=64, w_dim=64, map_depth=2, num_layers=8, margin_size=4
+    cbase=512, cmax=64, z_dim=64, w_dim=64, map_depth=2, num_layers=6, margin_size=3
 )  # fmt: skip
 
 

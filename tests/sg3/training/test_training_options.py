@@ -120,7 +120,7 @@ def test_defaults_of_the_small_budget(data, tmp_path, cfg):
     assert (loss["r1_gamma"], loss["r1_gamma_end"]) == (10, 1)
     assert loss["style_mixing_prob"] == loss["pl_weight"] == 0
     if cfg != "stylegan2":
-        assert (G["num_layers"], G["margin_size"]) == (8, 4)
+        assert (G["num_layers"], G["margin_size"]) == (6, 3)
 
 
 def test_what_is_given_counts_more_than_the_budget(data, tmp_path):
