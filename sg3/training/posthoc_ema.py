@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ import torch
 
 from sg3.checkpoints.networks import Networks, assemble
 from sg3.checkpoints.safetensors_io import as_stored, json_object
+from sg3.data import open_dataset
 from sg3.errors import UserError
 from sg3.files import read_metadata, read_tensors, write_tensors
+from sg3.metrics import check_names, evaluate
+from sg3.metrics.registry import higher_is_better
 from sg3.training.power_ema import Profile, gamma_of, solve_weights
 from sg3.training.trainer import Trainer
 
@@ -91,8 +94,8 @@ def stored_averages(run: str | os.PathLike) -> list[StoredAverages]:
     paths = sorted(Path(run).glob("ema-*.safetensors"))
     if not paths:
         raise UserError(
-            f"run: got {os.fspath(run)!r}, expected the folder of a run with ema-KIMG.safetensors "
-            "files, which training with `posthoc_ema` writes"
+            f"run: got {os.fspath(run)!r}, expected the folder of a run trained with posthoc_ema, "
+            "which has files ema-KIMG.safetensors"
         )
     found = sorted((StoredAverages.open(path) for path in paths), key=lambda file: file.nimg)
     for file in found:
@@ -145,6 +148,72 @@ def rebuild_ema(
         "profile_error": error,
     }
     return Networks(G_ema=G, meta=meta)
+
+
+@dataclass(frozen=True)
+class SweepStep:
+    """A length that was evaluated.
+
+    Attributes:
+        networks: result of `rebuild_ema`.
+        record: result of `evaluate`, with `sigma_rel` and `at_kimg`.
+    """
+
+    networks: Networks
+    record: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the metric's first value."""
+        return next(iter(self.record["results"]))
+
+    @property
+    def value(self) -> float:
+        """The metric's first value."""
+        return self.record["results"][self.name]
+
+
+def sweep_lengths(
+    run: str | os.PathLike,
+    lengths: Sequence[float],
+    metric: str,
+    data: dict[str, Any] | None,
+    at_kimg: float | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[SweepStep]:
+    """Evaluate a metric for several EMA lengths, yielding each.
+
+    Args:
+        run: folder of the run.
+        lengths: as for `rebuild_ema`.
+        metric: name of a metric (`sg3.metrics.registry`).
+        data: real images, as keyword arguments of `open_dataset`; None if the metric needs none.
+        at_kimg: as for `rebuild_ema`.
+        seed: random seed of the metric.
+        device: where to evaluate.
+
+    Raises ValueError like `rebuild_ema` and `evaluate`; for wrong lengths or names at once.
+    """
+    check_names([metric])
+    if not lengths:
+        raise UserError("lengths: got none, expected EMA lengths like 0.05,0.1")
+    for length in lengths:
+        gamma_of(length)
+    files = stored_averages(run)
+    dataset = None
+    for length in lengths:
+        networks = rebuild_ema(files, length, at_kimg).to(device)
+        if dataset is None and data is not None:
+            dataset = open_dataset(**data, use_labels=networks.G_ema.c_dim > 0)
+        result = evaluate(metric, networks.G_ema, dataset, seed=seed)
+        yield SweepStep(networks, {**result, "sigma_rel": length, "at_kimg": networks.meta["kimg"]})
+
+
+def best_step(steps: Sequence[SweepStep]) -> SweepStep:
+    """Return the step with the best value (`metrics.registry.HIGHER_IS_BETTER`)."""
+    choose = max if higher_is_better(steps[0].record["metric"]) else min
+    return choose(steps, key=lambda step: step.value)
 
 
 def _combine(

@@ -74,6 +74,7 @@ CASES = {
     "workers": dict(workers=2, cache="none", **SG3),
     "accumulation": dict(batch_gpu=2, **SG3),
     "rpgan": dict(loss="rpgan", **SG3),
+    "posthoc-ema": dict(posthoc_ema=(0.05, 0.1), **SG3),
     "mirrored": dict(mirror=True, max_images=7, freezed=1, **SG3),
 }
 
