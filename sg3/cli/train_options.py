@@ -100,7 +100,7 @@ LEARNING = [
 ]  # fmt: skip
 POSTHOC_EMA = of(
     "posthoc_ema", type=LENGTHS, default="none", is_flag=False, flag_value=DEFAULT_LENGTHS,
-    metavar="[=LENGTHS]", unset="off",
+    metavar="[=LENGTHS]",
 )  # fmt: skip
 RUNNING = [
     of("batch_gpu", type=BATCH_GPU),

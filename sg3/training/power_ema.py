@@ -106,7 +106,7 @@ class PowerEMA:
     @torch.no_grad()
     def update(self, network: nn.Module, nimg: int, batch: int) -> None:
         """Add the parameters after a step of `batch` images that ended at `nimg` images."""
-        new = list(network.parameters())
+        new: list[torch.Tensor] = list(network.parameters())
         for gamma, average in zip(self._gammas, self.averages, strict=True):
             torch._foreach_lerp_(list(average.values()), new, 1 - beta_of(gamma, nimg, batch))
 

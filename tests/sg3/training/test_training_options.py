@@ -107,3 +107,18 @@ def test_defaults_of_stylegan2(data, tmp_path):
 @pytest.mark.parametrize("words", ["--mirror --gamma 2", "--gamma 2 --mirror", "--mirror yes"])
 def test_a_switch_needs_no_value(data, tmp_path, words):
     assert dry_run(data, tmp_path, f"--cfg stylegan3-t --batch 4 {words}")["options"]["mirror"]
+
+
+@pytest.mark.parametrize(
+    "options, lengths",
+    [
+        ("", []),
+        ("--posthoc-ema=none", []),
+        ("--posthoc-ema", [0.05, 0.1]),
+        ("--posthoc-ema=0.03,0.2", [0.03, 0.2]),
+    ],
+)
+def test_lengths_of_posthoc_ema(data, tmp_path, options, lengths):
+    words = "--cfg=stylegan2 --batch=4 --cbase=64 --cmax=8 --device=cpu "
+    record = dry_run(data, tmp_path, words + options)
+    assert record["options"]["posthoc_ema"] == lengths
