@@ -1,7 +1,8 @@
 """Post-hoc EMA: averages of G stored with the snapshots of a run, and a network of any EMA length.
 
-A file `ema-KIMG.safetensors` has the averages as `averages.INDEX.NAME` in half precision, G's
-buffers as `buffers.NAME`, and as metadata the lengths, the number of images and G's arguments.
+A file `ema-KIMG.safetensors` has the first average as `average.NAME`, the differences of the others
+from it as `difference.INDEX.NAME` in half precision, G's buffers as `buffers.NAME`, and as metadata
+the lengths, the number of images and G's arguments.
 REFERENCE.md §4.13; `sg3.training.power_ema` has the mathematics.
 """
 
@@ -35,11 +36,15 @@ MAX_ERROR = 0.05
 def write_averages(path: Path, trainer: Trainer) -> None:
     """Write the power-function averages of a trainer and G's buffers, atomically."""
     G, ema = trainer.G, trainer.power_ema
+    first, *others = ema.averages
     tensors = {f"buffers.{name}": buffer for name, buffer in G.named_buffers()}
-    for index, average in enumerate(ema.averages):
+    tensors |= {f"average.{name}": tensor for name, tensor in first.items()}
+    for index, average in enumerate(others, 1):
         for name, tensor in average.items():
-            # Rounding by 2⁻¹² costs 0.02 %; at lengths below 0.03 up to 0.4 % (docs/LOG.md).
-            tensors[f"averages.{index}.{name}"] = as_stored(name, tensor, fp16=True)
+            # Solutions subtract averages that are almost equal: half precision is enough for their
+            # differences, but not for the averages (docs/LOG.md).
+            difference = as_stored(name, tensor - first[name], fp16=True)
+            tensors[f"difference.{index}.{name}"] = difference
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -227,9 +232,12 @@ def _combine(
         tensors, _ = read_tensors(file.path, "averages")
         if number == newest:
             buffers = _part(tensors, "buffers.")
-        for index in range(len(file.lengths)):
-            weight = next(todo)
-            for name, tensor in _part(tensors, f"averages.{index}.").items():
+        of_file = [next(todo) for _ in file.lengths]
+        terms = [(sum(of_file), _part(tensors, "average."))]
+        for index, weight in enumerate(of_file[1:], 1):
+            terms.append((weight, _part(tensors, f"difference.{index}.")))
+        for weight, part in terms:
+            for name, tensor in part.items():
                 term = tensor.to(torch.float64).mul_(weight)
                 sums[name] = sums[name].add_(term) if name in sums else term
     return {name: tensor.to(torch.float32) for name, tensor in sums.items()} | buffers
