@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sg3.errors import UserError
 
@@ -47,6 +48,20 @@ def _umask() -> int:
     return mask
 
 
+def link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Give the file `source` the second name `target`, atomically, replacing what is there.
+
+    A hard link takes no space; where the file system has none, the file is copied. Our files are
+    never changed in place, only replaced, so that `target` keeps its content.
+    """
+    with atomic_path(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
@@ -81,12 +96,27 @@ def read_tensors(
     Raises ValueError for a missing or damaged file; `kind` names it in the message, and `expected`
     says what to give instead.
     """
+    with _open_tensors(path, kind, expected) as file:
+        tensors = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        return tensors, file.metadata() or {}
+
+
+def read_metadata(
+    path: str | os.PathLike, kind: str = "file", expected: str = ""
+) -> dict[str, str]:
+    """Read only the metadata of a safetensors file; arguments and errors as `read_tensors`."""
+    with _open_tensors(path, kind, expected) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _open_tensors(path: str | os.PathLike, kind: str, expected: str) -> Iterator[Any]:
+    """Open a safetensors file; failures become UserErrors."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            tensors = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
+            yield file
     except FileNotFoundError:
         raise UserError(f"{kind} {path}: no such file") from None
     except OSError as error:

@@ -13,10 +13,9 @@ from sg3.checkpoints.networks import Networks
 from sg3.checkpoints.official_pickle import load_official_pickle
 from sg3.checkpoints.registry import REGISTRY, Entry, find_entry
 from sg3.checkpoints.safetensors_io import load_safetensors
+from sg3.checkpoints.snapshot_names import last_snapshot
 from sg3.errors import UserError
 from sg3.files import sha256_of
-
-SNAPSHOT = re.compile(r"network-(?:snapshot-)?(\d+)\.(safetensors|pkl)")
 
 
 def load(source: str | os.PathLike, device: str | torch.device = "cpu") -> Networks:
@@ -84,18 +83,6 @@ def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
             raise UserError(f"network {entry.name!r}: bundled file {entry.bundled} is missing")
         return entry.bundled, entry
     return fetch(entry.source, entry.sha256, entry.size_bytes), entry
-
-
-def last_snapshot(folder: Path) -> Path:
-    """Return the last `network-KIMG.safetensors` or `network-snapshot-KIMG.pkl` of a run."""
-    found = [(int(m[1]), m[2] == "safetensors", p) for p in folder.iterdir() if (m := _named(p))]
-    if not found:
-        raise UserError(f"{folder}: a folder without network-KIMG.safetensors snapshots")
-    return max(found)[2]
-
-
-def _named(path: Path) -> re.Match | None:
-    return SNAPSHOT.fullmatch(path.name)
 
 
 def sniff(path: Path) -> str:

@@ -63,7 +63,7 @@ def save(networks: Networks, path: str | os.PathLike, fp16: bool = False) -> Non
             raise ValueError(f"{part}: lacks kind and init_kwargs; construct it with build_network")
         described[part] = {"kind": network.kind, "kwargs": network.init_kwargs}
         for name, tensor in network.state_dict().items():
-            tensors[f"{part}.{name}"] = _stored(name, tensor, fp16)
+            tensors[f"{part}.{name}"] = as_stored(name, tensor, fp16)
     try:
         metadata = {
             "format": FORMAT,
@@ -78,7 +78,8 @@ def save(networks: Networks, path: str | os.PathLike, fp16: bool = False) -> Non
     write_tensors(path, tensors, metadata)
 
 
-def _stored(name: str, tensor: torch.Tensor, fp16: bool) -> torch.Tensor:
+def as_stored(name: str, tensor: torch.Tensor, fp16: bool) -> torch.Tensor:
+    """Return a tensor as files store it: with `fp16` in half precision where it loses little."""
     fits = fp16 and tensor.is_floating_point() and name.split(".")[-1] not in KEEP_FP32
     if fits and tensor.numel() > 0 and tensor.abs().max() <= FP16_MAX:
         return tensor.to(torch.float16)

@@ -58,12 +58,17 @@ force_option = option(
 )
 
 
-def out_option(suffix: str) -> Callable[[F], F]:
-    """Return the option `--out` for files with this suffix, in a folder that can be written to."""
+def out_option(suffix: str, unset: str | None = None) -> Callable[[F], F]:
+    """Return the option `--out` for files with this suffix, in a folder that can be written to.
 
-    def check(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    It is required, unless `unset` says where the file goes without it.
+    """
+
+    def check(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
         from sg3.files import check_folder
 
+        if value is None:
+            return None
         if not value.endswith(suffix):
             raise UserError(f"{value}: expected a name ending in {suffix}")
         check_folder(Path(value).parent)
@@ -74,7 +79,8 @@ def out_option(suffix: str) -> Callable[[F], F]:
         "--output",
         "out",
         type=click.Path(dir_okay=False),
-        required=True,
+        required=unset is None,
+        unset=unset,
         callback=check,
         metavar=f"FILE{suffix}",
         help="File to write.",

@@ -33,6 +33,7 @@ COMMANDS = {
     ),
     "adapt": ("nada.commands.adapt:adapt", "Adapt a network to another domain by text or images."),
     "train": ("sg3.cli.train:train", "Train a network on a folder or zip of images."),
+    "ema": ("sg3.cli.ema:ema", "Make a network with another EMA length after training."),
     "plan": ("sg3.cli.plan:plan", "Estimate memory, time and files of a training run."),
     "dataset": ("sg3.cli.dataset:dataset", "Prepare a dataset from images."),
     "metrics": ("sg3.cli.metrics:metrics", "Compute FID, KID, precision and recall, equivariance."),

@@ -30,13 +30,25 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     return () if text.lower() == "none" else tuple(name.strip() for name in text.split(","))
 
 
+def parse_lengths(text: str) -> tuple[float, ...]:
+    """Parse `"0.05,0.1"`; `"none"` into ()."""
+    if text.lower() == "none":
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"got {text!r}, expected lengths like 0.05,0.1") from None
+
+
 BATCH_GPU = ParsedType("N|auto", parse_batch_gpu)
 METRICS = ParsedType("NAMES|none", parse_metrics)
+LENGTHS = ParsedType("LENGTHS|none", parse_lengths)
 #: For switches that may have a value, as in official commands: `--mirror=1`.
 SWITCH: dict[str, Any] = {
     "type": bool, "is_flag": False, "flag_value": True, "metavar": "[=0|1]",
 }  # fmt: skip
 COUNT = click.IntRange(min=1)
+DEFAULT_LENGTHS = "0.05,0.1"  # of --posthoc-ema without a value: those of the paper
 
 
 def switch(name: str) -> Callable:
@@ -87,6 +99,10 @@ LEARNING = [
         "glr_warmup_kimg", "d_reg_interval", "blur_percent", "ema_kimg", "kimg", "seed",
     )
 ]  # fmt: skip
+POSTHOC_EMA = of(
+    "posthoc_ema", type=LENGTHS, default="none", is_flag=False, flag_value=DEFAULT_LENGTHS,
+    metavar="[=LENGTHS]",
+)  # fmt: skip
 RUNNING = [
     of("batch_gpu", type=BATCH_GPU),
     of("precision"),
@@ -101,6 +117,7 @@ RUNNING = [
 OUTPUT = [
     of("desc"),
     of("metrics", type=METRICS, default="none"),
+    of("metric_every"),
     of("tick"),
     of("snap"),
     of("keep_states"),
@@ -122,4 +139,6 @@ def add_options(options: list[Callable]) -> Callable[[Callable], Callable]:
     return decorate
 
 
-train_options = add_options([*REQUIRED, *FEATURES, *SIZES, *LEARNING, *RUNNING, *OUTPUT])
+train_options = add_options(
+    [*REQUIRED, *FEATURES, *SIZES, *LEARNING, POSTHOC_EMA, *RUNNING, *OUTPUT]
+)

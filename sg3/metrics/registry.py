@@ -27,6 +27,11 @@ DISTANCES = {
 }  # fmt: skip
 #: Kinds are renamed when computed with features other than the official ones.
 RENAMED = {"fid": "fd", "kid": "kd", "pr": "pr", "cmmd": "mmd"}
+#: Whether a higher value is better, by the kind that a name starts with.
+HIGHER_IS_BETTER = {
+    "fid": False, "fd": False, "kid": False, "kd": False, "cmmd": False, "mmd": False,
+    "ppl": False, "pr": True, "is": True, "eqt": True, "eqr": True,
+}  # fmt: skip
 PATHS = "vgg16"  # official perceptual distance of path lengths
 SHORT = {"fd_dinov2": "fd50k_full_dinov2", "cmmd": "cmmd50k_full", "ppl2_wend": "ppl50k_wend"}
 EXAMPLES = (
@@ -139,6 +144,12 @@ def parse_name(name: str, features: str | None = None) -> Metric:
             f"metrics: got {name!r}, expected at least {minimum} images and neighbour 1"
         )
     return metric
+
+
+def higher_is_better(name: str) -> bool | None:
+    """Return whether a higher value of the metric `name` is better; None for unknown kinds."""
+    kind = re.match(r"[a-z]*", name)
+    return HIGHER_IS_BETTER.get(kind[0] if kind else "")
 
 
 def _for_file_name(features: str) -> str:

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from sg3.training.config import TrainConfig
     from sg3.training.loop import TrainStep, describe, train
     from sg3.training.loss import GANLoss, LossConfig
+    from sg3.training.posthoc_ema import rebuild_ema
 
-__all__ = ["GANLoss", "LossConfig", "TrainConfig", "TrainStep", "describe", "train"]
+__all__ = [
+    "GANLoss", "LossConfig", "TrainConfig", "TrainStep", "describe", "rebuild_ema", "train",
+]  # fmt: skip
 
 _MODULES = {
     "GANLoss": "loss",
@@ -21,6 +24,7 @@ _MODULES = {
     "TrainConfig": "config",
     "TrainStep": "loop",
     "describe": "loop",
+    "rebuild_ema": "posthoc_ema",
     "train": "loop",
 }
 

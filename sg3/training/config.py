@@ -25,6 +25,7 @@ BUDGETS = ("standard", "small")
 MAX_GRID = 100  # images per side
 MAX_DESC_LENGTH = 100
 SMALL_GAMMA = 10
+MAX_EMA_LENGTH = 12**-0.5  # of a power function: that of the plain mean over a run
 
 
 @dataclass(frozen=True)
@@ -211,13 +212,22 @@ class TrainConfig:
         min=0,
     )
 
+    posthoc_ema: tuple[float, ...] = setting(
+        (),
+        "Store power-function averages of G of these lengths (sigma_rel) with every snapshot, from "
+        "which `sg3 ema` makes one of any length after training. The option alone: 0.05,0.1.",
+    )
+
     kimg: float = setting(25000, "Length of the run in kimg.", above=0)
     tick: float = setting(4, "kimg between progress reports (ticks).", above=0)
     snap: int = setting(50, "Ticks between snapshots: network, image grid, metrics.", min=1)
     metrics: tuple[str, ...] = setting(
         (),
         "Metrics to evaluate at every snapshot, such as fid50k_full (downloads Inception) or "
-        "fd2k_full_mini (bundled encoder).",
+        "fd2k_full_mini (bundled encoder). The best snapshot by the first one is kept.",
+    )
+    metric_every: int = setting(
+        1, "Snapshots between evaluations of the metrics; the last is always evaluated.", min=1
     )
     keep_states: int = setting(2, "Number of training states to keep.", min=1)
     state_minutes: float = setting(
@@ -259,6 +269,16 @@ class TrainConfig:
             raise UserError(
                 f"desc: got {self.desc[: MAX_DESC_LENGTH + 10]!r}, expected a folder name suffix: "
                 f"at most {MAX_DESC_LENGTH} characters, no slashes"
+            )
+        self._check_ema_lengths()
+
+    def _check_ema_lengths(self) -> None:
+        lengths = self.posthoc_ema
+        distinct = len(lengths) in (0, len(set(lengths))) and len(lengths) != 1
+        if not distinct or not all(0 < length < MAX_EMA_LENGTH for length in lengths):
+            raise UserError(
+                f"posthoc_ema: got {','.join(map(str, lengths))}, expected at least two different "
+                f"lengths above 0 and below {MAX_EMA_LENGTH:.4f}, like 0.05,0.1"
             )
 
     def resolved(self, resolution: int, world_size: int = 1) -> TrainConfig:

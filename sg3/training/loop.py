@@ -30,7 +30,8 @@ from sg3.training.trainer import Trainer, prepare_device
 #: Options about place, length and speed, which may change when a run is resumed.
 MAY_CHANGE = (
     "outdir", "data", "kimg", "tick", "snap", "resume", "device", "threads", "cache", "workers",
-    "batch_gpu", "keep_states", "state_minutes", "metrics", "compile", "nobench", "desc",
+    "batch_gpu", "keep_states", "state_minutes", "metrics", "metric_every", "compile",
+    "nobench", "desc",
 )  # fmt: skip
 MAX_SKIPPED_LINES = 20
 
@@ -112,7 +113,8 @@ def _steps(run: Run, stop: Callable[[], bool] | None) -> Iterator[TrainStep]:
             yield run.report()
             continue
         snapshot_due = run.done or trainer.tick % config.snap == 0
-        tick = writer.end_tick(snapshot_due)
+        metrics_due = run.done or trainer.tick % (config.snap * config.metric_every) == 0
+        tick = writer.end_tick(snapshot_due, metrics_due)
         run.notes += [*tick.metrics, *(f"advice: {text}" for text in tick.advice)]
         for line in run.new_skipped_images():
             run.note(line)

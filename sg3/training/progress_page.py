@@ -7,7 +7,6 @@ import functools
 import io
 import json
 import math
-import re
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any
 
 from PIL import Image
 
+from sg3.checkpoints.snapshot_names import kimg_in_name
 from sg3.files import write_text
+from sg3.metrics.registry import higher_is_better
 from sg3.training.run_folder import OPTIONS, format_seconds, read_jsonl
 
 PAGE = "progress.html"
@@ -26,7 +27,6 @@ MAX_FAKES = 12
 LARGE, SMALL = (1024, 1024, 240_000), (640, 640, 60_000)
 LOG_LINES = 40
 PACE_TICKS = 10  # their median speed gives the remaining time
-LOWER_IS_BETTER = ("fid", "kid", "ppl")
 
 #: Title → (name in the legend, field of a tick's record).
 CHARTS: dict[str, list[tuple[str, str]]] = {
@@ -122,7 +122,7 @@ def _metric_charts(folder: Path) -> Iterable[dict[str, Any]]:
         for record in read_jsonl(path):
             # `snapshot_pkl` is the key of the official trainer.
             snapshot = record.get("snapshot") or record.get("snapshot_pkl")
-            kimg = _number(record.get("kimg", _kimg_of(str(snapshot or ""))))
+            kimg = _number(record.get("kimg", kimg_in_name(str(snapshot or ""))))
             results = record.get("results")
             for name, value in (results if isinstance(results, dict) else {}).items():
                 number = _number(value)
@@ -138,15 +138,12 @@ def _metric_charts(folder: Path) -> Iterable[dict[str, Any]]:
 
 
 def _best(title: str, series: dict[str, Any]) -> str:
-    if not title.startswith(LOWER_IS_BETTER):
+    higher = higher_is_better(title)
+    if higher is None:
         return ""
-    best = min(series["y"])
-    return f"lowest {best:.4g} at {series['x'][series['y'].index(best)]:g} kimg"
-
-
-def _kimg_of(name: str) -> float | None:
-    found = re.search(r"(\d+)\.\w+$", name)
-    return float(found[1]) if found else None
+    best = (max if higher else min)(series["y"])
+    word = "highest" if higher else "lowest"
+    return f"{word} {best:.4g} at {series['x'][series['y'].index(best)]:g} kimg"
 
 
 @functools.lru_cache(maxsize=64)
@@ -192,7 +189,7 @@ def collect_fakes(folder: Path) -> list[dict[str, Any]]:
 
 
 def _named(image: dict[str, Any]) -> dict[str, Any]:
-    kimg = _kimg_of(image["file"])
+    kimg = kimg_in_name(image["file"])
     return {"name": "untrained" if kimg is None else f"{kimg:g} kimg", **image}
 
 

@@ -3,7 +3,9 @@
     config.json                    options and network arguments
     log.txt, stats.jsonl           one line per tick, and advice; all statistics
     reals.png, fakes*.png          image grids
-    network-KIMG.safetensors       snapshots
+    network-KIMG.safetensors       snapshots (names: `sg3.checkpoints.snapshot_names`)
+    best-METRIC.safetensors        the best of them by the first metric
+    ema-KIMG.safetensors           averages for post-hoc EMA
     training-state-IMAGES.pt       training states
     metric-NAME.jsonl              metrics of the snapshots
     events.out.tfevents.*          TensorBoard, if it is installed

@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from sg3.checkpoints.networks import Networks
-from sg3.checkpoints.safetensors_io import save
+from sg3.checkpoints.snapshot_names import snapshot_number
 from sg3.data.base import TrainingImages
 from sg3.files import write_text
 from sg3.media.images import image_grid, save_png
 from sg3.metrics import evaluate, write_result
 from sg3.training.advice import TrainingDoctor, grid_diversity
 from sg3.training.config import TrainConfig
+from sg3.training.posthoc_ema import write_averages
 from sg3.training.run_folder import OPTIONS, append_jsonl, format_seconds
+from sg3.training.snapshots import BestSnapshots, snapshot_networks
 from sg3.training.state import writing
 from sg3.training.trainer import Trainer
 
@@ -135,26 +136,6 @@ def render(G: torch.nn.Module, z: torch.Tensor, c: torch.Tensor, batch: int) -> 
     return np.concatenate(images)
 
 
-def snapshot_networks(path: Path, trainer: Trainer, config: TrainConfig) -> None:
-    """Write G, D, G_ema and the augmentation as a network file with its provenance."""
-    meta = {
-        "command": "sg3 train",
-        "loss": type(trainer.loss).__name__,
-        "cfg": config.cfg,
-        "data": Path(config.data).name,
-        "started_from": config.start_network if config.from_network else None,
-        "kimg": trainer.cur_nimg / 1000,
-        "batch": config.batch,
-        "gamma": config.gamma,
-        "seed": config.seed,
-        "torch": torch.__version__,
-    }
-    networks = Networks(
-        G_ema=trainer.G_ema, G=trainer.G, D=trainer.D, augment_pipe=trainer.augment_pipe, meta=meta
-    )
-    save(networks, path)
-
-
 @dataclass(frozen=True)
 class Tick:
     """Results of a tick.
@@ -200,6 +181,8 @@ class RunWriter:
         self._maintenance = 0.0
         self._state_written = time.time()
         self._doctor = TrainingDoctor()
+        self._best = BestSnapshots()
+        self._snapshot_nimg: int | None = None  # images shown at the last snapshot
         self._events: Any = None
 
     def write_start(self) -> None:
@@ -235,8 +218,8 @@ class RunWriter:
             with suppress(OSError), open(self.folder / "log.txt", "a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
-    def end_tick(self, with_snapshot: bool) -> Tick:
-        """Write statistics, and with `with_snapshot` also images, networks and metrics."""
+    def end_tick(self, with_snapshot: bool, with_metrics: bool) -> Tick:
+        """Write statistics, with `with_snapshot` images and networks, and then their metrics."""
         t, started = self.trainer, time.time()
         progress = self._progress()
         stats = t.stats.pop(t.team.sum_)
@@ -244,7 +227,7 @@ class RunWriter:
         line, advice, snapshot = t.team.agree(
             partial(self._write_tick, progress, stats, with_snapshot)
         )
-        metrics = self._measure(snapshot) if with_snapshot else []
+        metrics = self._measure(snapshot) if with_snapshot and with_metrics else []
         self._maintenance = time.time() - started
         return Tick(line, stats, advice, snapshot, metrics)
 
@@ -253,9 +236,12 @@ class RunWriter:
     ) -> tuple[str, list[str], Path | None]:
         """Write what rank 0 writes; return line, advice and network file."""
         snapshot = None
-        if with_snapshot and self.is_main:
-            with writing(self.folder):
-                snapshot, progress["grid_diversity"] = self._save_snapshot()
+        if with_snapshot:
+            number = snapshot_number(self.trainer.cur_nimg, self._snapshot_nimg)
+            self._snapshot_nimg = self.trainer.cur_nimg
+            if self.is_main:
+                with writing(self.folder):
+                    snapshot, progress["grid_diversity"] = self._save_snapshot(number)
         line = progress_line(progress, stats)
         from_network, diversity = self.config.from_network, progress.get("grid_diversity")
         trained = from_network or self.trainer.tick > 0
@@ -289,11 +275,12 @@ class RunWriter:
             progress["augment_p"] = float(t.augment_pipe.get_buffer("p"))
         return progress
 
-    def _save_snapshot(self) -> tuple[Path, float]:
-        t, number = self.trainer, f"{self.trainer.cur_nimg // 1000:06d}"
+    def _save_snapshot(self, number: str) -> tuple[Path, float]:
         diversity = self._save_fakes(f"fakes{number}.png")
         path = self.folder / f"network-{number}.safetensors"
-        snapshot_networks(path, t, self.config)
+        snapshot_networks(path, self.trainer, self.config)
+        if self.config.posthoc_ema:
+            write_averages(self.folder / f"ema-{number}.safetensors", self.trainer)
         return path, diversity
 
     def _measure(self, snapshot: Path | None) -> list[str]:
@@ -308,16 +295,22 @@ class RunWriter:
                 lines.append(f"{name} could not be measured: {error}")
                 continue
             result = {**result, "kimg": t.cur_nimg / 1000}
-            t.team.agree(partial(self._write_metric, result, snapshot))
             lines += [f"{key} {value:.4g}" for key, value in result["results"].items()]
+            is_first = name == self.config.metrics[0]
+            lines += t.team.agree(partial(self._write_metric, result, snapshot, is_first))
         for line in lines:
             self.log(line)
         return lines
 
-    def _write_metric(self, result: dict[str, Any], snapshot: Path | None) -> None:
-        if snapshot is not None:  # rank 0
-            with writing(self.folder):
+    def _write_metric(
+        self, result: dict[str, Any], snapshot: Path | None, may_be_best: bool
+    ) -> list[str]:
+        """Write a result, on rank 0 (with `snapshot`); return a line if it is the best so far."""
+        with writing(self.folder):
+            if snapshot is not None:
                 write_result(result, self.folder, snapshot.name)
+            line = self._best.add(result, result["kimg"], snapshot) if may_be_best else None
+        return [line] if line else []
 
     def state_is_old(self) -> bool:
         """Whether the newest state was written more than `state_minutes` ago."""
@@ -329,12 +322,19 @@ class RunWriter:
 
     def state(self) -> dict[str, Any]:
         """Return plain values for the training state."""
-        return {"doctor": self._doctor.state()}
+        return {
+            "doctor": self._doctor.state(),
+            "best": self._best.state(),
+            "snapshot_nimg": self._snapshot_nimg,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from the result of `state`: clean up and rewrite what may have changed."""
         self._seconds_at_tick = self.trainer.seconds
         self._doctor.load_state(state.get("doctor", {}))
+        self._best.load_state(state.get("best", {}))
+        # Earlier versions did not store it, but a state with nearly every snapshot.
+        self._snapshot_nimg = state.get("snapshot_nimg", self.trainer.cur_nimg)
         if self.is_main:
             for unfinished in self.folder.glob(".tmp-*"):  # of a killed process
                 unfinished.unlink()

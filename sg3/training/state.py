@@ -80,6 +80,7 @@ def capture(trainer: Trainer, **also: Any) -> dict[str, Any] | None:
         "version": VERSION,
         "kwargs": {n: getattr(trainer, n).init_kwargs for n in ("G", "D")},
         "networks": {n: getattr(trainer, n).state_dict() for n in ("G", "D", "G_ema")},
+        "power_ema": trainer.power_ema.state(),
         "optimizers": {n: o.state_dict() for n, o in trainer.optimizers().items()},
         "pl_mean": trainer.loss.pl_mean,
         "augment_p": None if pipe is None else pipe.p,
@@ -99,6 +100,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
     """
     for name, tensors in state["networks"].items():
         getattr(trainer, name).load_state_dict(tensors)
+    trainer.power_ema.load_state(state.get("power_ema", []))
     for name, optimizer in trainer.optimizers().items():
         optimizer.load_state_dict(state["optimizers"][name])
     trainer.loss.pl_mean.copy_(state["pl_mean"])

@@ -22,6 +22,7 @@ from sg3.networks.compiled import compile_synthesis
 from sg3.networks.precision import HALF_DTYPES, set_half_precision
 from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
 from sg3.training.loss import GANLoss, loss_config
+from sg3.training.power_ema import PowerEMA
 from sg3.training.stats import AdaConfig, AdaController, Statistics
 from sg3.training.transfer import TransferReport, start_from
 
@@ -181,6 +182,7 @@ class Trainer:
         self.team.agree(lambda: self._build_modules(start, kwargs))
         for network in (self.G, self.D, self.G_ema):
             self.team.broadcast(network)
+        self.power_ema = PowerEMA(self.G, config.posthoc_ema)
         self.stats = Statistics()
         self.loss = loss(self.G, self.D, loss_config(config), self.augment_pipe, self._report)
         self._build_phases()
@@ -283,6 +285,7 @@ class Trainer:
         beta = ema_beta(config.batch, config.ema_kimg, self.cur_nimg, config.ema_rampup)
         update_ema(self.G_ema, self.G, beta)
         self.cur_nimg += config.batch
+        self.power_ema.update(self.G, self.cur_nimg, config.batch)
         self.batch_idx += 1
         if self.ada is not None:
             self.ada.adjust(self.batch_idx, config.batch, self.team.sum_)

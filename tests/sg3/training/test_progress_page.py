@@ -10,7 +10,12 @@ import pytest
 from chromium import chromium
 from PIL import Image
 
-from sg3.training.progress_page import MAX_FAKES, MAX_POINTS, write_progress_page
+from sg3.training.progress_page import (
+    MAX_FAKES,
+    MAX_POINTS,
+    collect_charts,
+    write_progress_page,
+)
 
 
 def tick(kimg, **progress):
@@ -24,6 +29,19 @@ def tick(kimg, **progress):
         "Loss/scores/real": {"num": 100, "mean": 0.5, "std": 0.25},
         "Loss/scores/fake": {"num": 100, "mean": None, "std": None},
     }  # fmt: skip
+
+
+def test_metrics_note_their_best_value_by_direction(tmp_path):
+    for name, values in {"eqt50k_int": (40.0, 55.5, 50.0), "mine": (1.0, 2.0, 3.0)}.items():
+        snapshots = ("network-000000", "network-000000k512", "network-000004")
+        records = [
+            {"results": {name: value}, "snapshot": f"{snapshot}.safetensors"}
+            for value, snapshot in zip(values, snapshots, strict=True)
+        ]
+        write_lines(tmp_path / f"metric-{name}.jsonl", records)
+    equivariance, unknown = collect_charts(tmp_path, [])
+    assert equivariance["series"][0]["x"] == [0, 0.512, 4]
+    assert equivariance["note"] == "highest 55.5 at 0.512 kimg" and unknown["note"] == ""
 
 
 def write_lines(path, records, end=""):

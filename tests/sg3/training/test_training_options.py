@@ -136,3 +136,18 @@ def test_what_is_given_counts_more_than_the_budget(data, tmp_path):
 def test_without_regularization_there_is_no_gamma_to_approach(data, tmp_path):
     record = dry_run(data, tmp_path, "--cfg=stylegan2 --budget=small --batch=8 --gamma=0")
     assert record["loss"]["r1_gamma"] == 0 and record["loss"]["r1_gamma_end"] is None
+
+
+@pytest.mark.parametrize(
+    "options, lengths",
+    [
+        ("", []),
+        ("--posthoc-ema=none", []),
+        ("--posthoc-ema", [0.05, 0.1]),
+        ("--posthoc-ema=0.03,0.2", [0.03, 0.2]),
+    ],
+)
+def test_lengths_of_posthoc_ema(data, tmp_path, options, lengths):
+    words = "--cfg=stylegan2 --batch=4 --cbase=64 --cmax=8 --device=cpu "
+    record = dry_run(data, tmp_path, words + options)
+    assert record["options"]["posthoc_ema"] == lengths

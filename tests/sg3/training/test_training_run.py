@@ -147,7 +147,8 @@ def test_metrics_at_every_save_change_nothing_else(data, tmp_path):
     records = [json.loads(line) for line in lines]
     assert [record["kimg"] for record in records] == [0.004, 0.012]
     assert all(record["results"]["fd0.02k_full_mini"] > 0 for record in records)
-    assert records[-1]["snapshot"] == "network-000000.safetensors"
+    names = [record["snapshot"] for record in records]
+    assert names == ["network-000000.safetensors", "network-000000k012.safetensors"]
     page = (measured.folder / "progress.html").read_text()
     assert '"fd0.02k_full_mini"' in page
     with pytest.raises(ValueError, match="nearest: fid50k_full"):

@@ -75,6 +75,7 @@ CASES = {
     "accumulation": dict(batch_gpu=2, **SG3),
     "rpgan": dict(loss="rpgan", **SG3),
     "gamma_end": dict(gamma_end=0.01, gamma_kimg=0.02, **SG3),
+    "posthoc-ema": dict(posthoc_ema=(0.05, 0.1), **SG3),
     "mirrored": dict(mirror=True, max_images=7, freezed=1, **SG3),
 }
 
