@@ -9,6 +9,9 @@ from typing import NoReturn
 
 from sg3.errors import UserError
 
+#: Time in which stopped processes finish their step and save; torchrun's default is 30 seconds.
+SHUTDOWN_SEC = "120"
+
 
 def world_size() -> int:
     """Return the number of processes that torchrun started; 1 without torchrun."""
@@ -30,6 +33,7 @@ def run_processes(num: int) -> NoReturn:
         )
     logging.disable(logging.CRITICAL)  # torchrun's log would repeat what the processes print
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SEC)
     try:
         main(["--standalone", f"--nproc-per-node={num}", "-m", "sg3", *sys.argv[1:]])
     except SignalException:  # the processes have saved their state and printed so
