@@ -14,6 +14,7 @@ from sg3.checkpoints.networks import Networks
 from sg3.errors import UserError
 
 MAX_OCTAVES = 0.5  # between the cutoffs of two StyleGAN3 layers that are paired
+MIN_BLOCK = 3  # tensors of a missing block that share one line
 FADED = 0.1  # of the old weights in the average
 MIN_FRACTION = 0.5  # of the synthesis weights that the other network must provide
 #: Buffers that the architecture or the run determines; they are never copied.
@@ -74,7 +75,7 @@ def _misfit_lines(part: str, misfits: list[Misfit], fitting: set[str]) -> list[s
     lines = []
     for block, found in blocks.items():
         missing = block not in fitting and all(m.shape_there is None for m in found)
-        if missing and len(found) > 1:
+        if missing and len(found) >= MIN_BLOCK:
             lines.append(
                 f"{part}.{block}: missing there, its {len(found)} tensors start from random weights"
             )
