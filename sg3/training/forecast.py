@@ -215,5 +215,5 @@ def format_duration(seconds: float | None) -> str:
 
 
 def _gb(size: int) -> str:
-    """Format bytes in GB (10⁹ bytes) with three digits."""
-    return f"{size / GB:.3g} GB"
+    """Format bytes in GB (10⁹ bytes), small ones in MB, with three digits."""
+    return f"{size / GB:.3g} GB" if size > GB / 100 else f"{size / GB * 1000:.3g} MB"

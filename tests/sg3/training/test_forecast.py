@@ -133,6 +133,10 @@ def test_the_line_of_the_forecast(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast.shutil, "disk_usage", lambda p: usage._replace(free=19 * 10**9))
     line = forecast_line(config_of(), 0.5, 3 * 3600, disk, tmp_path)  # 20 GB are to come
     assert line.endswith("but only 19 GB are free: raise `snap`, or make room")
+    small = DiskUse(1, 4 * 10**6, 0, 1, 10**6)
+    assert "of 4 MB, 1 states of 1 MB, 5 MB in total" in forecast_line(
+        config_of(), 0.5, 9, small, tmp_path
+    )
     assert "calendar" in forecast_line(config_of(), 0.5, 1e18, disk, tmp_path)
 
 
