@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -306,8 +307,9 @@ class Run:
         left, step_sec = self._remaining(), pace.step_sec
         eta_sec = pace.eta_sec(left)
         if self.team.is_main and not self.done and step_sec is not None and eta_sec is not None:
-            disk = disk_use(self.folder, left.snapshots, self.config.keep_states)
-            self.note(forecast_line(self.config, step_sec, eta_sec, disk, self.folder))
+            with suppress(OSError):  # odd file systems end no run
+                disk = disk_use(self.folder, left.snapshots, self.config.keep_states)
+                self.note(forecast_line(self.config, step_sec, eta_sec, disk, self.folder))
 
     def _remaining(self) -> Remaining:
         t = self.trainer

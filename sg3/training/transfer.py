@@ -44,6 +44,7 @@ class TransferReport:
         misfits: tensors that were not copied.
         pairs: names of paired StyleGAN3 layers, here and there, if the names differ.
         absent: whether the other file has no such network at all.
+        from_average: whether its G_ema has taken the place of this network.
         fitting_blocks: names of the blocks of which at least one tensor was copied.
     """
 
@@ -53,12 +54,14 @@ class TransferReport:
     misfits: list[Misfit] = field(default_factory=list)
     pairs: list[tuple[str, str]] = field(default_factory=list)
     absent: bool = False
+    from_average: bool = False
 
     def lines(self) -> list[str]:
         """Return lines for the log: layer pairs, blocks that are missing, then every misfit."""
         if self.absent:
             return [f"the network has no {self.part}: it starts from random weights"]
-        lines = [f"{self.part}.{own} initialized from {other}" for own, other in self.pairs]
+        lines = [f"the network has no {self.part}: its G_ema is used"] if self.from_average else []
+        lines += [f"{self.part}.{own} initialized from {other}" for own, other in self.pairs]
         return lines + _misfit_lines(self.part, self.misfits, self.fitting_blocks)
 
     def summary(self) -> str:
@@ -177,6 +180,7 @@ def start_from(networks: Networks, G: Any, D: nn.Module, G_ema: nn.Module) -> li
         transfer("G_ema", G_ema, networks.G_ema),
     ]
     first = reports[0]
+    first.from_average = networks.G is None
     misfits = {misfit.name for misfit in first.misfits}
     # Synthesis only: a mapping network of the usual width fits any run and is no use alone.
     parameters = G.synthesis.named_parameters(prefix="synthesis")

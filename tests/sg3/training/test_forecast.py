@@ -5,12 +5,16 @@ import datetime
 import json
 import re
 import shutil
+import sys
+import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from sg3.training import forecast
+from sg3.cli.train import _print
+from sg3.training import TrainStep, forecast
 from sg3.training.config import TrainConfig
 from sg3.training.dry_run import describe
 from sg3.training.forecast import (
@@ -25,6 +29,7 @@ from sg3.training.forecast import (
 )
 from sg3.training.loop import train
 from sg3.training.official_stats import official_stats
+from sg3.training.run_folder import state_paths
 from sg3.training.run_writer import progress_line
 
 SMALL = dict(
@@ -213,6 +218,27 @@ def test_a_run_tells_its_cost(data, tmp_path):
     more = dataclasses.replace(config, kimg=0.068, resume="latest")
     resumed = list(train(more))[-1]
     assert resumed.progress["total_seconds"] > last["progress"]["total_seconds"]
+
+
+def test_the_clock_of_states_of_earlier_versions(data, tmp_path):
+    """They have the seconds of the steps alone."""
+    config = TrainConfig(outdir=str(tmp_path), data=data, kimg=0.004, **SMALL)
+    folder = list(train(config))[-1].folder
+    (path,) = state_paths(folder)
+    state = torch.load(path, weights_only=True)
+    assert state["output"].pop("seconds") > state["counters"]["seconds"] > 0
+    state["counters"]["seconds"] = 1000.0
+    torch.save(state, path)
+    resumed = list(train(dataclasses.replace(config, kimg=0.008, resume="latest")))[-1]
+    assert 1000 < resumed.progress["total_seconds"] < 1500
+
+
+def test_the_status_line_of_a_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    step = TrainStep(2000, 100_000, 2000, tmp_path, "", eta_sec=11520.0)
+    _print(step, first=False, started=time.time() - 100)
+    text = capsys.readouterr().err
+    assert text.strip() == "2.0 of 100 kimg, 20.0 img/s, eta 3h 12m" and len(text) > 60
 
 
 @pytest.mark.slow

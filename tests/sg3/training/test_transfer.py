@@ -61,6 +61,7 @@ def test_a_file_with_g_ema_alone():
     before = {n: t.clone() for n, t in D.state_dict().items()}
     reports = {report.part: report for report in start_from(source, G, D, G_ema)}
     assert torch.equal(G.synthesis.L0_24_8.weight, source.G_ema.synthesis.L0_24_8.weight)
+    assert reports["G"].lines() == ["the network has no G: its G_ema is used"]
     assert reports["D"].num_fitting == 0 and len(reports["D"].misfits) > 10
     assert all(torch.equal(before[n], t) for n, t in D.state_dict().items())
 
