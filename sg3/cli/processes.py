@@ -18,6 +18,14 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def launch_arguments(num: int, arguments: list[str]) -> list[str]:
+    """Return torchrun's arguments for `sg3` with `arguments` in `num` processes.
+
+    After "--", torchrun takes none of them for its own: `--log` would be short for several.
+    """
+    return ["--standalone", f"--nproc-per-node={num}", "-m", "--", "sg3", *arguments]
+
+
 def run_processes(num: int) -> NoReturn:
     """Run the current command in `num` processes under torchrun, then exit with their status.
 
@@ -35,7 +43,7 @@ def run_processes(num: int) -> NoReturn:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SEC)
     try:
-        main(["--standalone", f"--nproc-per-node={num}", "-m", "sg3", *sys.argv[1:]])
+        main(launch_arguments(num, sys.argv[1:]))
     except SignalException:  # the processes have saved their state and printed so
         sys.exit(0)
     except ChildFailedError as error:  # and here they have printed why

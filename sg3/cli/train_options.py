@@ -105,7 +105,7 @@ OUTPUT = [
     of("keep_states"),
     of("state_minutes"),
     of("grid", type=GRID),
-    of("log", type=NAMES),
+    of("log", "--log", "--loggers", type=NAMES),
     click.option(
         "-n",
         "--dry-run",

@@ -189,7 +189,8 @@ class TrainConfig:
     log: tuple[str, ...] | None = setting(
         None,
         f"Services that get statistics, metrics and image grids: {', '.join(LOGGERS)}. Their "
-        "packages are installed with pip.",
+        "packages are installed with pip. torchrun has options that begin with --log: as its "
+        "argument, write --loggers.",
         unset="numbers to tensorboard, if it is installed",
     )
 

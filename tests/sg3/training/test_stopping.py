@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sg3.cli.processes import launch_arguments
 from sg3.cli.stopping import StopRequest
 from sg3.training.config import TrainConfig
 from sg3.training.loop import train
@@ -51,6 +52,19 @@ def test_signals_are_told_once_by_rank_0(monkeypatch, rank, times):
     assert request() and written == [b"stopping"] * times
     with pytest.raises(KeyboardInterrupt):
         request.handle(signal.SIGINT, None)
+
+
+def test_torchrun_leaves_our_options_alone():
+    """`--log` could be short for several of its own."""
+    from torch.distributed.run import parse_args
+
+    ours = ["train", "--log", "wandb", "--max-images=3", "-n"]
+    parsed = parse_args(launch_arguments(2, ours))
+    assert (parsed.training_script, parsed.training_script_args) == ("sg3", ours)
+    assert parsed.module and parsed.nproc_per_node == "2"
+    by_hand = ["train", "--loggers", "wandb"]
+    parsed = parse_args(["--nproc-per-node=2", "-m", "sg3", *by_hand])
+    assert parsed.training_script_args == by_hand
 
 
 class Stop:
