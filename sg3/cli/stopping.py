@@ -30,10 +30,13 @@ class StopRequest:
         return self.asked
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: remember the request and write the message to stderr."""
+        """Signal handler: remember the request; rank 0 writes the message to stderr, once."""
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        again, self.asked = self.asked, True
+        # Launchers pass signals on to all processes, and closing terminals send several.
+        if again or os.environ.get("RANK", "0") != "0":
+            return
         with suppress(OSError):  # os.write, as print is not safe inside a signal handler
             os.write(2, self._message)
 

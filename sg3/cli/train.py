@@ -21,8 +21,11 @@ from sg3.errors import UserError
 from sg3.files import check_folder
 from sg3.training.config import TrainConfig
 
+#: Characters of the status line, so that a shorter one covers the one before.
+STATUS_WIDTH = 70
+
 if TYPE_CHECKING:
-    from sg3.training.loop import TrainStep
+    from sg3.training.callbacks import TrainStep
     from sg3.training.loss import GANLoss
 
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 @train_options
 def train(gpus: int | None, dry_run: bool, fp32: bool, **options: Any) -> None:
     """Train a network. Ctrl-C, SIGTERM and SIGHUP save the training state, then exit.
+
+    They wait for the current step, and end a metric early. A second Ctrl-C exits without saving.
 
     \b
     Examples:
@@ -55,16 +60,17 @@ def run_training(
     Args:
         config: options of the run.
         gpus: number of processes; None: this one, or those of torchrun.
-        dry_run: only print what would be done, as JSON.
+        dry_run: only print what would be done and what it would cost, as JSON.
         loss: a class with the interface of `GANLoss`; None: `GANLoss`.
     """
-    from sg3.training.loop import describe
+    from sg3.training.dry_run import describe
     from sg3.training.loop import train as steps_of
     from sg3.training.loss import GANLoss
 
     config = dataclasses.replace(config, device=str(resolve_device(config.device)))
     if dry_run:
-        click.echo(json.dumps(describe(config, gpus or world_size()), indent=2))
+        found = describe(config, gpus or world_size(), with_estimate=True)
+        click.echo(json.dumps(found, indent=2))
         return
     _check_gpus(gpus, config.device)
     if gpus is not None and gpus != world_size():
@@ -133,6 +139,8 @@ def _run(steps: Iterator[TrainStep], stop: StopRequest) -> None:
 
 def _print(step: TrainStep, first: bool, started: float) -> None:
     """Print the lines of a step; on a terminal, a status line between ticks."""
+    from sg3.training.forecast import format_duration
+
     if first:
         click.echo(f"{step.folder}: {step.start}")
     for note in step.notes:
@@ -141,8 +149,9 @@ def _print(step: TrainStep, first: bool, started: float) -> None:
         click.echo(step.line)
     elif sys.stderr.isatty():
         speed = step.session_nimg / max(time.time() - started, 1e-6)
-        text = f"\r{step.nimg / 1000:.1f} of {step.total_nimg / 1000:g} kimg, {speed:.1f} img/s "
-        click.echo(text, nl=False, err=True)
+        text = f"{step.nimg / 1000:.1f} of {step.total_nimg / 1000:g} kimg, {speed:.1f} img/s"
+        text += f", eta {format_duration(step.eta_sec)}"
+        click.echo(f"\r{text:<{STATUS_WIDTH}}", nl=False, err=True)
     if step.snapshot is not None:
         click.echo(f"wrote {step.snapshot}")
     if step.stopped:

@@ -25,7 +25,7 @@ def parse_batch_gpu(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def parse_metrics(text: str) -> tuple[str, ...]:
+def parse_names(text: str) -> tuple[str, ...]:
     """Parse `"fid50k_full,kid50k_full"` into names; `"none"` into ()."""
     return () if text.lower() == "none" else tuple(name.strip() for name in text.split(","))
 
@@ -41,7 +41,7 @@ def parse_lengths(text: str) -> tuple[float, ...]:
 
 
 BATCH_GPU = ParsedType("N|auto", parse_batch_gpu)
-METRICS = ParsedType("NAMES|none", parse_metrics)
+NAMES = ParsedType("NAMES|none", parse_names)
 LENGTHS = ParsedType("LENGTHS|none", parse_lengths)
 #: For switches that may have a value, as in official commands: `--mirror=1`.
 SWITCH: dict[str, Any] = {
@@ -116,14 +116,20 @@ RUNNING = [
 ]
 OUTPUT = [
     of("desc"),
-    of("metrics", type=METRICS, default="none"),
+    of("metrics", type=NAMES, default="none"),
     of("metric_every"),
     of("tick"),
     of("snap"),
     of("keep_states"),
     of("state_minutes"),
     of("grid", type=GRID),
-    click.option("-n", "--dry-run", is_flag=True, help="Print the settings of the run and exit."),
+    of("log", "--log", "--loggers", type=NAMES),
+    click.option(
+        "-n",
+        "--dry-run",
+        is_flag=True,
+        help="Print the settings of the run and an estimate of its cost, as JSON, and exit.",
+    ),
     debug_option,
 ]
 

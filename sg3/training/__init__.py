@@ -9,21 +9,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sg3.training.callbacks import Callback, RunInfo, TrainStep
     from sg3.training.config import TrainConfig
-    from sg3.training.loop import TrainStep, describe, train
+    from sg3.training.dry_run import describe
+    from sg3.training.loop import train
     from sg3.training.loss import GANLoss, LossConfig
     from sg3.training.posthoc_ema import rebuild_ema
 
 __all__ = [
-    "GANLoss", "LossConfig", "TrainConfig", "TrainStep", "describe", "rebuild_ema", "train",
-]  # fmt: skip
+    "Callback",
+    "GANLoss",
+    "LossConfig",
+    "RunInfo",
+    "TrainConfig",
+    "TrainStep",
+    "describe",
+    "rebuild_ema",
+    "train",
+]
 
 _MODULES = {
+    "Callback": "callbacks",
     "GANLoss": "loss",
     "LossConfig": "loss",
     "TrainConfig": "config",
-    "TrainStep": "loop",
-    "describe": "loop",
+    "RunInfo": "callbacks",
+    "TrainStep": "callbacks",
+    "describe": "dry_run",
     "rebuild_ema": "posthoc_ema",
     "train": "loop",
 }

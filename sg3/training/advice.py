@@ -18,6 +18,7 @@ HIGH_P = 0.8
 COLLAPSED_FRACTION, COLLAPSED_GRIDS = 0.45, 2  # of the diversity of real images
 GROWING = 1.1  # factor between two grids of a generator that is still finding modes
 SLOW_FACTOR, SLOW_AFTER_TICKS, SLOW_TICKS = 2.0, 8, 2
+MAX_WAITING, WAITING_TICKS = 0.1, 3  # fraction of the time of a tick's steps
 MAX_REMEMBERED_TICKS = 100
 POOLED_PX = 8
 
@@ -35,6 +36,8 @@ ADVICE = {
     "missing; {remedy}",
     "slow": "steps take {factor:.1f} times as long as before: check for other programs on this "
     "machine, a full disk, or overheating",
+    "waiting": "steps have waited for images {fraction:.0%} of the time for {ticks} ticks: try "
+    "more `workers`, `cache` ram if all images fit into memory, or a faster disk",
 }
 
 COLLAPSE_REMEDIES = {
@@ -91,6 +94,7 @@ class TrainingDoctor:
             "ever_diverse": False,
             "seconds": [],
             "times_slow": 0,
+            "waiting": [],  # fractions of the last ticks, while they are high
         }
 
     def check(
@@ -116,6 +120,7 @@ class TrainingDoctor:
             self._check_augmentation(progress),
             self._check_diversity(diversity, from_network),
             self._check_speed(progress),
+            self._check_waiting(progress),
         )
         return [text for finding in findings if finding for text in self._first_time(*finding)]
 
@@ -173,6 +178,14 @@ class TrainingDoctor:
         times = self._memory["times_slow"] + 1 if factor > SLOW_FACTOR else 0
         self._memory["times_slow"] = times
         return ("slow", {"factor": factor}) if times >= SLOW_TICKS else None
+
+    def _check_waiting(self, progress: dict[str, Any]) -> Finding | None:
+        fraction = progress.get("waiting") or 0.0
+        high = [*self._memory["waiting"], fraction] if fraction > MAX_WAITING else []
+        self._memory["waiting"] = high = high[-WAITING_TICKS:]
+        if len(high) < WAITING_TICKS:
+            return None
+        return "waiting", {"fraction": statistics.fmean(high), "ticks": WAITING_TICKS}
 
     def state(self) -> dict[str, Any]:
         """Return plain values for the training state, so that a resumed run repeats no advice."""

@@ -22,6 +22,7 @@ AUGMENTATIONS = (
     "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc",
 )  # fmt: skip
 BUDGETS = ("standard", "small")
+LOGGERS = ("tensorboard", "trackio", "wandb")  # see sg3.training.loggers
 MAX_GRID = 100  # images per side
 MAX_DESC_LENGTH = 100
 SMALL_GAMMA = 10
@@ -251,6 +252,13 @@ class TrainConfig:
     compile: bool = setting(False, "Compile G's synthesis network with torch.compile.")
     nobench: bool = setting(False, "Disable cuDNN benchmarking.")
     desc: str | None = setting(None, "Suffix of the run folder's name.", unset="no suffix")
+    log: tuple[str, ...] | None = setting(
+        None,
+        f"Services that get statistics, metrics and image grids: {', '.join(LOGGERS)}. Their "
+        "packages are installed with pip. torchrun has options that begin with --log: as its "
+        "argument, write --loggers.",
+        unset="numbers to tensorboard, if it is installed",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -260,6 +268,9 @@ class TrainConfig:
             raise UserError(
                 f"gamma_end: got {self.gamma_end:g}, but `gamma` is 0; set `gamma` as well"
             )
+        unknown = [name for name in self.log or () if name not in LOGGERS]
+        if unknown:
+            raise UserError(f"log: got {unknown[0]!r}, expected names of {', '.join(LOGGERS)}")
         if self.grid is not None and not all(1 <= n <= MAX_GRID for n in self.grid):
             size = "x".join(map(str, self.grid))
             raise UserError(f"grid: got {size}, expected 1 to {MAX_GRID} images per side")
@@ -426,13 +437,22 @@ def discriminator_kwargs(
     image_shape: tuple[int, int, int],
     label_dim: int,
     start: nn.Module | None = None,
+    start_G: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Return constructor arguments of D; arguments as for `generator_kwargs`."""
+    """Return constructor arguments of D.
+
+    Args:
+        config, image_shape, label_dim: as for `generator_kwargs`.
+        start: discriminator to start from, which provides the sizes that `config` leaves open.
+        start_G: generator to start from; without `start`, D gets the capacity of this one.
+    """
     known: Any = start
     preset = preset_sizes(config)
     kwargs: dict[str, Any] = {"channel_base": preset.cbase, "channel_max": preset.cmax}
     if known is not None:
         kwargs = dict(known.init_kwargs)
+    elif start_G is not None:
+        kwargs |= _capacity(start_G)
     kwargs |= _given(
         channel_base=config.dcbase or config.cbase, channel_max=config.dcmax or config.cmax
     )
@@ -443,6 +463,14 @@ def discriminator_kwargs(
         "mbstd_group_size": config.mbstd_group,
     }
     return kwargs | _precision_kwargs(config)
+
+
+def _capacity(G: Any) -> dict[str, Any]:
+    """Return the channel arguments of a D that belongs to `G`; R has twice those of its D."""
+    known = G.init_kwargs
+    factor = 2 if known.get("conv_kernel", 3) == 1 else 1
+    names = ("channel_base", "channel_max")
+    return {name: max(known[name] // factor, 1) for name in names if name in known}
 
 
 def _given(**kwargs: Any) -> dict[str, Any]:

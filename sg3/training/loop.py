@@ -5,68 +5,39 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from sg3.checkpoints.load import load
 from sg3.checkpoints.networks import Networks
-from sg3.data import ImageDataset, ShardDataset, open_dataset
-from sg3.data.transforms import check_size
+from sg3.data import ImageDataset, ShardDataset
 from sg3.distributed import Team, restarted_by_torchrun
 from sg3.errors import UserError
 from sg3.metrics import check_names
-from sg3.networks.augment import PRESETS
 from sg3.progress import with_bar
 from sg3.training import run_folder
-from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
-from sg3.training.loss import GANLoss, loss_config
+from sg3.training.callbacks import Callback, RunInfo, TrainStep
+from sg3.training.config import TrainConfig
+from sg3.training.dry_run import open_training_data, plain
+from sg3.training.forecast import Clock, Pace, Remaining, disk_use, forecast_line, remaining
+from sg3.training.loggers import check_loggers, make_loggers
+from sg3.training.loss import GANLoss
 from sg3.training.progress_page import write_progress_page
-from sg3.training.run_writer import RunWriter
+from sg3.training.run_writer import RunWriter, Tick
 from sg3.training.state import capture, newest_state, restore, write_state, writing
 from sg3.training.trainer import Trainer, prepare_device
+from sg3.training.transfer import fading_line
 
 #: Options about place, length and speed, which may change when a run is resumed.
 MAY_CHANGE = (
     "outdir", "data", "kimg", "tick", "snap", "resume", "device", "threads", "cache", "workers",
-    "batch_gpu", "keep_states", "state_minutes", "metrics", "metric_every", "compile",
-    "nobench", "desc",
+    "batch_gpu", "keep_states", "state_minutes", "metrics", "metric_every", "compile", "nobench",
+    "desc", "log",
 )  # fmt: skip
 MAX_SKIPPED_LINES = 20
-
-
-@dataclass(frozen=True)
-class TrainStep:
-    """What `train` yields after every batch.
-
-    Attributes:
-        nimg: images shown so far.
-        total_nimg: images at the end of the run.
-        session_nimg: images shown since this call of `train`.
-        folder: the run's folder.
-        start: how this session started, one sentence.
-        is_main: False on all ranks but 0, which writes the files.
-        line: progress at the end of a tick, otherwise None.
-        stats: statistics at the end of a tick, otherwise None.
-        notes: lines for the log since the last step. Names of options are in backticks.
-        snapshot: network file, if one was written.
-        done: whether the run has reached its length.
-        stopped: whether the run was stopped by `stop`, after saving its state.
-    """
-
-    nimg: int
-    total_nimg: int
-    session_nimg: int
-    folder: Path
-    start: str
-    is_main: bool = True
-    line: str | None = None
-    stats: dict[str, dict[str, float]] | None = None
-    notes: tuple[str, ...] = ()
-    snapshot: Path | None = None
-    done: bool = False
-    stopped: bool = False
 
 
 def train(
@@ -74,6 +45,7 @@ def train(
     stop: Callable[[], bool] | None = None,
     loss: type[GANLoss] = GANLoss,
     progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Iterator[TrainStep]:
     """Train with the options of `config`, yielding a `TrainStep` after every batch.
 
@@ -81,15 +53,16 @@ def train(
 
     Args:
         config: options of the run.
-        stop: called after every batch; if it returns True on any rank, the state is saved and the
-            last step has `stopped`.
+        stop: called after every batch, and during metrics after every batch of theirs; if it
+            returns True on any rank, the state is saved and the last step has `stopped`.
         loss: a class with the interface of `GANLoss`. A run can only be resumed with the loss
             that it was started with, by name.
         progress: show a progress bar.
+        callbacks: called in addition to the loggers of `config.log`.
 
     Raises ValueError for options or data that do not fit, before anything is written.
     """
-    run = Run(config, loss)
+    run = Run(config, loss, callbacks)
     try:
         show = progress and run.team.is_main
         yield from with_bar(_steps(run, stop), run.steps_left, "train", show)
@@ -101,7 +74,7 @@ def _steps(run: Run, stop: Callable[[], bool] | None) -> Iterator[TrainStep]:
     """The loop over batches."""
     config, trainer, team, writer = run.config, run.trainer, run.team, run.writer
     while not run.done:
-        trainer.step()
+        run.step()
         # Asked together: one process may be told to stop before the others are.
         if team.any(stop is not None and stop()):
             run.save_state()
@@ -114,77 +87,37 @@ def _steps(run: Run, stop: Callable[[], bool] | None) -> Iterator[TrainStep]:
             continue
         snapshot_due = run.done or trainer.tick % config.snap == 0
         metrics_due = run.done or trainer.tick % (config.snap * config.metric_every) == 0
-        tick = writer.end_tick(snapshot_due, metrics_due)
+        started = time.perf_counter()
+        tick = writer.end_tick(snapshot_due, metrics_due, stop)
         run.notes += [*tick.metrics, *(f"advice: {text}" for text in tick.advice)]
         for line in run.new_skipped_images():
             run.note(line)
         trainer.tick += 1
         trainer.tick_start_nimg = trainer.cur_nimg
+        stopped = team.any(stop is not None and stop()) and not run.done
         # Saved after the counters advanced: a resumed run begins with a new tick. Rank 0 decides,
         # as clocks differ.
-        if team.broadcast_object(snapshot_due or writer.state_is_old()):
+        if team.broadcast_object(snapshot_due or stopped or writer.state_is_old()):
             run.save_state()
         run.write_page()
-        yield run.report(line=tick.line, stats=tick.stats, snapshot=tick.snapshot, done=run.done)
-
-
-def describe(config: TrainConfig, num_processes: int = 1) -> dict[str, Any]:
-    """Return what a run would do: resolved options, folder name, data, network arguments, loss.
-
-    Nothing is written. Raises ValueError for options or data that do not fit.
-    """
-    check_names(config.metrics)
-    dataset = open_training_data(config)
-    shape = dataset.image_shape
-    config = config.resolved(max(shape[1:]), num_processes)
-    start = Networks()
-    if config.start_network is not None:
-        start, config = load(config.start_network), config.begun_with_network()
-    kind, kwargs = generator_kwargs(config, shape, dataset.label_dim, start.G or start.G_ema)
-    return {
-        "options": plain(config),
-        "folder": run_folder.run_description(config, dataset.name, num_processes),
-        "data": {"images": len(dataset), "shape": shape, "label_dim": dataset.label_dim},
-        "G": {"kind": kind, **kwargs},
-        "D": discriminator_kwargs(config, shape, dataset.label_dim, start.D),
-        "augment": None if config.aug == "noaug" else PRESETS[config.augpipe],
-        "loss": dataclasses.asdict(loss_config(config)),
-    }
-
-
-def open_training_data(config: TrainConfig) -> ImageDataset | ShardDataset:
-    """Open the real images of `config`. Raises ValueError if no network has their size."""
-    dataset = open_dataset(
-        config.data,
-        use_labels=config.cond,
-        max_size=config.max_images,
-        xflip=config.mirror,
-        yflip=config.mirror_y,
-        random_seed=config.seed,
-        cache=config.cache,
-    )
-    _, height, width = dataset.image_shape
-    try:
-        check_size(height, width)
-    except ValueError:
-        raise UserError(
-            f"data: images in {config.data} are {width}x{height}, which no network supports; "
-            "prepare them with: sg3 dataset --resolution WxH --transform center-crop"
-        ) from None
-    return dataset
-
-
-def plain(config: TrainConfig) -> dict[str, Any]:
-    """Return the options as files store them, with lists for tuples."""
-    record = dataclasses.asdict(config)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
+        run.pace.add_maintenance(time.perf_counter() - started, snapshot_due)
+        yield run.report_tick(tick, stopped)
+        if stopped:
+            return
 
 
 class Run:
     """A trainer and its folder, new or resumed."""
 
-    def __init__(self, config: TrainConfig, loss: type[GANLoss] = GANLoss):
-        self.loss = loss
+    def __init__(
+        self,
+        config: TrainConfig,
+        loss: type[GANLoss] = GANLoss,
+        callbacks: Sequence[Callback] = (),
+    ):
+        self.clock, self.pace = Clock(), Pace()
+        self.loss, self.callbacks = loss, list(callbacks)
+        self._last: TrainStep | None = None
         self.team = Team.join(prepare_device(config))
         self._claim: IO[str] | None = None
         try:
@@ -208,8 +141,9 @@ class Run:
         # Only now: options or data that do not fit leave no folder behind.
         self.folder = folder or self._new_folder(description)
         try:
-            self.writer = RunWriter(self.folder, self.config, self.trainer)
+            self.writer = RunWriter(self.folder, self.config, self.trainer, self.clock, self.pace)
             self._write_start(state, notes)
+            self._start_callbacks(resumed=state is not None)
         except BaseException:
             if folder is None and self.team.is_main:  # new, and of no use
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -219,6 +153,8 @@ class Run:
     def _prepare(self, config: TrainConfig) -> tuple[ImageDataset | ShardDataset, TrainConfig]:
         """Open the data and derive the options that depend on it."""
         check_names(config.metrics)
+        if self.team.is_main:
+            check_loggers(config.log)
         dataset = open_training_data(config)
         return dataset, config.resolved(max(dataset.image_shape[1:]), self.team.size)
 
@@ -302,11 +238,36 @@ class Run:
                 else:
                     self.writer.load_state(state["output"])
             self.writer.log(self.start)
-            misfits = [line for r in self.trainer.transfer_reports for line in r.lines()]
-            for line in [*notes, *misfits, *self.new_skipped_images()]:
+            transfer = [line for r in self.trainer.transfer_reports for line in r.lines()]
+            if self.trainer.transfer_reports:
+                assert self.config.ema_kimg is not None, "options are resolved"
+                transfer.append(fading_line(self.config.ema_kimg))
+            for line in [*notes, *transfer, *self.new_skipped_images()]:
                 self.note(line)
 
         self.team.agree(write)
+
+    def _start_callbacks(self, resumed: bool) -> None:
+        """Tell the callbacks, on rank 0, that the session begins."""
+
+        def start() -> None:
+            if not self.team.is_main:
+                self.callbacks = []
+                return
+            self.callbacks += make_loggers(self.config.log, self.note)
+            config, nimg = self.config, self.trainer.cur_nimg
+            run = RunInfo(
+                folder=self.folder,
+                options=self.writer.options(),
+                nimg=nimg,
+                total_nimg=round(config.kimg * 1000),
+                resumed=resumed,
+                start=self.start,
+            )
+            for callback in self.callbacks:
+                callback.on_start(run)
+
+        self.team.agree(start)
 
     def _describe_start(self, resumed: bool) -> str:
         config, trainer = self.config, self.trainer
@@ -342,6 +303,25 @@ class Run:
         nimg = self.config.kimg * 1000 - self.trainer.cur_nimg
         return max(math.ceil(nimg / self.config.batch), 0)
 
+    def step(self) -> None:
+        """Train on one batch, and make the forecast when enough steps have been timed."""
+        trainer, pace = self.trainer, self.pace
+        before = trainer.seconds
+        trainer.step()
+        pace.add_step(trainer.seconds - before)
+        if not pace.forecast_due([phase.interval for phase in trainer.phases]):
+            return
+        left, step_sec = self._remaining(), pace.step_sec
+        eta_sec = pace.eta_sec(left)
+        if self.team.is_main and not self.done and step_sec is not None and eta_sec is not None:
+            with suppress(OSError):  # odd file systems end no run
+                disk = disk_use(self.folder, left.snapshots, self.config.keep_states)
+                self.note(forecast_line(self.config, step_sec, eta_sec, disk, self.folder))
+
+    def _remaining(self) -> Remaining:
+        t = self.trainer
+        return remaining(self.config, t.cur_nimg, t.tick, t.tick_start_nimg)
+
     def save_state(self) -> None:
         """Write the training state atomically. Every process must call it."""
         state = capture(
@@ -364,22 +344,46 @@ class Run:
     def report(self, **results: Any) -> TrainStep:
         """Return the step to yield now."""
         notes, self.notes = tuple(self.notes), []
-        return TrainStep(
+        eta_sec = 0.0 if self.done else self.pace.eta_sec(self._remaining())
+        self._last = TrainStep(
             nimg=self.trainer.cur_nimg,
             total_nimg=round(self.config.kimg * 1000),
             session_nimg=self.trainer.cur_nimg - self._first_nimg,
             folder=self.folder,
             start=self.start,
             is_main=self.team.is_main,
+            eta_sec=eta_sec,
             notes=notes,
             **results,
         )
+        return self._last
+
+    def report_tick(self, tick: Tick, stopped: bool) -> TrainStep:
+        """Return the step at the end of a tick, after the callbacks have seen it."""
+        step = self.report(
+            line=tick.line,
+            progress=tick.progress,
+            stats=tick.stats,
+            snapshot=tick.snapshot,
+            grid=tick.grid,
+            metrics=tick.results,
+            done=self.done,
+            stopped=stopped,
+        )
+        for callback in self.callbacks:
+            callback.on_tick(step)
+            if step.snapshot is not None:
+                callback.on_snapshot(step)
+        return step
 
     def close(self) -> None:
-        """Stop the data loader, close the files, and leave the team."""
-        self.trainer.close()
-        self.writer.close()
-        self._leave()
+        """Tell the callbacks, stop the data loader, and leave the team."""
+        try:
+            for callback in self.callbacks:
+                callback.on_end(self._last)
+        finally:
+            self.trainer.close()
+            self._leave()
 
     def _leave(self) -> None:
         if self._claim is not None:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from sg3.checkpoints.networks import Networks
 from sg3.networks import build_network
 from sg3.networks.augment import PRESETS
 from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
 from sg3.training.cost_model import Card, Rates, cost_of, paths_of
 from sg3.training.loss import GANLoss, loss_config
-from sg3.training.plan_measure import measure_steps
+from sg3.training.plan_measure import measure_steps, measure_steps_here
 from sg3.training.trainer import G_REG_INTERVAL, prepare_device
 
 GIB = 2**30
@@ -28,6 +29,8 @@ ALL_REDUCE_BANDWIDTH = 50e9  # bytes/s between GPUs, assumed for all machines
 #: itself. Fitted to 16 measured runs (torch 2.15, 16² to 128², 12 to 1622 MiB of tensors); within
 #: 10 % of these and of six others.
 CPU_FACTOR, CPU_PROCESS_BYTES = 1.55, 0.8 * GIB
+#: About as many steps as `measure_steps_here` makes, and how long they may take in `estimate_run`.
+MEASURED_STEPS, MAX_MEASURE_SEC = 4, 2.0
 #: Memory of a GPU beyond tensors: workspaces, and the driver's context. Assumed, not measured.
 CARD_FACTOR, CARD_CONTEXT_BYTES = 1.1, 0.5 * GIB
 
@@ -66,11 +69,19 @@ class Sizes:
 class Parts:
     """The networks of a run on the meta device, and the bytes that are allocated all the time."""
 
-    def __init__(self, config: TrainConfig, image_shape: tuple[int, int, int], label_dim: int):
+    def __init__(
+        self,
+        config: TrainConfig,
+        image_shape: tuple[int, int, int],
+        label_dim: int,
+        start: Networks | None = None,
+    ):
         self.image_shape, self.label_dim = image_shape, label_dim
-        kind, kwargs = generator_kwargs(config, image_shape, label_dim)
+        start = start or Networks()
+        start_G = start.G or start.G_ema
+        kind, kwargs = generator_kwargs(config, image_shape, label_dim, start_G)
         self.G: Any = _on_meta(build_network(kind, kwargs))
-        kwargs = discriminator_kwargs(config, image_shape, label_dim)
+        kwargs = discriminator_kwargs(config, image_shape, label_dim, start.D, start_G)
         self.D: Any = _on_meta(build_network("discriminator", kwargs))
         self.augment: nn.Module | None = None
         if config.aug != "noaug":
@@ -247,6 +258,46 @@ def _measured(
             return
         note = "" if num_gpus == 1 else "without communication between GPUs"
         yield _row(config, size, found.peak, found.seconds, "measured", note)
+
+
+def estimate_run(
+    config: TrainConfig,
+    image_shape: tuple[int, int, int],
+    label_dim: int,
+    num_processes: int,
+    device: torch.device,
+    start: Networks | None = None,
+) -> tuple[PlanRow | None, Sizes]:
+    """Return the cost of one run on this machine, within seconds.
+
+    Real steps are measured if that is quick, else they are estimated from the rates of the device.
+
+    Args:
+        config: resolved options.
+        image_shape: `[C, H, W]` of the training images.
+        label_dim: size of a label, 0 without labels.
+        num_processes: number of processes.
+        device: where it would run; the row is None for devices without a cost model.
+        start: networks that the run starts from.
+    """
+    parts = Parts(config, image_shape, label_dim, start)
+    if device.type not in ("cpu", "cuda"):
+        return None, parts.sizes()
+    prepare_device(dataclasses.replace(config, device=str(device)))
+    estimate = Estimate(parts, device, Rates.measured(device), paths_of(device))
+    peak, seconds = estimate.step(config, num_processes)
+    if device.type == "cpu":
+        peak = round(peak * CPU_FACTOR + CPU_PROCESS_BYTES)
+    size = config.images_per_pass(num_processes)
+    row = _row(config, size, peak, seconds, "estimated", "")
+    if start is None and seconds * MEASURED_STEPS < MAX_MEASURE_SEC:
+        own = dataclasses.replace(config, batch=config.batch // num_processes, device=str(device))
+        found = measure_steps_here(own, image_shape, label_dim)
+        if not found.out_of_memory:
+            # On a CPU the peak would be that of this process, whatever else it has done.
+            peak = found.peak if device.type == "cuda" else peak
+            row = _row(config, size, peak, found.seconds, "measured", "")
+    return row, parts.sizes()
 
 
 def _estimated(

@@ -118,9 +118,10 @@ def _peak_of_process() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _unless_out_of_memory(
+def measure_steps_here(
     config: TrainConfig, image_shape: tuple[int, int, int], label_dim: int
 ) -> Measured:
+    """Measure steps of one process, this one; a CPU's peak memory is that of all it has done."""
     try:
         return _run_steps(config, image_shape, label_dim)
     except (RuntimeError, MemoryError) as error:
@@ -137,7 +138,7 @@ def measure_steps(
     Raises ValueError if a step fails for another reason than memory.
     """
     if torch.device(config.device).type == "cuda":
-        return _unless_out_of_memory(config, image_shape, label_dim)
+        return measure_steps_here(config, image_shape, label_dim)
     question = json.dumps([dataclasses.asdict(config), image_shape, label_dim])
     command = [sys.executable, "-m", "sg3.training.plan_measure"]
     process = subprocess.run(command, input=question, capture_output=True, text=True)
@@ -153,7 +154,7 @@ def main() -> None:
     """Measure for the question on standard input; print the answer as JSON."""
     keep_large_blocks()  # as `sg3 train` does
     options, image_shape, label_dim = json.loads(sys.stdin.read())
-    found = _unless_out_of_memory(TrainConfig(**options), tuple(image_shape), label_dim)
+    found = measure_steps_here(TrainConfig(**options), tuple(image_shape), label_dim)
     print(json.dumps([found.peak, found.seconds]))
 
 

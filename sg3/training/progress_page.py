@@ -206,8 +206,11 @@ def _facts(ticks: list[dict], total_kimg: float | None) -> list[tuple[str, str]]
         facts.append((f"{pace:.3g}" if pace < 100 else f"{pace:.0f}", "seconds per kimg"))
     if spent is not None:
         facts.append((format_seconds(spent), "elapsed"))
-    if pace is not None and total_kimg and kimg < total_kimg:
-        facts.append((format_seconds((total_kimg - kimg) * pace), "remaining"))
+    left = progress.get("eta_seconds")  # earlier versions did not write it
+    if left is None and pace is not None and total_kimg:
+        left = (total_kimg - kimg) * pace
+    if left is not None and total_kimg and kimg < total_kimg:
+        facts.append((format_seconds(left), "remaining"))
     if progress.get("augment_p") is not None:
         facts.append((f"{progress['augment_p']:.3f}", "augmentation p"))
     if progress.get("nonfinite_gradients"):

@@ -9,6 +9,7 @@
     training-state-IMAGES.pt       training states
     metric-NAME.jsonl              metrics of the snapshots
     events.out.tfevents.*          TensorBoard, if it is installed
+    wandb-id.txt                   id of the run at wandb, with `log` wandb
     progress.html                  all of this as a page
 
 Names and layouts are those of REFERENCE.md §4.8 and §4.9. `run_writer` writes most of it.

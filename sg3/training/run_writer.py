@@ -6,6 +6,7 @@ import dataclasses
 import json
 import resource
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,11 +24,20 @@ from sg3.media.images import image_grid, save_png
 from sg3.metrics import evaluate, write_result
 from sg3.training.advice import TrainingDoctor, grid_diversity
 from sg3.training.config import TrainConfig
+from sg3.training.forecast import Clock, Pace, format_duration, remaining
+from sg3.training.official_stats import official_stats
 from sg3.training.posthoc_ema import write_averages
 from sg3.training.run_folder import OPTIONS, append_jsonl, format_seconds
 from sg3.training.snapshots import BestSnapshots, snapshot_networks
 from sg3.training.state import writing
 from sg3.training.trainer import Trainer
+
+#: Images of a metric at whose end processes may differ in the number of their batches.
+LAST_IMAGES = 64
+
+
+class MetricStopped(Exception):
+    """A metric was interrupted, on all processes."""
 
 
 def progress_line(progress: dict[str, Any], stats: dict[str, dict[str, float]]) -> str:
@@ -40,16 +50,18 @@ def progress_line(progress: dict[str, Any], stats: dict[str, dict[str, float]]) 
         f"tick {progress['tick']:<4d}",
         f"kimg {progress['kimg']:<8.1f}",
         f"time {format_seconds(progress['total_seconds']):<11s}",
+        f"eta {format_duration(progress['eta_seconds']):<7s}",
         f"sec/tick {progress['sec_per_tick']:<7.1f}",
         f"sec/kimg {progress['sec_per_kimg']:<7.2f}",
         f"maintenance {progress['maintenance_seconds']:<5.1f}",
+        f"waiting {progress['waiting']:<5.1%}",
         f"cpumem {progress['cpu_mem_gb']:<5.2f}",
         f"scores real {mean('Loss/scores/real')} fake {mean('Loss/scores/fake')}",
         f"loss G {mean('Loss/G/loss')} D {mean('Loss/D/loss')}",
         f"r1 {mean('Loss/r1_penalty')}",
     ]
     if "gpu_mem_gb" in progress:
-        parts.insert(7, f"gpumem {progress['gpu_mem_gb']:<5.2f}")
+        parts.insert(9, f"gpumem {progress['gpu_mem_gb']:<5.2f}")
     if "augment_p" in progress:
         parts.append(f"augment {progress['augment_p']:.3f}")
     if progress["nonfinite_gradients"]:
@@ -66,31 +78,6 @@ def memory_gb(device: torch.device) -> dict[str, float]:
         used["gpu_reserved_gb"] = torch.cuda.max_memory_reserved(device) / 2**30
         torch.cuda.reset_peak_memory_stats(device)
     return used
-
-
-def open_events(folder: Path, start_nimg: int | None = None) -> Any:
-    """Return a TensorBoard `SummaryWriter` for `folder`, or None where it is missing or broken.
-
-    `start_nimg` is the number of images of a resumed run; events that an earlier session wrote
-    beyond it are hidden, as they will be written again.
-    """
-    purge_step = None if start_nimg is None else start_nimg + 1
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(folder), purge_step=purge_step)
-    except Exception:  # an extra that other releases of protobuf and numpy break in many ways
-        return None
-
-
-def write_events(writer: Any, progress: dict, stats: dict, nimg: int) -> None:
-    """Write all numbers of a tick to TensorBoard, at step `nimg`."""
-    for name, value in progress.items():
-        if isinstance(value, (int, float)):
-            writer.add_scalar(f"Progress/{name}", value, global_step=nimg)
-    for name, moments in stats.items():
-        writer.add_scalar(name, moments["mean"], global_step=nimg)
-    writer.flush()
 
 
 def choose_grid_items(dataset: TrainingImages, columns: int, rows: int) -> list[int]:
@@ -146,6 +133,8 @@ class Tick:
         advice: new findings of the training doctor.
         snapshot: network file on rank 0, if one was written.
         metrics: lines of the snapshot's metrics.
+        progress: counters, speed and memory.
+        results: values of the snapshot's metrics, by name.
     """
 
     line: str
@@ -153,17 +142,37 @@ class Tick:
     advice: list[str]
     snapshot: Path | None
     metrics: list[str]
+    progress: dict[str, Any]
+    results: dict[str, float]
+
+    @property
+    def grid(self) -> Path | None:
+        """Image grid of the snapshot."""
+        if self.snapshot is None:
+            return None
+        number = self.snapshot.stem.removeprefix("network-")
+        return self.snapshot.with_name(f"fakes{number}.png")
 
 
 class RunWriter:
     """Writes the files of one run.
 
     Every method may be called on every rank: all take part in reductions, rank 0 writes.
+
+    Args:
+        folder: the run's folder.
+        config: resolved options.
+        trainer: the trainer.
+        clock: seconds since the run began; the state stores them.
+        pace: recent speed.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, trainer: Trainer):
+    def __init__(
+        self, folder: Path, config: TrainConfig, trainer: Trainer, clock: Clock, pace: Pace
+    ):
         assert config.grid is not None, "options are resolved"
         self.folder, self.config, self.trainer = folder, config, trainer
+        self.clock, self.pace = clock, pace
         self.is_main = trainer.team.is_main
         self._columns, rows = config.grid
         self._items = choose_grid_items(trainer.dataset, self._columns, rows)
@@ -178,28 +187,30 @@ class RunWriter:
         self._grid_z = z.to(trainer.device)
         self._grid_c = trainer.dataset.labels(self._items).to(trainer.device)
         self._seconds_at_tick = trainer.seconds
-        self._maintenance = 0.0
+        self._waiting_at_tick = 0.0
         self._state_written = time.time()
         self._doctor = TrainingDoctor()
         self._best = BestSnapshots()
         self._snapshot_nimg: int | None = None  # images shown at the last snapshot
-        self._events: Any = None
 
     def write_start(self) -> None:
         """Write the options, a grid of real images, and a grid before training."""
         if not self.is_main:
             return
         self._write_options()
-        self._events = open_events(self.folder)
         reals = self.trainer.dataset.images(self._items).numpy()
         save_grid(self.folder / "reals.png", reals, self._columns)
         self._save_fakes("fakes_init.png")
 
-    def _write_options(self) -> None:
+    def options(self) -> dict[str, Any]:
+        """Return the resolved options, and the arguments of the networks."""
         record = dataclasses.asdict(self.config)
         record["generator"] = self.trainer.G.init_kwargs
         record["discriminator"] = self.trainer.D.init_kwargs
-        write_text(self.folder / OPTIONS, json.dumps(record, indent=2) + "\n")
+        return record
+
+    def _write_options(self) -> None:
+        write_text(self.folder / OPTIONS, json.dumps(self.options(), indent=2) + "\n")
 
     def _save_fakes(self, name: str) -> float:
         """Write a grid of G_ema; return its diversity as a fraction of that of real images."""
@@ -218,18 +229,27 @@ class RunWriter:
             with suppress(OSError), open(self.folder / "log.txt", "a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
-    def end_tick(self, with_snapshot: bool, with_metrics: bool) -> Tick:
-        """Write statistics, with `with_snapshot` images and networks, and then their metrics."""
-        t, started = self.trainer, time.time()
+    def end_tick(
+        self,
+        with_snapshot: bool,
+        with_metrics: bool,
+        stop: Callable[[], bool] | None = None,
+    ) -> Tick:
+        """Write statistics, with `with_snapshot` images and networks, and then their metrics.
+
+        The metrics end early where `stop` returns True on any rank.
+        """
+        t = self.trainer
         progress = self._progress()
         stats = t.stats.pop(t.team.sum_)
-        self._seconds_at_tick = t.seconds
+        self._seconds_at_tick, self._waiting_at_tick = t.seconds, t.waiting_seconds
         line, advice, snapshot = t.team.agree(
             partial(self._write_tick, progress, stats, with_snapshot)
         )
-        metrics = self._measure(snapshot) if with_snapshot and with_metrics else []
-        self._maintenance = time.time() - started
-        return Tick(line, stats, advice, snapshot, metrics)
+        lines, results = [], {}
+        if with_snapshot and with_metrics:
+            lines, results = self._measure(snapshot, stop)
+        return Tick(line, stats, advice, snapshot, lines, progress, results)
 
     def _write_tick(
         self, progress: dict[str, Any], stats: dict[str, dict[str, float]], with_snapshot: bool
@@ -249,24 +269,27 @@ class RunWriter:
         for text in (line, *(f"advice: {text}" for text in advice)):
             self.log(text)
         if self.is_main:
-            record = {"progress": progress, **stats, "timestamp": time.time()}
+            named = {**stats, **official_stats(progress)}
+            record = {"progress": progress, **named, "timestamp": time.time()}
             with writing(self.folder):
                 append_jsonl(self.folder / "stats.jsonl", record)
-        if self._events is not None:
-            write_events(self._events, progress, stats, self.trainer.cur_nimg)
         return line, advice, snapshot
 
     def _progress(self) -> dict[str, Any]:
         t = self.trainer
         seconds = t.seconds - self._seconds_at_tick
+        waiting = t.waiting_seconds - self._waiting_at_tick
         shown = max(t.cur_nimg - t.tick_start_nimg, 1) / 1000
+        left = remaining(self.config, t.cur_nimg, t.tick, t.tick_start_nimg)
         progress = {
             "tick": t.tick,
             "kimg": t.cur_nimg / 1000,
-            "total_seconds": t.seconds,
+            "total_seconds": self.clock.seconds,
+            "eta_seconds": self.pace.eta_sec(left),
             "sec_per_tick": seconds,
             "sec_per_kimg": seconds / shown,
-            "maintenance_seconds": self._maintenance,
+            "maintenance_seconds": self.pace.maintenance_sec,
+            "waiting": waiting / max(seconds, 1e-9),  # fraction of the steps' time, on this rank
             "nonfinite_gradients": t.nonfinite_gradients,
             "images_per_pass": t.pass_size,
             **memory_gb(t.device),
@@ -283,24 +306,43 @@ class RunWriter:
             write_averages(self.folder / f"ema-{number}.safetensors", self.trainer)
         return path, diversity
 
-    def _measure(self, snapshot: Path | None) -> list[str]:
-        """Evaluate the metrics of G_ema on all ranks together; return their lines."""
+    def _measure(
+        self, snapshot: Path | None, stop: Callable[[], bool] | None
+    ) -> tuple[list[str], dict[str, float]]:
+        """Evaluate the metrics of G_ema on all ranks together; return their lines and results."""
         t, lines = self.trainer, []
+        results: dict[str, float] = {}
+        progress = False if stop is None else self._raise_if_stopped(stop)
         for name in self.config.metrics:
             # A metric draws random numbers too, which must not change the rest of the run.
             try:
                 with torch.random.fork_rng():
-                    result = evaluate(name, t.G_ema, t.dataset, team=t.team)
+                    result = evaluate(name, t.G_ema, t.dataset, team=t.team, progress=progress)
+            except MetricStopped:
+                lines.append(f"{name} was stopped; sg3 metrics can measure the snapshot later")
+                break
             except ValueError as error:  # such as NaN images, from which a run can recover
                 lines.append(f"{name} could not be measured: {error}")
                 continue
             result = {**result, "kimg": t.cur_nimg / 1000}
+            results |= result["results"]
             lines += [f"{key} {value:.4g}" for key, value in result["results"].items()]
             is_first = name == self.config.metrics[0]
             lines += t.team.agree(partial(self._write_metric, result, snapshot, is_first))
         for line in lines:
             self.log(line)
-        return lines
+        return lines, results
+
+    def _raise_if_stopped(self, stop: Callable[[], bool]) -> Callable[[str, int, int], None]:
+        """Return a function for the progress of a metric, which raises `MetricStopped`."""
+        team = self.trainer.team
+
+        def check(stage: str, done: int, total: int) -> None:
+            # Processes ask together, so not in the last batches, which some do not have.
+            if (team.size == 1 or done + LAST_IMAGES <= total) and team.any(stop()):
+                raise MetricStopped
+
+        return check
 
     def _write_metric(
         self, result: dict[str, Any], snapshot: Path | None, may_be_best: bool
@@ -326,6 +368,7 @@ class RunWriter:
             "doctor": self._doctor.state(),
             "best": self._best.state(),
             "snapshot_nimg": self._snapshot_nimg,
+            "seconds": self.clock.seconds,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -335,13 +378,9 @@ class RunWriter:
         self._best.load_state(state.get("best", {}))
         # Earlier versions did not store it, but a state with nearly every snapshot.
         self._snapshot_nimg = state.get("snapshot_nimg", self.trainer.cur_nimg)
+        # Earlier versions stored the seconds of the steps alone.
+        self.clock.add_earlier(state.get("seconds", self.trainer.seconds))
         if self.is_main:
             for unfinished in self.folder.glob(".tmp-*"):  # of a killed process
                 unfinished.unlink()
             self._write_options()  # some may change, such as the length of the run
-            self._events = open_events(self.folder, self.trainer.cur_nimg)
-
-    def close(self) -> None:
-        """Close the TensorBoard writer."""
-        if self._events is not None:
-            self._events.close()

@@ -197,6 +197,7 @@ class Trainer:
         )
         self.cur_nimg = self.batch_idx = self.tick = self.tick_start_nimg = 0
         self.seconds = 0.0  # of all steps, earlier sessions included
+        self.waiting_seconds = 0.0  # of this session's steps: waiting for the loader
         self.nonfinite_gradients = 0
 
     def _seed(self) -> None:
@@ -217,7 +218,7 @@ class Trainer:
             shape = (dataset.image_shape, dataset.label_dim)
             start = start or Networks()
             kind, g_kwargs = generator_kwargs(config, *shape, start.G or start.G_ema)
-            d_kwargs = discriminator_kwargs(config, *shape, start.D)
+            d_kwargs = discriminator_kwargs(config, *shape, start.D, start.G or start.G_ema)
         else:
             kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"
             g_kwargs, d_kwargs = kwargs["G"], kwargs["D"]
@@ -271,6 +272,7 @@ class Trainer:
         started = time.perf_counter()
         config, num_phases = self.config, len(self.phases)
         images, labels = self.loader.next()
+        self.waiting_seconds += time.perf_counter() - started
         real = to_network_range(images, self.device), labels.to(self.device)
         # Drawn for all phases, due or not: what is shown does not depend on the intervals.
         gen_z = self.random_latents(num_phases * config.batch).split(config.batch)

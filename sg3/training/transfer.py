@@ -14,6 +14,8 @@ from sg3.checkpoints.networks import Networks
 from sg3.errors import UserError
 
 MAX_OCTAVES = 0.5  # between the cutoffs of two StyleGAN3 layers that are paired
+MIN_BLOCK = 3  # tensors of a missing block that share one line
+FADED = 0.1  # of the old weights in the average
 MIN_FRACTION = 0.5  # of the synthesis weights that the other network must provide
 #: Buffers that the architecture or the run determines; they are never copied.
 FIXED = re.compile(r"(up_filter|down_filter|resample_filter|transform)$")
@@ -41,22 +43,68 @@ class TransferReport:
         num_fitting: number of copied tensors.
         misfits: tensors that were not copied.
         pairs: names of paired StyleGAN3 layers, here and there, if the names differ.
+        absent: whether the other file has no such network at all.
+        from_average: whether its G_ema has taken the place of this network.
+        fitting_blocks: names of the blocks of which at least one tensor was copied.
     """
 
     part: str
     num_fitting: int = 0
+    fitting_blocks: set[str] = field(default_factory=set)
     misfits: list[Misfit] = field(default_factory=list)
     pairs: list[tuple[str, str]] = field(default_factory=list)
+    absent: bool = False
+    from_average: bool = False
 
     def lines(self) -> list[str]:
-        """Return lines for the log: layer pairs, then every misfit."""
-        lines = [f"{self.part}.{own} initialized from {other}" for own, other in self.pairs]
-        return lines + [f"{self.part}.{misfit}" for misfit in self.misfits]
+        """Return lines for the log: layer pairs, blocks that are missing, then every misfit."""
+        if self.absent:
+            return [f"the network has no {self.part}: it starts from random weights"]
+        lines = [f"the network has no {self.part}: its G_ema is used"] if self.from_average else []
+        lines += [f"{self.part}.{own} initialized from {other}" for own, other in self.pairs]
+        return lines + _misfit_lines(self.part, self.misfits, self.fitting_blocks)
 
     def summary(self) -> str:
         """Return text like `G 132 of 140 tensors`."""
         total = self.num_fitting + len(self.misfits)
         return f"{self.part} {self.num_fitting} of {total} tensors"
+
+
+def _misfit_lines(part: str, misfits: list[Misfit], fitting: set[str]) -> list[str]:
+    """Return a line per misfit, but only one for a block of which the other network has nothing."""
+    blocks: dict[str, list[Misfit]] = {}
+    for misfit in misfits:
+        blocks.setdefault(_block_of(misfit.name), []).append(misfit)
+    lines = []
+    for block, found in blocks.items():
+        missing = block not in fitting and all(m.shape_there is None for m in found)
+        if missing and len(found) >= MIN_BLOCK:
+            lines.append(
+                f"{part}.{block}: missing there, its {len(found)} tensors start from random weights"
+            )
+        else:
+            lines += [f"{part}.{misfit}" for misfit in found]
+    return lines
+
+
+def _block_of(name: str) -> str:
+    """Return the block of a tensor: `b8` of D, `synthesis.b8` or `mapping.fc0` of a generator."""
+    parts = name.split(".")[:-1]
+    depth = 2 if parts[:1] in (["synthesis"], ["mapping"]) else 1
+    return ".".join(parts[:depth]) or name
+
+
+def fading_line(ema_kimg: float) -> str:
+    """Return the line about how long G_ema resembles the network that the run started from.
+
+    Its weight halves every `ema_kimg`, without ramp-up (REFERENCE.md §4.7).
+    """
+    faded = ema_kimg * math.log2(1 / FADED)
+    return (
+        f"the averaged network, which grids and metrics show, resembles the old one at first: its "
+        f"half-life is {ema_kimg:.3g} kimg, after {faded:.3g} kimg {FADED:.0%} of the old weights "
+        "are left; a smaller `ema_kimg` fades them sooner"
+    )
 
 
 def pair_layers(own: Any, other: Any) -> list[tuple[str, str]]:
@@ -89,7 +137,7 @@ def _renamed_layers(own: Any, other: Any) -> list[tuple[str, str]]:
 
 def transfer(part: str, own: nn.Module, other: nn.Module | None) -> TransferReport:
     """Copy every learned tensor of `other` that fits by name and shape into `own`."""
-    report = TransferReport(part)
+    report = TransferReport(part, absent=other is None)
     source: dict[str, torch.Tensor] = {} if other is None else other.state_dict()
     there = {}
     if other is not None:
@@ -110,6 +158,7 @@ def transfer(part: str, own: nn.Module, other: nn.Module | None) -> TransferRepo
             report.misfits.append(Misfit(name, tuple(tensor.shape), shape))
     own.load_state_dict(found, strict=False)
     report.num_fitting = len(found)
+    report.fitting_blocks = {_block_of(name) for name in found}
     return report
 
 
@@ -117,6 +166,7 @@ def start_from(networks: Networks, G: Any, D: nn.Module, G_ema: nn.Module) -> li
     """Copy what fits of `networks` into G, D and G_ema.
 
     A file without G initializes both G and G_ema from its G_ema; without D, D stays random.
+    `sg3.load` refuses files without G_ema.
     Raises ValueError if the network is of another kind or fills too little of G's synthesis.
     """
     source: Any = networks.G if networks.G is not None else networks.G_ema
@@ -130,6 +180,7 @@ def start_from(networks: Networks, G: Any, D: nn.Module, G_ema: nn.Module) -> li
         transfer("G_ema", G_ema, networks.G_ema),
     ]
     first = reports[0]
+    first.from_average = networks.G is None
     misfits = {misfit.name for misfit in first.misfits}
     # Synthesis only: a mapping network of the usual width fits any run and is no use alone.
     parameters = G.synthesis.named_parameters(prefix="synthesis")

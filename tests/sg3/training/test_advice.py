@@ -1,16 +1,12 @@
-"""Training doctor: every finding once, none for a healthy run; TensorBoard events."""
+"""Training doctor: every finding once, none for a healthy run."""
 
 import json
-import sys
-import time
-import types
 
 import numpy as np
 import pytest
 
 from recipes.minifaces.world.renderer import render, sample_attributes, sample_pose
 from sg3.training.advice import COLLAPSED_FRACTION, TrainingDoctor, grid_diversity
-from sg3.training.run_writer import open_events, write_events
 
 
 def stats(real=0.4, fake=-0.4, signs_real=0.5, signs_fake=-0.5, g_loss=0.9):
@@ -69,6 +65,10 @@ CASES = {
         [(progress(sec_per_kimg=s), stats(), None) for s in [30.0] * 10 + [80.0, 75.0, 80.0]],
         "2.5 times as long",
     ),
+    "waiting": (
+        [(progress(waiting=w), stats(), None) for w in (0.5, 0.0, 0.12, 0.2, 0.4, 0.5)],
+        "24% of the time for 3 ticks: try more `workers`",
+    ),
     "winning without signs": (
         [(progress(), stats(real=2.5, fake=-2.0, g_loss=2 + i), None) for i in range(9)],
         "`dlr`",
@@ -104,6 +104,9 @@ NO_CASES = {
     "diversity grows from nothing": [(progress(), stats(), d) for d in (0.01, 0.1, 0.2, 0.4, 0.7)],
     # Seen in runs on Fashion-MNIST: noise before training, then smooth first images.
     "a healthy run's first grids": [(progress(), stats(), d) for d in (0.69, 0.59, 0.66, 0.9)],
+    "waiting for single ticks": [
+        (progress(waiting=w), stats(), None) for w in (0.3, 0.3, 0.1, 0.3, 0.3, 0.02, 0.0)
+    ],
     "no fakes yet": [(progress(), {}, None)] * 20,
 }
 
@@ -157,49 +160,3 @@ def test_diversity_of_copies_and_of_odd_shapes():
     assert grid_diversity(faces(lambda i: i)[[5] * 8]) == pytest.approx(0, abs=1e-6)
     assert grid_diversity(np.zeros([3, 1, 5, 7], np.uint8)) == 0
     assert grid_diversity(np.full([1, 3, 16, 16], 9, np.uint8)) == 0
-
-
-def test_tensorboard_gets_every_number():
-    class Writer:
-        def __init__(self):
-            self.seen = {}
-
-        def add_scalar(self, name, value, global_step):
-            self.seen[name] = (value, global_step)
-
-        def flush(self):
-            pass
-
-    writer = Writer()
-    write_events(writer, progress(note="text"), stats(), 4000)
-    assert writer.seen["Progress/sec_per_kimg"] == (30.0, 4000)
-    assert writer.seen["Loss/scores/real"] == (0.4, 4000)
-    assert "Progress/note" not in writer.seen
-
-
-@pytest.mark.parametrize("error", [ImportError("missing"), TypeError("other protobuf")])
-def test_without_a_working_tensorboard_there_is_no_writer(monkeypatch, tmp_path, error):
-    class Broken(types.ModuleType):
-        def __getattr__(self, name):
-            raise error
-
-    name = "torch.utils.tensorboard"
-    monkeypatch.setitem(sys.modules, name, Broken(name))
-    assert open_events(tmp_path) is None
-
-
-def test_real_events(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    for start, steps in ((None, (1000, 2000, 3000)), (1000, (2000,))):
-        writer = open_events(tmp_path, start)
-        for nimg in steps:
-            write_events(writer, progress(sec_per_kimg=nimg / 100), stats(), nimg)
-        writer.close()
-        time.sleep(1.1)  # event files are named by the second
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    seen = [(e.step, e.value) for e in events.Scalars("Progress/sec_per_kimg")]
-    assert seen == [(1000, 10.0), (2000, 20.0)]
-    assert events.Scalars("Loss/scores/fake")[0].value == pytest.approx(-0.4)

@@ -156,6 +156,11 @@ def test_an_image_that_is_too_large_is_left_out(folder, monkeypatch):
     assert data["fakes"] == [] and data["reals"] is None and data["charts"]
 
 
+def test_the_remaining_time_is_the_eta_of_the_last_tick(folder):
+    write_lines(folder / "stats.jsonl", [tick(1), tick(2, eta_seconds=60.0)])
+    assert ["1m 00s", "remaining"] in data_of(folder)[0]["facts"]
+
+
 def test_the_remaining_time_follows_the_median_tick(folder):
     """The last tick may have been slow for other reasons."""
     ticks = [tick(k, sec_per_kimg=300.0 if k in (0, 9) else 30.0) for k in range(10)]

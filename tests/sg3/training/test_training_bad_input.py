@@ -95,6 +95,11 @@ def test_a_dry_run_refuses_it_too(world, tmp_path):
         ("--data DATA/good --resume mini-faces", "--resume: the network does not fit"),
         ("--data DATA/good --metrics fid5k_ful", "unknown name 'fid5k_ful'"),
         ("--data DATA/good --augpipe bgd", "'--augpipe': 'bgd' is not one of 'blit'"),
+        (
+            "--data DATA/good --log wandd",
+            "--log: got 'wandd', expected names of tensorboard, trackio, wandb",
+        ),
+        ("--data DATA/good --log trackio,", "--log: got '', expected names of"),
         ("--data DATA/good --mirorr", "Did you mean one of: '--mirror', '--mirror-y'"),
     ],
 )

@@ -9,7 +9,8 @@ from PIL import Image
 
 import sg3
 from sg3.training.config import TrainConfig
-from sg3.training.loop import describe, train
+from sg3.training.dry_run import describe
+from sg3.training.loop import train
 from sg3.training.run_folder import append_jsonl, state_path
 
 SMALL = dict(

@@ -1,5 +1,8 @@
 """Transfer from another network: what is copied, listed, and refused."""
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,9 @@ from PIL import Image
 import sg3
 from sg3.networks import build_network
 from sg3.training.config import TrainConfig
+from sg3.training.dry_run import describe
 from sg3.training.loop import train
-from sg3.training.transfer import pair_layers, start_from, transfer
+from sg3.training.transfer import FADED, fading_line, pair_layers, start_from, transfer
 
 SMALL = dict(
     batch=4, aug="noaug", workers=0, mbstd_group=2, grid=(3, 2), tick=0.008, snap=1, threads=1,
@@ -57,6 +61,7 @@ def test_a_file_with_g_ema_alone():
     before = {n: t.clone() for n, t in D.state_dict().items()}
     reports = {report.part: report for report in start_from(source, G, D, G_ema)}
     assert torch.equal(G.synthesis.L0_24_8.weight, source.G_ema.synthesis.L0_24_8.weight)
+    assert reports["G"].lines() == ["the network has no G: its G_ema is used"]
     assert reports["D"].num_fitting == 0 and len(reports["D"].misfits) > 10
     assert all(torch.equal(before[n], t) for n, t in D.state_dict().items())
 
@@ -68,6 +73,28 @@ def test_misfits_are_listed_with_both_shapes():
     assert "G.mapping.fc0.weight: here [8, 16], there [8, 8]" in lines
     assert "G.mapping.embed.weight: here [8, 3], there missing" in lines
     assert report.num_fitting > 30
+
+
+def test_a_missing_network_is_one_line():
+    report = transfer("D", discriminator(), None)
+    assert report.lines() == ["the network has no D: it starts from random weights"]
+    assert report.summary().startswith("D 0 of ")
+
+
+def test_a_missing_block_is_one_line():
+    """Of D at 32², block b32 and what reads RGB images are not in a D at 16²."""
+    lines = transfer("D", discriminator(32), discriminator(16)).lines()
+    block = [name for name in discriminator(32).state_dict() if name.startswith("b32.")]
+    kept = [name for name in block if not name.endswith("filter")]
+    text = f"D.b32: missing there, its {len(kept)} tensors start from random weights"
+    assert len(kept) > 5 and lines == [text]
+
+
+def test_the_line_about_the_old_weights_in_the_average():
+    """After log2(10) = 3.32 half-lives a tenth is left: 33.2 kimg at 10 kimg."""
+    line = fading_line(10)
+    assert "half-life is 10 kimg, after 33.2 kimg 10% of the old" in line and "`ema_kimg`" in line
+    assert math.isclose(0.5 ** (33.2 / 10), FADED, rel_tol=0.01)
 
 
 def test_another_resolution_pairs_layers_by_cutoff():
@@ -133,6 +160,27 @@ def test_a_run_has_the_sizes_of_its_start_network(data, tmp_path):
     kwargs = sg3.load(str(step.folder)).G_ema.init_kwargs
     assert kwargs["z_dim"] == 8 and kwargs["mapping_kwargs"] == mapping
     assert kwargs["num_layers"] == 6
+
+
+@pytest.mark.parametrize("radial", [False, True])
+def test_without_d_its_capacity_is_that_of_the_start_generator(data, tmp_path, radial):
+    """R's generator has twice the channels of its discriminator."""
+    path = tmp_path / "start.safetensors"
+    kind = {"conv_kernel": 1, "use_radial_filters": True} if radial else {}
+    sg3.save(sg3.Networks(G_ema=generator(**kind)), path)
+    options = {**SMALL, "cfg": "stylegan3-r" if radial else "stylegan3-t"}
+    config = TrainConfig(outdir=str(tmp_path / "runs"), data=data, resume=str(path), **options)
+    factor = 2 if radial else 1
+    planned = describe(config)["D"]
+    assert (planned["channel_base"], planned["channel_max"]) == (64 // factor, 8 // factor)
+    steps = list(train(config))
+    assert sg3.load(str(steps[-1].folder)).D.init_kwargs == planned
+    notes = [note for step in steps for note in step.notes]
+    assert "the network has no D: it starts from random weights" in notes
+    assert sum("resembles the old one" in note for note in notes) == 1
+    assert not [note for note in notes if note.startswith("D.")]
+    wider = dataclasses.replace(config, dcbase=128, dcmax=16)
+    assert describe(wider)["D"]["channel_base"] == 128
 
 
 def test_a_frozen_mapping_stays(data, tmp_path):
