@@ -13,7 +13,7 @@ import click
 
 from sg3.cli.options import GRID, ParsedType, config_option, debug_option, option
 from sg3.errors import UserError
-from sg3.training.config import TrainConfig
+from sg3.training.config import DIFFAUG_POLICIES, TrainConfig
 
 of = partial(config_option, TrainConfig)
 
@@ -25,12 +25,18 @@ def parse_batch_gpu(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
+def parse_names(text: str) -> tuple[str, ...]:
+    """Parse `"color,cutout"` into names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def parse_metrics(text: str) -> tuple[str, ...]:
     """Parse `"fid50k_full,kid50k_full"` into names; `"none"` into ()."""
-    return () if text.lower() == "none" else tuple(name.strip() for name in text.split(","))
+    return () if text.lower() == "none" else parse_names(text)
 
 
 BATCH_GPU = ParsedType("N|auto", parse_batch_gpu)
+NAMES = ParsedType("NAMES", parse_names)
 METRICS = ParsedType("NAMES|none", parse_metrics)
 #: For switches that may have a value, as in official commands: `--mirror=1`.
 SWITCH: dict[str, Any] = {
@@ -65,12 +71,14 @@ FEATURES = [
     of("max_images", field="max_size"),  # as `open_dataset` calls it
     of("aug"),
     of("augpipe"),
+    of("diffaug", type=NAMES, default=",".join(DIFFAUG_POLICIES)),
     of("p"),
     of("target"),
     of("initial_p"),
     of("resume", metavar="latest|NAME|FILE|URL"),
     of("freezed"),
     switch("freeze_mapping"),
+    of("freeze_g", metavar="LAYERS"),
 ]
 SIZES = [
     of(name)

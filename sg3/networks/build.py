@@ -17,6 +17,7 @@ KINDS = {
         "sg3.networks.augment",
         "AugmentPipe",
     ),  # alias: the name of the part in `Networks`
+    "diffaugment": ("sg3.networks.diffaugment", "DiffAugment"),
 }
 
 
@@ -24,10 +25,10 @@ def build_network(kind: str, kwargs: dict) -> nn.Module:
     """Construct a network with random weights.
 
     Args:
-        kind: "stylegan3", "stylegan2", "discriminator" or "augment".
+        kind: "stylegan3", "stylegan2", "discriminator", "augment" or "diffaugment".
         kwargs: constructor arguments of `sg3.networks.stylegan3.Generator`,
-            `sg3.networks.stylegan2.Generator`, `sg3.networks.discriminator.Discriminator` or
-            `sg3.networks.augment.AugmentPipe`.
+            `sg3.networks.stylegan2.Generator`, `sg3.networks.discriminator.Discriminator`,
+            `sg3.networks.augment.AugmentPipe` or `sg3.networks.diffaugment.DiffAugment`.
 
     Returns:
         The network, with the attributes `kind` and `init_kwargs`, which `sg3.save` stores.

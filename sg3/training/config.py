@@ -21,6 +21,8 @@ CONFIGS = ("stylegan3-t", "stylegan3-r", "stylegan2")
 AUGMENTATIONS = (
     "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc",
 )  # fmt: skip
+#: Those of `sg3.networks.diffaugment.POLICIES`, likewise.
+DIFFAUG_POLICIES = ("color", "translation", "cutout")
 MAX_GRID = 100  # images per side
 MAX_DESC_LENGTH = 100
 
@@ -75,9 +77,10 @@ class TrainConfig:
 
     aug: str = setting(
         "ada",
-        "Augmentation: none, adaptive (ADA), or with a fixed probability; see augpipe for the "
-        "operations.",
-        choices=("noaug", "ada", "fixed"),
+        "Augmentation of the images that D sees. ada, fixed: operations of augpipe, with an "
+        "adaptive or fixed probability; diffaug: operations of diffaug, always; apa: shows "
+        "generated images as real, with an adaptive probability (arXiv 2111.06849).",
+        choices=("noaug", "ada", "fixed", "diffaug", "apa"),
     )
     augpipe: str = setting(
         "bgc",
@@ -85,11 +88,18 @@ class TrainConfig:
         "color; filter; noise; cutout; bg, bgc, … combine them.",
         choices=AUGMENTATIONS,
     )
+    diffaug: tuple[str, ...] = setting(
+        DIFFAUG_POLICIES,
+        "Operations of DiffAugment (arXiv 2006.10738): color, translation, cutout.",
+    )
     p: float = setting(0.2, "Probability of fixed augmentation.", min=0, max=1)
     target: float = setting(
-        0.6, "ADA target: mean sign of D on real images; higher augments less.", min=0, max=1
+        0.6,
+        "Target of ada and apa: mean sign of D on real images; higher augments less.",
+        min=0,
+        max=1,
     )
-    initial_p: float = setting(0.0, "Initial ADA probability.", min=0, max=1)
+    initial_p: float = setting(0.0, "Initial probability of ada and apa.", min=0, max=1)
 
     resume: str | None = setting(
         None,
@@ -103,6 +113,12 @@ class TrainConfig:
     )
     freezed: int = setting(0, "Number of D's first layers to freeze.", min=0)
     freeze_mapping: bool = setting(False, "Freeze G's mapping network.")
+    freeze_g: int = setting(
+        0,
+        "Number of the first, coarse layers of G's synthesis network to freeze. `sg3 inspect` "
+        "lists the layers.",
+        min=0,
+    )
 
     cbase: int | None = _size("Channel base (capacity) of G and D; doubled in G for R.", "32768")
     cmax: int | None = _size("Maximum channels per layer of G and D; doubled in G for R.", "512")
@@ -190,6 +206,10 @@ class TrainConfig:
         check_settings(self)
         if self.cfg == "stylegan2" and (self.num_layers or self.margin_size) is not None:
             raise UserError("num_layers, margin_size: got a value, but `cfg` stylegan2 has neither")
+        unknown = [name for name in self.diffaug if name not in DIFFAUG_POLICIES]
+        if unknown or not self.diffaug:
+            got = repr(unknown[0]) if unknown else "nothing"
+            raise UserError(f"diffaug: got {got}, expected some of {', '.join(DIFFAUG_POLICIES)}")
         if self.grid is not None and not all(1 <= n <= MAX_GRID for n in self.grid):
             size = "x".join(map(str, self.grid))
             raise UserError(f"grid: got {size}, expected 1 to {MAX_GRID} images per side")

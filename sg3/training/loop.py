@@ -17,10 +17,12 @@ from sg3.data.transforms import check_size
 from sg3.distributed import Team, restarted_by_torchrun
 from sg3.errors import UserError
 from sg3.metrics import check_names
-from sg3.networks.augment import PRESETS
+from sg3.networks import build_network
 from sg3.progress import with_bar
 from sg3.training import run_folder
+from sg3.training.augmentation import image_augmentation
 from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
+from sg3.training.freezing import trained_parameters
 from sg3.training.loss import GANLoss, loss_config
 from sg3.training.progress_page import write_progress_page
 from sg3.training.run_writer import RunWriter
@@ -139,13 +141,16 @@ def describe(config: TrainConfig, num_processes: int = 1) -> dict[str, Any]:
     if config.start_network is not None:
         start, config = load(config.start_network), config.begun_with_network()
     kind, kwargs = generator_kwargs(config, shape, dataset.label_dim, start.G or start.G_ema)
+    if config.freeze_g:
+        trained_parameters(build_network(kind, kwargs), config)  # raises for too many layers
+    augment = image_augmentation(config)
     return {
         "options": plain(config),
         "folder": run_folder.run_description(config, dataset.name, num_processes),
         "data": {"images": len(dataset), "shape": shape, "label_dim": dataset.label_dim},
         "G": {"kind": kind, **kwargs},
         "D": discriminator_kwargs(config, shape, dataset.label_dim, start.D),
-        "augment": None if config.aug == "noaug" else PRESETS[config.augpipe],
+        "augment": None if augment is None else {"kind": augment[0], **augment[1]},
         "loss": dataclasses.asdict(loss_config(config)),
     }
 
@@ -260,11 +265,13 @@ class Run:
         # The stored options were changed like this at the start: compare like with like.
         if saved["from_network"]:
             config = config.begun_with_network()
+        # An option that is younger than the run had its default.
+        saved = {**plain(TrainConfig(outdir="", data="")), **saved}
         for name, value in plain(config).items():
-            if name not in MAY_CHANGE and saved.get(name) != value:
+            if name not in MAY_CHANGE and saved[name] != value:
                 raise UserError(
                     f"{name}: got {value}, but the run in {folder} was started with "
-                    f"{saved.get(name)}; use the same options, or start a new run without `resume`"
+                    f"{saved[name]}; use the same options, or start a new run without `resume`"
                 )
         return config
 

@@ -285,8 +285,8 @@ class RunWriter:
             "images_per_pass": t.pass_size,
             **memory_gb(t.device),
         }
-        if t.augment_pipe is not None:
-            progress["augment_p"] = float(t.augment_pipe.get_buffer("p"))
+        if t.augment_p is not None:
+            progress["augment_p"] = float(t.augment_p)
         return progress
 
     def _save_snapshot(self) -> tuple[Path, float]:
