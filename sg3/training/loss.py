@@ -125,9 +125,12 @@ class GANLoss:
             images = self.augment(images)
         return self.D(images, c)
 
-    def _report_scores(self, kind: str, logits: torch.Tensor) -> None:
+    def _report_scores(
+        self, kind: str, logits: torch.Tensor, other: torch.Tensor | float = 0.0
+    ) -> None:
+        """Report logits and their signs, relative to `other` where only differences matter."""
         self.report(f"Loss/scores/{kind}", logits)
-        self.report(f"Loss/signs/{kind}", logits.detach().sign())
+        self.report(f"Loss/signs/{kind}", (logits - other).detach().sign())
 
     def accumulate_gradients(
         self,
@@ -175,11 +178,12 @@ class GANLoss:
         """Adversarial loss of G; `reals` are images and labels, `fakes` latents and labels."""
         images, _ = self.run_G(*fakes)
         logits = self.run_D(images, fakes[1], sigma)
-        self._report_scores("fake", logits)
+        real_logits: torch.Tensor | float = 0.0
         if self.config.kind == "rpgan":
             with torch.no_grad():  # the real images do not depend on G
                 real_logits = self.run_D(*reals, sigma)
-            logits = logits - real_logits
+        self._report_scores("fake", logits, real_logits)
+        logits = logits - real_logits
         loss = softplus(-logits)
         self.report("Loss/G/loss", loss)
         loss.mean().mul(gain).backward()
@@ -235,22 +239,35 @@ class GANLoss:
     def _relativistic_discriminator(
         self, reals: Pair, fakes: Pair, gain: float, sigma: float, main: bool, penalize: bool
     ) -> None:
-        """Relativistic pairing loss with R1 and R2, in one backward pass."""
-        generated = self._fake_images(fakes, update_emas=main)
+        """Relativistic pairing loss with R1 and R2, in one backward pass if both are due."""
+        generated = (self._fake_images(fakes, update_emas=main), fakes[1])
+        if not main:
+            self._both_penalties(reals, generated, gain, sigma)
+            return
         real_images, real_logits = self._logits_of_leaves(reals, sigma, penalize)
-        fake_images, fake_logits = self._logits_of_leaves((generated, fakes[1]), sigma, penalize)
-        self._report_scores("real", real_logits)
-        loss = torch.zeros_like(real_logits)
-        if main:
-            self._report_scores("fake", fake_logits)
-            loss = softplus(fake_logits - real_logits)
-            self.report("Loss/D/loss", loss)
+        fake_images, fake_logits = self._logits_of_leaves(generated, sigma, penalize)
+        self._report_scores("real", real_logits, fake_logits)
+        self._report_scores("fake", fake_logits, real_logits)
+        loss = softplus(fake_logits - real_logits)
+        self.report("Loss/D/loss", loss)
         if penalize:
             reg = self._penalty("r1", real_logits, real_images)
             reg = reg + self._penalty("r2", fake_logits, fake_images)
             self.report("Loss/D/reg", reg)
             loss = loss.reshape(reg.shape[0], -1).mean(1) + reg
         loss.mean().mul(gain).backward()
+
+    def _both_penalties(self, reals: Pair, generated: Pair, gain: float, sigma: float) -> None:
+        """R1 and R2 alone: a sum, so that only one graph is in memory at a time."""
+        logits, regs = [], []
+        for name, pair in (("r1", reals), ("r2", generated)):
+            images, own = self._logits_of_leaves(pair, sigma, requires_grad=True)
+            reg = self._penalty(name, own, images)
+            reg.mean().mul(gain).backward()
+            logits.append(own.detach())
+            regs.append(reg.detach())
+        self._report_scores("real", *logits)
+        self.report("Loss/D/reg", regs[0] + regs[1])
 
     def _logits_of_leaves(self, images_and_labels: Pair, sigma: float, requires_grad: bool) -> Pair:
         """Return the images, as leaves if gradients by them are needed, and their logits."""

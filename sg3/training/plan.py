@@ -122,6 +122,8 @@ class Estimate:
             phases = {"Gmain": 1, "Greg": G_REG_INTERVAL}
         else:
             phases = {"Gboth": 1}
+        if config.d_reg_interval == 1:
+            return phases | {"Dboth": 1}
         return phases | {"Dmain": 1, "Dreg": config.d_reg_interval}
 
     def step(self, config: TrainConfig, num_gpus: int) -> tuple[float, float]:

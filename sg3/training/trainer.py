@@ -246,9 +246,9 @@ class Trainer:
         trained = self.team.agree(lambda: trained_parameters(self.G, config))
         self.phases = make_phases("G", self.G, trained, config.glr, g_interval)
         self._g_lr = self.phases[0].optimizer.param_groups[0]["lr"]  # before any warmup
-        self.phases += make_phases(
-            "D", self.D, self.D.parameters(), config.dlr, config.d_reg_interval
-        )
+        # Lazy only if steps lie between: at every step, one update has both gradients.
+        d_interval = config.d_reg_interval if config.d_reg_interval > 1 else None
+        self.phases += make_phases("D", self.D, self.D.parameters(), config.dlr, d_interval)
 
     def _report(self, name: str, values: torch.Tensor) -> None:
         self.stats.report(name, values)
