@@ -106,8 +106,10 @@ class GANLoss:
         fade = self.config.blur_fade_kimg * 1000
         return self.config.blur_init_sigma * max(1 - cur_nimg / fade, 0) if fade > 0 else 0.0
 
-    def run_G(self, z: torch.Tensor, c: torch.Tensor, update_emas: bool = False) -> Pair:
-        """Return images and their `ws` `[N, num_ws, w_dim]`, with style mixing."""
+    def run_mapping(
+        self, z: torch.Tensor, c: torch.Tensor, update_emas: bool = False
+    ) -> torch.Tensor:
+        """Return `ws` `[N, num_ws, w_dim]`, with style mixing."""
         ws = self.G.mapping(z, c, update_emas=update_emas)
         if self.config.style_mixing_prob > 0:
             # One cutoff for all images of the pass.
@@ -115,6 +117,11 @@ class GANLoss:
             if float(torch.rand([])) < self.config.style_mixing_prob:
                 other = self.G.mapping(torch.randn_like(z), c, update_emas=False)
                 ws = torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
+        return ws
+
+    def run_G(self, z: torch.Tensor, c: torch.Tensor, update_emas: bool = False) -> Pair:
+        """Return images and their `ws` `[N, num_ws, w_dim]`, with style mixing."""
+        ws = self.run_mapping(z, c, update_emas)
         return self.G.synthesis(ws, update_emas=update_emas), ws
 
     def run_D(self, images: torch.Tensor, c: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -191,7 +198,10 @@ class GANLoss:
     def _path_length(self, z: torch.Tensor, c: torch.Tensor, gain: float) -> None:
         """Path length regularization: equal steps in W make equal steps in the image (SG2 §3.2)."""
         count = max(z.shape[0] // self.config.pl_batch_shrink, 1)
-        images, ws = self.run_G(z[:count], c[:count])
+        ws = self.run_mapping(z[:count], c[:count])
+        if not ws.requires_grad:  # the mapping network is frozen
+            ws = ws.detach().requires_grad_(True)
+        images = self.G.synthesis(ws)
         # 1/√(H·W) keeps the length independent of the number of pixels.
         noise = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
         # The product of the Jacobian and the noise, without the Jacobian (SG2 Eq. 4).

@@ -95,6 +95,16 @@ def test_a_dry_run_refuses_it_too(world, tmp_path):
         ("--data DATA/good --resume mini-faces", "--resume: the network does not fit"),
         ("--data DATA/good --metrics fid5k_ful", "unknown name 'fid5k_ful'"),
         ("--data DATA/good --augpipe bgd", "'--augpipe': 'bgd' is not one of 'blit'"),
+        (
+            "--data DATA/good --diffaug colour",
+            "--diffaug: got 'colour', expected some of color, tra",
+        ),
+        ("--data DATA/good --diffaug ,", "--diffaug: got nothing, expected some of color, transl"),
+        (
+            "--data DATA/good --freeze-g 6",
+            "--freeze-g: got 6, expected at most 5: the layers of this G are input, L0, L1, L2,",
+        ),
+        ("--data DATA/good --freeze-g 6 --dry-run", "--freeze-g: got 6, expected at most 5: the "),
         ("--data DATA/good --mirorr", "Did you mean one of: '--mirror', '--mirror-y'"),
     ],
 )

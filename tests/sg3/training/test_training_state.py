@@ -74,6 +74,9 @@ CASES = {
     "workers": dict(workers=2, cache="none", **SG3),
     "accumulation": dict(batch_gpu=2, **SG3),
     "rpgan": dict(loss="rpgan", **SG3),
+    "apa": dict(aug="apa", initial_p=0.5, cfg="stylegan2"),
+    "diffaug": dict(aug="diffaug", loss="rpgan", d_reg_interval=1, **SG3),
+    "frozen": dict(freeze_g=3, freeze_mapping=True, cfg="stylegan2"),
     "mirrored": dict(mirror=True, max_images=7, freezed=1, **SG3),
 }
 
