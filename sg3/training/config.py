@@ -154,7 +154,12 @@ class TrainConfig:
         0, "Linear warmup of G's learning rate in kimg, for a trained G with an untrained D.", min=0
     )
     mbstd_group: int = setting(4, "Minibatch standard deviation group size of D.", min=1)
-    d_reg_interval: int = setting(16, "Steps between R1 updates (lazy regularization).", min=1)
+    d_reg_interval: int | None = setting(
+        None,
+        "Steps between R1 (and R2) updates (lazy regularization); 1 joins them with the main loss.",
+        min=1,
+        unset="16, 4 for rpgan",
+    )
     blur_percent: float | None = setting(
         None,
         "Blur the inputs of D at first; the blur fades over this percentage of the run.",
@@ -239,6 +244,8 @@ class TrainConfig:
             # A starting point: published weights scale like this (REFERENCE.md §4.8).
             "gamma": 0.0002 * resolution**2 / self.batch,
             "batch_gpu": self.batch // world_size,
+            # In 16 steps R1 and R2 grow so large that one update undoes them (docs/LOG.md).
+            "d_reg_interval": 4 if self.loss == "rpgan" else 16,
             "glr": 0.002 if self.cfg == "stylegan2" else 0.0025,
             "ema_kimg": self.batch * 10 / 32,
             "grid": (min(columns, 32), min(rows, 32)),

@@ -122,6 +122,7 @@ class Estimate:
             phases = {"Gmain": 1, "Greg": G_REG_INTERVAL}
         else:
             phases = {"Gboth": 1}
+        assert config.d_reg_interval is not None, "options are resolved"
         if config.d_reg_interval == 1:
             return phases | {"Dboth": 1}
         return phases | {"Dmain": 1, "Dreg": config.d_reg_interval}

@@ -247,7 +247,7 @@ class Trainer:
         self.phases = make_phases("G", self.G, trained, config.glr, g_interval)
         self._g_lr = self.phases[0].optimizer.param_groups[0]["lr"]  # before any warmup
         # Lazy only if steps lie between: at every step, one update has both gradients.
-        d_interval = config.d_reg_interval if config.d_reg_interval > 1 else None
+        d_interval = None if config.d_reg_interval == 1 else config.d_reg_interval
         self.phases += make_phases("D", self.D, self.D.parameters(), config.dlr, d_interval)
 
     def _report(self, name: str, values: torch.Tensor) -> None:

@@ -196,6 +196,9 @@ def test_regularization_at_every_step_is_one_update(data):
     assert phases[-1].optimizer.defaults["lr"] == 0.002  # not scaled by k/(k + 1)
     assert phases[-1].optimizer.defaults["betas"] == (0, 0.99)
     assert [p.name for p in trainer_of(data).phases][2:] == ["Dmain", "Dreg"]
+    for loss, interval in (("stylegan2", 16), ("rpgan", 4)):
+        config = TrainConfig(outdir="", data=data, loss=loss).resolved(16)
+        assert config.d_reg_interval == interval
 
 
 @pytest.mark.parametrize("phase", ["Gmain", "Dmain", "Dreg"])
