@@ -90,7 +90,8 @@ SIZES = [
 LEARNING = [
     of(name)
     for name in (
-        "loss", "style_mixing_prob", "pl_weight", "glr", "dlr", "glr_warmup_kimg",
+        "loss", "discriminator", "features",
+        "style_mixing_prob", "pl_weight", "glr", "dlr", "glr_warmup_kimg",
         "d_reg_interval", "blur_percent", "ema_kimg", "kimg", "seed",
     )
 ]  # fmt: skip

@@ -12,6 +12,7 @@ KINDS = {
     "stylegan3": ("sg3.networks.stylegan3", "Generator"),
     "stylegan2": ("sg3.networks.stylegan2", "Generator"),
     "discriminator": ("sg3.networks.discriminator", "Discriminator"),
+    "projected": ("sg3.networks.projected", "ProjectedDiscriminator"),
     "augment": ("sg3.networks.augment", "AugmentPipe"),
     "augment_pipe": (
         "sg3.networks.augment",
@@ -25,10 +26,12 @@ def build_network(kind: str, kwargs: dict) -> nn.Module:
     """Construct a network with random weights.
 
     Args:
-        kind: "stylegan3", "stylegan2", "discriminator", "augment" or "diffaugment".
+        kind: "stylegan3", "stylegan2", "discriminator", "projected", "augment" or
+            "diffaugment".
         kwargs: constructor arguments of `sg3.networks.stylegan3.Generator`,
             `sg3.networks.stylegan2.Generator`, `sg3.networks.discriminator.Discriminator`,
-            `sg3.networks.augment.AugmentPipe` or `sg3.networks.diffaugment.DiffAugment`.
+            `sg3.networks.projected.ProjectedDiscriminator`, `sg3.networks.augment.AugmentPipe` or
+            `sg3.networks.diffaugment.DiffAugment`.
 
     Returns:
         The network, with the attributes `kind` and `init_kwargs`, which `sg3.save` stores.

@@ -1,4 +1,4 @@
-"""What a run does to the images that D sees: ADA, DiffAugment, or generated images as real (APA)."""
+"""What a run does to the images that D sees: ADA, DiffAugment or APA (REFERENCE.md §4.6, §5)."""
 
 from __future__ import annotations
 

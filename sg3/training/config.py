@@ -134,8 +134,18 @@ class TrainConfig:
 
     loss: str = setting(
         "stylegan2",
-        "stylegan2: non-saturating loss with R1. rpgan: relativistic pairing loss with R1 and R2.",
-        choices=("stylegan2", "rpgan"),
+        "stylegan2: non-saturating loss with R1. rpgan: relativistic pairing loss with R1 and R2. "
+        "hinge: hinge loss with R1, without it for a projected discriminator.",
+        choices=("stylegan2", "rpgan", "hinge"),
+    )
+    discriminator: str = setting(
+        "stylegan2",
+        "projected: small discriminators on frozen features, for few images and short runs "
+        "(arXiv 2111.01007); needs loss hinge.",
+        choices=("stylegan2", "projected"),
+    )
+    features: str = setting(
+        "mini", "Feature network of a projected discriminator: mini, or timm:MODEL[/FILE]."
     )
     style_mixing_prob: float | None = setting(
         None, "Style mixing probability.", min=0, max=1, unset="0.9 for stylegan2, otherwise 0"
@@ -211,6 +221,11 @@ class TrainConfig:
         check_settings(self)
         if self.cfg == "stylegan2" and (self.num_layers or self.margin_size) is not None:
             raise UserError("num_layers, margin_size: got a value, but `cfg` stylegan2 has neither")
+        if self.discriminator == "projected":
+            if self.loss != "hinge":
+                raise UserError(f"loss: got {self.loss}, expected hinge for a projected D")
+            if self.cond or self.freezed:
+                raise UserError("cond, freezed: got a value, but a projected D has neither")
         unknown = [name for name in self.diffaug if name not in DIFFAUG_POLICIES]
         if unknown or not self.diffaug:
             got = repr(unknown[0]) if unknown else "nothing"
@@ -359,10 +374,18 @@ def discriminator_kwargs(
     label_dim: int,
     start: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Return constructor arguments of D; arguments as for `generator_kwargs`."""
+    """Return constructor arguments of D; arguments as for `generator_kwargs`.
+
+    Raises ValueError if the features of a projected D cannot be loaded.
+    """
+    if config.discriminator == "projected":
+        from sg3.networks.projected import projected_kwargs
+
+        image = _image_kwargs(image_shape, label_dim)
+        return projected_kwargs(config.features, image["img_resolution"], image["img_channels"])
     known: Any = start
     kwargs: dict[str, Any] = {"channel_base": 32768, "channel_max": 512}
-    if known is not None:
+    if known is not None and known.kind == "discriminator":
         kwargs = dict(known.init_kwargs)
     kwargs |= _given(
         channel_base=config.dcbase or config.cbase, channel_max=config.dcmax or config.cmax

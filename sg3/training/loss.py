@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 from ops_cuda import filter2d
 from sg3.errors import UserError
@@ -29,10 +29,10 @@ class LossConfig:
 
     `kind` 'stylegan2' is the non-saturating loss with R1. 'rpgan' pairs every generated image
     with a real one and adds R2, the same penalty on generated images ("The GAN is dead; long live
-    the GAN!", arXiv 2501.05441).
+    the GAN!", arXiv 2501.05441). 'hinge' is the hinge loss ("Geometric GAN", arXiv 1705.02894).
     """
 
-    kind: str = setting("stylegan2", "Adversarial loss.", choices=("stylegan2", "rpgan"))
+    kind: str = setting("stylegan2", "Adversarial loss.", choices=("stylegan2", "rpgan", "hinge"))
     r1_gamma: float = setting(10, "R1 (and R2) weight.", min=0)
     style_mixing_prob: float = setting(0, "Style mixing probability.", min=0, max=1)
     pl_weight: float = setting(0, "Path length regularization weight.", min=0)
@@ -47,7 +47,9 @@ class LossConfig:
 
 def loss_config(config: TrainConfig) -> LossConfig:
     """Return the loss settings of a resolved `config`."""
-    settings: dict[str, Any] = {"kind": config.loss, "r1_gamma": config.gamma}
+    # The layers of a projected D are bounded by spectral norm instead.
+    gamma = 0 if config.discriminator == "projected" else config.gamma
+    settings: dict[str, Any] = {"kind": config.loss, "r1_gamma": gamma}
     if config.cfg == "stylegan2":
         # StyleGAN3 uses neither (REFERENCE.md §4.8).
         settings |= {"style_mixing_prob": 0.9, "pl_weight": 2}
@@ -191,7 +193,7 @@ class GANLoss:
                 real_logits = self.run_D(*reals, sigma)
         self._report_scores("fake", logits, real_logits)
         logits = logits - real_logits
-        loss = softplus(-logits)
+        loss = -logits if self.config.kind == "hinge" else softplus(-logits)
         self.report("Loss/G/loss", loss)
         loss.mean().mul(gain).backward()
 
@@ -223,7 +225,7 @@ class GANLoss:
     def _discriminator(
         self, reals: Pair, fakes: Pair, gain: float, sigma: float, main: bool, penalize: bool
     ) -> None:
-        """Non-saturating loss and R1.
+        """Non-saturating or hinge loss, and R1.
 
         Two backward passes, generated images first, so that only one graph is in memory at a
         time; the real term and R1 share one forward pass when both are due.
@@ -231,13 +233,13 @@ class GANLoss:
         if main:
             logits = self.run_D(self._fake_images(fakes, update_emas=True), fakes[1], sigma)
             self._report_scores("fake", logits)
-            fake_loss = softplus(logits)
+            fake_loss = self._shortfall(-logits)
             fake_loss.mean().mul(gain).backward()
         images, logits = self._logits_of_leaves(reals, sigma, penalize)
         self._report_scores("real", logits)
         loss = torch.zeros_like(logits)
         if main:
-            loss = softplus(-logits)
+            loss = self._shortfall(logits)
             self.report("Loss/D/loss", fake_loss.detach() + loss.detach())
         if penalize:
             reg = self._penalty("r1", logits, images)
@@ -245,6 +247,10 @@ class GANLoss:
             # Logits are [N, 1]: added to [N] directly, they would broadcast to [N, N].
             loss = loss.reshape(reg.shape[0], -1).mean(1) + reg
         loss.mean().mul(gain).backward()
+
+    def _shortfall(self, margin: torch.Tensor) -> torch.Tensor:
+        """Return D's loss where its logit has the right sign by `margin`."""
+        return relu(1 - margin) if self.config.kind == "hinge" else softplus(-margin)
 
     def _relativistic_discriminator(
         self, reals: Pair, fakes: Pair, gain: float, sigma: float, main: bool, penalize: bool

@@ -225,8 +225,9 @@ class Trainer:
         else:
             kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"
             g_kwargs, d_kwargs = kwargs["G"], kwargs["D"]
+        d_kind = "projected" if config.discriminator == "projected" else "discriminator"
         # Any: modules reach their submodules and buffers by names that types do not know.
-        G, D = build_network(kind, g_kwargs), build_network("discriminator", d_kwargs)
+        G, D = build_network(kind, g_kwargs), build_network(d_kind, d_kwargs)
         # Frozen between phases: each turns on the gradients of what it trains (`_accumulate`).
         self.G: Any = G.train().requires_grad_(False).to(self.device)
         self.D: Any = D.train().requires_grad_(False).to(self.device)

@@ -211,7 +211,7 @@ def test_signs_of_a_relativistic_loss_do_not_depend_on_the_offset(data, phase):
         D = trainer.D
         loss = GANLoss(
             trainer.G,
-            lambda x, c, offset=offset: D(x, c) + offset,
+            lambda x, c, offset=offset, D=D: D(x, c) + offset,
             LossConfig(kind="rpgan"),
             report=lambda name, x, signs=signs: signs.setdefault(name, x),
         )

@@ -76,6 +76,7 @@ CASES = {
     "rpgan": dict(loss="rpgan", **SG3),
     "apa": dict(aug="apa", initial_p=0.5, cfg="stylegan2"),
     "diffaug": dict(aug="diffaug", loss="rpgan", d_reg_interval=1, **SG3),
+    "projected": dict(loss="hinge", discriminator="projected", aug="diffaug", cfg="stylegan2"),
     "frozen": dict(freeze_g=3, freeze_mapping=True, cfg="stylegan2"),
     "mirrored": dict(mirror=True, max_images=7, freezed=1, **SG3),
 }
