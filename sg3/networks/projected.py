@@ -23,7 +23,7 @@ SLOPE = 0.2
 
 
 def projected_kwargs(
-    features: str, img_resolution: int | Sequence[int], img_channels: int
+    features: str, img_resolution: int | Sequence[int], img_channels: int, c_dim: int = 0
 ) -> dict[str, Any]:
     """Return constructor arguments of `ProjectedDiscriminator` for the feature network `features`.
 
@@ -36,6 +36,7 @@ def projected_kwargs(
         "map_sides": list(maps.sides_px),
         "img_resolution": img_resolution,
         "img_channels": img_channels,
+        "c_dim": c_dim,
     }
 
 

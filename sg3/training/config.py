@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIGS = ("stylegan3-t", "stylegan3-r", "stylegan2")
-#: Names of `sg3.networks.augment.PRESETS`, which cannot be imported without torch.
+#: Names of `sg3.networks.augment.PRESETS` and of `sg3.networks.diffaugment.POLICIES`, which cannot
+#: be imported without torch.
 AUGMENTATIONS = (
     "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc",
 )  # fmt: skip
-#: Those of `sg3.networks.diffaugment.POLICIES`, likewise.
 DIFFAUG_POLICIES = ("color", "translation", "cutout")
 MAX_GRID = 100  # images per side
 MAX_DESC_LENGTH = 100
@@ -78,7 +78,7 @@ class TrainConfig:
     aug: str = setting(
         "ada",
         "Augmentation of the images that D sees. ada, fixed: operations of augpipe, with an "
-        "adaptive or fixed probability; diffaug: operations of diffaug, always; apa: shows "
+        "adaptive or fixed probability; diffaug: DiffAugment (arXiv 2006.10738); apa: shows "
         "generated images as real, with an adaptive probability (arXiv 2111.06849).",
         choices=("noaug", "ada", "fixed", "diffaug", "apa"),
     )
@@ -88,14 +88,11 @@ class TrainConfig:
         "color; filter; noise; cutout; bg, bgc, … combine them.",
         choices=AUGMENTATIONS,
     )
-    diffaug: tuple[str, ...] = setting(
-        DIFFAUG_POLICIES,
-        "Operations of DiffAugment (arXiv 2006.10738): color, translation, cutout.",
-    )
+    diffaug: tuple[str, ...] = setting(DIFFAUG_POLICIES, "Operations of diffaug.")
     p: float = setting(0.2, "Probability of fixed augmentation.", min=0, max=1)
     target: float = setting(
         0.6,
-        "Target of ada and apa: mean sign of D on real images; higher augments less.",
+        "Target of ada, apa: mean sign of D on real images; higher augments less.",
         min=0,
         max=1,
     )
@@ -114,10 +111,7 @@ class TrainConfig:
     freezed: int = setting(0, "Number of D's first layers to freeze.", min=0)
     freeze_mapping: bool = setting(False, "Freeze G's mapping network.")
     freeze_g: int = setting(
-        0,
-        "Number of the first, coarse layers of G's synthesis network to freeze. `sg3 inspect` "
-        "lists the layers.",
-        min=0,
+        0, "Number of G's first, coarse synthesis layers to freeze, as `sg3 inspect` lists.", min=0
     )
 
     cbase: int | None = _size("Channel base (capacity) of G and D; doubled in G for R.", "32768")
@@ -140,13 +134,10 @@ class TrainConfig:
     )
     discriminator: str = setting(
         "stylegan2",
-        "projected: small discriminators on frozen features, for few images and short runs "
-        "(arXiv 2111.01007); needs loss hinge.",
+        "projected: judges frozen features (arXiv 2111.01007), for few images; needs loss hinge.",
         choices=("stylegan2", "projected"),
     )
-    features: str = setting(
-        "mini", "Feature network of a projected discriminator: mini, or timm:MODEL[/FILE]."
-    )
+    features: str = setting("mini", "Features of a projected D: mini, or timm:MODEL[/FILE].")
     style_mixing_prob: float | None = setting(
         None, "Style mixing probability.", min=0, max=1, unset="0.9 for stylegan2, otherwise 0"
     )
@@ -221,11 +212,10 @@ class TrainConfig:
         check_settings(self)
         if self.cfg == "stylegan2" and (self.num_layers or self.margin_size) is not None:
             raise UserError("num_layers, margin_size: got a value, but `cfg` stylegan2 has neither")
-        if self.discriminator == "projected":
-            if self.loss != "hinge":
-                raise UserError(f"loss: got {self.loss}, expected hinge for a projected D")
-            if self.cond or self.freezed:
-                raise UserError("cond, freezed: got a value, but a projected D has neither")
+        if self.discriminator == "projected" and self.loss != "hinge":
+            raise UserError(f"loss: got {self.loss}, expected hinge for a projected D")
+        if self.discriminator == "projected" and (self.cond or self.freezed):
+            raise UserError("cond, freezed: got a value, but a projected D has neither")
         unknown = [name for name in self.diffaug if name not in DIFFAUG_POLICIES]
         if unknown or not self.diffaug:
             got = repr(unknown[0]) if unknown else "nothing"
@@ -374,15 +364,12 @@ def discriminator_kwargs(
     label_dim: int,
     start: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Return constructor arguments of D; arguments as for `generator_kwargs`.
-
-    Raises ValueError if the features of a projected D cannot be loaded.
-    """
+    """Return constructor arguments of D, as `generator_kwargs` does; loads a projected D's
+    features. Raises ValueError if they cannot be loaded."""
     if config.discriminator == "projected":
         from sg3.networks.projected import projected_kwargs
 
-        image = _image_kwargs(image_shape, label_dim)
-        return projected_kwargs(config.features, image["img_resolution"], image["img_channels"])
+        return projected_kwargs(config.features, **_image_kwargs(image_shape, label_dim))
     known: Any = start
     kwargs: dict[str, Any] = {"channel_base": 32768, "channel_max": 512}
     if known is not None and known.kind == "discriminator":
