@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIGS = ("stylegan3-t", "stylegan3-r", "stylegan2")
-#: Names of `sg3.networks.augment.PRESETS` and of `sg3.networks.diffaugment.POLICIES`, which cannot
-#: be imported without torch.
+#: Names in `sg3.networks.augment` and `diffaugment`, which cannot be imported without torch.
 AUGMENTATIONS = (
     "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc",
 )  # fmt: skip
