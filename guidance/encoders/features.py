@@ -12,13 +12,16 @@ import torch
 
 from guidance.distance import load_distance
 from guidance.encoders.base import Encoder
+from guidance.encoders.load import BUNDLED as FILES
 from guidance.encoders.load import load_encoder
+from guidance.encoders.mini import MiniEncoder
 from sg3.media.images import as_rgb
 from sg3.metrics.features import (
     PerceptualDistance,
     register_features,
     register_perceptual_distance,
 )
+from sg3.networks.feature_maps import register_feature_maps
 
 BUNDLED = ("mini", "mini-a", "mini-b")
 
@@ -36,10 +39,27 @@ class EncoderFeatures:
         return self._encoder.encode_images(pixels).to(torch.float32)
 
 
+class MiniMaps:
+    """The feature maps of a mini encoder; of an ensemble, those of its first member."""
+
+    sides_px: tuple[int, ...] = (32, 16, 8, 4)
+
+    def __init__(self, name: str, device: torch.device):
+        encoder = load_encoder(FILES[name][0], device)
+        assert isinstance(encoder, MiniEncoder)
+        self._encoder = encoder
+        self.channels: tuple[int, ...] = encoder.config.widths
+
+    def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Map `[N, 3, H, W]` in [-1, 1] to maps, the largest first. Differentiable."""
+        return self._encoder.feature_maps(images)
+
+
 def register() -> None:
     """Register `mini`, `mini-a`, `mini-b`, `clip:NAME`, `lpips` and `scales`."""
     for name in BUNDLED:
         register_features(name, partial(_bundled, name))
+        register_feature_maps(name, partial(MiniMaps, name))
     register_features("clip:NAME", _clip)
     for name in ("lpips", "scales"):
         register_perceptual_distance(name, partial(_distance, name))

@@ -212,6 +212,10 @@ class MiniEncoder(nn.Module):
 
         Differentiable. Raises ValueError for another number of channels.
         """
+        (tower,) = self._folded or [self.image_tower]
+        return F.normalize(tower(self._at_input_size(img)), dim=-1)
+
+    def _at_input_size(self, img: Tensor) -> Tensor:
         if img.ndim != 4 or img.shape[1] != 3:
             raise ValueError(
                 f"img: got shape {tuple(img.shape)}, expected [N, 3, H, W]; convert to RGB first"
@@ -220,8 +224,20 @@ class MiniEncoder(nn.Module):
             img = F.interpolate(
                 img, size=(64, 64), mode="bilinear", antialias=True, align_corners=False
             )
+        return img
+
+    def feature_maps(self, img: Tensor) -> list[Tensor]:
+        """Return maps at 32, 16, 8 and 4 pixels of images `[N, 3, H, W]` in [-1, 1].
+
+        Differentiable. Their channels are `config.widths`.
+        """
         (tower,) = self._folded or [self.image_tower]
-        return F.normalize(tower(img), dim=-1)
+        x, maps = self._at_input_size(img), []
+        for part in tower.features:
+            if isinstance(part, nn.AvgPool2d):
+                maps.append(x)
+            x = part(x)
+        return [*maps, x]
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed texts: `[N, embed_dim]` of unit norm. All unknown words share one token."""

@@ -11,10 +11,10 @@ import click
 
 from sg3.cli.options import ParsedType, debug_option, option, resolve_device
 from sg3.cli.parsers import parse_size
-from sg3.cli.train_options import COUNT, SIZES, add_options, of, switch
+from sg3.cli.train_options import COUNT, NAMES, SIZES, add_options, of, switch
 from sg3.errors import UserError
 from sg3.files import write_text
-from sg3.training.config import TrainConfig
+from sg3.training.config import DIFFAUG_POLICIES, TrainConfig
 
 if TYPE_CHECKING:
     from sg3.training.cost_model import Card
@@ -41,9 +41,11 @@ RUN = [
     of("kimg"),
     of("aug"),
     of("augpipe"),
+    of("diffaug", type=NAMES, default=",".join(DIFFAUG_POLICIES)),
     of("loss"),
     of("freezed"),
     switch("freeze_mapping"),
+    of("freeze_g", metavar="LAYERS"),
     of("d_reg_interval"),
     of("precision"),
 ]

@@ -13,7 +13,7 @@ import click
 
 from sg3.cli.options import GRID, ParsedType, config_option, debug_option, option
 from sg3.errors import UserError
-from sg3.training.config import TrainConfig
+from sg3.training.config import DIFFAUG_POLICIES, TrainConfig
 
 of = partial(config_option, TrainConfig)
 
@@ -26,6 +26,11 @@ def parse_batch_gpu(text: str) -> int | str:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
+    """Parse `"color,cutout"` into names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def parse_names_or_none(text: str) -> tuple[str, ...]:
     """Parse `"fid50k_full,kid50k_full"` into names; `"none"` into ()."""
     return () if text.lower() == "none" else tuple(name.strip() for name in text.split(","))
 
@@ -41,7 +46,8 @@ def parse_lengths(text: str) -> tuple[float, ...]:
 
 
 BATCH_GPU = ParsedType("N|auto", parse_batch_gpu)
-NAMES = ParsedType("NAMES|none", parse_names)
+NAMES = ParsedType("NAMES", parse_names)
+NAMES_OR_NONE = ParsedType("NAMES|none", parse_names_or_none)
 LENGTHS = ParsedType("LENGTHS|none", parse_lengths)
 #: For switches that may have a value, as in official commands: `--mirror=1`.
 SWITCH: dict[str, Any] = {
@@ -78,12 +84,14 @@ FEATURES = [
     of("max_images", field="max_size"),  # as `open_dataset` calls it
     of("aug"),
     of("augpipe"),
+    of("diffaug", type=NAMES, default=",".join(DIFFAUG_POLICIES)),
     of("p"),
     of("target"),
     of("initial_p"),
     of("resume", metavar="latest|NAME|FILE|URL"),
     of("freezed"),
     switch("freeze_mapping"),
+    of("freeze_g", metavar="LAYERS"),
 ]
 SIZES = [
     of(name)
@@ -95,8 +103,9 @@ SIZES = [
 LEARNING = [
     of(name)
     for name in (
-        "loss", "gamma_end", "gamma_kimg", "style_mixing_prob", "pl_weight", "glr", "dlr",
-        "glr_warmup_kimg", "d_reg_interval", "blur_percent", "ema_kimg", "kimg", "seed",
+        "loss", "discriminator", "features", "gamma_end", "gamma_kimg", "style_mixing_prob",
+        "pl_weight", "glr", "dlr", "glr_warmup_kimg", "d_reg_interval", "blur_percent", "ema_kimg",
+        "kimg", "seed",
     )
 ]  # fmt: skip
 POSTHOC_EMA = of(
@@ -116,14 +125,14 @@ RUNNING = [
 ]
 OUTPUT = [
     of("desc"),
-    of("metrics", type=NAMES, default="none"),
+    of("metrics", type=NAMES_OR_NONE, default="none"),
     of("metric_every"),
     of("tick"),
     of("snap"),
     of("keep_states"),
     of("state_minutes"),
     of("grid", type=GRID),
-    of("log", "--log", "--loggers", type=NAMES),
+    of("log", "--log", "--loggers", type=NAMES_OR_NONE),
     click.option(
         "-n",
         "--dry-run",

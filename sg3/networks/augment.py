@@ -67,6 +67,15 @@ def band_filters() -> np.ndarray:
     return bank
 
 
+def check_images(images: torch.Tensor) -> None:
+    """Raise ValueError unless `images` are `[N, C, H, W]` with 1, 3 or 4 channels."""
+    if images.ndim != 4 or images.shape[1] not in CHANNELS:
+        raise ValueError(
+            f"images: got shape {tuple(images.shape)}, expected [N, C, H, W] with C in "
+            f"{', '.join(map(str, CHANNELS))}; convert them to gray, RGB or RGBA"
+        )
+
+
 class AugmentPipe(nn.Module):
     """Augments images `[N, C, H, W]` with 1, 3 or 4 channels; the shape stays the same.
 
@@ -176,11 +185,7 @@ class AugmentPipe(nn.Module):
         Raises:
             ValueError: the shape has not four axes or not 1, 3 or 4 channels.
         """
-        if images.ndim != 4 or images.shape[1] not in CHANNELS:
-            raise ValueError(
-                f"images: got shape {tuple(images.shape)}, expected [N, C, H, W] with C in "
-                f"{', '.join(map(str, CHANNELS))}; convert them to gray, RGB or RGBA"
-            )
+        check_images(images)
         draws = Draws(images.shape[0], images.device, images.dtype, debug_percentile)
         inverse = draw_geometry(self, draws, *images.shape[2:])
         if inverse is not None:

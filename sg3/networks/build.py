@@ -12,11 +12,13 @@ KINDS = {
     "stylegan3": ("sg3.networks.stylegan3", "Generator"),
     "stylegan2": ("sg3.networks.stylegan2", "Generator"),
     "discriminator": ("sg3.networks.discriminator", "Discriminator"),
+    "projected": ("sg3.networks.projected", "ProjectedDiscriminator"),
     "augment": ("sg3.networks.augment", "AugmentPipe"),
     "augment_pipe": (
         "sg3.networks.augment",
         "AugmentPipe",
     ),  # alias: the name of the part in `Networks`
+    "diffaugment": ("sg3.networks.diffaugment", "DiffAugment"),
 }
 
 
@@ -24,10 +26,12 @@ def build_network(kind: str, kwargs: dict) -> nn.Module:
     """Construct a network with random weights.
 
     Args:
-        kind: "stylegan3", "stylegan2", "discriminator" or "augment".
+        kind: "stylegan3", "stylegan2", "discriminator", "projected", "augment" or
+            "diffaugment".
         kwargs: constructor arguments of `sg3.networks.stylegan3.Generator`,
-            `sg3.networks.stylegan2.Generator`, `sg3.networks.discriminator.Discriminator` or
-            `sg3.networks.augment.AugmentPipe`.
+            `sg3.networks.stylegan2.Generator`, `sg3.networks.discriminator.Discriminator`,
+            `sg3.networks.projected.ProjectedDiscriminator`, `sg3.networks.augment.AugmentPipe` or
+            `sg3.networks.diffaugment.DiffAugment`.
 
     Returns:
         The network, with the attributes `kind` and `init_kwargs`, which `sg3.save` stores.

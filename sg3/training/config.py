@@ -1,4 +1,4 @@
-"""Options of a training run, and the network arguments that follow from them (REFERENCE.md §4.8).
+"""Options of a training run (REFERENCE.md §4.8).
 
 This module does not import torch: the command line builds its options from it.
 """
@@ -8,21 +8,19 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sg3.errors import UserError
 from sg3.settings import check_settings, documented, setting
 
-if TYPE_CHECKING:
-    from torch import nn
-
 CONFIGS = ("stylegan3-t", "stylegan3-r", "stylegan2")
-#: Names of `sg3.networks.augment.PRESETS`, which cannot be imported without torch.
+#: Names in `sg3.networks.augment` and `diffaugment`, which cannot be imported without torch.
 AUGMENTATIONS = (
     "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc",
 )  # fmt: skip
 BUDGETS = ("standard", "small")
 LOGGERS = ("tensorboard", "trackio", "wandb")  # see sg3.training.loggers
+DIFFAUG_POLICIES = ("color", "translation", "cutout")
 MAX_GRID = 100  # images per side
 MAX_DESC_LENGTH = 100
 SMALL_GAMMA = 10
@@ -46,13 +44,6 @@ class Sizes:
 SMALL = Sizes(
     cbase=512, cmax=64, z_dim=64, w_dim=64, map_depth=2, num_layers=6, margin_size=3
 )  # fmt: skip
-
-
-def preset_sizes(config: TrainConfig) -> Sizes:
-    """Return the sizes that `budget` and `cfg` stand for."""
-    if config.budget == "small":
-        return SMALL
-    return Sizes(map_depth=8) if config.cfg == "stylegan2" else Sizes()
 
 
 def _size(doc: str, default: str, small: int, min: int = 1) -> Any:
@@ -119,9 +110,10 @@ class TrainConfig:
 
     aug: str = setting(
         "ada",
-        "Augmentation: none, adaptive (ADA), or with a fixed probability; see augpipe for the "
-        "operations.",
-        choices=("noaug", "ada", "fixed"),
+        "Augmentation of the images that D sees. ada, fixed: operations of augpipe, with an "
+        "adaptive or fixed probability; diffaug: DiffAugment (arXiv 2006.10738); apa: shows "
+        "generated images as real, with an adaptive probability (arXiv 2111.06849).",
+        choices=("noaug", "ada", "fixed", "diffaug", "apa"),
     )
     augpipe: str = setting(
         "bgc",
@@ -129,11 +121,15 @@ class TrainConfig:
         "color; filter; noise; cutout; bg, bgc, … combine them.",
         choices=AUGMENTATIONS,
     )
+    diffaug: tuple[str, ...] = setting(DIFFAUG_POLICIES, "Operations of diffaug.")
     p: float = setting(0.2, "Probability of fixed augmentation.", min=0, max=1)
     target: float = setting(
-        0.6, "ADA target: mean sign of D on real images; higher augments less.", min=0, max=1
+        0.6,
+        "Target of ada, apa: mean sign of D on real images; higher augments less.",
+        min=0,
+        max=1,
     )
-    initial_p: float = setting(0.0, "Initial ADA probability.", min=0, max=1)
+    initial_p: float = setting(0.0, "Initial probability of ada and apa.", min=0, max=1)
 
     resume: str | None = setting(
         None,
@@ -147,6 +143,9 @@ class TrainConfig:
     )
     freezed: int = setting(0, "Number of D's first layers to freeze.", min=0)
     freeze_mapping: bool = setting(False, "Freeze G's mapping network.")
+    freeze_g: int = setting(
+        0, "Number of G's first, coarse synthesis layers to freeze, as `sg3 inspect` lists.", min=0
+    )
 
     cbase: int | None = _size(
         "Channel base (capacity) of G and D; doubled in G for R.", "32768", SMALL.cbase
@@ -172,9 +171,16 @@ class TrainConfig:
 
     loss: str = setting(
         "stylegan2",
-        "stylegan2: non-saturating loss with R1. rpgan: relativistic pairing loss with R1 and R2.",
-        choices=("stylegan2", "rpgan"),
+        "stylegan2: non-saturating loss with R1. rpgan: relativistic pairing loss with R1 and R2. "
+        "hinge: hinge loss with R1, without it for a projected discriminator.",
+        choices=("stylegan2", "rpgan", "hinge"),
     )
+    discriminator: str = setting(
+        "stylegan2",
+        "projected: judges frozen features (arXiv 2111.01007), for few images; needs loss hinge.",
+        choices=("stylegan2", "projected"),
+    )
+    features: str = setting("mini", "Features of a projected D: mini, or timm:MODEL[/FILE].")
     style_mixing_prob: float | None = setting(
         None,
         "Style mixing probability.",
@@ -196,7 +202,12 @@ class TrainConfig:
         0, "Linear warmup of G's learning rate in kimg, for a trained G with an untrained D.", min=0
     )
     mbstd_group: int = setting(4, "Minibatch standard deviation group size of D.", min=1)
-    d_reg_interval: int = setting(16, "Steps between R1 updates (lazy regularization).", min=1)
+    d_reg_interval: int | None = setting(
+        None,
+        "Steps between R1 (and R2) updates (lazy regularization); 1 joins them with the main loss.",
+        min=1,
+        unset="16, 4 for rpgan",
+    )
     blur_percent: float | None = setting(
         None,
         "Blur the inputs of D at first; the blur fades over this percentage of the run.",
@@ -271,6 +282,14 @@ class TrainConfig:
         unknown = [name for name in self.log or () if name not in LOGGERS]
         if unknown:
             raise UserError(f"log: got {unknown[0]!r}, expected names of {', '.join(LOGGERS)}")
+        if self.discriminator == "projected" and self.loss != "hinge":
+            raise UserError(f"loss: got {self.loss}, expected hinge for a projected D")
+        if self.discriminator == "projected" and (self.cond or self.freezed):
+            raise UserError("cond, freezed: got a value, but a projected D has neither")
+        unknown = [name for name in self.diffaug if name not in DIFFAUG_POLICIES]
+        if unknown or not self.diffaug:
+            got = repr(unknown[0]) if unknown else "nothing"
+            raise UserError(f"diffaug: got {got}, expected some of {', '.join(DIFFAUG_POLICIES)}")
         if self.grid is not None and not all(1 <= n <= MAX_GRID for n in self.grid):
             size = "x".join(map(str, self.grid))
             raise UserError(f"grid: got {size}, expected 1 to {MAX_GRID} images per side")
@@ -315,6 +334,8 @@ class TrainConfig:
             "style_mixing_prob": 0.9 if stylegan2 and not small else 0,
             "pl_weight": 2 if stylegan2 and not small else 0,
             "batch_gpu": self.batch // world_size,
+            # In 16 steps R1 and R2 grow so large that one update undoes them (docs/LOG.md).
+            "d_reg_interval": 4 if self.loss == "rpgan" else 16,
             "glr": 0.002 if stylegan2 else 0.0025,
             "ema_kimg": self.batch * 10 / 32,
             "grid": (min(columns, 32), min(rows, 32)),
@@ -367,122 +388,3 @@ class TrainConfig:
     def begun_with_network(self) -> TrainConfig:
         """Return a copy for a run that starts from trained weights: no EMA ramp-up."""
         return dataclasses.replace(self, from_network=True, ema_rampup=None)
-
-
-def generator_kwargs(
-    config: TrainConfig,
-    image_shape: tuple[int, int, int],
-    label_dim: int,
-    start: nn.Module | None = None,
-) -> tuple[str, dict[str, Any]]:
-    """Return kind and constructor arguments of G.
-
-    Args:
-        config: options of the run.
-        image_shape: `[C, H, W]` of the training images.
-        label_dim: size of a label, 0 without labels.
-        start: generator to start from. If it is of the same kind, it provides the sizes that
-            `config` leaves open; otherwise the preset does.
-
-    Raises ValueError if `start` is StyleGAN3-T and the run is R, or the other way round.
-    """
-    kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"
-    radial = config.cfg == "stylegan3-r"
-    factor = 2 if radial else 1  # R has 1x1 kernels; twice the channels make up for it
-    preset = preset_sizes(config)
-    kwargs: dict[str, Any] = dict(
-        z_dim=preset.z_dim,
-        w_dim=preset.w_dim,
-        channel_base=preset.cbase * factor,
-        channel_max=preset.cmax * factor,
-        mapping_kwargs={"num_layers": preset.map_depth},
-    )
-    if kind == "stylegan3":
-        kwargs |= {"num_layers": preset.num_layers, "margin_size": preset.margin_size}
-    if radial:
-        kwargs |= {"conv_kernel": 1, "use_radial_filters": True}
-    known: Any = start  # `kind` and `init_kwargs` are set by `build_network`
-    if known is not None and known.kind == kind:
-        _check_same_kernel(known.init_kwargs, kwargs)
-        kwargs = dict(known.init_kwargs)
-    kwargs |= _given(
-        z_dim=config.z_dim,
-        w_dim=config.w_dim,
-        channel_base=config.cbase and config.cbase * factor,
-        channel_max=config.cmax and config.cmax * factor,
-    )
-    kwargs |= _image_kwargs(image_shape, label_dim)
-    if config.map_depth is not None:
-        kwargs["mapping_kwargs"] = {
-            **kwargs.get("mapping_kwargs", {}),
-            "num_layers": config.map_depth,
-        }
-    if kind == "stylegan3":
-        # A half-life of 20k images, whatever the batch size.
-        kwargs["magnitude_ema_beta"] = 0.5 ** (config.batch / 20e3)
-        kwargs |= _given(num_layers=config.num_layers, margin_size=config.margin_size)
-    return kind, kwargs | _precision_kwargs(config)
-
-
-def _check_same_kernel(start: dict[str, Any], own: dict[str, Any]) -> None:
-    """R and T cannot start from each other: their kernels differ."""
-    kernel = start.get("conv_kernel", 3)
-    if kernel != own.get("conv_kernel", 3):
-        other = "stylegan3-r" if kernel == 1 else "stylegan3-t"
-        raise UserError(f"resume: the network is a {other}; set `cfg` to {other}")
-
-
-def discriminator_kwargs(
-    config: TrainConfig,
-    image_shape: tuple[int, int, int],
-    label_dim: int,
-    start: nn.Module | None = None,
-    start_G: nn.Module | None = None,
-) -> dict[str, Any]:
-    """Return constructor arguments of D.
-
-    Args:
-        config, image_shape, label_dim: as for `generator_kwargs`.
-        start: discriminator to start from, which provides the sizes that `config` leaves open.
-        start_G: generator to start from; without `start`, D gets the capacity of this one.
-    """
-    known: Any = start
-    preset = preset_sizes(config)
-    kwargs: dict[str, Any] = {"channel_base": preset.cbase, "channel_max": preset.cmax}
-    if known is not None:
-        kwargs = dict(known.init_kwargs)
-    elif start_G is not None:
-        kwargs |= _capacity(start_G)
-    kwargs |= _given(
-        channel_base=config.dcbase or config.cbase, channel_max=config.dcmax or config.cmax
-    )
-    kwargs |= _image_kwargs(image_shape, label_dim)
-    kwargs["block_kwargs"] = {**kwargs.get("block_kwargs", {}), "freeze_layers": config.freezed}
-    kwargs["epilogue_kwargs"] = {
-        **kwargs.get("epilogue_kwargs", {}),
-        "mbstd_group_size": config.mbstd_group,
-    }
-    return kwargs | _precision_kwargs(config)
-
-
-def _capacity(G: Any) -> dict[str, Any]:
-    """Return the channel arguments of a D that belongs to `G`; R has twice those of its D."""
-    known = G.init_kwargs
-    factor = 2 if known.get("conv_kernel", 3) == 1 else 1
-    names = ("channel_base", "channel_max")
-    return {name: max(known[name] // factor, 1) for name in names if name in known}
-
-
-def _given(**kwargs: Any) -> dict[str, Any]:
-    return {name: value for name, value in kwargs.items() if value is not None}
-
-
-def _image_kwargs(image_shape: tuple[int, int, int], label_dim: int) -> dict[str, Any]:
-    channels, height, width = image_shape
-    resolution = height if height == width else [height, width]
-    return {"img_resolution": resolution, "img_channels": channels, "c_dim": label_dim}
-
-
-def _precision_kwargs(config: TrainConfig) -> dict[str, Any]:
-    # Without half precision there is no narrow range that the clamp has to protect.
-    return {"num_fp16_res": 0, "conv_clamp": None} if config.precision == "fp32" else {}

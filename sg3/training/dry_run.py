@@ -14,10 +14,13 @@ from sg3.data import ImageDataset, ShardDataset, open_dataset
 from sg3.data.transforms import check_size
 from sg3.errors import UserError
 from sg3.metrics import check_names
-from sg3.networks.augment import PRESETS
+from sg3.networks import build_network
 from sg3.training import run_folder
-from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
+from sg3.training.architecture import discriminator_kwargs, generator_kwargs
+from sg3.training.augmentation import image_augmentation
+from sg3.training.config import TrainConfig
 from sg3.training.forecast import GB, DiskUse, end_date, format_duration, remaining
+from sg3.training.freezing import trained_parameters
 from sg3.training.loggers import check_loggers
 from sg3.training.loss import loss_config
 from sg3.training.plan import estimate_run
@@ -41,13 +44,16 @@ def describe(
         start, config = load(config.start_network), config.begun_with_network()
     start_G = start.G or start.G_ema
     kind, kwargs = generator_kwargs(config, shape, dataset.label_dim, start_G)
+    if config.freeze_g:
+        trained_parameters(build_network(kind, kwargs), config)  # raises for too many layers
+    augment = image_augmentation(config)
     found = {
         "options": plain(config),
         "folder": run_folder.run_description(config, dataset.name, num_processes),
         "data": {"images": len(dataset), "shape": shape, "label_dim": dataset.label_dim},
         "G": {"kind": kind, **kwargs},
         "D": discriminator_kwargs(config, shape, dataset.label_dim, start.D, start_G),
-        "augment": None if config.aug == "noaug" else PRESETS[config.augpipe],
+        "augment": None if augment is None else {"kind": augment[0], **augment[1]},
         "loss": dataclasses.asdict(loss_config(config)),
     }
     if with_estimate:

@@ -199,7 +199,8 @@ class Run:
         if saved["from_network"]:
             config = config.begun_with_network()
         # An option that is newer than the run had its default.
-        newer = {f.name: f.default for f in dataclasses.fields(config) if f.name not in saved}
+        fields = dataclasses.fields(config)
+        newer: dict[str, Any] = {f.name: f.default for f in fields if f.name not in saved}
         resolution = max(self.dataset.image_shape[1:])
         defaults = dataclasses.replace(config, **newer).resolved(resolution, self.team.size)
         saved = {**plain(defaults), **saved}
@@ -207,7 +208,7 @@ class Run:
             if name not in MAY_CHANGE and saved[name] != value:
                 raise UserError(
                     f"{name}: got {value}, but the run in {folder} was started with "
-                    f"{saved.get(name)}; use the same options, or start a new run without `resume`"
+                    f"{saved[name]}; use the same options, or start a new run without `resume`"
                 )
         return config
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 from ops_cuda import filter2d
 from sg3.errors import UserError
@@ -29,10 +29,10 @@ class LossConfig:
 
     `kind` 'stylegan2' is the non-saturating loss with R1. 'rpgan' pairs every generated image
     with a real one and adds R2, the same penalty on generated images ("The GAN is dead; long live
-    the GAN!", arXiv 2501.05441).
+    the GAN!", arXiv 2501.05441). 'hinge' is the hinge loss ("Geometric GAN", arXiv 1705.02894).
     """
 
-    kind: str = setting("stylegan2", "Adversarial loss.", choices=("stylegan2", "rpgan"))
+    kind: str = setting("stylegan2", "Adversarial loss.", choices=("stylegan2", "rpgan", "hinge"))
     r1_gamma: float = setting(10, "R1 (and R2) weight.", min=0)
     r1_gamma_end: float | None = setting(
         None, "Weight that r1_gamma approaches.", above=0, unset="r1_gamma"
@@ -51,8 +51,10 @@ class LossConfig:
 
 def loss_config(config: TrainConfig) -> LossConfig:
     """Return the loss settings of a resolved `config`."""
+    # The layers of a projected D are bounded by spectral norm instead.
+    gamma = 0 if config.discriminator == "projected" else config.gamma
     settings: dict[str, Any] = {
-        "kind": config.loss, "r1_gamma": config.gamma, "r1_gamma_end": config.gamma_end,
+        "kind": config.loss, "r1_gamma": gamma, "r1_gamma_end": config.gamma_end,
         "r1_gamma_kimg": config.gamma_kimg,
     }  # fmt: skip
     settings |= {name: getattr(config, name) for name in ("style_mixing_prob", "pl_weight")}
@@ -118,8 +120,10 @@ class GANLoss:
         assert end is not None  # see above
         return start * (end / start) ** min(cur_nimg / (self.config.r1_gamma_kimg * 1000), 1)
 
-    def run_G(self, z: torch.Tensor, c: torch.Tensor, update_emas: bool = False) -> Pair:
-        """Return images and their `ws` `[N, num_ws, w_dim]`, with style mixing."""
+    def run_mapping(
+        self, z: torch.Tensor, c: torch.Tensor, update_emas: bool = False
+    ) -> torch.Tensor:
+        """Return `ws` `[N, num_ws, w_dim]`, with style mixing."""
         ws = self.G.mapping(z, c, update_emas=update_emas)
         if self.config.style_mixing_prob > 0:
             # One cutoff for all images of the pass.
@@ -127,6 +131,11 @@ class GANLoss:
             if float(torch.rand([])) < self.config.style_mixing_prob:
                 other = self.G.mapping(torch.randn_like(z), c, update_emas=False)
                 ws = torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
+        return ws
+
+    def run_G(self, z: torch.Tensor, c: torch.Tensor, update_emas: bool = False) -> Pair:
+        """Return images and their `ws` `[N, num_ws, w_dim]`, with style mixing."""
+        ws = self.run_mapping(z, c, update_emas)
         return self.G.synthesis(ws, update_emas=update_emas), ws
 
     def run_D(self, images: torch.Tensor, c: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -137,9 +146,12 @@ class GANLoss:
             images = self.augment(images)
         return self.D(images, c)
 
-    def _report_scores(self, kind: str, logits: torch.Tensor) -> None:
+    def _report_scores(
+        self, kind: str, logits: torch.Tensor, other: torch.Tensor | float = 0.0
+    ) -> None:
+        """Report logits and their signs, relative to `other` where only differences matter."""
         self.report(f"Loss/scores/{kind}", logits)
-        self.report(f"Loss/signs/{kind}", logits.detach().sign())
+        self.report(f"Loss/signs/{kind}", (logits - other).detach().sign())
 
     def accumulate_gradients(
         self,
@@ -188,19 +200,23 @@ class GANLoss:
         """Adversarial loss of G; `reals` are images and labels, `fakes` latents and labels."""
         images, _ = self.run_G(*fakes)
         logits = self.run_D(images, fakes[1], sigma)
-        self._report_scores("fake", logits)
+        real_logits: torch.Tensor | float = 0.0
         if self.config.kind == "rpgan":
             with torch.no_grad():  # the real images do not depend on G
                 real_logits = self.run_D(*reals, sigma)
-            logits = logits - real_logits
-        loss = softplus(-logits)
+        self._report_scores("fake", logits, real_logits)
+        logits = logits - real_logits
+        loss = -logits if self.config.kind == "hinge" else softplus(-logits)
         self.report("Loss/G/loss", loss)
         loss.mean().mul(gain).backward()
 
     def _path_length(self, z: torch.Tensor, c: torch.Tensor, gain: float) -> None:
         """Path length regularization: equal steps in W make equal steps in the image (SG2 §3.2)."""
         count = max(z.shape[0] // self.config.pl_batch_shrink, 1)
-        images, ws = self.run_G(z[:count], c[:count])
+        ws = self.run_mapping(z[:count], c[:count])
+        if not ws.requires_grad:  # the mapping network is frozen
+            ws = ws.detach().requires_grad_(True)
+        images = self.G.synthesis(ws)
         # 1/√(H·W) keeps the length independent of the number of pixels.
         noise = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
         # The product of the Jacobian and the noise, without the Jacobian (SG2 Eq. 4).
@@ -222,7 +238,7 @@ class GANLoss:
     def _discriminator(
         self, reals: Pair, fakes: Pair, gain: float, sigma: float, main: bool, penalize: bool
     ) -> None:
-        """Non-saturating loss and R1.
+        """Non-saturating or hinge loss, and R1.
 
         Two backward passes, generated images first, so that only one graph is in memory at a
         time; the real term and R1 share one forward pass when both are due.
@@ -230,13 +246,13 @@ class GANLoss:
         if main:
             logits = self.run_D(self._fake_images(fakes, update_emas=True), fakes[1], sigma)
             self._report_scores("fake", logits)
-            fake_loss = softplus(logits)
+            fake_loss = self._shortfall(-logits)
             fake_loss.mean().mul(gain).backward()
         images, logits = self._logits_of_leaves(reals, sigma, penalize)
         self._report_scores("real", logits)
         loss = torch.zeros_like(logits)
         if main:
-            loss = softplus(-logits)
+            loss = self._shortfall(logits)
             self.report("Loss/D/loss", fake_loss.detach() + loss.detach())
         if penalize:
             reg = self._penalty("r1", logits, images)
@@ -245,25 +261,42 @@ class GANLoss:
             loss = loss.reshape(reg.shape[0], -1).mean(1) + reg
         loss.mean().mul(gain).backward()
 
+    def _shortfall(self, margin: torch.Tensor) -> torch.Tensor:
+        """Return D's loss where its logit has the right sign by `margin`."""
+        return relu(1 - margin) if self.config.kind == "hinge" else softplus(-margin)
+
     def _relativistic_discriminator(
         self, reals: Pair, fakes: Pair, gain: float, sigma: float, main: bool, penalize: bool
     ) -> None:
-        """Relativistic pairing loss with R1 and R2, in one backward pass."""
-        generated = self._fake_images(fakes, update_emas=main)
+        """Relativistic pairing loss with R1 and R2, in one backward pass if both are due."""
+        generated = (self._fake_images(fakes, update_emas=main), fakes[1])
+        if not main:
+            self._both_penalties(reals, generated, gain, sigma)
+            return
         real_images, real_logits = self._logits_of_leaves(reals, sigma, penalize)
-        fake_images, fake_logits = self._logits_of_leaves((generated, fakes[1]), sigma, penalize)
-        self._report_scores("real", real_logits)
-        loss = torch.zeros_like(real_logits)
-        if main:
-            self._report_scores("fake", fake_logits)
-            loss = softplus(fake_logits - real_logits)
-            self.report("Loss/D/loss", loss)
+        fake_images, fake_logits = self._logits_of_leaves(generated, sigma, penalize)
+        self._report_scores("real", real_logits, fake_logits)
+        self._report_scores("fake", fake_logits, real_logits)
+        loss = softplus(fake_logits - real_logits)
+        self.report("Loss/D/loss", loss)
         if penalize:
             reg = self._penalty("r1", real_logits, real_images)
             reg = reg + self._penalty("r2", fake_logits, fake_images)
             self.report("Loss/D/reg", reg)
             loss = loss.reshape(reg.shape[0], -1).mean(1) + reg
         loss.mean().mul(gain).backward()
+
+    def _both_penalties(self, reals: Pair, generated: Pair, gain: float, sigma: float) -> None:
+        """R1 and R2 alone: a sum, so that only one graph is in memory at a time."""
+        logits, regs = [], []
+        for name, pair in (("r1", reals), ("r2", generated)):
+            images, own = self._logits_of_leaves(pair, sigma, requires_grad=True)
+            reg = self._penalty(name, own, images)
+            reg.mean().mul(gain).backward()
+            logits.append(own.detach())
+            regs.append(reg.detach())
+        self._report_scores("real", *logits)
+        self.report("Loss/D/reg", regs[0] + regs[1])
 
     def _logits_of_leaves(self, images_and_labels: Pair, sigma: float, requires_grad: bool) -> Pair:
         """Return the images, as leaves if gradients by them are needed, and their logits."""

@@ -13,9 +13,11 @@ from torch import nn
 
 from sg3.checkpoints.networks import Networks
 from sg3.networks import build_network
-from sg3.networks.augment import PRESETS
-from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
+from sg3.training.architecture import discriminator_kwargs, generator_kwargs
+from sg3.training.augmentation import image_augmentation
+from sg3.training.config import TrainConfig
 from sg3.training.cost_model import Card, Rates, cost_of, paths_of
+from sg3.training.freezing import trained_parameters
 from sg3.training.loss import GANLoss, loss_config
 from sg3.training.plan_measure import measure_steps, measure_steps_here
 from sg3.training.trainer import G_REG_INTERVAL, prepare_device
@@ -83,12 +85,13 @@ class Parts:
         self.G: Any = _on_meta(build_network(kind, kwargs))
         kwargs = discriminator_kwargs(config, image_shape, label_dim, start.D, start_G)
         self.D: Any = _on_meta(build_network("discriminator", kwargs))
-        self.augment: nn.Module | None = None
-        if config.aug != "noaug":
-            self.augment = _on_meta(build_network("augment", PRESETS[config.augpipe]))
-        trained: Any = self.G.synthesis if config.freeze_mapping else self.G
+        described = image_augmentation(config)
+        self.augment = None if described is None else _on_meta(build_network(*described))
         #: Parameters of the optimizers, by network.
-        self.trained = {"G": list(trained.parameters()), "D": list(self.D.parameters())}
+        self.trained = {
+            "G": trained_parameters(self.G, config),
+            "D": list(self.D.parameters()),
+        }
 
     def num_trained(self, network: str) -> int:
         """Return the number of trained parameters of "G" or "D"."""
@@ -131,6 +134,9 @@ class Estimate:
             phases = {"Gmain": 1, "Greg": G_REG_INTERVAL}
         else:
             phases = {"Gboth": 1}
+        assert config.d_reg_interval is not None, "options are resolved"
+        if config.d_reg_interval == 1:
+            return phases | {"Dboth": 1}
         return phases | {"Dmain": 1, "Dreg": config.d_reg_interval}
 
     def step(self, config: TrainConfig, num_gpus: int) -> tuple[float, float]:

@@ -246,9 +246,8 @@ class RunWriter:
         line, advice, snapshot = t.team.agree(
             partial(self._write_tick, progress, stats, with_snapshot)
         )
-        lines, results = [], {}
-        if with_snapshot and with_metrics:
-            lines, results = self._measure(snapshot, stop)
+        measure = with_snapshot and with_metrics
+        lines, results = self._measure(snapshot, stop) if measure else ([], {})
         return Tick(line, stats, advice, snapshot, lines, progress, results)
 
     def _write_tick(
@@ -294,8 +293,8 @@ class RunWriter:
             "images_per_pass": t.pass_size,
             **memory_gb(t.device),
         }
-        if t.augment_pipe is not None:
-            progress["augment_p"] = float(t.augment_pipe.get_buffer("p"))
+        if t.augment_p is not None:
+            progress["augment_p"] = float(t.augment_p)
         return progress
 
     def _save_snapshot(self, number: str) -> tuple[Path, float]:

@@ -74,7 +74,6 @@ def capture(trainer: Trainer, **also: Any) -> dict[str, Any] | None:
     members = trainer.team.gather(_capture_member(trainer))
     if not trainer.team.is_main:
         return None
-    pipe = trainer.augment_pipe
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -83,7 +82,7 @@ def capture(trainer: Trainer, **also: Any) -> dict[str, Any] | None:
         "power_ema": trainer.power_ema.state(),
         "optimizers": {n: o.state_dict() for n, o in trainer.optimizers().items()},
         "pl_mean": trainer.loss.pl_mean,
-        "augment_p": None if pipe is None else pipe.p,
+        "augment_p": trainer.augment_p,
         "labels": _numpy_state(trainer.label_random),
         "latents": trainer.z_random.get_state(),
         "members": members,
@@ -104,8 +103,8 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
     for name, optimizer in trainer.optimizers().items():
         optimizer.load_state_dict(state["optimizers"][name])
     trainer.loss.pl_mean.copy_(state["pl_mean"])
-    if trainer.augment_pipe is not None:
-        trainer.augment_pipe.get_buffer("p").copy_(state["augment_p"])
+    if trainer.augment_p is not None:
+        trainer.augment_p.copy_(state["augment_p"])
     _set_numpy_state(trainer.label_random, state["labels"])
     trainer.z_random.set_state(state["latents"])
     for name, value in state["counters"].items():

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-
-from sg3.networks.augment import AugmentPipe
+from torch import nn
 
 #: Sums a tensor over all processes, in place, and returns it (`Team.sum_`).
 Sum = Callable[[torch.Tensor], torch.Tensor]
@@ -63,7 +62,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class AdaConfig:
-    """Settings of adaptive augmentation (ADA Sec. 3.1; REFERENCE.md §4.6).
+    """Settings of an adaptive probability (ADA Sec. 3.1, APA Sec. 3; REFERENCE.md §4.6).
 
     Attributes:
         target: wanted mean sign of D's logits on real images.
@@ -86,9 +85,14 @@ def adjusted_p(p: float, sign_mean: float, config: AdaConfig, batch: int) -> flo
 
 
 class AdaController:
-    """Accumulates the signs of D on real images and adjusts `pipe.p`."""
+    """Accumulates the signs of D on real images and adjusts `pipe.p`.
 
-    def __init__(self, pipe: AugmentPipe, config: AdaConfig):
+    Args:
+        pipe: a module with the buffer `p`.
+        config: target and speed.
+    """
+
+    def __init__(self, pipe: nn.Module, config: AdaConfig):
         self.pipe, self.config = pipe, config
         self._moments = torch.zeros([2], dtype=torch.float64, device=self._p.device)
 

@@ -17,18 +17,19 @@ from sg3.data import ImageDataset, ShardDataset, open_loader
 from sg3.distributed import Team
 from sg3.errors import UserError
 from sg3.networks import build_network
-from sg3.networks.augment import PRESETS, AugmentPipe
 from sg3.networks.compiled import compile_synthesis
 from sg3.networks.precision import HALF_DTYPES, set_half_precision
-from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
-from sg3.training.loss import GANLoss, loss_config
+from sg3.training.architecture import discriminator_kwargs, generator_kwargs
+from sg3.training.augmentation import Augmentation
+from sg3.training.config import TrainConfig
+from sg3.training.freezing import trained_parameters
+from sg3.training.loss import GANLoss, Pair, loss_config
 from sg3.training.power_ema import PowerEMA
-from sg3.training.stats import AdaConfig, AdaController, Statistics
+from sg3.training.stats import Statistics
 from sg3.training.transfer import TransferReport, start_from
 
 GRADIENT_LIMIT = 1e5  # replaces infinite gradients
 G_REG_INTERVAL = 4  # steps between path length updates, StyleGAN2 only
-ADA_KIMG, ADA_KIMG_FROM_NETWORK = 500, 100
 # CPU allocators and cuBLAS raise a plain RuntimeError: only its text tells.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -101,18 +102,22 @@ def make_optimizer(
 
 
 def make_phases(
-    name: str, network: nn.Module, trained: nn.Module, lr: float, reg_interval: int | None
+    name: str,
+    network: nn.Module,
+    trained: Iterable[nn.Parameter],
+    lr: float,
+    reg_interval: int | None,
 ) -> list[Phase]:
     """Return the phases of G or D: a main and a regularization phase, or both in one.
 
     Args:
         name: "G" or "D".
         network: the whole network.
-        trained: the part of it whose parameters are optimized.
+        trained: its parameters that are optimized.
         lr: learning rate.
         reg_interval: steps between regularization updates; None regularizes at every step.
     """
-    parameters = tuple(trained.parameters())
+    parameters = tuple(trained)
     # One for both phases: they share Adam's moments (REFERENCE.md §4.4).
     optimizer = make_optimizer(parameters, lr, reg_interval)
     if reg_interval is None:
@@ -210,7 +215,9 @@ class Trainer:
         self._build_networks(start, kwargs)
         if start is not None:
             self.transfer_reports = start_from(start, self.G, self.D, self.G_ema)
-        self._build_augmentation()
+        augmentation = Augmentation(self.config, self.device)
+        self.augment_pipe, self.augment_p = augmentation.pipe, augmentation.p
+        self.pseudo_reals, self.ada = augmentation.pseudo_reals, augmentation.controller
 
     def _build_networks(self, start: Networks | None, kwargs: dict[str, dict] | None) -> None:
         config, dataset = self.config, self.dataset
@@ -222,8 +229,9 @@ class Trainer:
         else:
             kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"
             g_kwargs, d_kwargs = kwargs["G"], kwargs["D"]
+        d_kind = "projected" if config.discriminator == "projected" else "discriminator"
         # Any: modules reach their submodules and buffers by names that types do not know.
-        G, D = build_network(kind, g_kwargs), build_network("discriminator", d_kwargs)
+        G, D = build_network(kind, g_kwargs), build_network(d_kind, d_kwargs)
         # Frozen between phases: each turns on the gradients of what it trains (`_accumulate`).
         self.G: Any = G.train().requires_grad_(False).to(self.device)
         self.D: Any = D.train().requires_grad_(False).to(self.device)
@@ -236,27 +244,16 @@ class Trainer:
         # From here on every process draws its own augmentations and style mixing.
         torch.manual_seed(config.seed * self.team.size + self.team.rank)
 
-    def _build_augmentation(self) -> None:
-        config = self.config
-        self.augment_pipe: AugmentPipe | None = None
-        self.ada: AdaController | None = None
-        if config.aug == "noaug":
-            return
-        built: Any = build_network("augment", PRESETS[config.augpipe]).to(self.device)
-        self.augment_pipe = built
-        built.p.fill_(config.p if config.aug == "fixed" else config.initial_p)
-        if config.aug == "ada":
-            kimg = ADA_KIMG_FROM_NETWORK if config.from_network else ADA_KIMG
-            self.ada = AdaController(built, AdaConfig(target=config.target, kimg=kimg))
-
     def _build_phases(self) -> None:
         config = self.config
         assert config.glr is not None, "options are resolved"
         g_interval = G_REG_INTERVAL if self.loss.config.pl_weight > 0 else None
-        trained = self.G.synthesis if config.freeze_mapping else self.G
+        trained = self.team.agree(lambda: trained_parameters(self.G, config))
         self.phases = make_phases("G", self.G, trained, config.glr, g_interval)
         self._g_lr = self.phases[0].optimizer.param_groups[0]["lr"]  # before any warmup
-        self.phases += make_phases("D", self.D, self.D, config.dlr, config.d_reg_interval)
+        # Lazy only if steps lie between: at every step, one update has both gradients.
+        d_interval = None if config.d_reg_interval == 1 else config.d_reg_interval
+        self.phases += make_phases("D", self.D, self.D.parameters(), config.dlr, d_interval)
 
     def _report(self, name: str, values: torch.Tensor) -> None:
         self.stats.report(name, values)
@@ -273,7 +270,7 @@ class Trainer:
         config, num_phases = self.config, len(self.phases)
         images, labels = self.loader.next()
         self.waiting_seconds += time.perf_counter() - started
-        real = to_network_range(images, self.device), labels.to(self.device)
+        real = self._presented(to_network_range(images, self.device), labels.to(self.device))
         # Drawn for all phases, due or not: what is shown does not depend on the intervals.
         gen_z = self.random_latents(num_phases * config.batch).split(config.batch)
         gen_c = self.dataset.random_labels(self.label_random, num_phases * config.batch)
@@ -292,6 +289,20 @@ class Trainer:
         if self.ada is not None:
             self.ada.adjust(self.batch_idx, config.batch, self.team.sum_)
         self.seconds += time.perf_counter() - started
+
+    def _presented(self, images: torch.Tensor, labels: torch.Tensor) -> Pair:
+        """Return what D sees as real: with APA, generated images of the same labels among them."""
+        if self.pseudo_reals is None:
+            return images, labels
+        count = self.config.batch
+        z, draws = self.random_latents(count), torch.rand([count], generator=self.z_random)
+        z, draws = (self.team.shard(items).to(self.device) for items in (z, draws))
+
+        def generate(chosen: torch.Tensor) -> torch.Tensor:
+            parts = chosen.split(self.pass_size)
+            return torch.cat([self.loss.run_G(z[part], labels[part])[0] for part in parts])
+
+        return self.pseudo_reals(images, draws, generate), labels
 
     def _warm_up(self) -> None:
         """Set G's learning rate during `glr_warmup_kimg`, and once after its end."""

@@ -17,7 +17,7 @@ from recipes import ffhq_unaligned_crops as crops
 from sg3.checkpoints.registry import REGISTRY
 from sg3.cli.dataset import dataset
 from sg3.networks import build_network
-from sg3.training.config import discriminator_kwargs, generator_kwargs
+from sg3.training.architecture import discriminator_kwargs, generator_kwargs
 
 #: module → resolution of its data, number of processes
 RECIPES = {

@@ -12,7 +12,8 @@ from sg3.cli import main
 from sg3.cli.plan import CARD_NAMES, SIZE
 from sg3.networks import build_network
 from sg3.training import plan as plan_module
-from sg3.training.config import TrainConfig, discriminator_kwargs, generator_kwargs
+from sg3.training.architecture import discriminator_kwargs, generator_kwargs
+from sg3.training.config import TrainConfig
 from sg3.training.cost_model import CARDS, Rates, cost_of, paths_of
 from sg3.training.plan import Estimate, Parts, pass_configs, plan, sizes
 from sg3.training.plan_measure import Measured, RandomImages, _kinds_of_steps

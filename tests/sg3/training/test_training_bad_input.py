@@ -100,6 +100,28 @@ def test_a_dry_run_refuses_it_too(world, tmp_path):
             "--log: got 'wandd', expected names of tensorboard, trackio, wandb",
         ),
         ("--data DATA/good --log trackio,", "--log: got '', expected names of"),
+        (
+            "--data DATA/good --diffaug colour",
+            "--diffaug: got 'colour', expected some of color, tra",
+        ),
+        ("--data DATA/good --diffaug ,", "--diffaug: got nothing, expected some of color, transl"),
+        (
+            "--data DATA/good --freeze-g 6",
+            "--freeze-g: got 6, expected at most 5: the layers of this G are input, L0, L1, L2,",
+        ),
+        (
+            "--data DATA/good --discriminator projected",
+            "--loss: got stylegan2, expected hinge for a projected D",
+        ),
+        (
+            "--data DATA/good --discriminator projected --loss hinge --features maxi",
+            "--features: got 'maxi', expected one of mini, mini-a, mini-b, timm:MODEL",
+        ),
+        (
+            "--data DATA/good --discriminator projected --loss hinge --cond",
+            "--cond, --freezed: got a value, but a projected D has neither",
+        ),
+        ("--data DATA/good --freeze-g 6 --dry-run", "--freeze-g: got 6, expected at most 5: the "),
         ("--data DATA/good --mirorr", "Did you mean one of: '--mirror', '--mirror-y'"),
     ],
 )

@@ -76,6 +76,10 @@ CASES = {
     "rpgan": dict(loss="rpgan", **SG3),
     "gamma_end": dict(gamma_end=0.01, gamma_kimg=0.02, **SG3),
     "posthoc-ema": dict(posthoc_ema=(0.05, 0.1), **SG3),
+    "apa": dict(aug="apa", initial_p=0.5, cfg="stylegan2"),
+    "diffaug": dict(aug="diffaug", loss="rpgan", d_reg_interval=1, **SG3),
+    "projected": dict(loss="hinge", discriminator="projected", aug="diffaug", cfg="stylegan2"),
+    "frozen": dict(freeze_g=3, freeze_mapping=True, cfg="stylegan2"),
     "mirrored": dict(mirror=True, max_images=7, freezed=1, **SG3),
 }
 
