@@ -181,7 +181,7 @@ def scripted(monkeypatch):
     """The metric has these values, one after another."""
     values, asked = [9.0, 5.0, 7.0, 6.0, 6.5, 8.0, 4.0], []
 
-    def evaluate(name, G, dataset, team):
+    def evaluate(name, G, dataset, team, progress):
         asked.append(name)
         return result(name, **{name: values[len(asked) - 1]})
 
