@@ -55,15 +55,21 @@ def load_feature_maps(spec: str, device: str | torch.device = "cpu") -> FeatureM
 
     Raises ValueError for unknown names, missing modules and failed downloads.
     """
+    # Constructors draw initial weights: a run resumed bit for bit must not notice when it loads.
+    with torch.random.fork_rng(devices=[]):
+        return _load(spec, torch.device(device))
+
+
+def _load(spec: str, device: torch.device) -> FeatureMaps:
     prefix, _, argument = spec.partition(":")
     if prefix == "timm" and argument:
-        return TimmMaps(argument, torch.device(device))
+        return TimmMaps(argument, device)
     if spec not in _LOADERS:
         load_plugins(ENTRY_POINTS)
     if spec not in _LOADERS:
         known = ", ".join([*sorted(_LOADERS), "timm:MODEL"])
         raise UserError(f"features: got {spec!r}, expected one of {known}")
-    return _LOADERS[spec](torch.device(device))
+    return _LOADERS[spec](device)
 
 
 class TimmMaps:

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import sg3
 from sg3.checkpoints.networks import Networks
-from sg3.networks import build_network, projected
+from sg3.networks import build_network, feature_maps, projected
 from sg3.networks.feature_maps import load_feature_maps
 from sg3.networks.projected import FixedMixing, projected_kwargs, scale_discriminator
 from sg3.training.loss import GANLoss, LossConfig
@@ -137,6 +137,19 @@ def test_code_in_a_file_of_weights_is_not_executed(tmp_path):
     with pytest.raises(ValueError, match="cannot load timm:test_resnet/"):
         load_feature_maps(f"timm:test_resnet/{tmp_path}/evil.pth")
     assert not (tmp_path / "ran").exists()
+
+
+def test_loading_draws_no_random_numbers(monkeypatch):
+    """Otherwise a run that resumes, and loads after its generators are restored, would differ."""
+
+    def loader(device):
+        torch.rand(3)
+        return "maps"
+
+    monkeypatch.setitem(feature_maps._LOADERS, "drawing", loader)
+    before = torch.get_rng_state()
+    assert load_feature_maps("drawing") == "maps"
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
