@@ -46,6 +46,7 @@ class TransferReport:
         absent: whether the other file has no such network at all.
         from_average: whether its G_ema has taken the place of this network.
         fitting_blocks: names of the blocks of which at least one tensor was copied.
+        colors: color channels here and there, if tensors of 1 were copied to 3 or the reverse.
     """
 
     part: str
@@ -55,12 +56,17 @@ class TransferReport:
     pairs: list[tuple[str, str]] = field(default_factory=list)
     absent: bool = False
     from_average: bool = False
+    colors: tuple[int, int] | None = None
 
     def lines(self) -> list[str]:
         """Return lines for the log: layer pairs, blocks that are missing, then every misfit."""
         if self.absent:
             return [f"the network has no {self.part}: it starts from random weights"]
         lines = [f"the network has no {self.part}: its G_ema is used"] if self.from_average else []
+        if self.colors:
+            here, there = self.colors
+            how = "each has the gray one's weights" if here == 3 else "it has their mean"
+            lines.append(f"{self.part}: {here} color channels here, {there} there: {how}")
         lines += [f"{self.part}.{own} initialized from {other}" for own, other in self.pairs]
         return lines + _misfit_lines(self.part, self.misfits, self.fitting_blocks)
 
@@ -135,7 +141,7 @@ def _renamed_layers(own: Any, other: Any) -> list[tuple[str, str]]:
     return pair_layers(own.synthesis, other.synthesis)
 
 
-def transfer(part: str, own: nn.Module, other: nn.Module | None) -> TransferReport:
+def transfer(part: str, own: Any, other: Any) -> TransferReport:
     """Copy every learned tensor of `other` that fits by name and shape into `own`."""
     report = TransferReport(part, absent=other is None)
     source: dict[str, torch.Tensor] = {} if other is None else other.state_dict()
@@ -151,6 +157,10 @@ def transfer(part: str, own: nn.Module, other: nn.Module | None) -> TransferRepo
         layer = ".".join(module.split(".")[:2])
         name_there = there.get(layer, layer) + name[len(layer) :] if module else leaf
         given = source.get(name_there)
+        if given is not None and given.shape != tensor.shape and _sees_colors(own, name):
+            given = recolored(given, tensor.shape)
+            if given.shape == tensor.shape:
+                report.colors = (own.img_channels, other.img_channels)
         if given is not None and given.shape == tensor.shape:
             found[name] = given
         else:
@@ -160,6 +170,34 @@ def transfer(part: str, own: nn.Module, other: nn.Module | None) -> TransferRepo
     report.num_fitting = len(found)
     report.fitting_blocks = {_block_of(name) for name in found}
     return report
+
+
+def _sees_colors(own: Any, name: str) -> bool:
+    """Whether a tensor of `own` has color channels."""
+    layers = ["torgb", "fromrgb"]
+    if own.kind == "stylegan3":
+        layers.append(own.synthesis.layer_names[-1])
+    *_, layer, _ = ["", "", *name.split(".")]
+    return layer in layers
+
+
+def recolored(given: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return weights or biases of ToRGB or FromRGB for 3 color channels from those for 1, or back.
+
+    A gray image of 3 equal channels then comes out, or gets the score, as the image of 1 did.
+    Tensors that differ from `shape` in another way are returned as they are.
+    """
+    axes = [i for i, (a, b) in enumerate(zip(given.shape, shape, strict=False)) if a != b]
+    if len(shape) != given.ndim or len(axes) != 1 or axes[0] > 1:
+        return given
+    axis = axes[0]
+    # FromRGB divides by the root of its input channels (equalized learning rate).
+    gain = 3**-0.5 if axis == 1 else 1.0
+    if (given.shape[axis], shape[axis]) == (1, 3):
+        return given.repeat_interleave(3, axis) * gain
+    if (given.shape[axis], shape[axis]) == (3, 1):
+        return given.sum(axis, keepdim=True) * (gain if axis == 1 else 1 / 3)
+    return given
 
 
 def start_from(networks: Networks, G: Any, D: nn.Module, G_ema: nn.Module) -> list[TransferReport]:

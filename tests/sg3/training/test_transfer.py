@@ -32,11 +32,12 @@ def generator(resolution=16, kind="stylegan3", c_dim=0, seed=0, **kwargs):
     return build_network(kind, {**common, **kwargs})
 
 
-def discriminator(resolution=16, c_dim=0, seed=0):
+def discriminator(resolution=16, c_dim=0, seed=0, **kwargs):
     torch.manual_seed(seed)
-    kwargs = dict(
+    common = dict(
         c_dim=c_dim, img_resolution=resolution, img_channels=3, channel_base=64, channel_max=8
     )
+    kwargs = common | kwargs
     return build_network("discriminator", kwargs)
 
 
@@ -204,3 +205,24 @@ def test_wrong_family_is_one_line(data, tmp_path):
     ):
         list(train(config))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kind", ["stylegan2", "stylegan3"])
+@pytest.mark.parametrize("here, there", [(3, 1), (1, 3)])
+@torch.no_grad()
+def test_a_gray_network_continues_in_color_and_back(kind, here, there):
+    own = dict(kind=kind, img_channels=here, seed=5)
+    given = dict(kind=kind, img_channels=there, seed=1)
+    G, G_ema, D = generator(**own), generator(**own), discriminator(img_channels=here, seed=5)
+    source = sg3.Networks(
+        G_ema=generator(**given), G=generator(**given), D=discriminator(img_channels=there), meta={}
+    )
+    reports = start_from(source, G, D, G_ema)
+    assert not any(report.misfits for report in reports)
+    assert all(f"{here} color channels here, {there} there" in r.lines()[0] for r in reports)
+    z, c = torch.randn(3, 8), torch.zeros(3, 0)
+    images = {n: g.eval()(z, c, noise_mode="const") for n, g in ((here, G), (there, source.G))}
+    assert torch.allclose(images[1], images[3].mean(1, keepdim=True), atol=1e-5)
+    scores = {here: D(images[1].expand(-1, here, -1, -1), c)}
+    scores[there] = source.D(images[1].expand(-1, there, -1, -1), c)
+    assert torch.allclose(scores[1], scores[3], atol=1e-5)
