@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sg3.errors import UserError
 from sg3.files import read_tensors, write_tensors
+from sg3.media.images import as_rgb
 from sg3.settings import check_settings, documented, setting
 
 FORMAT = "sg3-small-classifier"
@@ -67,14 +68,13 @@ class Classifier(nn.Module):
         self.project = nn.Linear(width * 16, dim)
         self.head = nn.Linear(dim, len(classes))
 
-    def features(self, images: Tensor) -> Tensor:
-        """Map uint8 images `[N, C, H, W]` to features `[N, dim]`."""
-        x = self.stages(images.float() / 127.5 - 1)
-        return F.relu(self.project(F.adaptive_avg_pool2d(x, 4).flatten(1)))
-
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 images `[N, C, H, W]` to features `[N, dim]`, as metrics expect."""
-        return self.features(images.to(self.head.weight.device))
+        """Map uint8 images `[N, C, H, W]` with C = 1, 3 or 4 to features `[N, dim]`."""
+        x = images.to(self.head.weight.device, torch.float32)
+        if x.shape[1] != self.channels:
+            x = as_rgb(x) if self.channels == 3 else x[:, :3].mean(1, keepdim=True)
+        x = self.stages(x / 127.5 - 1)
+        return F.relu(self.project(F.adaptive_avg_pool2d(x, 4).flatten(1)))
 
     @torch.no_grad()
     def classify(self, images: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:

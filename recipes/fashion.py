@@ -6,6 +6,7 @@ Commands:
   python -m recipes.fashion train --data data/fashion-32.zip --outdir runs
   python -m recipes.fashion train --data data/fashion-32.zip --outdir runs --variant stylegan3-t
   python -m recipes.fashion evaluate --data data --run runs/00000-… --outdir docs
+  python -m recipes.fashion bundle --run runs/00000-…
 To resume after an interruption, run the same command with --resume latest.
 
 60 000 gray images of clothes, shoes and bags in ten classes (MIT licence), 28×28, padded to 32×32.
@@ -18,19 +19,24 @@ test images are for the last look (`evaluate --test`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import click
 
+import sg3
+from recipes.minifaces.provenance import git_commit
 from recipes.run import RecipeCommand, recipe_command, verbatim
 from recipes.small_data import SmallData, evaluate_command, small_config
 from sg3.allocator import keep_large_blocks
+from sg3.checkpoints.registry import BUNDLED_LICENCE
 from sg3.cli.options import debug_option, option, outdir_option
 from sg3.data.prepare import prepare_dataset
 from sg3.errors import UserError
 from sg3.files import prepare_folder
 
+ASSETS = Path(sg3.__file__).parent / "assets"
 SOURCE = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package
 FASHION = SmallData(
     "fashion-32",
@@ -81,6 +87,25 @@ def prepare(source: str, outdir: str) -> None:
     prepare_zips(Path(source), out)
     accuracy = FASHION.train_classifier(out)
     click.echo(f"{out / FASHION.classifier}: right about {accuracy:.1%} of the test images")
+
+
+@main.command(cls=RecipeCommand)
+@option("--run", required=True, metavar="DIR|FILE", help="Folder of a run, or a snapshot.")
+@option("--out", default=str(ASSETS / "fashion-32.safetensors"), metavar="FILE", help="Output.")
+@debug_option
+def bundle(run: str, out: str) -> None:
+    """Write G, D and G_ema in half precision, as the bundled network is."""
+    networks = sg3.load(run)
+    about = {
+        "name": "fashion-32",
+        "licence": BUNDLED_LICENCE,
+        "recipe": "python -m recipes.fashion train",
+        "commit": git_commit(short=True),
+    }
+    local = ("sha256", "path", "name", "source")
+    meta = {k: v for k, v in networks.meta.items() if k not in local}
+    sg3.save(replace(networks, meta={**meta, **about}), out, fp16=True)
+    click.echo(f"{out}: {Path(out).stat().st_size / 1e6:.2f} MB")
 
 
 main.add_command(recipe_command(__doc__, VARIANTS), "train")

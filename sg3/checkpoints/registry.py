@@ -97,6 +97,7 @@ def _entries() -> list[Entry]:
         Entry(name, f"{name}.safetensors", 64, BUNDLED_LICENCE)
         for name in ("mini-faces", "mini-faces-r", "mini-faces-stylegan2")
     ]
+    entries.append(Entry("fashion-32", "fashion-32.safetensors", 32, BUNDLED_LICENCE))
 
     def add(name: str, url: str, size: int) -> None:
         entries.append(Entry(name, url, size, NVIDIA_LICENCE))

@@ -23,7 +23,7 @@ LOGGERS = ("tensorboard", "trackio", "wandb")  # see sg3.training.loggers
 DIFFAUG_POLICIES = ("color", "translation", "cutout")
 MAX_GRID = 100  # images per side
 MAX_DESC_LENGTH = 100
-SMALL_GAMMA = 10
+SMALL_GAMMA, SMALL_CBASE = 10, 2048  # gamma of networks up to this `cbase`
 MAX_EMA_LENGTH = 12**-0.5  # of a power function: that of the plain mean over a run
 
 
@@ -79,7 +79,7 @@ class TrainConfig:
         None,
         "R1 regularization weight. The default is a starting point; tune it by factors of two.",
         min=0,
-        unset="0.0002·resolution²/batch; `budget` small: 10",
+        unset="0.0002·resolution²/batch; `budget` small or cbase up to 2048: 10",
     )
     gamma_end: float | None = setting(
         None,
@@ -326,10 +326,11 @@ class TrainConfig:
             )
         columns, rows = max(7680 // resolution, 7), max(4320 // resolution, 4)
         small, stylegan2 = self.budget == "small", self.cfg == "stylegan2"
+        few_channels = small or (self.cbase is not None and self.cbase <= SMALL_CBASE)
         derived: dict[str, Any] = {
-            # A starting point: published weights scale like this (REFERENCE.md §4.8). Networks with
-            # few channels need far more (docs/TRAINING.md).
-            "gamma": SMALL_GAMMA if small else 0.0002 * resolution**2 / self.batch,
+            # A starting point: published weights scale like this (REFERENCE.md §4.8). Networks of
+            # few channels lose their modes with so little (docs/LOG.md).
+            "gamma": SMALL_GAMMA if few_channels else 0.0002 * resolution**2 / self.batch,
             # StyleGAN3 uses neither (REFERENCE.md §4.8).
             "style_mixing_prob": 0.9 if stylegan2 and not small else 0,
             "pl_weight": 2 if stylegan2 and not small else 0,

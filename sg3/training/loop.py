@@ -273,6 +273,8 @@ class Run:
     def _describe_start(self, resumed: bool) -> str:
         config, trainer = self.config, self.trainer
         text = f"{trainer.dataset.describe()}, gamma {config.gamma:g}"
+        if config.gamma_end not in (None, config.gamma):
+            text += f" falling to {config.gamma_end:g} in {config.gamma_kimg:g} kimg"
         if resumed:
             return f"resuming at {trainer.cur_nimg / 1000:.1f} kimg with {text}"
         where = config.start_network or "scratch"

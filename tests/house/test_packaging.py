@@ -73,6 +73,7 @@ def test_typing_markers_and_assets_are_package_data(root, project):
         "sg3/assets/mini-faces.safetensors",
         "sg3/assets/mini-faces-r.safetensors",
         "sg3/assets/mini-faces-stylegan2.safetensors",
+        "sg3/assets/fashion-32.safetensors",
         "guidance/assets/mini-a.safetensors",
         "guidance/assets/mini-b.safetensors",
         "guidance/assets/mini-c.safetensors",

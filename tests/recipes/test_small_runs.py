@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+import sg3
 from recipes import fashion, small_images
 from recipes.classifier import (
     ClassifierConfig,
@@ -21,6 +22,8 @@ from recipes.classifier import (
     train_classifier,
 )
 from recipes.learning_curve import Reference, entropy
+from sg3.data import open_dataset
+from sg3.metrics import evaluate
 from sg3.metrics.features import load_features
 
 SIDE = 28
@@ -117,6 +120,16 @@ def test_prepare_writes_what_is_missing(source, prepared):
     assert run(fashion, f"prepare --source {source} --outdir {out}").exit_code == 0
 
 
+def test_metrics_take_the_classifier(prepared):
+    out, _ = prepared
+    features = f"classifier:{out / fashion.FASHION.classifier}"
+    dataset = open_dataset(str(out / fashion.FASHION.test_zip))
+    G = sg3.load("fashion-32").G_ema
+    found = evaluate("fd0.1k_full", G, dataset, features=features)
+    assert found["num_real"] == 60 and found["features"] == "classifier:fashion-32-classifier"
+    assert found["results"]["fd0.1k_full_classifier-fashion-32-classifier"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", fashion.VARIANTS)
 def test_a_run_from_nothing_and_its_curve(prepared, tmp_path, variant):
@@ -163,7 +176,7 @@ def emoji_package(path, vendor, names):
         for category, some in names.items():
             for name in some:
                 file, pixels = io.BytesIO(), random.randint(0, 255, [64, 64, 4], np.uint8)
-                pixels[:8, :8, 3] = 0
+                pixels[:24, :24, 3] = 0
                 Image.fromarray(pixels).save(file, "png")
                 add(f"package/img/{vendor}/64/{name.lower()}.png", file.getvalue())
                 known.append(
@@ -183,7 +196,7 @@ def test_emoji_become_a_dataset_with_captions(tmp_path):
     assert count == 3 and sorted(captions.values()) == ["blue", "pen", "red"]
     images, labels = small_images.EMOJI.load(tmp_path)
     assert images.shape == (3, 3, 32, 32) and labels.tolist() == [0, 0, 1]
-    assert (images[:, :, :3, :3] >= 254).all()  # transparent areas are white
+    assert (images[:, :, :6, :6] == 255).all()  # transparent areas are white
 
 
 @pytest.mark.parametrize("name", ["missing.tgz", "other.tgz"])

@@ -151,3 +151,10 @@ def test_lengths_of_posthoc_ema(data, tmp_path, options, lengths):
     words = "--cfg=stylegan2 --batch=4 --cbase=64 --cmax=8 --device=cpu "
     record = dry_run(data, tmp_path, words + options)
     assert record["options"]["posthoc_ema"] == lengths
+
+
+@pytest.mark.parametrize("cbase, gamma", [(2048, 10), (4096, 0.0002 * 16**2 / 8)])
+def test_gamma_knows_small_networks(data, tmp_path, cbase, gamma):
+    record = dry_run(data, tmp_path, f"--cfg=stylegan3-t --batch=8 --cbase={cbase}")
+    assert record["options"]["gamma"] == pytest.approx(gamma)
+    assert record["options"]["gamma_end"] == pytest.approx(gamma)
