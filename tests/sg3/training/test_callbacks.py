@@ -6,9 +6,9 @@ import time
 import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from tiny_runs import TINY_SG3, noise_images
 
 from sg3.training import Callback, TrainConfig, TrainStep, train
 from sg3.training.loggers import (
@@ -21,20 +21,12 @@ from sg3.training.loggers import (
     write_events,
 )
 
-SMALL = dict(
-    batch=4, aug="noaug", workers=0, z_dim=8, w_dim=8, num_layers=4, margin_size=4, cbase=64,
-    cmax=8, mbstd_group=2, grid=(3, 2), tick=0.004, snap=2, d_reg_interval=2, threads=1,
-    device="cpu",
-)  # fmt: skip
+SMALL = TINY_SG3 | dict(tick=0.004, snap=2)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.RandomState(0)
-    for i in range(8):
-        Image.fromarray(random.randint(0, 255, [16, 16, 3], np.uint8)).save(folder / f"{i}.png")
-    return str(folder)
+    return noise_images(tmp_path_factory.mktemp("images"), 8)
 
 
 def config_of(data, outdir, num_images=16, **changes):
@@ -130,7 +122,7 @@ def test_a_service_gets_numbers_metrics_and_grids(data, tmp_path, service):
     folder = list(train(config_of(data, tmp_path / "faces", **options)))[-1].folder
     (settings,) = service.inits
     assert settings["project"] == "faces" and settings["name"] == folder.name
-    assert settings["resume"] == "allow" and settings["config"]["gamma"] == pytest.approx(0.0128)
+    assert settings["resume"] == "allow" and settings["config"]["gamma"] == 10
     ticks = {step: values for step, values in service.logged if "Progress/kimg" in values}
     assert list(ticks) == [4, 8, 12, 16] and ticks[8]["Progress/kimg"] == 0.008
     assert "Loss/G/loss" in ticks[4] and "Loss/scores/real" in ticks[4]

@@ -8,10 +8,9 @@ import shutil
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny_runs import TINY_SG3, noise_images
 
 from sg3.cli.train import _print
 from sg3.training import TrainStep, forecast
@@ -32,20 +31,12 @@ from sg3.training.official_stats import official_stats
 from sg3.training.run_folder import state_paths
 from sg3.training.run_writer import progress_line
 
-SMALL = dict(
-    batch=4, aug="noaug", workers=0, z_dim=8, w_dim=8, num_layers=4, margin_size=4, cbase=64,
-    cmax=8, mbstd_group=2, grid=(3, 2), tick=0.008, snap=2, d_reg_interval=2, threads=1,
-    device="cpu",
-)  # fmt: skip
+SMALL = TINY_SG3 | dict(snap=2)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.RandomState(0)
-    for i in range(8):
-        Image.fromarray(random.randint(0, 255, [16, 16, 3], np.uint8)).save(folder / f"{i}.png")
-    return str(folder)
+    return noise_images(tmp_path_factory.mktemp("images"), 8)
 
 
 def config_of(**changes):

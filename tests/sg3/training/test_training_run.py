@@ -2,10 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny_runs import TINY_SG3, noise_images
 
 import sg3
 from sg3.training.config import TrainConfig
@@ -13,20 +12,12 @@ from sg3.training.dry_run import describe
 from sg3.training.loop import train
 from sg3.training.run_folder import append_jsonl, state_path
 
-SMALL = dict(
-    batch=4, aug="noaug", workers=0, z_dim=8, w_dim=8, num_layers=4, margin_size=4, cbase=64,
-    cmax=8, mbstd_group=2, grid=(3, 2), tick=0.008, snap=1, d_reg_interval=2, threads=1,
-    device="cpu",
-)  # fmt: skip
+SMALL = TINY_SG3
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("faces")
-    random = np.random.RandomState(0)
-    for i in range(10):
-        Image.fromarray(random.randint(0, 255, [16, 16, 3], np.uint8)).save(folder / f"{i}.png")
-    return str(folder)
+    return noise_images(tmp_path_factory.mktemp("faces"))
 
 
 def run(data, outdir, num_images, **changes):

@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import SafetensorError
+from tiny_runs import TINY, noise_images
 
 from sg3.training import loop, run_folder, run_writer
 from sg3.training import state as state_module
@@ -20,20 +20,13 @@ from sg3.training.loop import train
 from sg3.training.run_folder import new_run_folder, state_paths
 from sg3.training.state import newest_state, read_state
 
-SMALL = dict(
-    batch=4, aug="noaug", workers=0, z_dim=8, w_dim=8, map_depth=2, cbase=64, cmax=8,
-    mbstd_group=2, grid=(3, 2), tick=0.008, snap=1, d_reg_interval=2, threads=1, device="cpu",
-)  # fmt: skip
+SMALL = TINY
 SG3 = dict(num_layers=4, margin_size=4)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.RandomState(0)
-    for i in range(10):
-        Image.fromarray(random.randint(0, 255, [16, 16, 3], np.uint8)).save(folder / f"{i}.png")
-    return str(folder)
+    return noise_images(tmp_path_factory.mktemp("images"))
 
 
 def run(data, outdir, num_images, **changes):
