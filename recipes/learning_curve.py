@@ -107,15 +107,24 @@ def judge_network(path: str | Path, reference: Reference, num: int = NUM) -> Jud
     return reference.judge(torch.cat([part for _, part in generated_images(G, None, num)]))
 
 
-def judge_run(run: Path, reference: Reference, num: int = NUM) -> Iterator[dict[str, Any]]:
-    """Judge all snapshots of a run, in order; yields a record with "kimg" for each.
+def judge_run(
+    run: Path, reference: Reference, num: int = NUM, every: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Judge the snapshots of a run, in order; yields a record with "kimg" for each.
+
+    Args:
+        run: folder of the run.
+        reference: real images.
+        num: images per snapshot.
+        every: judge only each `every`-th snapshot, and the last.
 
     Records are kept in `curve.jsonl` in the run's folder, and snapshots judged before are not
     judged again.
     """
     path = run / "curve.jsonl"
     known = {record["snapshot"]: record for record in read_jsonl(path)} if path.exists() else {}
-    for snapshot in sorted(run.glob("network-*.safetensors")):
+    snapshots = sorted(run.glob("network-*.safetensors"))
+    for snapshot in [*snapshots[:-1:every], *snapshots[-1:]]:
         record = known.get(snapshot.name)
         if record is None or record["num"] != num:
             found = asdict(judge_network(snapshot, reference, num))

@@ -99,6 +99,10 @@ def evaluate_command(small: SmallData) -> click.Command:
     )  # fmt: skip
     @option("--num", type=click.IntRange(min=10), default=NUM, help="Images per snapshot.")
     @option(
+        "--every", type=click.IntRange(min=1), default=1,
+        help="Judge only each of so many snapshots, and the last.",
+    )  # fmt: skip
+    @option(
         "--test", is_flag=True,
         help="Also judge the last snapshots by the test images, which no setting was chosen with.",
     )  # fmt: skip
@@ -106,7 +110,13 @@ def evaluate_command(small: SmallData) -> click.Command:
     @outdir_option
     @debug_option
     def command(
-        data: str, runs: tuple[str, ...], num: int, test: bool, name: str, outdir: str
+        data: str,
+        runs: tuple[str, ...],
+        num: int,
+        every: int,
+        test: bool,
+        name: str,
+        outdir: str,
     ) -> None:
         """Judge all snapshots of runs; write NAME.json and NAME.png."""
         named = dict(_named(text) for text in runs)
@@ -116,7 +126,7 @@ def evaluate_command(small: SmallData) -> click.Command:
         reference = Reference.of(classifier, Path(data) / small.train_zip)
         click.echo(f"distance between two halves of the real images: {reference.scale:.3f}")
         record = {"scale": round(reference.scale, 4), "num": num}
-        record["curves"] = curves = _curves(named, reference, num)
+        record["curves"] = curves = _curves(named, reference, num, every)
         if test:
             unseen = Reference.of(classifier, Path(data) / small.test_zip)
             last = {key: named[key] / curve[-1]["snapshot"] for key, curve in curves.items()}
@@ -130,11 +140,13 @@ def evaluate_command(small: SmallData) -> click.Command:
     return command
 
 
-def _curves(named: dict[str, Path], reference: Reference, num: int) -> dict[str, list[dict]]:
+def _curves(
+    named: dict[str, Path], reference: Reference, num: int, every: int
+) -> dict[str, list[dict]]:
     curves: dict[str, list[dict]] = {}
     for name, folder in named.items():
         curves[name] = []
-        for record in judge_run(folder, reference, num):
+        for record in judge_run(folder, reference, num, every):
             click.echo(f"{name}: {json.dumps(record)}")
             curves[name].append(record)
     return curves

@@ -21,7 +21,7 @@ from recipes.classifier import (
     num_batches,
     train_classifier,
 )
-from recipes.learning_curve import Reference, entropy
+from recipes.learning_curve import Reference, entropy, judge_run
 from sg3.data import open_dataset
 from sg3.metrics import evaluate
 from sg3.metrics.features import load_features
@@ -154,6 +154,22 @@ def test_a_run_from_nothing_and_its_curve(prepared, tmp_path, variant):
     assert again.exit_code == 0 and len((folder / "curve.jsonl").read_text().splitlines()) == len(
         curve
     )
+
+
+def test_every_other_snapshot_and_the_last(prepared, tmp_path):
+    out, _ = prepared
+    reference = Reference.of(
+        load_classifier(out / fashion.FASHION.classifier), out / fashion.FASHION.test_zip
+    )
+    network = sg3.load("fashion-32")
+    for kimg in (0, 1, 2, 3):
+        meta = {**network.meta, "kimg": kimg}
+        sg3.save(
+            sg3.Networks(G_ema=network.G_ema, meta=meta),
+            tmp_path / f"network-{kimg:06}.safetensors",
+        )
+    judged = [record["kimg"] for record in judge_run(tmp_path, reference, num=20, every=2)]
+    assert judged == [0, 2, 3]
 
 
 def test_evaluate_needs_a_run(prepared, tmp_path):
