@@ -169,14 +169,18 @@ def test_without_packages_above(own_tables, monkeypatch):
 
 def test_a_checkout_declares_its_entry_points(root):
     """They are read from pyproject.toml where the installed metadata lack them."""
-    (point,) = plugins.declared_here("sg3.features")
-    assert point.value == "guidance.encoders.features:register"
-    assert callable(point.load()) and plugins.declared_here("sg3.nothing") == []
+    found = {point.name: point for point in plugins.declared_here("sg3.features")}
+    assert found["guidance"].value == "guidance.encoders.features:register"
+    assert found["recipes"].value == "recipes.classifier:register"
+    assert all(callable(point.load()) for point in found.values())
+    assert plugins.declared_here("sg3.nothing") == []
     if sys.version_info >= (3, 11):
         import tomllib
 
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        assert project["entry-points"]["sg3.features"] == {point.name: point.value}
+        assert project["entry-points"]["sg3.features"] == {
+            name: point.value for name, point in found.items()
+        }
 
 
 def test_without_the_package(monkeypatch):
