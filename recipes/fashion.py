@@ -54,17 +54,18 @@ config = partial(small_config, aug="noaug")
 VARIANTS = {"stylegan2": config, "stylegan3-t": partial(config, cfg="stylegan3-t")}
 
 
-def prepare_zips(source: Path, out: Path) -> None:
-    """Write the zips that are missing in `out` from the IDX files in `source`.
-
-    Raises ValueError if a file is missing.
-    """
+def check_source(source: Path) -> None:
+    """Raise ValueError if a file of the dataset is missing in `source`."""
     for name in FILES.values():
         if not (source / name).is_file():
             raise UserError(
                 f"source: {source / name}: no such file; install the Debian package "
                 "dataset-fashion-mnist, or set `source` to a folder with the IDX files"
             )
+
+
+def prepare_zips(source: Path, out: Path) -> None:
+    """Write the zips that are missing in `out` from the IDX files in `source`."""
     for zip_name, name in FILES.items():
         if not (out / zip_name).exists():
             for _ in prepare_dataset(source / name, out / zip_name, progress=True):
@@ -83,6 +84,7 @@ def main() -> None:
 @debug_option
 def prepare(source: str, outdir: str) -> None:
     """Write the datasets and train the classifier; what is there already is kept."""
+    check_source(Path(source))
     out = prepare_folder(outdir)
     prepare_zips(Path(source), out)
     accuracy = FASHION.train_classifier(out)

@@ -156,6 +156,12 @@ def test_a_run_from_nothing_and_its_curve(prepared, tmp_path, variant):
     )
 
 
+def test_a_missing_source_leaves_no_folder(tmp_path):
+    result = run(fashion, f"prepare --source {tmp_path} --outdir {tmp_path / 'new'}")
+    assert result.exit_code == 2 and len(result.output.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
 def test_every_other_snapshot_and_the_last(prepared, tmp_path):
     out, _ = prepared
     reference = Reference.of(
