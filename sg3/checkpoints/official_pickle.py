@@ -31,7 +31,7 @@ def load_official_pickle(path: str | os.PathLike) -> Networks:
     """
     try:
         content, size = _read(path)
-        return _rebuild(content, budget=4 * size + 2**20)
+        return rebuild(content, budget=4 * size + 2**20)
     except ValueError as error:
         raise UserError(f"{path}: not a valid official network pickle: {error}") from None
     except (RecursionError, MemoryError) as error:
@@ -54,7 +54,7 @@ def _read(path: str | os.PathLike) -> tuple[Any, int]:
     return content, size
 
 
-def _rebuild(content: Any, budget: int) -> Networks:
+def rebuild(content: Any, budget: int) -> Networks:
     if not isinstance(content, dict) or not isinstance(content.get("G_ema"), Record):
         found = ", ".join(map(str, content))[:80] if isinstance(content, dict) else type(content)
         raise Refused(f"no network G_ema, only {found}")

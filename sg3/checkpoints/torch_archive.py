@@ -1,7 +1,7 @@
 """Reader of `torch.save` files, zip and legacy, that never runs or imports what a file names.
 
-The pickle inside is interpreted by `PickleMachine`; names that network files do not use become inert
-`Stub`s, and tensors stay views into the memory-mapped file until they are read.
+The pickle inside is interpreted by `PickleMachine`; names that network files do not use become
+inert `Stub`s, and tensors stay views into the memory-mapped file until they are read.
 """
 
 from __future__ import annotations
@@ -89,19 +89,22 @@ def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> 
     return function.call(*arguments)
 
 
-def _ordered(items: Any = ()) -> Stub:
-    """`OrderedDict`, which state dicts are; their versions (`_metadata`) are its state."""
-    result = Stub("OrderedDict")
-    for pair in items:
-        key, value = pair
-        if type(key) not in (str, int):
-            raise Refused(f"uses a {type(key).__name__} as a key (damaged or malicious)")
-        result[key] = value
-    return result
+class _Ordered(dict, Stateful):
+    """`OrderedDict`, which state dicts are; the versions that they carry as state are dropped."""
+
+    def __init__(self, items: Any = ()):
+        super().__init__()
+        for key, value in items:
+            if type(key) not in (str, int):
+                raise Refused(f"uses a {type(key).__name__} as a key (damaged or malicious)")
+            self[key] = value
+
+    def set_state(self, state: Any) -> None:
+        pass
 
 
 REBUILDERS = {
-    ("collections", "OrderedDict"): Builder("OrderedDict", _ordered),
+    ("collections", "OrderedDict"): Builder("OrderedDict", _Ordered),
     ("torch._utils", "_rebuild_tensor"): Builder("_rebuild_tensor", rebuild_tensor),
     ("torch._utils", "_rebuild_parameter_with_state"): Builder(
         "_rebuild_parameter_with_state", rebuild_parameter

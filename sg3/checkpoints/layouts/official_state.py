@@ -108,9 +108,10 @@ def _stylegan3(tensors: Mapping[str, View], stated: Mapping) -> dict[str, Any]:
     w_dim = tensors[f"synthesis.{names[0]}.affine.weight"].size[1]
     filters = [view.size for name, view in tensors.items() if name.endswith("_filter")]
     radial = any(len(size) == 2 for size in filters)
-    layer = {"conv_kernel": kernel, "use_radial_filters": radial} | {
-        k: stated[k] for k in ("conv_kernel", "use_radial_filters") if k in stated
-    }
+    layer = {"conv_kernel": kernel, "use_radial_filters": radial}
+    for name, value in layer.items():
+        if stated.get(name, value) != value:
+            raise Refused(f"`as_` says {name}={stated[name]}, but its layers have {value}")
     schedule = {k: stated.get(k, usual) for k, usual in SCHEDULE.items()}
     for guess in _guesses(fixed["num_layers"], names, filters, stated):
         plan = {k: guess[k] for k in ("num_critical", "margin_size")} | schedule

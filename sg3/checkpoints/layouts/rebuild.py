@@ -64,7 +64,7 @@ def _network(
         raise Refused("tensors take far more memory than the file")
     kind = "stylegan2" if found.layout == "rosinality" else found.layout
     if stated.kind not in (None, kind):
-        raise UserError(f"as_: got {stated.kind}, but the file holds a {kind}")
+        raise UserError(f"`as_` says {stated.kind}, but it holds a {kind}")
     notes: list[str] = []
     if found.layout == "rosinality":
         kwargs, state, notes = read_rosinality(found.tensors)
@@ -91,9 +91,7 @@ def _network(
     network = assemble(part, kind, kwargs, state)
     if estimated:
         estimate_average(network)
-        notes.append(
-            f"holds no average latent (w_avg); estimated from {AVERAGE_SAMPLES:,} samples"
-        )
+        notes.append(f"holds no average latent (w_avg); estimated from {AVERAGE_SAMPLES:,} samples")
     return network, notes
 
 
