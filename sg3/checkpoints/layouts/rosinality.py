@@ -1,7 +1,7 @@
 """rosinality's StyleGAN2 (stylegan2-pytorch), whose files many tools exchange.
 
-The network is the official one under other names (REFERENCE.md §7.6): `style.1`, … are the mapping,
-`conv1` and `convs` the convolutions from coarse to fine, `noises` their constant noise. Weights have
+The network is the official one under other names: `style.1`, … are the mapping, `conv1` and
+`convs` the convolutions from coarse to fine, `noises` their constant noise. Weights have
 a leading axis of 1, and the filter of the upsampling is stored with its gain of 4.
 """
 
