@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sg3.checkpoints.inert import Record
+from sg3.checkpoints.other_networks import name_architecture
 from sg3.checkpoints.pickle_machine import Refused
 
 #: Order of positional arguments of the official constructors.
@@ -111,11 +112,12 @@ def recognize(part: str, record: Record) -> tuple[str, dict[str, Any]]:
     Raises Refused for an unknown architecture.
     """
     given = record.part("_init_kwargs")
-    if record.class_name == "AugmentPipe":
+    class_name = record.class_name.rpartition(".")[2]  # of whole modules: with its module
+    if class_name == "AugmentPipe":
         return "augment", _keep(given, AUGMENT)
-    if record.class_name == "Discriminator":
+    if class_name == "Discriminator":
         return "discriminator", _discriminator(record, _with_positional(record, given))
-    if record.class_name == "Generator":
+    if class_name == "Generator":
         synthesis = record.children.get("synthesis")
         layers = synthesis.children if synthesis is not None else {}
         given = _with_positional(record, given)
@@ -123,7 +125,7 @@ def recognize(part: str, record: Record) -> tuple[str, dict[str, Any]]:
             return "stylegan3", _generator("stylegan3", record, given)
         if "b4" in layers:
             return "stylegan2", _generator("stylegan2", record, given)
-    raise Refused(f"{part} is a {record.class_name!r} with an unknown architecture")
+    raise Refused(name_architecture(part, record))
 
 
 def _with_positional(record: Record, given: dict[str, Any]) -> dict[str, Any]:
