@@ -16,8 +16,9 @@ from torch import nn
 from sg3.checkpoints.inert import ArrayStub, Record, as_record, find_official
 from sg3.checkpoints.networks import PARTS, Networks, assemble
 from sg3.checkpoints.official_kwargs import recognize
+from sg3.checkpoints.official_tensors import block_sizes_of, single_transform
 from sg3.checkpoints.other_networks import name_content
-from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, Stub
+from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, Stub, Unsupported
 from sg3.checkpoints.storage import TensorView
 from sg3.errors import UserError
 
@@ -36,6 +37,8 @@ def load_official_pickle(path: str | os.PathLike, only_ema: bool = False) -> Net
     try:
         content, size = _read(path)
         return _rebuild(content, 4 * size + 2**20, only_ema)
+    except Unsupported as error:
+        raise UserError(f"{path}: {error}") from None
     except ValueError as error:
         raise UserError(f"{path}: not a valid official network pickle: {error}") from None
     except (RecursionError, MemoryError) as error:
@@ -63,14 +66,15 @@ class _TooLarge(Refused):
 
 
 def _rebuild(content: Any, budget: int, only_ema: bool = False) -> Networks:
-    if not isinstance(content, dict) or as_record(content.get("G_ema")) is None:
-        raise Refused(name_content(content))
+    generator = as_record(content.get("G_ema")) if isinstance(content, dict) else None
+    if generator is None:
+        raise Unsupported(name_content(content))
     networks = Networks()
     for part in PARTS[:1] if only_ema else PARTS:
         if content.get(part) is None:
             continue
         try:
-            network, taken = _part(part, content[part], budget)
+            network, taken = _part(part, content[part], generator, budget)
         except _TooLarge:
             raise
         except UserError as error:
@@ -86,20 +90,24 @@ def _rebuild(content: Any, budget: int, only_ema: bool = False) -> Networks:
     return networks
 
 
-def _part(part: str, given: Any, budget: int) -> tuple[nn.Module, int]:
-    """Return the network of one part and the bytes of its tensors."""
+def _part(part: str, given: Any, generator: Record, budget: int) -> tuple[nn.Module, int]:
+    """Return the network of one part and the bytes of its tensors. `generator` is G_ema."""
     record = as_record(given)
     if record is None:
         raise Refused(f"{part} is not a module")
     views = _collect(record)
-    kind, kwargs = recognize(part, record)
     # Before any tensor is copied: many views of one storage would multiply the file's size.
     taken = sum(view.nbytes for view in views.values())
     if taken > budget:
         raise _TooLarge("tensors take far more memory than the file")
+    kind, kwargs = recognize(part, record)
     _check_known(kwargs)
-    tensors = {name: view.read() for name, view in views.items()}
-    return assemble(part, kind, _plain(kwargs), tensors), taken
+    kwargs = _plain(kwargs)
+    sizes = block_sizes_of(generator)
+    if sizes is not None and kind in ("stylegan2", "discriminator"):
+        kwargs, views = sizes.arguments(kwargs), sizes.rename(views)
+    tensors = single_transform({name: view.read() for name, view in views.items()})
+    return assemble(part, kind, kwargs, tensors), taken
 
 
 def _check_known(kwargs: dict[str, Any]) -> None:

@@ -8,21 +8,26 @@ from typing import Any
 from sg3.checkpoints.inert import Record, as_record
 from sg3.checkpoints.pickle_machine import Stub
 
-UNSUPPORTED = "which is not supported"
+def name_other(record: Record) -> str | None:
+    """Return what a network of a known other architecture is, else None."""
+    full = _full_names(record)
+    names = {name.rpartition(".")[2] for name in full}
+    children = set(record.children)
+    if "Embedding" in names or "rand_embedding" in _mapping_arguments(record):
+        return "a StyleGAN-XL network: its mapping embeds classes"
+    if any("R3GAN" in name for name in full) or "GenerativeBasis" in names:
+        return "an R3GAN network"
+    if "TriPlaneGenerator" in names or {"backbone", "renderer"} <= children:
+        return "an EG3D network (views of 3D scenes)"
+    if any(name.lower().startswith("fastgan") for name in names):
+        return "a Projected GAN network with FastGAN's generator"
+    return None
 
 
 def name_architecture(part: str, record: Record) -> str:
     """Return a sentence that says what an unsupported network is, as far as can be told."""
-    names = set(_class_names(record))
-    children = set(record.children)
-    if "Embedding" in names or "rand_embedding" in _mapping_arguments(record):
-        return f"a StyleGAN-XL network: its mapping embeds classes, {UNSUPPORTED}"
-    if any("R3GAN" in name for name in _full_names(record)) or "GenerativeBasis" in names:
-        return f"an R3GAN network, {UNSUPPORTED}"
-    if "TriPlaneGenerator" in names or {"backbone", "renderer"} <= children:
-        return f"an EG3D network (views of 3D scenes), {UNSUPPORTED}"
-    if any(name.lower().startswith("fastgan") for name in names) or "init" in children:
-        return f"a Projected GAN network with FastGAN's generator, {UNSUPPORTED}"
+    if (other := name_other(record)) is not None:
+        return f"{other}, which is not supported"
     return (
         f"{part} is a {record.class_name.rpartition('.')[2]!r} with an unknown architecture; "
         "expected StyleGAN2 or StyleGAN3"
@@ -34,13 +39,9 @@ def _mapping_arguments(record: Record) -> Mapping:
     return given if isinstance(given, dict) else {}
 
 
-def _full_names(record: Record, depth: int = 3) -> list[str]:
+def _full_names(record: Record, depth: int = 4) -> list[str]:
     below = [n for c in record.children.values() if depth for n in _full_names(c, depth - 1)]
     return [record.class_name, *below]
-
-
-def _class_names(record: Record) -> list[str]:
-    return [name.rpartition(".")[2] for name in _full_names(record)]
 
 
 def name_content(content: Any) -> str:

@@ -24,6 +24,10 @@ class Refused(UserError):
     """The stream contains something that network files do not contain."""
 
 
+class Unsupported(Refused):
+    """The stream is sound, but holds something else than we can use; the message says what."""
+
+
 @dataclass(frozen=True)
 class Builder:
     """The stand-in of a global; `call` gets the arguments of REDUCE or NEWOBJ."""
