@@ -63,10 +63,18 @@ class TensorView:
         strides = [step * self.storage.dtype.itemsize for step in self.stride]
         # as_strided checks no bounds: `rebuild_tensor` did.
         view = np.lib.stride_tricks.as_strided(flat, self.size, strides, writeable=False)
-        copy = np.array(view, order="C")
-        if copy.dtype.kind == "V":
-            return torch.from_numpy(copy.view("<i2")).view(torch.bfloat16)
-        return torch.from_numpy(copy)
+        if view.dtype.kind == "V":
+            view = view.view("<i2")
+        # Into memory of torch, whose alignment the networks keep: this is the only copy.
+        tensor = torch.empty(self.size, dtype=_TORCH[view.dtype.str[1:]])
+        np.copyto(tensor.numpy(), view)
+        return tensor.view(torch.bfloat16) if self.storage.dtype.kind == "V" else tensor
+
+
+_TORCH = {
+    code: torch.from_numpy(np.zeros(0, code)).dtype
+    for code in ("f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1", "b1")
+}
 
 
 def read_storage(blob: Any) -> Storage:

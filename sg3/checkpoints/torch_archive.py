@@ -17,15 +17,13 @@ from typing import Any
 import numpy as np
 
 from sg3.checkpoints.inert import find_official
-from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, Stateful
+from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, Stateful, Stub
 from sg3.checkpoints.storage import (
     DTYPES,
     HEADER_OPCODES,
     MAGIC,
     PROTOCOL,
     Storage,
-    rebuild_parameter,
-    rebuild_tensor,
     storage_record,
 )
 
@@ -33,21 +31,6 @@ from sg3.checkpoints.storage import (
 LEGACY_HEAD = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
 MAX_DIRECTORY = 2**22  # bytes of a zip's directory: 20 000 tensors take less than half
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of name, length of extra field
-
-
-class Stub(dict, Stateful):
-    """An object of an unknown class: what the file says about it, without its behaviour.
-
-    A dictionary, because many such classes are, and their items are set by the same opcodes.
-    """
-
-    def __init__(self, name: str, arguments: tuple[Any, ...] = ()):
-        super().__init__()
-        self.name, self.arguments = name, arguments
-        self.state: Any = None
-
-    def set_state(self, state: Any) -> None:
-        self.state = state
 
 
 def read_archive(path: str | os.PathLike) -> tuple[Any, int]:
@@ -66,27 +49,16 @@ def read_archive(path: str | os.PathLike) -> tuple[Any, int]:
 
 
 def find_inert(module: str, name: str) -> Builder:
-    """Return the builder of a global: those of official files, storages, or of a `Stub`."""
+    """Return the builder of a global: a storage, one of official files, or of a `Stub`."""
     if module == "torch" and name in DTYPES:
         return Builder(f"torch.{name}", _no_storage)
-    if (module, name) in REBUILDERS:
-        return REBUILDERS[module, name]
-    try:
-        return find_official(module, name)
-    except Refused:
-        shown = f"{module}.{name}"[:80]
-        return Builder(shown, lambda *arguments: Stub(shown, arguments))
+    if (module, name) == ("collections", "OrderedDict"):
+        return Builder("OrderedDict", _Ordered)
+    return find_official(module, name)
 
 
 def _no_storage(*_: Any) -> None:
     raise Refused("creates a storage outside a tensor")
-
-
-def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
-    """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, which are dropped."""
-    if not isinstance(function, Builder) or not isinstance(arguments, tuple):
-        raise Refused("a tensor with attributes has an unknown form")
-    return function.call(*arguments)
 
 
 class _Ordered(dict, Stateful):
@@ -101,20 +73,6 @@ class _Ordered(dict, Stateful):
 
     def set_state(self, state: Any) -> None:
         pass
-
-
-REBUILDERS = {
-    ("collections", "OrderedDict"): Builder("OrderedDict", _Ordered),
-    ("torch._utils", "_rebuild_tensor"): Builder("_rebuild_tensor", rebuild_tensor),
-    ("torch._utils", "_rebuild_parameter_with_state"): Builder(
-        "_rebuild_parameter_with_state", rebuild_parameter
-    ),
-    ("torch._tensor", "_rebuild_from_type_v2"): Builder(
-        "_rebuild_from_type_v2", _rebuild_from_type
-    ),
-    # The sizes in arguments of the functions above.
-    ("torch", "Size"): Builder("torch.Size", lambda sizes=(): tuple(sizes)),
-}
 
 
 # Zip ------------------------------------------------------------------------------------------

@@ -155,6 +155,7 @@ class SynthesisNetwork(nn.Module):
         channel_base: channels of a block are `channel_base / resolution` …
         channel_max: … but at most this.
         num_fp16_res: number of highest resolutions in half precision on CUDA.
+        start_size: (height, width) of the first block; None: about 4 pixels. For files of forks.
         block_kwargs: arguments of `SynthesisBlock`.
     """
 
@@ -166,12 +167,13 @@ class SynthesisNetwork(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         num_fp16_res: int = 4,
+        start_size: Sequence[int] | None = None,
         **block_kwargs,
     ):
         super().__init__()
         image = ImageSize.of(img_resolution)
         self.w_dim, self.img_resolution, self.img_channels = w_dim, image.argument, img_channels
-        sizes = block_sizes(image)
+        sizes = block_sizes(image, start_size)
         self.block_resolutions = list(sizes)
         self.num_ws = 0
         in_channels = 0
@@ -239,7 +241,7 @@ class Generator(MappedGenerator):
     """The StyleGAN2 generator (REFERENCE.md §3).
 
     Arguments as for `sg3.networks.generator.MappedGenerator`; further keyword arguments are those
-    of `SynthesisNetwork` and `SynthesisBlock`: channel_base, channel_max, num_fp16_res,
+    of `SynthesisNetwork` and `SynthesisBlock`: channel_base, channel_max, num_fp16_res, start_size,
     architecture (skip, resnet, orig), resample_filter, conv_clamp, fp16_channels_last,
     fused_modconv_default, use_noise, activation.
     """

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 import torch
 
 from sg3.checkpoints.inert import Record
-from sg3.checkpoints.pickle_machine import Refused
+from sg3.checkpoints.pickle_machine import Refused, Stub
 from sg3.checkpoints.storage import TensorView
-from sg3.checkpoints.torch_archive import Stub
 
 MAX_DEPTH = 16
 MAX_ENTRIES = 300_000

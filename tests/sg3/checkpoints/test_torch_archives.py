@@ -134,6 +134,7 @@ SHAPES = {
         {"architecture": "orig", "mapping_kwargs": {"num_layers": 1}},
     ),
     "2-16-rgba": ("stylegan2", {"img_resolution": 16, "img_channels": 4, "channel_base": 8192}),
+    "2-wide": ("stylegan2", {"img_resolution": (32, 48)}),
     "2-no-noise": ("stylegan2", {"use_noise": False, "resample_filter": [1, 2, 1]}),
     "2-features": (
         "stylegan2",
@@ -293,7 +294,7 @@ def test_transform_of_a_batch(tmp_path):
     assert_same(tmp_path / "G.pt", G)
     rows[1, 0, 2] = 0.5
     torch.save({**state, "synthesis.input.transform": rows}, tmp_path / "G.pt")
-    with pytest.raises(UserError, match="3 different matrices, one per image"):
+    with pytest.raises(UserError, match="3 different transforms"):
         sg3.load(tmp_path / "G.pt")
     plain = sg3.load(PEERS / "nv-sg3repo-t-state_dict.pt").G_ema
     assert_same(PEERS / "nv-sg3repo-t-batch-transform.pkl", plain)
