@@ -1,4 +1,4 @@
-"""Files of latents: safetensors with `ws`, offsets of styles, and the network that made them."""
+"""Files of latents: `ws`, offsets of styles, and the network that made them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from sg3.errors import UserError
-from sg3.files import read_tensors, write_tensors
+from sg3.files import read_metadata, read_tensors, write_tensors
 from sg3.networks.style_space import style_layers
+from sg3.other_latents import is_other_latent, read_other_latent
 
 LATENT_FORMAT = "sg3-latent"
-EXPECTED = "a latent written by sg3 steer, edit or project"
+EXPECTED = "a latent written by sg3 steer, edit or project, or by another tool as .npz, .npy or .pt"
 #: Prefix of tensors that hold offsets of a layer's styles.
 STYLE = "styles."
 #: Name of ws where the file also holds styles, so that no reader drops the styles unnoticed.
@@ -42,10 +43,11 @@ def read_latent_file(
     network_sha256: str | None = None,
     force: bool = False,
 ) -> LatentFile:
-    """Read latents that `sg3 steer`, `project` or `edit` wrote.
+    """Read latents that `sg3 steer`, `project` or `edit` wrote, or other tools.
 
     Args:
-        path: a safetensors file with a tensor 'ws' `[N, num_ws, w_dim]` or `[num_ws, w_dim]`.
+        path: a safetensors file with a tensor 'ws' `[N, num_ws, w_dim]` or `[num_ws, w_dim]`, or
+            a file of another tool (`sg3.other_latents`).
         G: the generator that the shapes must fit; None skips this check.
         network_sha256: hash of the network's file. A latent that names another one is refused;
             files that name none are accepted.
@@ -53,7 +55,11 @@ def read_latent_file(
 
     Raises ValueError for any other file.
     """
-    tensors, metadata = read_tensors(path, "latent", EXPECTED)
+    if is_other_latent(path):
+        num_ws = None if G is None else G.num_ws
+        tensors, metadata = {"ws": read_other_latent(path, num_ws)}, {}
+    else:
+        tensors, metadata = read_tensors(path, "latent", EXPECTED)
     ws = tensors.get("ws", tensors.get(UNEDITED))
     if ws is None:
         names = ", ".join(tensors)[:80]
@@ -70,6 +76,14 @@ def read_latent_file(
             )
         check_styles(path, styles, G)
     return LatentFile(ws, styles, metadata)
+
+
+def latent_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Read the metadata of a latent, which files of other tools do not have.
+
+    Raises ValueError for a missing or damaged file.
+    """
+    return {} if is_other_latent(path) else read_metadata(path, "latent", EXPECTED)
 
 
 def load_latents(
