@@ -19,6 +19,7 @@ from sg3.checkpoints.pickle_machine import Refused
 from sg3.errors import UserError
 
 AVERAGE_SAMPLES, AVERAGE_BATCH, AVERAGE_SEED = 10_000, 2000, 0
+MAX_AVERAGE_BYTES = 2**22
 W_AVG = "mapping.w_avg"
 #: What state dicts of a kind do not tell, and the published networks have.
 ASSUMED = {"stylegan2": {"conv_clamp": 256}, "stylegan3": {}}
@@ -106,7 +107,7 @@ def _latent_average(found: Found, flat: Mapping[str, View]) -> torch.Tensor | No
     if W_AVG in found.tensors:
         return None
     view = found.tensors.get("latent_avg", flat.get("latent_avg"))
-    if view is None:
+    if view is None or view.nbytes > MAX_AVERAGE_BYTES:
         return None
     rows = view.read().float()
     rows = rows.reshape(-1, rows.shape[-1]) if rows.ndim else rows.reshape(1, 1)
