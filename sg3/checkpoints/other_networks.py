@@ -8,6 +8,7 @@ from typing import Any
 from sg3.checkpoints.inert import Record, as_record
 from sg3.checkpoints.pickle_machine import Stub
 
+
 def name_other(record: Record) -> str | None:
     """Return what a network of a known other architecture is, else None."""
     full = _full_names(record)
