@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from sg3.checkpoints.inert import ArrayStub, Record, as_record, find_official
+from sg3.checkpoints.layouts.rebuild import TRANSFORM, single_transform
 from sg3.checkpoints.networks import PARTS, Networks, assemble
 from sg3.checkpoints.official_kwargs import recognize
-from sg3.checkpoints.official_tensors import block_sizes_of, single_transform
+from sg3.checkpoints.official_tensors import block_sizes_of
 from sg3.checkpoints.other_networks import name_content
 from sg3.checkpoints.pickle_machine import (
     Builder,
@@ -39,7 +40,7 @@ MAX_NAME = 200
 def load_official_pickle(path: str | os.PathLike, only_ema: bool = False) -> Networks:
     """Load the networks of an official `.pkl`, on the CPU, in eval mode, without gradients.
 
-    With `only_ema` only G_ema is built. Other parts that cannot be are left out; `meta["left_out"]`
+    With `only_ema` only G_ema is built. Other parts that cannot be are left out; `meta["notes"]`
     says why. Raises ValueError if G_ema cannot: an unknown architecture, truncation, tensors
     outside their storage, unknown or missing tensors.
     """
@@ -90,7 +91,8 @@ def rebuild(content: Any, budget: int, only_ema: bool = False) -> Networks:
             # Forks change D, and G_ema is all that most people need.
             if part == "G_ema":
                 raise
-            networks.meta.setdefault("left_out", {})[part] = str(error)
+            networks.meta["layout"] = "an official pickle"
+            networks.meta.setdefault("notes", []).append(f"{part} is left out: {error}")
             continue
         setattr(networks, part, network)
         budget -= taken
@@ -125,7 +127,10 @@ def _official(
     sizes = block_sizes_of(generator)
     if sizes is not None and kind in ("stylegan2", "discriminator"):
         kwargs, views = sizes.arguments(kwargs), sizes.rename(views)
-    return kind, kwargs, single_transform({name: view.read() for name, view in views.items()})
+    tensors = {name: view.read() for name, view in views.items()}
+    if TRANSFORM in tensors:
+        tensors[TRANSFORM] = single_transform(part, tensors[TRANSFORM])
+    return kind, kwargs, tensors
 
 
 def _check_known(kwargs: dict[str, Any]) -> None:

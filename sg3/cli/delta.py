@@ -23,6 +23,7 @@ from sg3.cli.options import (
     load_generator,
     network_option,
     option,
+    stated_arguments,
     trunc_option,
     with_deltas,
 )
@@ -196,7 +197,7 @@ def apply(network: str, deltas: Deltas, force: bool, out: str) -> None:
     import sg3
 
     _require(deltas)
-    nets = sg3.load(network)
+    nets = sg3.load(network, as_=stated_arguments())
     meta = {**nets.meta, "deltas": list(deltas)}
     changed = sg3.Networks(G_ema=with_deltas(nets.G_ema, deltas, force), meta=meta)
     save_and_report(sg3.save, changed, out)
