@@ -28,7 +28,7 @@ from sg3.checkpoints.pickle_machine import (
     TooLarge,
     Unsupported,
 )
-from sg3.checkpoints.storage import TensorView
+from sg3.checkpoints.storage import TensorView, release
 from sg3.checkpoints.tensorflow_pickle import convert, is_tensorflow, tensorflow_parts
 from sg3.errors import UserError
 
@@ -66,6 +66,7 @@ def _read(path: str | os.PathLike) -> tuple[Any, int]:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     machine = PickleMachine(data, 0, find_official)
     content = machine.run()
+    release(data)
     if machine.position != size:
         raise Refused(f"{size - machine.position} bytes follow the end of the pickle")
     return content, size
