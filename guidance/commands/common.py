@@ -88,7 +88,7 @@ def load_network(
     import sg3
     from guidance.generator import generator_of
 
-    nets = sg3.load(network, device, as_=stated_arguments())
+    nets = sg3.load(network, device, stated_arguments(), only_ema=True)
     source, sha256 = generator_of(nets), nets.meta["sha256"]
     origin = {"network": network, "network_sha256": sha256}
     if deltas:

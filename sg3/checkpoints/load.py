@@ -13,6 +13,7 @@ from sg3.checkpoints.download import fetch
 from sg3.checkpoints.layouts import Stated
 from sg3.checkpoints.networks import Networks
 from sg3.checkpoints.official_pickle import load_official_pickle
+from sg3.checkpoints.other_networks import name_file
 from sg3.checkpoints.peers import (
     check_unstated,
     is_plain_safetensors,
@@ -31,6 +32,7 @@ def load(
     source: str | os.PathLike,
     device: str | torch.device = "cpu",
     as_: str | None = None,
+    only_ema: bool = False,
 ) -> Networks:
     """Load networks.
 
@@ -43,6 +45,7 @@ def load(
         device: device of the networks.
         as_: what a file without constructor arguments does not tell, like
             "stylegan3-t,conv_clamp=none"; None: infer everything.
+        only_ema: leave G, D and augment_pipe out, which halves time and memory.
 
     Returns:
         The networks, in eval mode and without gradients. `meta` holds their name, source, SHA-256,
@@ -65,7 +68,7 @@ def load(
     stated = Stated.parse(as_)
     path, entry = locate(source)
     form = sniff(path)
-    networks = _read(path, form, stated)
+    networks = _read(path, form, stated, only_ema)
     if notes := networks.meta.pop("notes", None):
         about = f"{path.name} is {networks.meta['layout']}: {'; '.join(notes)}"
         warnings.warn(about, NetworkNote, stacklevel=2)
@@ -83,14 +86,15 @@ def load(
     return networks.to(device)
 
 
-def _read(path: Path, form: str, stated: Stated) -> Networks:
+def _read(path: Path, form: str, stated: Stated, only_ema: bool) -> Networks:
     """Load the networks of a file of a known format."""
     if form == "torch archive":
-        return load_torch_archive(path, stated)
+        return load_torch_archive(path, stated, only_ema)
     if form == "safetensors" and is_plain_safetensors(path):
-        return load_plain_safetensors(path, stated)
+        return load_plain_safetensors(path, stated, only_ema)
     check_unstated(stated)
-    return load_safetensors(path) if form == "safetensors" else load_official_pickle(path)
+    reader = load_safetensors if form == "safetensors" else load_official_pickle
+    return reader(path, only_ema)
 
 
 def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
@@ -124,7 +128,7 @@ def sniff(path: Path) -> str:
     Raises ValueError for others.
     """
     with open(path, "rb") as file:
-        head = file.read(16)
+        head = file.read(512)
     if not head:
         raise UserError(f"{path}: the file is empty")
     if head.startswith((b"PK\3\4", LEGACY_HEAD)):
@@ -133,8 +137,7 @@ def sniff(path: Path) -> str:
         return "official pickle"
     if len(head) > 8 and head[8:9] == b"{" and head[6:8] == b"\0\0":
         return "safetensors"
-    found = "a web page" if head.lstrip()[:1] == b"<" else "an unknown format"
     raise UserError(
         f"{path}: expected safetensors, an official network pickle or a torch.save file, "
-        f"found {found}"
+        f"found {name_file(head)}"
     )

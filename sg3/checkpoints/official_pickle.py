@@ -11,15 +11,25 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from sg3.checkpoints.inert import ArrayStub, Record, as_record, find_official
+from sg3.checkpoints.layouts.rebuild import TRANSFORM, single_transform
 from sg3.checkpoints.networks import PARTS, Networks, assemble
 from sg3.checkpoints.official_kwargs import recognize
-from sg3.checkpoints.official_tensors import block_sizes_of, single_transform
+from sg3.checkpoints.official_tensors import block_sizes_of
 from sg3.checkpoints.other_networks import name_content
-from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, Stub, Unsupported
-from sg3.checkpoints.storage import TensorView
+from sg3.checkpoints.pickle_machine import (
+    Builder,
+    PickleMachine,
+    Refused,
+    Stub,
+    TooLarge,
+    Unsupported,
+)
+from sg3.checkpoints.storage import TensorView, release
+from sg3.checkpoints.tensorflow_pickle import convert, is_tensorflow, tensorflow_parts
 from sg3.errors import UserError
 
 MAX_MODULES = 20_000
@@ -30,7 +40,7 @@ MAX_NAME = 200
 def load_official_pickle(path: str | os.PathLike, only_ema: bool = False) -> Networks:
     """Load the networks of an official `.pkl`, on the CPU, in eval mode, without gradients.
 
-    With `only_ema` only G_ema is built. Other parts that cannot be are left out; `meta["left_out"]`
+    With `only_ema` only G_ema is built. Other parts that cannot be are left out; `meta["notes"]`
     says why. Raises ValueError if G_ema cannot: an unknown architecture, truncation, tensors
     outside their storage, unknown or missing tensors.
     """
@@ -56,58 +66,72 @@ def _read(path: str | os.PathLike) -> tuple[Any, int]:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     machine = PickleMachine(data, 0, find_official)
     content = machine.run()
+    release(data)
     if machine.position != size:
         raise Refused(f"{size - machine.position} bytes follow the end of the pickle")
     return content, size
 
 
-class _TooLarge(Refused):
-    """The tensors of a part take far more memory than the file."""
-
-
 def rebuild(content: Any, budget: int, only_ema: bool = False) -> Networks:
-    generator = as_record(content.get("G_ema")) if isinstance(content, dict) else None
-    if generator is None:
+    """Build the networks of the content of a pickle, whose tensors may take `budget` bytes."""
+    if is_tensorflow(content):
+        given: dict[str, Any] = tensorflow_parts(content)
+    elif isinstance(content, dict) and as_record(content.get("G_ema")) is not None:
+        given = content
+    else:
         raise Unsupported(name_content(content))
     networks = Networks()
     for part in PARTS[:1] if only_ema else PARTS:
-        if content.get(part) is None:
+        if given.get(part) is None:
             continue
         try:
-            network, taken = _part(part, content[part], generator, budget)
-        except _TooLarge:
+            network, taken = _part(part, given, budget)
+        except TooLarge:
             raise
         except UserError as error:
             # Forks change D, and G_ema is all that most people need.
             if part == "G_ema":
                 raise
-            networks.meta.setdefault("left_out", {})[part] = str(error)
+            networks.meta["layout"] = "an official pickle"
+            networks.meta.setdefault("notes", []).append(f"{part} is left out: {error}")
             continue
         setattr(networks, part, network)
         budget -= taken
-    if isinstance(content.get("training_set_kwargs"), dict):
-        networks.meta["training_set_kwargs"] = _plain(content["training_set_kwargs"])
+    if isinstance(given.get("training_set_kwargs"), dict):
+        networks.meta["training_set_kwargs"] = _plain(given["training_set_kwargs"])
     return networks
 
 
-def _part(part: str, given: Any, generator: Record, budget: int) -> tuple[nn.Module, int]:
-    """Return the network of one part and the bytes of its tensors. `generator` is G_ema."""
-    record = as_record(given)
-    if record is None:
+def _part(part: str, content: dict[str, Any], budget: int) -> tuple[nn.Module, int]:
+    """Return the network of one part and the bytes of its tensors."""
+    if is_tensorflow(content[part]):
+        kind, kwargs, tensors = convert(part, content[part], budget)
+    else:
+        kind, kwargs, tensors = _official(part, content, budget)
+    return assemble(part, kind, kwargs, tensors), sum(t.nbytes for t in tensors.values())
+
+
+def _official(
+    part: str, content: dict[str, Any], budget: int
+) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
+    """Return kind, constructor arguments and tensors of a module."""
+    record, generator = as_record(content[part]), as_record(content["G_ema"])
+    if record is None or generator is None:
         raise Refused(f"{part} is not a module")
     views = _collect(record)
     # Before any tensor is copied: many views of one storage would multiply the file's size.
-    taken = sum(view.nbytes for view in views.values())
-    if taken > budget:
-        raise _TooLarge("tensors take far more memory than the file")
+    if sum(view.nbytes for view in views.values()) > budget:
+        raise TooLarge("tensors take far more memory than the file")
     kind, kwargs = recognize(part, record)
     _check_known(kwargs)
     kwargs = _plain(kwargs)
     sizes = block_sizes_of(generator)
     if sizes is not None and kind in ("stylegan2", "discriminator"):
         kwargs, views = sizes.arguments(kwargs), sizes.rename(views)
-    tensors = single_transform({name: view.read() for name, view in views.items()})
-    return assemble(part, kind, kwargs, tensors), taken
+    tensors = {name: view.read() for name, view in views.items()}
+    if TRANSFORM in tensors:
+        tensors[TRANSFORM] = single_transform(part, tensors[TRANSFORM])
+    return kind, kwargs, tensors
 
 
 def _check_known(kwargs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Tensors of official files in other forms than ours: start sizes of forks, batched transforms."""
+"""Block sizes and names of StyleGAN2 forks for other than square images."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
-
 from sg3.checkpoints.inert import Record
 from sg3.checkpoints.pickle_machine import Refused
 from sg3.checkpoints.storage import TensorView
 from sg3.networks.sizes import ImageSize, num_halvings
 
 T = TypeVar("T")
-TRANSFORM = "synthesis.input.transform"
 MAX_BLOCKS = 14
 
 
@@ -72,19 +69,3 @@ def block_sizes_of(generator: Record) -> BlockSizes | None:
     if len(constant.size) != 3 or not all(constant.size) or doublings > MAX_BLOCKS:
         raise Refused(f"synthesis.b4.const has shape {list(constant.size)[:8]}, expected [C, H, W]")
     return BlockSizes(ImageSize(*constant.size[1:]), doublings)
-
-
-def single_transform(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return `tensors` with a StyleGAN3 input transform `[3, 3]`.
-
-    Editing tools leave one for each sample, `[B, 3, 3]`. Raises Refused if they differ.
-    """
-    transform = tensors.get(TRANSFORM)
-    if transform is None or transform.ndim != 3 or not len(transform):
-        return tensors
-    if not bool((transform == transform[0]).all()):
-        raise Refused(
-            f"{TRANSFORM} holds {len(transform)} different transforms, one for each sample of a "
-            "batch; expected one: set it to the identity before saving"
-        )
-    return {**tensors, TRANSFORM: transform[0].contiguous()}

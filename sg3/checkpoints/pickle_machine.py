@@ -28,6 +28,10 @@ class Unsupported(Refused):
     """The stream is sound, but holds something else than we can use; the message says what."""
 
 
+class TooLarge(Refused):
+    """The tensors take far more memory than the file."""
+
+
 @dataclass(frozen=True)
 class Builder:
     """The stand-in of a global; `call` gets the arguments of REDUCE or NEWOBJ."""

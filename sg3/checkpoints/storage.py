@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, find
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 MAX_INDEX = 2**40
+RELEASE_BYTES = 2**18  # tensors from this size on release what is mapped
 HEADER_OPCODES = 1000  # the five small pickles before the data take about fifty
 
 DTYPES = {
@@ -68,7 +70,19 @@ class TensorView:
         # Into memory of torch, whose alignment the networks keep: this is the only copy.
         tensor = torch.empty(self.size, dtype=_TORCH[view.dtype.str[1:]])
         np.copyto(tensor.numpy(), view)
+        if self.nbytes >= RELEASE_BYTES:
+            release(self.storage.data)
         return tensor.view(torch.bfloat16) if self.storage.dtype.kind == "V" else tensor
+
+
+def release(data: memoryview) -> None:
+    """Let the system drop the pages of a memory-mapped file from this process; data stay valid.
+
+    Pages that were read count as memory of the process until then: the file and its tensors
+    together would take twice the size of the file.
+    """
+    if isinstance(data.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        data.obj.madvise(mmap.MADV_DONTNEED)
 
 
 _TORCH = {

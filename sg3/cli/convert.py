@@ -34,8 +34,8 @@ def convert(source: str, target: str, fp16: bool, only_ema: bool) -> None:
     if not target.endswith(".safetensors"):
         raise UserError(f"{target}: expected a name ending in .safetensors")
     check_folder(Path(target).parent)
-    nets = sg3.load(source, as_=stated_arguments())
-    if only_ema:
+    nets = sg3.load(source, as_=stated_arguments(), only_ema=only_ema)
+    if only_ema:  # not all readers know the option
         nets = sg3.Networks(G_ema=nets.G_ema, meta=nets.meta)
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     sg3.save(nets, target, fp16=fp16)

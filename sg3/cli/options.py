@@ -326,13 +326,13 @@ def load_generator(
     precision: str = "fp32",
     force: bool = False,
 ) -> tuple[Networks, MappedGenerator]:
-    """Load `network` and return it with its generator, changed by deltas (file, strength).
+    """Load G_ema of `network`; return both, the generator changed by deltas (file, strength).
 
     `force` accepts deltas that were made from other weights of the same shapes.
     """
     import sg3
 
-    nets = sg3.load(network, resolve_device(device), as_=stated_arguments())
+    nets = sg3.load(network, resolve_device(device), stated_arguments(), only_ema=True)
     G = with_deltas(nets.G_ema, deltas, force)
     apply_precision(G, precision)
     return nets, G

@@ -25,13 +25,16 @@ W_AVG = "mapping.w_avg"
 ASSUMED = {"stylegan2": {"conv_clamp": 256}, "stylegan3": {}}
 
 
-def networks_of_tensors(flat: Mapping[str, View], stated: Stated, budget: int) -> Networks:
+def networks_of_tensors(
+    flat: Mapping[str, View], stated: Stated, budget: int, only_ema: bool = False
+) -> Networks:
     """Return the generators among the tensors of a file.
 
     Args:
         flat: the tensors by dotted name.
         stated: what the user states about the file.
         budget: maximum size of all tensors in bytes.
+        only_ema: leave G out.
 
     Returns:
         Networks with G_ema, and G if the file has both. `meta["layout"]` says what the file is,
@@ -49,7 +52,7 @@ def networks_of_tensors(flat: Mapping[str, View], stated: Stated, budget: int) -
         averaged, trained, notes = choose(found, stated.part)
         networks = Networks(meta={"layout": what})
         networks.G_ema, more = _network("G_ema", averaged, flat, stated, budget)
-        if trained is not None:
+        if trained is not None and not only_ema:
             networks.G, _ = _network("G", trained, flat, stated, budget)
     except UserError as error:
         raise UserError(f"{what}: {error}") from None
