@@ -13,7 +13,7 @@ from torch import nn
 
 from sg3.checkpoints.networks import Networks
 from sg3.networks import build_network
-from sg3.training.architecture import discriminator_kwargs, generator_kwargs
+from sg3.training.architecture import discriminator_kind, discriminator_kwargs, generator_kwargs
 from sg3.training.augmentation import image_augmentation
 from sg3.training.config import TrainConfig
 from sg3.training.cost_model import Card, Rates, cost_of, paths_of
@@ -84,7 +84,9 @@ class Parts:
         kind, kwargs = generator_kwargs(config, image_shape, label_dim, start_G)
         self.G: Any = _on_meta(build_network(kind, kwargs))
         kwargs = discriminator_kwargs(config, image_shape, label_dim, start.D, start_G)
-        self.D: Any = _on_meta(build_network("discriminator", kwargs))
+        self.D: Any = _on_meta(build_network(discriminator_kind(config), kwargs))
+        if config.discriminator == "projected":
+            self.D.load_features("meta")  # now, not in the passes that are counted
         described = image_augmentation(config)
         self.augment = None if described is None else _on_meta(build_network(*described))
         #: Parameters of the optimizers, by network.

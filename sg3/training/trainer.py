@@ -19,7 +19,7 @@ from sg3.errors import UserError
 from sg3.networks import build_network
 from sg3.networks.compiled import compile_synthesis
 from sg3.networks.precision import HALF_DTYPES, set_half_precision
-from sg3.training.architecture import discriminator_kwargs, generator_kwargs
+from sg3.training.architecture import discriminator_kind, discriminator_kwargs, generator_kwargs
 from sg3.training.augmentation import Augmentation
 from sg3.training.config import TrainConfig
 from sg3.training.freezing import trained_parameters
@@ -229,9 +229,8 @@ class Trainer:
         else:
             kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"
             g_kwargs, d_kwargs = kwargs["G"], kwargs["D"]
-        d_kind = "projected" if config.discriminator == "projected" else "discriminator"
         # Any: modules reach their submodules and buffers by names that types do not know.
-        G, D = build_network(kind, g_kwargs), build_network(d_kind, d_kwargs)
+        G, D = build_network(kind, g_kwargs), build_network(discriminator_kind(config), d_kwargs)
         # Frozen between phases: each turns on the gradients of what it trains (`_accumulate`).
         self.G: Any = G.train().requires_grad_(False).to(self.device)
         self.D: Any = D.train().requires_grad_(False).to(self.device)
