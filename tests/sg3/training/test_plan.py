@@ -143,6 +143,13 @@ def test_augmentation_and_penalties_cost():
     assert often.seconds_per_kimg > plain.seconds_per_kimg
 
 
+def test_a_projected_discriminator_is_estimated():
+    config = config_of("stylegan2", batch=2, discriminator="projected", loss="hinge")
+    (row,) = estimated(config)
+    (usual,) = estimated(config_of("stylegan2", batch=2))
+    assert row.seconds_per_kimg > usual.seconds_per_kimg  # its features are of 64 pixels
+
+
 def test_only_stylegan2_has_a_path_length_phase():
     estimates = {}
     for cfg in ("stylegan3-t", "stylegan2"):
