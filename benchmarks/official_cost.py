@@ -18,7 +18,6 @@ from recipes.arguments import argument_parser
 from sg3.training.cards import CARDS
 from sg3.training.config import TrainConfig
 from sg3.training.cost_model import Rates, paths_of
-from sg3.training.official_cost import official_bytes
 from sg3.training.plan import GIB, Estimate, Parts
 
 TABLE = Path(__file__).parents[1] / "tests" / "sg3" / "training" / "data" / "official_cost.csv"
@@ -40,7 +39,9 @@ def ratios(row: dict[str, str], *columns: str) -> dict[str, float]:
             estimate = Estimate(parts, device, Rates.of_card(CARDS[card]), paths_of(device))
             peak, seconds = estimate.step(config, gpus)
             estimated[column] = seconds * 1000 / config.batch
-            estimated[MEMORY_COLUMN] = official_bytes(parts, config, gpus, peak) / GIB
+            estimated[MEMORY_COLUMN] = (
+                parts.official_bytes(config.images_per_pass(gpus), peak) / GIB
+            )
     return {name: value / float(row[name]) for name, value in estimated.items()}
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sg3.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from sg3.training.plan import Parts
+from torch import nn
 
 STATES_PER_BYTE = 4
 FLOAT_BYTES = 4
@@ -18,20 +14,16 @@ FLOAT_BYTES = 4
 CONSTANT, WEIGHTS, STATES, IMAGES = 1.35, 3.27, 3.21, 21.8
 
 
-def official_bytes(parts: Parts, config: TrainConfig, num_gpus: int, estimate: float) -> float:
-    """Return the peak bytes of a GPU.
+def official_bytes(G: nn.Module, constant_bytes: int, images_bytes: int, count: int) -> float:
+    """Return the peak bytes of a GPU that trains a StyleGAN3.
 
     Args:
-        parts: networks of the run.
-        config: resolved options.
-        num_gpus: number of processes.
-        estimate: peak of our own implementation, which counts for StyleGAN2: 8 % more than the one
-            published figure.
+        G: the generator.
+        constant_bytes: of G, D and G_ema, and of Adam's moments.
+        images_bytes: of the fp32 images of one pass.
+        count: number of these images.
     """
-    if config.cfg == "stylegan2":
-        return estimate
-    count = config.images_per_pass(num_gpus)
-    synthesis: Any = parts.G.synthesis
+    synthesis: Any = G.get_submodule("synthesis")
     weights = states = 0
     for plan in synthesis.plans:
         layer = synthesis.get_submodule(plan.name)
@@ -39,6 +31,5 @@ def official_bytes(parts: Parts, config: TrainConfig, num_gpus: int, estimate: f
         grown = layer.conv_kernel - 1  # convolutions return all positions that they touch
         area = (plan.source.shape.height + grown) * (plan.source.shape.width + grown)
         states += layer.out_channels * area * layer.up_factor**2 // STATES_PER_BYTE
-    images = math.prod(parts.image_shape) * FLOAT_BYTES
-    of_images = WEIGHTS * weights + STATES * states + IMAGES * images
-    return CONSTANT * parts.constant_bytes + count * of_images
+    of_passes = count * (WEIGHTS * weights + STATES * states) + IMAGES * images_bytes
+    return CONSTANT * constant_bytes + of_passes
