@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,11 +56,7 @@ def read_latent_file(
 
     Raises ValueError for any other file.
     """
-    if is_other_latent(path):
-        num_ws = None if G is None else G.num_ws
-        tensors, metadata = {"ws": read_other_latent(path, num_ws)}, {}
-    else:
-        tensors, metadata = read_tensors(path, "latent", EXPECTED)
+    tensors, metadata = _read(path, G)
     ws = tensors.get("ws", tensors.get(UNEDITED))
     if ws is None:
         names = ", ".join(tensors)[:80]
@@ -76,6 +73,16 @@ def read_latent_file(
             )
         check_styles(path, styles, G)
     return LatentFile(ws, styles, metadata)
+
+
+def _read(
+    path: str | os.PathLike, G: nn.Module | None
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors and metadata of a file of latents, ours or of another tool."""
+    if not is_other_latent(path):
+        return read_tensors(path, "latent", EXPECTED)
+    num_ws: Any = None if G is None else G.num_ws
+    return {"ws": read_other_latent(path, num_ws)}, {}
 
 
 def latent_metadata(path: str | os.PathLike) -> dict[str, str]:

@@ -293,7 +293,7 @@ def test_transform_of_a_batch(tmp_path):
     assert_same(tmp_path / "G.pt", G)
     rows[1, 0, 2] = 0.5
     torch.save({**state, "synthesis.input.transform": rows}, tmp_path / "G.pt")
-    with pytest.raises(UserError, match="3 different transforms"):
+    with pytest.raises(UserError, match="3 different matrices, one per image"):
         sg3.load(tmp_path / "G.pt")
     plain = sg3.load(PEERS / "nv-sg3repo-t-state_dict.pt").G_ema
     assert_same(PEERS / "nv-sg3repo-t-batch-transform.pkl", plain)
