@@ -164,7 +164,7 @@ def _is_array(value: Any) -> bool:
 def _tensor(value: Any) -> torch.Tensor:
     if isinstance(value, TensorView):
         return value.read()
-    array = value.array if isinstance(value, ArrayStub) else value
+    array: Any = value.array if isinstance(value, ArrayStub) else value
     if array.dtype.kind not in "fiu":
         raise Refused(f"holds an array of type {array.dtype}, expected numbers")
     return torch.from_numpy(np.array(array, dtype=np.float32))

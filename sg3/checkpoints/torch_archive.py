@@ -10,15 +10,24 @@ import mmap
 import os
 import struct
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from sg3.checkpoints.inert import find_official
-from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, Stateful, Stub
+from sg3.checkpoints.pickle_machine import (
+    MAX_OPCODES,
+    Builder,
+    Find,
+    Persistent,
+    PickleMachine,
+    Refused,
+    Stateful,
+    Stub,
+)
 from sg3.checkpoints.storage import (
     DTYPES,
     HEADER_OPCODES,
@@ -133,7 +142,7 @@ class _Bounded:
 def _entries(data: memoryview, file: Any) -> dict[str, memoryview]:
     """Return the contents of a zip archive by name, as views."""
     try:
-        infos = zipfile.ZipFile(_Bounded(file)).infolist()  # type: ignore[call-overload]
+        infos = zipfile.ZipFile(_Bounded(file)).infolist()
     except (zipfile.BadZipFile, NotImplementedError, struct.error, OverflowError) as error:
         raise Refused(f"a damaged or truncated zip archive: {error}") from None
     return {info.filename: _stored(data, info) for info in infos}
@@ -219,17 +228,21 @@ class _Scan:
 def _read_legacy(data: memoryview) -> Any:
     position = 0
 
-    def run(limit: dict[str, int] | None = None, **callbacks: Callable) -> Any:
+    def run(
+        find: Find | None = None,
+        persistent: Persistent | None = None,
+        max_opcodes: int = MAX_OPCODES,
+    ) -> Any:
         nonlocal position
-        machine = PickleMachine(data, position, **(limit or {}), **callbacks)
+        machine = PickleMachine(data, position, find, persistent, max_opcodes)
         result = machine.run()
         position = machine.position
         return result
 
-    small = {"max_opcodes": HEADER_OPCODES}
-    if run(small) != MAGIC or run(small) != PROTOCOL:
+    small = partial(run, max_opcodes=HEADER_OPCODES)
+    if small() != MAGIC or small() != PROTOCOL:
         raise Refused("a torch.save file of an unknown version")
-    info = run(small)
+    info = small()
     if not isinstance(info, dict) or info.get("little_endian") is not True:
         raise Refused("the byte order is not little-endian")
     start, scan = position, _Scan()

@@ -77,10 +77,10 @@ def choose(found: list[Found], part: str | None) -> tuple[Found, Found | None, l
     """
     names = ", ".join(each.prefix or "(unnamed)" for each in found)[:200]
     if part is not None:
-        chosen = [each for each in found if each.prefix == part]
-        if not chosen:
+        named = [each for each in found if each.prefix == part]
+        if not named:
             raise Refused(f"has no generator {part[:40]!r}, only {names}")
-        return chosen[0], None, []
+        return named[0], None, []
     averaged = [each for each in found if each.words & AVERAGED]
     trained = [each for each in found if each.words & TRAINED and each not in averaged]
     if len(averaged) == 1:
@@ -91,7 +91,8 @@ def choose(found: list[Found], part: str | None) -> tuple[Found, Found | None, l
             f"holds several generators: {names}; choose one with `as_`, as in "
             f"part={candidates[0].prefix}"
         )
-    chosen, notes = candidates[0], []
+    chosen = candidates[0]
+    notes: list[str] = []
     if chosen in trained and "decoder" not in chosen.words:
         notes = [f"without averaged weights; G_ema is its {chosen.prefix!r}, as trained"]
     return chosen, None, notes
