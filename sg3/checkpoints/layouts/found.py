@@ -126,4 +126,5 @@ def _without_generator(flat: Mapping[str, View]) -> str:
         return "latents, not a network; latents are given as `latent`"
     if any(name.startswith(("encoder.", "state_dict.encoder.")) for name in flat):
         return "an encoder without a generator"
-    return f"tensors {names}, …, and no StyleGAN generator" if flat else "no tensors"
+    more = ", …" if len(flat) > 3 else ""
+    return f"tensors {names}{more}, no StyleGAN generator" if flat else "no tensors"

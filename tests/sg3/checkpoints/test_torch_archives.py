@@ -315,7 +315,7 @@ WRONG = {
     "cut.pt": (lambda p: p.write_bytes(saved(p)[:3000]), "damaged or truncated zip archive"),
     "optimizer.pt": (
         lambda p: torch.save({"state": {0: {"exp_avg": torch.zeros(2)}}}, p),
-        "tensors state.0.exp_avg, …, and no StyleGAN generator",
+        "tensors state.0.exp_avg, no StyleGAN generator",
     ),
     "latents.pt": (
         lambda p: torch.save({"a.png": {"latent": torch.zeros(4, 8)}}, p),
