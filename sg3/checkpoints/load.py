@@ -89,9 +89,9 @@ def load(
 def _read(path: Path, form: str, stated: Stated, only_ema: bool) -> Networks:
     """Load the networks of a file of a known format."""
     if form == "torch archive":
-        return load_torch_archive(path, stated)
+        return load_torch_archive(path, stated, only_ema)
     if form == "safetensors" and is_plain_safetensors(path):
-        return load_plain_safetensors(path, stated)
+        return load_plain_safetensors(path, stated, only_ema)
     check_unstated(stated)
     reader = load_safetensors if form == "safetensors" else load_official_pickle
     return reader(path, only_ema)

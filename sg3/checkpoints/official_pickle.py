@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from sg3.checkpoints.inert import ArrayStub, Record, as_record, find_official
-from sg3.checkpoints.layouts.rebuild import TRANSFORM, single_transform
 from sg3.checkpoints.networks import PARTS, Networks, assemble
 from sg3.checkpoints.official_kwargs import recognize
-from sg3.checkpoints.official_tensors import block_sizes_of
+from sg3.checkpoints.official_tensors import block_sizes_of, single_transform
 from sg3.checkpoints.other_networks import name_content
 from sg3.checkpoints.pickle_machine import (
     Builder,
@@ -129,8 +128,7 @@ def _official(
     if sizes is not None and kind in ("stylegan2", "discriminator"):
         kwargs, views = sizes.arguments(kwargs), sizes.rename(views)
     tensors = {name: view.read() for name, view in views.items()}
-    if TRANSFORM in tensors:
-        tensors[TRANSFORM] = single_transform(part, tensors[TRANSFORM])
+    tensors = single_transform(tensors)
     return kind, kwargs, tensors
 
 

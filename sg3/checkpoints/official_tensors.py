@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
+
 from sg3.checkpoints.inert import Record
 from sg3.checkpoints.pickle_machine import Refused
 from sg3.checkpoints.storage import TensorView
@@ -14,6 +16,7 @@ from sg3.networks.sizes import ImageSize, num_halvings
 
 T = TypeVar("T")
 MAX_BLOCKS = 14
+TRANSFORM = "synthesis.input.transform"
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,19 @@ def block_sizes_of(generator: Record) -> BlockSizes | None:
     if len(constant.size) != 3 or not all(constant.size) or doublings > MAX_BLOCKS:
         raise Refused(f"synthesis.b4.const has shape {list(constant.size)[:8]}, expected [C, H, W]")
     return BlockSizes(ImageSize(*constant.size[1:]), doublings)
+
+
+def single_transform(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a generator with a StyleGAN3 input transform `[3, 3]`.
+
+    Editing tools leave one for each image of a batch, `[B, 3, 3]`. Raises Refused if they differ.
+    """
+    transform = tensors.get(TRANSFORM)
+    if transform is None or transform.ndim != 3 or not len(transform):
+        return tensors
+    if not bool((transform == transform[0]).all()):
+        raise Refused(
+            f"{TRANSFORM}: {len(transform)} different matrices, one per image of a batch, expected "
+            "one; save the network with the transform of one image"
+        )
+    return {**tensors, TRANSFORM: transform[0].clone()}

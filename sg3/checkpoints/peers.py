@@ -22,10 +22,10 @@ from sg3.files import read_metadata
 MARGIN = 2**20  # bytes that tensors of a file may take beyond four times its size
 
 
-def load_torch_archive(path: str | os.PathLike, stated: Stated) -> Networks:
+def load_torch_archive(path: str | os.PathLike, stated: Stated, only_ema: bool = False) -> Networks:
     """Load the generators of a `torch.save` file, on the CPU, in eval mode, without gradients.
 
-    Nothing that the file names is imported or run.
+    Nothing that the file names is imported or run. With `only_ema` only G_ema is built.
 
     Raises ValueError for anything else, with what the file is.
     """
@@ -34,9 +34,9 @@ def load_torch_archive(path: str | os.PathLike, stated: Stated) -> Networks:
         budget = 4 * size + MARGIN
         modules = whole_modules(content)
         if modules is None:
-            return networks_of_tensors(flatten(content), stated, budget)
+            return networks_of_tensors(flatten(content), stated, budget, only_ema)
         check_unstated(stated)
-        networks = rebuild(modules, budget)
+        networks = rebuild(modules, budget, only_ema)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     except (RecursionError, MemoryError) as error:
@@ -86,11 +86,14 @@ def is_plain_safetensors(path: str | os.PathLike) -> bool:
     return read_metadata(path, "network").get("format") in (None, "pt")
 
 
-def load_plain_safetensors(path: str | os.PathLike, stated: Stated) -> Networks:
+def load_plain_safetensors(
+    path: str | os.PathLike, stated: Stated, only_ema: bool = False
+) -> Networks:
     """Load the generators of a state dict saved as safetensors; errors as `load_torch_archive`."""
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
             flat: dict[str, View] = {k: SafetensorsView(file, k) for k in list(file.keys())}
-            return networks_of_tensors(flat, stated, 4 * os.path.getsize(path) + MARGIN)
+            budget = 4 * os.path.getsize(path) + MARGIN
+            return networks_of_tensors(flat, stated, budget, only_ema)
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path}: {error}") from None

@@ -15,15 +15,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from sg3.checkpoints.inert import find_official
-from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, Stub
+from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, Stateful, Stub
 from sg3.checkpoints.storage import (
     DTYPES,
     HEADER_OPCODES,
     MAGIC,
+    MAX_INDEX,
     PROTOCOL,
     Storage,
+    TensorView,
+    rebuild_tensor,
     storage_record,
 )
 
@@ -49,14 +53,62 @@ def read_archive(path: str | os.PathLike) -> tuple[Any, int]:
 
 
 def find_inert(module: str, name: str) -> Builder:
-    """Return the builder of a global: a storage, or as in official files."""
+    """Return the builder of a global: a storage, one of official files, or of a `Stub`."""
     if module == "torch" and name in DTYPES:
         return Builder(f"torch.{name}", _no_storage)
-    return find_official(module, name)
+    return OWN.get((module, name)) or find_official(module, name)
+
+
+@dataclass(frozen=True)
+class ExpandedView(TensorView):
+    """A tensor that `Tensor.expand` made larger than its storage; reading it multiplies nothing.
+
+    Attributes:
+        own: its size before.
+    """
+
+    own: tuple[int, ...]
+
+    def read(self) -> torch.Tensor:
+        """Return a view of a copy."""
+        stored = TensorView(self.storage, self.offset, self.own, self.stride)
+        return stored.read().expand(self.size)
+
+
+def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TensorView:
+    """`torch._utils._rebuild_tensor_v2`, also of expanded tensors."""
+    if 0 not in stride:
+        return rebuild_tensor(storage, offset, size, stride, *rest)
+    if any(type(n) is not int or not 0 <= n < MAX_INDEX for n in size):
+        raise Refused("a tensor has an invalid size, stride or offset")
+    own = tuple(min(n, 1) if step == 0 else n for n, step in zip(size, stride, strict=False))
+    stored = rebuild_tensor(storage, offset, own, stride, *rest)
+    return ExpandedView(stored.storage, stored.offset, tuple(size), stored.stride, own)
 
 
 def _no_storage(*_: Any) -> None:
     raise Refused("creates a storage outside a tensor")
+
+
+class _Ordered(dict, Stateful):
+    """`OrderedDict`, which state dicts are; the versions that they carry as state are dropped."""
+
+    def __init__(self, items: Any = ()):
+        super().__init__()
+        for key, value in items:
+            if type(key) not in (str, int):
+                raise Refused(f"uses a {type(key).__name__} as a key (damaged or malicious)")
+            self[key] = value
+
+    def set_state(self, state: Any) -> None:
+        pass
+
+
+#: Where the builders differ from those of official pickles.
+OWN = {
+    ("collections", "OrderedDict"): Builder("OrderedDict", _Ordered),
+    ("torch._utils", "_rebuild_tensor_v2"): Builder("_rebuild_tensor_v2", _rebuild),
+}
 
 
 # Zip ------------------------------------------------------------------------------------------

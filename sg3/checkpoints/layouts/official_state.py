@@ -13,8 +13,10 @@ from sg3.checkpoints.layouts.channels import cutoff_channels, power_of_two_chann
 from sg3.checkpoints.layouts.flat import View
 from sg3.checkpoints.layouts.rosinality import separable
 from sg3.checkpoints.networks import skeleton
+from sg3.checkpoints.official_tensors import BlockSizes
 from sg3.checkpoints.pickle_machine import Refused
 from sg3.networks.layer_schedule import plan_layers
+from sg3.networks.sizes import ImageSize
 
 LAYER3 = re.compile(r"synthesis\.(L(\d+)_(\d+)(?:x(\d+))?_(\d+))\.weight")
 BLOCK2 = re.compile(r"synthesis\.b(\d+)\.conv1\.weight")
@@ -63,22 +65,29 @@ def _mapping(kind: str, tensors: Mapping[str, View]) -> dict[str, Any]:
 # StyleGAN2 -------------------------------------------------------------------------------------
 
 
+def own_names(tensors: Mapping[str, View]) -> dict[str, View]:
+    """Return the tensors of a generator with the blocks of non-square forks named as ours."""
+    constant = tensors.get("synthesis.b4.const")
+    start = () if constant is None else constant.size[1:]
+    if len(start) != 2 or max(start) in (0, 4):
+        return dict(tensors)
+    return BlockSizes(ImageSize(*start), 0).rename(tensors)
+
+
 def _stylegan2(tensors: Mapping[str, View]) -> dict[str, Any]:
     sizes = {int(m[1]): tensors[m[0]].size for m in map(BLOCK2.fullmatch, tensors) if m}
     blocks = sorted(sizes)
-    height, width = tensors[f"synthesis.b{blocks[0]}.const"].size[1:]
-    factor = 2 ** (len(blocks) - 1)
-    size = (height * factor, width * factor)
-    last = f"synthesis.b{blocks[-1]}"
+    first, last = f"synthesis.b{blocks[0]}", f"synthesis.b{blocks[-1]}"
     if f"{last}.torgb.weight" not in tensors:
         raise Refused(f"lacks tensor {last}.torgb.weight; its image has no colours")
     if f"{last}.skip.weight" in tensors:
         architecture = "resnet"
     else:
-        skip = len(blocks) == 1 or f"synthesis.b{blocks[0]}.torgb.weight" in tensors
+        skip = len(blocks) == 1 or f"{first}.torgb.weight" in tensors
         architecture = "skip" if skip else "orig"
+    start = ImageSize(*tensors[f"{first}.const"].size[1:])
     kwargs = {
-        "img_resolution": size[0] if size[0] == size[1] else list(size),
+        **BlockSizes(start, len(blocks) - 1).arguments({}),
         "img_channels": tensors[f"{last}.torgb.weight"].size[0],
         **power_of_two_channels({r: sizes[r][0] for r in blocks}),
     }
@@ -191,7 +200,11 @@ def _fits(kwargs: dict[str, Any], tensors: Mapping[str, View], w_dim: int) -> bo
     wanted = {name: f for name, f in own.state_dict().items() if name.endswith("_filter")}
     given = {name: view for name, view in tensors.items() if name.endswith("_filter")}
     return wanted.keys() == given.keys() and all(
-        wanted[name].shape == given[name].size
-        and torch.allclose(wanted[name], given[name].read().float(), rtol=0, atol=TOLERANCE)
+        wanted[name].shape == given[name].size and _close(wanted[name], given[name].read())
         for name in wanted
     )
+
+
+def _close(wanted: torch.Tensor, given: torch.Tensor) -> bool:
+    # Files in half precision have rounded filters.
+    return torch.allclose(wanted.to(given.dtype).float(), given.float(), rtol=0, atol=TOLERANCE)

@@ -10,27 +10,31 @@ from torch import nn
 
 from sg3.checkpoints.layouts.flat import View
 from sg3.checkpoints.layouts.found import Found, choose, describe, find_generators
-from sg3.checkpoints.layouts.official_state import infer_arguments
+from sg3.checkpoints.layouts.official_state import infer_arguments, own_names
 from sg3.checkpoints.layouts.rosinality import read_rosinality
 from sg3.checkpoints.layouts.stated import Stated
 from sg3.checkpoints.networks import Networks, assemble, skeleton
+from sg3.checkpoints.official_tensors import single_transform
 from sg3.checkpoints.pickle_machine import Refused
 from sg3.errors import UserError
 
 AVERAGE_SAMPLES, AVERAGE_BATCH, AVERAGE_SEED = 10_000, 2000, 0
+MAX_AVERAGE_BYTES = 2**22
 W_AVG = "mapping.w_avg"
-TRANSFORM = "synthesis.input.transform"
 #: What state dicts of a kind do not tell, and the published networks have.
 ASSUMED = {"stylegan2": {"conv_clamp": 256}, "stylegan3": {}}
 
 
-def networks_of_tensors(flat: Mapping[str, View], stated: Stated, budget: int) -> Networks:
+def networks_of_tensors(
+    flat: Mapping[str, View], stated: Stated, budget: int, only_ema: bool = False
+) -> Networks:
     """Return the generators among the tensors of a file.
 
     Args:
         flat: the tensors by dotted name.
         stated: what the user states about the file.
         budget: maximum size of all tensors in bytes.
+        only_ema: leave G out.
 
     Returns:
         Networks with G_ema, and G if the file has both. `meta["layout"]` says what the file is,
@@ -48,7 +52,7 @@ def networks_of_tensors(flat: Mapping[str, View], stated: Stated, budget: int) -
         averaged, trained, notes = choose(found, stated.part)
         networks = Networks(meta={"layout": what})
         networks.G_ema, more = _network("G_ema", averaged, flat, stated, budget)
-        if trained is not None:
+        if trained is not None and not only_ema:
             networks.G, _ = _network("G", trained, flat, stated, budget)
     except UserError as error:
         raise UserError(f"{what}: {error}") from None
@@ -69,16 +73,15 @@ def _network(
     if found.layout == "rosinality":
         kwargs, state, notes = read_rosinality(found.tensors)
     else:
-        kwargs = ASSUMED[kind] | infer_arguments(kind, found.tensors, stated.kwargs)
+        tensors = own_names(found.tensors)
+        kwargs = ASSUMED[kind] | infer_arguments(kind, tensors, stated.kwargs)
         notes = [
             f"does not record {k}; assumed {v}, as published networks have (`as_` changes it)"
             for k, v in ASSUMED[kind].items()
             if k not in stated.kwargs
         ]
-        state = {name: view.read() for name, view in found.tensors.items()}
+        state = single_transform({name: view.read() for name, view in tensors.items()})
     _merge(kwargs, stated.kwargs)
-    if TRANSFORM in state:
-        state[TRANSFORM] = single_transform(part, state[TRANSFORM])
     average = _latent_average(found, flat)
     estimated = average is None and W_AVG not in state
     if average is not None:
@@ -107,7 +110,7 @@ def _latent_average(found: Found, flat: Mapping[str, View]) -> torch.Tensor | No
     if W_AVG in found.tensors:
         return None
     view = found.tensors.get("latent_avg", flat.get("latent_avg"))
-    if view is None:
+    if view is None or view.nbytes > MAX_AVERAGE_BYTES:
         return None
     rows = view.read().float()
     rows = rows.reshape(-1, rows.shape[-1]) if rows.ndim else rows.reshape(1, 1)
@@ -129,18 +132,6 @@ def estimate_average(network: Any) -> None:
                 c = nn.functional.one_hot(label, mapping.c_dim)
             total += mapping(z, c)[:, 0].double().sum(dim=0)
         mapping.w_avg.copy_(total / AVERAGE_SAMPLES)
-
-
-def single_transform(part: str, transform: torch.Tensor) -> torch.Tensor:
-    """Return the `[3, 3]` user transform of `[B, 3, 3]` equal ones, as some editors leave it."""
-    if transform.ndim != 3 or len(transform) == 0:
-        return transform
-    if not bool((transform == transform[0]).all()):
-        raise Refused(
-            f"{part}.{TRANSFORM}: {len(transform)} different matrices, one per image of a batch, "
-            "expected one; save the network with the transform of one image"
-        )
-    return transform[0]
 
 
 def _left(flat: Mapping[str, View], found: list[Found]) -> list[str]:

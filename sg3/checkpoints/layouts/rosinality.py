@@ -90,7 +90,8 @@ def infer_arguments(tensors: Mapping[str, View]) -> dict[str, Any]:
     """Return the constructor arguments that the shapes of the tensors tell."""
     sizes = {name: view.size for name, view in tensors.items()}
     try:
-        blocks = 1 + max((int(m[2]) for m in map(LAYER.fullmatch, sizes) if _is_rgb(m)), default=-1)
+        images = [m for m in map(LAYER.fullmatch, sizes) if m and m[1] == "to_rgbs"]
+        blocks = 1 + max((int(m[2]) for m in images), default=-1)
         channels = {4: sizes["conv1.conv.weight"][1]}
         for i in range(blocks):
             channels[8 << i] = sizes[f"convs.{2 * i + 1}.conv.weight"][1]
@@ -115,10 +116,6 @@ def infer_arguments(tensors: Mapping[str, View]) -> dict[str, Any]:
         "conv_clamp": None,
         **_filter(tensors),
     }
-
-
-def _is_rgb(match: re.Match | None) -> bool:
-    return match is not None and match[1] == "to_rgbs"
 
 
 def _filter(tensors: Mapping[str, View]) -> dict[str, Any]:

@@ -40,7 +40,9 @@ class Stated:
 
         Raises ValueError for unknown kinds, names and values.
         """
-        kind, given, part = None, {}, None
+        kind: str | None = None
+        part: str | None = None
+        given: dict[str, Any] = {}
         kwargs: dict[str, Any] = {}
         for word in filter(None, (text or "").split(",")):
             name, equals, value = (each.strip() for each in word.partition("="))

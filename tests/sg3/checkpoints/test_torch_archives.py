@@ -134,6 +134,8 @@ SHAPES = {
         {"architecture": "orig", "mapping_kwargs": {"num_layers": 1}},
     ),
     "2-16-rgba": ("stylegan2", {"img_resolution": 16, "img_channels": 4, "channel_base": 8192}),
+    "2-uneven": ("stylegan2", {"block_channels": [8, 24, 12, 20]}),
+    "2-wide": ("stylegan2", {"img_resolution": (32, 48)}),
     "2-no-noise": ("stylegan2", {"use_noise": False, "resample_filter": [1, 2, 1]}),
     "2-features": (
         "stylegan2",
@@ -250,39 +252,37 @@ def test_rosinality_shapes(resolution, layers, tmp_path, notes):
     assert "no constant noise" in notes()[1]
 
 
+class Persistent:
+    """Pickles like a module whose class embeds its source text."""
+
+    def __init__(self, module, name):
+        state = {k: v for k, v in vars(module).items() if k.startswith("_")}
+        children = {k: Persistent(child, "Layer") for k, child in module._modules.items()}
+        state |= {"_modules": children, "_init_kwargs": getattr(module, "init_kwargs", {})}
+        self.meta = {"type": "class", "version": 6, "class_name": name, "state": state}
+        self.meta["module_src"] = "raise SystemExit"
+
+    def __reduce__(self):
+        return _reconstruct_persistent_obj, (self.meta,)
+
+
+def _reconstruct_persistent_obj(meta):
+    raise AssertionError("must not be called")
+
+
 def test_module_of_the_official_code(tmp_path, monkeypatch):
     """`torch.save(G)` of a class that pickles its source text, as PTI does."""
-    G = network("stylegan3")
-
-    def record(module, name):
-        state = {k: v for k, v in vars(module).items() if k.startswith("_")}
-        children = {k: record(child, type(child).__name__) for k, child in module._modules.items()}
-        state |= {"_modules": children, "_init_kwargs": module.__dict__.get("init_kwargs", {})}
-        meta = {"type": "class", "version": 6, "module_src": "raise SystemExit", "state": state}
-        return Persistent(meta | {"class_name": name})
-
     persistence = types.ModuleType("torch_utils.persistence")
-
-    def _reconstruct_persistent_obj(meta):
-        raise AssertionError("must not be called")
-
-    _reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
     persistence._reconstruct_persistent_obj = _reconstruct_persistent_obj
     monkeypatch.setitem(sys.modules, "torch_utils", types.ModuleType("torch_utils"))
     monkeypatch.setitem(sys.modules, "torch_utils.persistence", persistence)
-
-    class Persistent:
-        def __init__(self, meta):
-            self.meta = meta
-
-        def __reduce__(self):
-            return _reconstruct_persistent_obj, (self.meta,)
-
-    whole = record(G, "Generator")
+    monkeypatch.setattr(_reconstruct_persistent_obj, "__module__", "torch_utils.persistence")
+    G = network("stylegan3")
+    whole = Persistent(G, "Generator")
     for name, content in {"bare": whole, "dict": {"G_ema": whole}, "g": {"G": whole}}.items():
         torch.save(content, tmp_path / f"{name}.pt")
         loaded = assert_same(tmp_path / f"{name}.pt", G)
-        assert loaded.init_kwargs == {**G.init_kwargs}
+        assert loaded.init_kwargs == G.init_kwargs
 
 
 def test_transform_of_a_batch(tmp_path):
