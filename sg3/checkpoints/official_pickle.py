@@ -151,8 +151,8 @@ def _collect(root: Record) -> dict[str, TensorView]:
                 if value is None or (group == "_buffers" and name in hidden):
                     continue
                 if not isinstance(value, TensorView):
-                    found = f", but of type {value.name!r}" if isinstance(value, Stub) else ""
-                    raise Refused(f"{prefix}{name} is not a tensor{found}")
+                    given = f", but of type {value.name!r}" if isinstance(value, Stub) else ""
+                    raise Refused(f"{prefix}{name} is not a tensor{given}")
                 found[f"{prefix}{name}"] = value
     return found
 

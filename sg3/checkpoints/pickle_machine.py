@@ -68,7 +68,8 @@ class Stub(dict, Stateful):
 
     def __init__(self, name: str, arguments: tuple[Any, ...] = ()):
         super().__init__()
-        self.name, self.arguments, self.state = name, arguments, None
+        self.name, self.arguments = name, arguments
+        self.state: Any = None
 
     def set_state(self, state: Any) -> None:
         """Keep `state`."""

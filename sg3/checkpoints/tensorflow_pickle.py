@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from sg3.checkpoints.inert import ArrayStub
-from sg3.checkpoints.networks import skeleton
-from sg3.checkpoints.pickle_machine import Refused, Stub, TooLarge, Unsupported
+from sg3.checkpoints.networks import check_kwargs, skeleton
+from sg3.checkpoints.pickle_machine import Builder, Refused, Stub, TooLarge, Unsupported
 
 MODULES = ("dnnlib.tflib.network.Network", "tfutil.Network")
 #: Variables that do not change the picture: those of progressive growing, which has ended.
@@ -62,7 +62,7 @@ def convert(
     Raises Unsupported for other networks than StyleGAN2, Refused for damaged ones, and TooLarge
     if the tensors take more than `budget` bytes.
     """
-    if network.name != MODULES[0]:
+    if network.name == MODULES[1]:
         raise Unsupported("a Progressive GAN network (TensorFlow), which is not supported")
     variables, given = _collect(network)
     if sum(array.nbytes for array in variables.values()) > budget:
@@ -83,13 +83,18 @@ def convert(
         if is_generator
         else _discriminator(variables, given, str(network.state.get("build_func_name")))
     )
+    check_kwargs(kwargs, part)
+    change_of = _of_generator if is_generator else _of_discriminator
     tensors = {}
     for name, own in skeleton(kind, kwargs).state_dict().items():
         if not name.endswith("resample_filter"):
-            source, change = (_of_generator if is_generator else _of_discriminator)(name)
+            source, change = change_of(name)
             source = _existing(source, variables, kwargs["img_resolution"])
             used.add(source)
-            own = torch.from_numpy(np.array(change(variables[source]), order="C"))
+            try:
+                own = torch.from_numpy(np.array(change(variables[source]), order="C"))
+            except (ValueError, IndexError, TypeError):
+                raise Refused(f"the variable {source[:80]!r} has an unknown shape") from None
         tensors[name] = own
     unknown = [name for name in variables.keys() - used if not UNUSED.fullmatch(name)]
     if unknown:
@@ -107,8 +112,9 @@ def _collect(network: Stub, depth: int = 0) -> tuple[dict[str, np.ndarray], dict
     state = network.state
     if not isinstance(state, dict) or not isinstance(state.get("variables"), list) or depth > 2:
         raise Refused("a TensorFlow network has an unknown form")
-    found, given = {}, {}
-    for component, inner in (state.get("components") or {}).items():
+    found: dict[str, np.ndarray] = {}
+    given: dict[str, Any] = {}
+    for component, inner in _dictionary(state, "components").items():
         if not isinstance(inner, Stub):
             raise Refused("a component of a TensorFlow network has an unknown form")
         variables, arguments = _collect(inner, depth + 1)
@@ -116,11 +122,21 @@ def _collect(network: Stub, depth: int = 0) -> tuple[dict[str, np.ndarray], dict
         given |= arguments
     for item in state["variables"]:
         name, value = item if isinstance(item, tuple) and len(item) == 2 else (None, None)
-        array = value.array if isinstance(value, ArrayStub) else np.asarray(value, np.float32)
+        array = value.array if isinstance(value, ArrayStub) else None
+        if isinstance(value, (int, float)):
+            array = np.asarray(value, np.float32)
         if not isinstance(name, str) or array is None or array.dtype.kind != "f":
             raise Refused("a variable of a TensorFlow network has an unknown form")
         found[name] = array
-    return found, {**given, **(state.get("static_kwargs") or {})}
+    return found, {**given, **_dictionary(state, "static_kwargs")}
+
+
+def _dictionary(state: dict[str, Any], name: str) -> dict[str, Any]:
+    value = state.get(name) or {}
+    if not isinstance(value, dict) or any(isinstance(item, Builder) for item in value.values()):
+        raise Refused(f"{name} of a TensorFlow network have an unknown form")
+    arrays = {k: v.array for k, v in value.items() if isinstance(v, ArrayStub)}
+    return {**value, **{k: v.tolist() for k, v in arrays.items() if v is not None and v.size < 64}}
 
 
 def _arguments(names: Mapping[str, tuple[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
