@@ -28,6 +28,9 @@ OTHERS = {
     r"mapping\.embed_proj\.|feature_network": "a StyleGAN-XL network",
     r"to_rgbs\.\d+\.iwt\.": "a SWAGAN network of rosinality's repository",
     r"progression\.\d+\.|generator\.progression": "a StyleGAN1 network",
+}
+#: The same for files without a generator of ours.
+MODELS = {
     r"style_convs\.|stylegan_decoder": "a StyleGAN2 of BasicSR or GFPGAN",
     r"visual\.|text_model\.|logit_scale": "a CLIP model",
 }
@@ -98,11 +101,16 @@ def choose(found: list[Found], part: str | None) -> tuple[Found, Found | None, l
     return chosen, None, notes
 
 
-def describe(flat: Mapping[str, View], found: list[Found]) -> str:
-    """Say in a few words what a file is, by its tensors."""
-    for pattern, name in OTHERS.items():
+def other_architecture(flat: Mapping[str, View], known: Mapping[str, str] = OTHERS) -> str | None:
+    """Return what a file is if its tensors belong to another architecture, else None."""
+    for pattern, name in known.items():
         if any(re.search(rf"(?:^|\.)(?:{pattern})", each) for each in flat):
             return name
+    return None
+
+
+def describe(flat: Mapping[str, View], found: list[Found]) -> str:
+    """Say in a few words what a file is, by its tensors."""
     first = {name.partition(".")[0] for name in flat}
     if found and any("decoder" in each.words for each in found):
         return "a pSp or e4e encoder's checkpoint"
@@ -118,6 +126,8 @@ def describe(flat: Mapping[str, View], found: list[Found]) -> str:
 
 def _without_generator(flat: Mapping[str, View]) -> str:
     names = ", ".join(list(flat)[:3])[:120]
+    if (model := other_architecture(flat, MODELS)) is not None:
+        return f"{model}, which is not supported"
     if any(name.endswith("b4.out.weight") or "final_linear.0." in name for name in flat):
         return "a StyleGAN discriminator without a generator"
     if any(re.search(r"(?:^|\.)(?:b4\.const|input\.freqs)$", name) for name in flat):

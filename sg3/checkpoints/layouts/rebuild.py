@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from sg3.checkpoints.layouts.flat import View
-from sg3.checkpoints.layouts.found import Found, choose, describe, find_generators
+from sg3.checkpoints.layouts.found import (
+    Found,
+    choose,
+    describe,
+    find_generators,
+    other_architecture,
+)
 from sg3.checkpoints.layouts.official_state import infer_arguments, own_names
 from sg3.checkpoints.layouts.rosinality import read_rosinality
 from sg3.checkpoints.layouts.stated import Stated
@@ -44,6 +50,8 @@ def networks_of_tensors(
         ValueError: no known generator, or arguments that cannot be inferred. The message starts
             with what the file is.
     """
+    if (other := other_architecture(flat)) is not None:
+        raise Refused(f"{other}, which is not supported")
     found = find_generators(flat)
     what = describe(flat, found)
     if not found:

@@ -329,6 +329,18 @@ WRONG = {
         lambda p: torch.save(network().synthesis.state_dict(), p),
         "a synthesis network without its mapping",
     ),
+    "eg3d.pt": (
+        lambda p: torch.save(
+            {f"backbone.{k}": v for k, v in network().state_dict().items()}
+            | {"superresolution.block0.conv0.weight": torch.zeros(1)},
+            p,
+        ),
+        "an EG3D network, which is not supported",
+    ),
+    "clip.pt": (
+        lambda p: torch.save({"logit_scale": torch.zeros(1)}, p),
+        "a CLIP model, which is not supported",
+    ),
     "two.pt": (
         lambda p: torch.save({k: network().state_dict() for k in ("frozen", "tuned")}, p),
         "holds several generators: .*; choose one with `as_`, as in part=",
