@@ -143,7 +143,8 @@ def _start(
     loaded: LoadedNetwork, latent: str | None
 ) -> tuple[torch.Tensor | None, tuple[float, ...] | None]:
     """Latent and crop of an earlier run; None, None without one."""
-    from guidance.latent_files import latent_metadata, read_latent
+    from guidance.latent_files import read_latent
+    from sg3.latent_files import latent_metadata
 
     if latent is None:
         return None, None

@@ -13,7 +13,7 @@ import click
 from guidance.commands.common import argument_prefix, slug, warn_of_unknown_words
 from nada.commands.adapt_options import PARTS, adapt_options
 from nada.config import AdaptConfig, RecordConfig, StopRule, usual_config
-from sg3.cli.options import resolve_device
+from sg3.cli.options import resolve_device, stated_arguments
 from sg3.cli.stopping import stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder
@@ -94,7 +94,7 @@ def _begin(
     from sg3.checkpoints.delta import weights_hash
 
     encoder = load_encoder(clip, resolve_device(device))
-    nets = load(network, resolve_device(device))
+    nets = load(network, resolve_device(device), as_=stated_arguments())
     G = generator_of(nets)
     images = load_target_images(target_images, encoder.input_size_px) if target_images else None
     adaptation = Adaptation(G, source, target, encoder, images, config)

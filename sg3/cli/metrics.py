@@ -16,6 +16,7 @@ from sg3.cli.options import (
     network_option,
     option,
     seed_option,
+    stated_arguments,
 )
 from sg3.errors import UserError
 from sg3.progress import ImageBar
@@ -119,7 +120,7 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
     data, run = data or of_run, path.parent if of_run else None
     team = Team.join(device)
     try:
-        nets = load(path if entry is None else network, team.device)
+        nets = load(path if entry is None else network, team.device, as_=stated_arguments())
         G: Any = nets.G_ema  # never None: `load` checks it
         dataset = open_dataset(**data, use_labels=G.c_dim > 0) if data else None
         main_process = team.rank == 0

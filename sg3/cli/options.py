@@ -191,7 +191,10 @@ GRID = ParsedType("WxH", parse_grid)
 VEC2 = ParsedType("x,y", parse_vec2)
 DELTA_FILE = ParsedType("file|name", parse_delta_file)
 DELTA = ParsedType("file[:strength]", parse_delta)
-NETWORK_HELP = "A name from `sg3 models`, a .safetensors or official .pkl file, or an https URL."
+NETWORK_HELP = (
+    "A name from `sg3 models`, a .safetensors or official .pkl file, a .pt file of another tool, "
+    "or an https URL."
+)
 
 
 def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -199,9 +202,38 @@ def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> 
         ctx.meta["sg3.debug"] = True
 
 
-network_option = option(
+def _remember_stated(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    ctx.meta["sg3.as"] = value
+
+
+as_option = option(
+    "--as",
+    "as_",
+    metavar="KIND,NAME=VALUE,…",
+    expose_value=False,
+    callback=_remember_stated,
+    unset="infer everything",
+    help="What a file without constructor arguments does not tell, like "
+    "stylegan3-t,resolution=256,conv_clamp=none.",
+)
+
+
+def stated_arguments() -> str | None:
+    """Return the value of `--as` of the running command, for the argument `as_` of `sg3.load`."""
+    ctx = click.get_current_context(silent=True)
+    return None if ctx is None else ctx.meta.get("sg3.as")
+
+
+only_network_option = option(
     "--network", default="mini-faces", metavar="NAME|FILE|URL", help=NETWORK_HELP
 )
+
+
+def network_option(command: F) -> F:
+    """Add the options `--network` and `--as`."""
+    return only_network_option(as_option(command))
+
+
 device_option = option(
     "--device",
     default="auto",
@@ -294,13 +326,13 @@ def load_generator(
     precision: str = "fp32",
     force: bool = False,
 ) -> tuple[Networks, MappedGenerator]:
-    """Load `network` and return it with its generator, changed by deltas (file, strength).
+    """Load G_ema of `network`; return both, the generator changed by deltas (file, strength).
 
     `force` accepts deltas that were made from other weights of the same shapes.
     """
     import sg3
 
-    nets = sg3.load(network, resolve_device(device))
+    nets = sg3.load(network, resolve_device(device), stated_arguments(), only_ema=True)
     G = with_deltas(nets.G_ema, deltas, force)
     apply_precision(G, precision)
     return nets, G
