@@ -102,10 +102,13 @@ def dataset(**options) -> None:
 
     from sg3.data.prepare import prepare_dataset
 
-    summary = _Summary()
+    def tell(note: str) -> None:
+        tqdm.write(_printable(note), file=sys.stderr)
+
+    summary, bar = _Summary(), sys.stderr.isatty()
     with (
         _terminated_as_interrupted(),
-        closing(prepare_dataset(**options, progress=sys.stderr.isatty())) as prepared,
+        closing(prepare_dataset(**options, progress=bar, tell=tell)) as prepared,
     ):
         for item in prepared:
             if (line := summary.add(item)) is not None:
@@ -152,7 +155,7 @@ class _Summary:
 
     def text(self, image_format: str) -> str:
         """Return the summary, one line."""
-        from sg3.data.source import shape_text
+        from sg3.data.decoding import shape_text
 
         assert self.shape is not None  # at least one image was kept
 

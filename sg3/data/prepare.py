@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from PIL import Image, ImageOps
+import numpy as np
 
-from sg3.data.formats import (
-    Item,
-    ItemReader,
-    Label,
-    SourceImages,
-    damage_drops,
-    open_source,
-)
+from sg3.data.decoding import array_shape, is_deep, shape_text, standard_mode, upright_size
+from sg3.data.formats import Item, ItemReader, SourceImages, damage_drops, open_source
+from sg3.data.labels import Label, gap_notes, lost_notes
+from sg3.data.listing import top_folder
 from sg3.data.ordered import cores, map_in_order
-from sg3.data.source import array_shape, shape_text, standard_mode
-from sg3.data.transforms import Dropped, Size, check_size, output_size, to_mode, transform_image
+from sg3.data.source import INDEX
+from sg3.data.transforms import Dropped, Size, check_size, fit_image, output_size
 from sg3.data.write import IMAGE_FORMATS, check_dest, dataset_writer, encode
 from sg3.progress import ImageBar
 
 MODES = {"rgb": "RGB", "gray": "L", "rgba": "RGBA"}  # in addition to "auto"
 LABELS = ("none", "json", "folders")
+TWELVE_BITS = 4095  # largest value of cameras and microscopes that store 12 bits in 16
 FEW = 16  # images per process below which another process is not worth its start
 
 
@@ -41,9 +38,10 @@ class Prepared:
         source: name of the image in the source.
         name: file name in the dataset; None if dropped.
         shape: (C, H, W).
-        label: class or vector, if any.
-        reason: why it was dropped: 'unreadable', 'too small', 'wrong shape', 'no label' or
-            'bomb' (decompression bomb); None if written.
+        label: class or vector, if any. Folders from which no image is kept are classes here, but
+            not in the dataset.
+        reason: why it was dropped: 'unreadable', 'too small', 'wrong shape', 'no label',
+            'unknown range' (of deep images) or 'bomb' (decompression bomb); None if written.
         detail: details of `reason`.
         source_bytes: file size in the source.
         bytes: file size in the dataset.
@@ -70,6 +68,8 @@ class _Outcome:
     source_bytes: int = 0
     reason: str | None = None
     detail: str = ""
+    deep: bool = False
+    brightest: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,20 +85,23 @@ class _Preparation:
 
     def __call__(self, item: Item) -> _Outcome:
         try:
-            image, source_bytes = self._open(item)
-            image = transform_image(image, self.transform, self.size)
+            with damage_drops(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # decoders warn about harmless oddities
+                opened, source_bytes = self.reader.open(item)
+                width, height = upright_size(opened)
+                if min(width, height) < self.min_size:
+                    raise Dropped("too small", f"{width}x{height} pixels")
+                deep = is_deep(opened)
+                image = fit_image(opened, self.mode, self.transform, self.size)
         except Dropped as dropped:
             return _Outcome(reason=dropped.reason, detail=dropped.detail)
-        return _Outcome(encode(image, self.image_format), array_shape(image), source_bytes)
-
-    def _open(self, item: Item) -> tuple[Image.Image, int]:
-        with damage_drops(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # decoders warn about harmless oddities
-            image, source_bytes = self.reader.open(item)
-            if min(image.size) < self.min_size:
-                raise Dropped("too small", f"{image.width}x{image.height} pixels")
-            image.load()
-            return to_mode(ImageOps.exif_transpose(image), self.mode), source_bytes
+        return _Outcome(
+            data=encode(image, self.image_format),
+            shape=array_shape(image),
+            source_bytes=source_bytes,
+            deep=deep,
+            brightest=int(np.asarray(opened).max()) if deep else 0,
+        )
 
 
 def prepare_dataset(
@@ -114,6 +117,7 @@ def prepare_dataset(
     image_format: str = "png",
     jobs: int | None = None,
     progress: bool = False,
+    tell: Callable[[str], object] = lambda note: None,
 ) -> Generator[Prepared, None, None]:
     """Write a dataset to `dest` and yield the result for every source image.
 
@@ -133,6 +137,8 @@ def prepare_dataset(
         image_format: 'png' (uncompressed) or 'webp' (lossless; RGB only).
         jobs: number of processes. None: one per core. The result does not depend on it.
         progress: show a progress bar.
+        tell: called with lines about the whole set: files that are not read, classes without
+            images, and the like.
 
     Images are rotated as their EXIF orientation says; of animations the first frame is used.
     `dest` appears when everything is written, and two runs write the same bytes. Raises
@@ -146,7 +152,9 @@ def prepare_dataset(
             raise ValueError(f"{name}: got {value}, expected at least 1")
     size = output_size(transform, resolution)
     check_dest(source, dest)
-    images = open_source(source)
+    images = open_source(source, use_labels=labels in (None, "json"))
+    for note in images.notes:
+        tell(note)
     known, classes = _choose_labels(images, labels)
     total = min(len(images.names), max_images or len(images.names))
     wanted = [i for i in range(total) if labels in (None, "none") or known[i] is not None]
@@ -158,16 +166,20 @@ def prepare_dataset(
     bar = ImageBar("prepare", progress, terminal_only=False)
     with closing(reader), closing(outcomes), dataset_writer(dest) as write, bar:
         entries: list[tuple[str, Label | None]] = []
+        deep = _Deep()
         first: Prepared | None = None
         dropped: Counter[str] = Counter()
+        why = ""
         for index, outcome in _with_gaps(outcomes, wanted, total):
             bar.update("", index + 1, total)
             item = _describe(index, total, images.names[index], outcome)
             if item.reason is not None:
                 dropped[item.reason] += 1
+                why = why or f"first {item.source}: {item.detail}"
                 yield item
                 continue
             first = first or item
+            deep.add(outcome)
             if size is None:
                 _check_shape(item, first)
             name = f"{index:08d}"[:5] + f"/img{index:08d}.{image_format}"
@@ -175,9 +187,51 @@ def prepare_dataset(
             entries.append((name, known[index]))
             yield replace(item, name=name, label=known[index])
         if not entries:
-            why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-            raise ValueError(f"source: no image in {source} can be used ({why})")
-        write("dataset.json", _index_file(entries, classes))
+            counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+            raise ValueError(f"source: no image in {source} can be used ({counts}; {why})")
+        if labels == "folders":
+            entries, classes, lost = _renumbered(entries, classes or [], images)
+        else:
+            lost = gap_notes([label for _, label in entries if label is not None], classes)
+        for note in [*lost, *deep.notes()]:
+            tell(note)
+        write(INDEX, _index_file(entries, classes))
+
+
+@dataclass
+class _Deep:
+    """The images with 16 bits per channel among those kept."""
+
+    count: int = 0
+    brightest: int = 0
+
+    def add(self, outcome: _Outcome) -> None:
+        self.count += outcome.deep
+        self.brightest = max(self.brightest, outcome.brightest)
+
+    def notes(self) -> list[str]:
+        """Return a line if the images seem to have fewer bits than 16."""
+        if not self.count or self.brightest > TWELVE_BITS:
+            return []
+        return [
+            f"{self.count} images of 16 bits never exceed {self.brightest}: if they have "
+            f"{max(self.brightest, 1).bit_length()} bits, they are too dark; scale them to 65535 "
+            "first"
+        ]
+
+
+def _renumbered(
+    entries: list[tuple[str, Label | None]], classes: list[str], images: SourceImages
+) -> tuple[list[tuple[str, Label | None]], list[str], list[str]]:
+    """Number classes by the images kept; also return the names left and a note on the others."""
+    used = sorted({label for _, label in entries if isinstance(label, int)})
+    number = {old: new for new, old in enumerate(used)}
+    kept = [classes[old] for old in used]
+    lost = {top for name in images.files if (top := top_folder(name)) is not None} - set(kept)
+    numbered: list[tuple[str, Label | None]] = [
+        (name, number[label]) for name, label in entries if isinstance(label, int)
+    ]
+    return numbered, kept, lost_notes(lost)
 
 
 def _check_options(min_size: int, labels: str | None, mode: str, image_format: str) -> None:
@@ -215,9 +269,7 @@ def _choose_labels(
 
 
 def _folder_labels(images: SourceImages) -> tuple[list[int | None], list[str]]:
-    parts = [PurePosixPath(name).parts for name in images.names]
-    # Names in a zip may start with / or .. , which are not folders of it.
-    tops = [p[0] if len(p) > 1 and p[0] not in ("/", "..") else None for p in parts]
+    tops = [top_folder(name) for name in images.names]
     classes = sorted({top for top in tops if top is not None})
     if not images.has_files or len(classes) < 2:
         raise ValueError(

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from sg3.data.base import Indices, TrainingImages
+from sg3.data.decoding import DamagedImage, decode
 from sg3.data.labels import MAX_CLASSES
-from sg3.data.source import DamagedImage, decode
 from sg3.data.tar_stream import Sample, expand, read_index, read_shard
 from sg3.files import atomic_path, write_text
 from sg3.progress import with_bar
@@ -84,7 +84,7 @@ class ShardDataset(TrainingImages):
     def describe(self) -> str:
         """Return the size in words: `1281167 images in 64 shards`."""
         images = "" if self.num_images is None else f"{self.num_images} images in "
-        return f"{images}{len(self.urls)} shards"
+        return f"{images}{len(self.urls)} shards{self._labels_in_words()}"
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -92,6 +92,13 @@ class ShardDataset(TrainingImages):
     @property
     def label_dim(self) -> int:
         return self._label_dim
+
+    @property
+    def label_kind(self) -> str | None:
+        if not self.use_labels:
+            return None
+        vectors = any(isinstance(sample.label, list) for sample in self._examples)
+        return "vectors" if vectors else "classes"
 
     def _counts(self, index: dict) -> list[int] | None:
         """Return the number of samples per shard, if `index` lists them all."""

@@ -13,7 +13,8 @@ from PIL import Image
 
 from sg3.data import ImageDataset, open_dataset
 from sg3.data import dataset as dataset_module
-from sg3.data.source import DamagedImage, ImageSource, array_shape, decode, to_array
+from sg3.data.decoding import DamagedImage, array_shape, decode, to_array
+from sg3.data.source import ImageSource
 
 
 def save(path, size=(8, 8), mode="RGB", seed=0, **options):

@@ -297,7 +297,9 @@ def test_zip_bombs_are_dropped(tmp_path, monkeypatch):
         (folder / name).write_bytes(data)
     assert prepare(folder, tmp_path / "o.zip")[1] == {"b.png": "bomb", "c.png": "unreadable"}
     source = zipped(tmp_path / "lzma.zip", {"a.png": png(noise(8, 8))}, zipfile.ZIP_LZMA)
-    with pytest.raises(ValueError, match=r"no image in .* can be used \(1 unreadable\)"):
+    with pytest.raises(
+        ValueError, match=r"no image in .* can be used \(1 unreadable; first a\.png: "
+    ):
         prepare(source, tmp_path / "o.zip")
 
 
