@@ -73,6 +73,34 @@ SHOWN = 20  # dropped files that are listed
     "the size.",
 )
 @option(
+    "--align",
+    type=click.Choice(["faces", "faces-unaligned"]),
+    unset="the whole image",
+    help="Cut out the face that --landmarks describes. faces: upright, as in FFHQ; "
+    "faces-unaligned: tilted and moved as in the photograph, as in FFHQ-U.",
+)
+@option(
+    "--landmarks",
+    type=click.Path(dir_okay=False),
+    metavar="JSON",
+    unset="none; required by --align",
+    help="68 points [x, y] per image, by its name, in pixels of the upright photograph.",
+)
+@option(
+    "--near-duplicates",
+    type=click.Choice(["report", "drop"]),
+    unset="not looked for",
+    help="Images that look like an earlier one, by a perceptual hash. report: count them; drop: "
+    "drop them.",
+)
+@option(
+    "--report",
+    type=click.Path(dir_okay=False),
+    metavar="HTML",
+    unset="no page",
+    help="Page to write with the images that were dropped and why.",
+)
+@option(
     "--max-images",
     type=int,
     unset="all",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import unicodedata
 import zipfile
 from collections import Counter
@@ -15,13 +16,16 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Names that operating systems, network drives and editors leave behind, beside those with a dot.
-SYSTEM_NAMES = frozenset(
-    {
-        "__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin",
-        "system volume information", "lost+found", "#recycle", "@recycle",
-    }
+#: Names that operating systems and network drives leave behind, beside those with a dot.
+SYSTEM_NAMES = (
+    "__MACOSX", "@eaDir", "Thumbs.db", "ehthumbs.db", "desktop.ini", "$RECYCLE.BIN",
+    "System Volume Information", "lost+found", "#recycle", "@Recycle",
 )  # fmt: skip
+#: A part of a name that is hidden, or one of those.
+HIDDEN = re.compile(
+    rf"(?:^|[/\\])(?:\.(?!\.?(?:[/\\]|$))|(?:{'|'.join(map(re.escape, SYSTEM_NAMES))})(?:[/\\]|$))",
+    re.IGNORECASE,
+)
 SHOWN_KINDS = 8  # kinds of files that are named in a note
 
 
@@ -89,10 +93,7 @@ def top_folder(name: str) -> str | None:
 
 def is_hidden(name: str) -> bool:
     """Whether a part of `name` is hidden (`.x`) or left behind by an operating system."""
-    for part in canonical(name).split("/"):
-        if (part.startswith(".") and part != "..") or part.lower() in SYSTEM_NAMES:
-            return True
-    return False
+    return HIDDEN.search(name) is not None
 
 
 def list_zip(archive: zipfile.ZipFile) -> Listing:
