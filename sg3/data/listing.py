@@ -26,6 +26,7 @@ HIDDEN = re.compile(
     rf"(?:^|[/\\])(?:\.(?!\.?(?:[/\\]|$))|(?:{'|'.join(map(re.escape, SYSTEM_NAMES))})(?:[/\\]|$))",
     re.IGNORECASE,
 )
+HEIC = {".heic", ".heif"}  # photos of iPhones
 SHOWN_KINDS = 8  # kinds of files that are named in a note
 
 
@@ -55,7 +56,8 @@ class Listing:
             text = [f"{n} {kind or 'without extension'}" for kind, n in order]
             more = len(text) - SHOWN_KINDS
             rest = [f"{more} more kinds"] if more > 0 else []
-            notes.append(f"not read: {', '.join(text[:SHOWN_KINDS] + rest)}")
+            remedy = "; .heic needs: pip install 'sg3[heic]'" if kinds.keys() & HEIC else ""
+            notes.append(f"not read: {', '.join(text[:SHOWN_KINDS] + rest)}{remedy}")
         return notes
 
 
