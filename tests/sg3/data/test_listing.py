@@ -10,6 +10,7 @@ from sg3.data import ImageDataset
 from sg3.data.labels import match_names
 from sg3.data.listing import canonical, is_hidden, list_folder, top_folder
 from sg3.data.source import ImageSource
+from sg3.data.tar_stream import _tars, is_shards
 
 LEFT_BEHIND = (
     "__MACOSX/cats/._a.png", ".ipynb_checkpoints/a-checkpoint.png", "@eaDir/a.png",
@@ -88,6 +89,13 @@ def test_files_that_are_no_pictures_are_counted(tmp_path):
         ValueError, match=r"no image files found in .* \(not read: 2 \.xcf, 1 \.zip"
     ):
         ImageSource(tmp_path / "in")
+
+
+def test_hidden_shards_are_none(tmp_path):
+    (tmp_path / "._shards-000.tar").write_bytes(b"resource fork")
+    assert not is_shards(tmp_path)
+    (tmp_path / "shards-000.tar").write_bytes(b"")
+    assert is_shards(tmp_path) and _tars(tmp_path) == [str(tmp_path / "shards-000.tar")]
 
 
 def test_repeated_names_in_a_zip_are_said(tmp_path):

@@ -78,6 +78,13 @@ def test_labels_of_networks_with_classes():
         class_label(G(1, 1), (5.0, 90.0))
 
 
+def test_one_image_trains_with_larger_batches(tmp_path):
+    (tmp_path / "in").mkdir()
+    noise_images(tmp_path / "in", 1)
+    (last,) = train(config_of(tmp_path / "in", tmp_path / "runs"))
+    assert last.done and "with 1 image, gamma 1" in last.start
+
+
 def test_a_finished_run_says_that_nothing_is_to_do(tmp_path):
     (tmp_path / "in").mkdir()
     noise_images(tmp_path / "in", 4)
