@@ -84,7 +84,8 @@ SHOWN = 20  # dropped files that are listed
     type=click.Path(dir_okay=False),
     metavar="JSON",
     unset="none; required by --align",
-    help="68 points [x, y] per image, by its name, in pixels of the upright photograph.",
+    help="68 points [x, y] per image, by its name, in pixels of the upright photograph; or 5: "
+    "eyes, nose, corners of the mouth.",
 )
 @option(
     "--near-duplicates",

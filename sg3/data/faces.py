@@ -64,13 +64,21 @@ class FaceSquare:
 def aligned_square(landmarks: np.ndarray) -> FaceSquare:
     """Return the square of the FFHQ alignment.
 
-    Raises ValueError unless `landmarks` are 68 points in pixels, `[68, 2]`, of a face.
+    Args:
+        landmarks: 68 points in pixels, `[68, 2]`, in the order of iBUG 300-W, or the 5 points of
+            smaller detectors: eyes, nose, corners of the mouth, each from left to right.
+
+    Raises ValueError for anything else.
     """
     landmarks = np.asarray(landmarks, np.float64)
-    if landmarks.shape != (68, 2) or not np.isfinite(landmarks).all():
-        raise ValueError(f"landmarks: got shape {list(landmarks.shape)}, expected 68 points")
-    left, right = landmarks[LEFT_EYE].mean(axis=0), landmarks[RIGHT_EYE].mean(axis=0)
-    eyes, mouth = (left + right) / 2, landmarks[list(MOUTH_CORNERS)].mean(axis=0)
+    if landmarks.shape not in ((68, 2), (5, 2)) or not np.isfinite(landmarks).all():
+        raise ValueError(f"landmarks: got shape {list(landmarks.shape)}, expected 68 points or 5")
+    if len(landmarks) == 5:
+        left, right, mouth = landmarks[0], landmarks[1], landmarks[3:].mean(axis=0)
+    else:
+        left, right = landmarks[LEFT_EYE].mean(axis=0), landmarks[RIGHT_EYE].mean(axis=0)
+        mouth = landmarks[list(MOUTH_CORNERS)].mean(axis=0)
+    eyes = (left + right) / 2
     across, down = right - left, mouth - eyes
     axis = across + np.array([down[1], -down[0]])
     side = max(4 * np.hypot(*across), 3.6 * np.hypot(*down))
@@ -143,9 +151,9 @@ def cut_rotated(image: Image.Image, square: FaceSquare, size: int) -> Image.Imag
 
 
 def read_landmarks(path: str | Path, names: Sequence[str]) -> list[FaceSquare | None]:
-    """Return the aligned square of each image, from a JSON file {image name: 68 points [x, y]}.
+    """Return the aligned square of each image, from a JSON file {image name: points [x, y]}.
 
-    Points are in pixels of the upright photograph, in the order of iBUG 300-W. None for images
+    Points are those of `aligned_square`, in pixels of the upright photograph. None for images
     that the file does not have. Raises UserError for another kind of file, or if no name matches.
     """
     try:
@@ -157,7 +165,7 @@ def read_landmarks(path: str | Path, names: Sequence[str]) -> list[FaceSquare | 
     except (ValueError, TypeError, AttributeError) as error:
         reason = str(error).removeprefix("landmarks: ")
         raise UserError(
-            f"landmarks: {path}: {reason}; expected JSON like {{name: 68 points [x, y]}}"
+            f"landmarks: {path}: {reason}; expected JSON like {{name: 68 or 5 points [x, y]}}"
         ) from None
     if all(square is None for square in squares):
         raise UserError(

@@ -67,7 +67,7 @@ def prepare_dataset(
         image_format: 'png' (uncompressed) or 'webp' (lossless; RGB only).
         align: 'faces': cut out faces as in FFHQ, upright; 'faces-unaligned': as in FFHQ-U, with
             the tilt of the photograph (`sg3.data.faces`). None: the whole image.
-        landmarks: JSON file with 68 points per image, for `align`; images without are dropped.
+        landmarks: JSON file with 68 or 5 points per image, for `align`; images without are dropped.
         near_duplicates: 'report': count images that look like an earlier one; 'drop': drop them;
             None: do not look for them (`sg3.data.duplicates`).
         report: HTML file to write, with the images that were dropped and why. None: no file.

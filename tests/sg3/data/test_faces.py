@@ -40,6 +40,15 @@ def test_square_and_pixels_follow_the_landmarks(angle):
     assert np.abs(found - expected).mean() < 1 and np.abs(found - expected).max() < 12
 
 
+def test_five_points_do_too():
+    points = landmarks((120, 140), 30)
+    five = np.stack([points[36], points[42], points[30], points[48], points[54]])
+    a, b = aligned_square(points), aligned_square(five)
+    assert a.centre == pytest.approx(b.centre) and a.axis == pytest.approx(b.axis)
+    with pytest.raises(ValueError, match="expected 68 points or 5"):
+        aligned_square(points[:7])
+
+
 def test_faces_larger_than_the_result_are_reduced_and_mirrored_outside():
     photo = smooth(256)
     square = aligned_square(landmarks((100, 100), 0, side=240))
