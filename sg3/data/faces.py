@@ -128,7 +128,7 @@ def cut(image: Image.Image, square: FaceSquare, size: int) -> Image.Image:
         image = Image.fromarray(np.pad(pixels, widths, mode="symmetric"))
         left, top, right, bottom = left + x0, top + y0, right + x0, bottom + y0
     box = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
-    return image.resize((size, size), Image.LANCZOS, box=box)
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=box)
 
 
 def cut_rotated(image: Image.Image, square: FaceSquare, size: int) -> Image.Image:

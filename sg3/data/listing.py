@@ -44,7 +44,7 @@ class Listing:
     hidden: list[str]
     problems: dict[str, list[str]] = field(default_factory=dict)
 
-    def notes(self, read: Collection[str]) -> list[str]:
+    def notes(self, read: Collection[str | None]) -> list[str]:
         """Return one line per kind of file that is left out; `read` are the names in use."""
         notes = []
         if self.hidden:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sg3.data.decoding import shape_text, standard_mode
-from sg3.data.faces import read_landmarks
+from sg3.data.faces import FaceSquare, read_landmarks
 from sg3.data.formats import ItemReader, SourceImages, open_source
 from sg3.data.labels import Label, gap_notes, lost_notes
 from sg3.data.listing import top_folder
@@ -110,8 +110,10 @@ def prepare_dataset(
         with_pictures=report is not None,
     )
     jobs = min(jobs or cores(), len(wanted) // FEW + 1)
-    squares = None if landmarks is None else read_landmarks(landmarks, images.names)
-    payload = ((i, images.items[i], squares and squares[i]) for i in wanted)
+    squares: Sequence[FaceSquare | None] = [None] * len(images.names)
+    if landmarks is not None:
+        squares = read_landmarks(landmarks, images.names)
+    payload = ((i, images.items[i], squares[i]) for i in wanted)
     outcomes = map_in_order(work, payload, jobs)
     bar = ImageBar("prepare", progress, terminal_only=False)
     with closing(reader), closing(outcomes), dataset_writer(dest) as write, bar:
