@@ -112,12 +112,15 @@ def slug(text: str, max_length: int = 40) -> str:
     return "-".join(words)[:max_length].strip("-") or "prompt"
 
 
-def warn_of_unknown_words(encoder: Encoder, prompts: Sequence[Prompt]) -> None:
-    """Print which words of the prompts the encoder does not know."""
-    from guidance.encoders import unknown_words
+def warn_of_unread_words(encoder: Encoder, prompts: Sequence[Prompt]) -> None:
+    """Print which words of the prompts the encoder does not know or cuts off."""
+    from guidance.encoders import left_out, unknown_words
 
-    words = unknown_words(encoder, [prompt.text for prompt in prompts if prompt.image is None])
-    if words:
+    texts = [prompt.text for prompt in prompts if prompt.image is None]
+    for text in texts:
+        if (cut := left_out(encoder, text)) is not None:
+            click.echo(f"Note: only the first {cut[0]} words count; left out: {cut[1]}", err=True)
+    if words := unknown_words(encoder, texts):
         click.echo(f"Note: the encoder does not know: {', '.join(words)}", err=True)
 
 

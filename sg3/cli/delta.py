@@ -28,6 +28,7 @@ from sg3.cli.options import (
     with_deltas,
 )
 from sg3.errors import UserError
+from sg3.settings import ClassLabel
 
 F = TypeVar("F", bound=Callable[..., Any])
 Deltas = Sequence[tuple[str, float]]  # files and strengths
@@ -237,7 +238,7 @@ def video(
     fps: float,
     columns: int | None,
     trunc: float,
-    class_index: int | None,
+    class_index: ClassLabel | None,
     force: bool,
     out: str,
     device: str,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -201,4 +203,7 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None
     use_passive_waiting()
+    for stream in (sys.stdout, sys.stderr):  # names of files may not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     cli(prog_name="sg3")

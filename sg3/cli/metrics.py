@@ -124,6 +124,8 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
         G: Any = nets.G_ema  # never None: `load` checks it
         dataset = open_dataset(**data, use_labels=G.c_dim > 0) if data else None
         main_process = team.rank == 0
+        for note in dataset.notes if dataset and main_process else ():
+            click.echo(note, err=True)
         with _Results(path, nets.meta["sha256"], run, outdir, main_process) as results:
             for name in names:
                 with ImageBar(name, main_process) as bar:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sg3.cli.parsers import (
+    parse_class,
     parse_delta,
     parse_delta_file,
     parse_grid,
@@ -172,6 +173,8 @@ def config_option(
     settings: dict[str, Any] = {"help": known.doc, "unset": known.unset, "field": name}
     if known.choices is not None:
         settings["type"] = click.Choice(known.choices)
+    elif kind == "ClassLabel":
+        settings |= {"type": CLASS, "metavar": CLASS_METAVAR}
     elif kind in PLAIN_TYPES:
         settings |= {"type": PLAIN_TYPES[kind], "expected": known.expected}
     # With the field's default, click would not require a required option.
@@ -182,9 +185,11 @@ def config_option(
     return option(*(declarations or (usual,)), param or name, **(settings | kwargs))
 
 
+CLASS_METAVAR = "INDEX|X,Y"
 PLAIN_TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 FINITE = FiniteFloat()
 SEED = click.IntRange(0, 2**32 - 1)
+CLASS = ParsedType("class", parse_class)
 SEEDS = ParsedType("seeds", parse_seeds)
 SIZE = ParsedType("WxH", parse_size)
 GRID = ParsedType("WxH", parse_grid)
@@ -265,9 +270,9 @@ rotate_option = option(
 class_option = option(
     "--class",
     "class_index",
-    type=int,
-    metavar="INDEX",
-    help="Class label.",
+    type=CLASS,
+    metavar=CLASS_METAVAR,
+    help="Class, or all numbers of a label like 5.0,90.",
     unset="none; required by conditional networks",
 )
 latent_option = option(
