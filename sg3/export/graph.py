@@ -8,7 +8,6 @@ import io
 import json
 import os
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,36 +17,14 @@ from torch.func import functional_call
 from ops_cuda.choose import can_export
 from sg3.checkpoints.safetensors_io import as_stored
 from sg3.errors import UserError
+from sg3.export.config import SUFFIXES, ExportConfig
 from sg3.export.plain import plain_generator
 from sg3.files import atomic_path
 from sg3.networks.generator import MappedGenerator
-from sg3.settings import setting
 
-SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2"}
 TRANSFORM = "synthesis.input.transform"
 #: Newest operators that onnxruntime-web, TensorRT 10 and DirectML all have.
 OPSET = 18
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """Settings of an exported file."""
-
-    format: str = setting("onnx", "Format of the file.", choices=tuple(SUFFIXES))
-    part: str = setting(
-        "both",
-        "Part of the network: mapping (z to ws), synthesis (ws to image), or both in one.",
-        choices=("both", "mapping", "synthesis"),
-    )
-    dynamic_batch: bool = setting(
-        False, "Accept any number of images per call, not only one.", unset="one image per call"
-    )
-    half: bool = setting(
-        False, "Store weights in half precision, which halves the file; computes in float32."
-    )
-    noise_mode: str = setting(
-        "const", "Noise of a StyleGAN2; StyleGAN3 has none.", choices=("const", "none")
-    )
 
 
 class ExportedNetwork(nn.Module):
