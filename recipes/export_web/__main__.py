@@ -33,7 +33,7 @@ from sg3.export.graph import check_target, export_network
 from sg3.files import check_folder, prepare_folder, write_text
 
 PACKAGE = "onnxruntime-web@1.30.0"
-#: Of the package: the program for WebAssembly, and its license.
+#: Of the package: the program for WebAssembly.
 RUNTIME = (
     "dist/ort.wasm.min.js",
     "dist/ort-wasm-simd-threaded.mjs",
@@ -59,7 +59,9 @@ def main(outdir: str, networks: Sequence[str]) -> None:
     loaded = {file_name(name): sg3.load(name).G_ema for name in networks}
     for name, G in loaded.items():
         if G.kind != "stylegan3" or G.c_dim:
-            raise UserError(f"network: {name} is no StyleGAN3 without classes, which the page shows")
+            raise UserError(
+                f"network: {name} is no StyleGAN3 without classes, which the page shows"
+            )
     folder = prepare_folder(outdir)
     fetch_runtime(folder)
     for name, G in loaded.items():
@@ -75,15 +77,22 @@ def file_name(network: str) -> str:
     return re.sub(r"[^\w.-]", "_", Path(network).stem)
 
 
-def fetch_runtime(folder: Path) -> None:
-    """Put onnxruntime-web into `folder`, fetched by npm unless it is there already."""
+def fetch_runtime(folder: Path, offline: bool = False) -> None:
+    """Put onnxruntime-web into `folder`, fetched by npm unless it is there already.
+
+    Args:
+        folder: folder of the page.
+        offline: take it only from npm's cache.
+
+    Raises ValueError if npm is missing or cannot fetch it.
+    """
     if all((folder / Path(name).name).exists() for name in RUNTIME):
         return
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(f"npm is not installed; it fetches {PACKAGE}")
     with tempfile.TemporaryDirectory() as temporary:
-        command = [npm, "pack", "--silent", PACKAGE]
+        command = [npm, "pack", "--silent", "--offline" if offline else "--prefer-offline", PACKAGE]
         done = subprocess.run(command, cwd=temporary, capture_output=True, text=True)
         archives = list(Path(temporary).glob("*.tgz"))
         if done.returncode or not archives:

@@ -65,4 +65,3 @@ def export(
         click.echo(f"Note: not checked, {missing}", err=True)
         return
     click.echo(compare(G, output, config).text)
-

@@ -154,9 +154,7 @@ def _recorded(network: ExportedNetwork, config: ExportConfig) -> Any:
     }
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.export.export(
-            network, (), kwargs=inputs, dynamic_shapes=shapes, strict=False
-        )
+        return torch.export.export(network, (), kwargs=inputs, dynamic_shapes=shapes, strict=False)
 
 
 def _save_onnx(program: Any, network: ExportedNetwork, path: os.PathLike, G: Any) -> None:
@@ -168,6 +166,8 @@ def _save_onnx(program: Any, network: ExportedNetwork, path: os.PathLike, G: Any
             program, opset_version=OPSET, output_names=[output], dynamo=True, verbose=False
         )
     assert onnx is not None, "torch.onnx.export returns a program when it is given no file"
+    for node in onnx.model.graph:  # the traceback of every operator would take a fifth of the file
+        node.metadata_props.clear()
     kwargs = {"kind": G.kind, **G.init_kwargs}
     onnx.model.metadata_props["sg3"] = json.dumps(kwargs)
     onnx.save(path, external_data=False)

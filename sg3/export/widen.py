@@ -37,9 +37,7 @@ def widened(
     return {**kwargs, "w_dim": width, **({"mapping_kwargs": mapping} if mapping else {})}, state
 
 
-def _wider(
-    name: str, tensor: torch.Tensor, kwargs: dict[str, Any], width: int
-) -> torch.Tensor:
+def _wider(name: str, tensor: torch.Tensor, kwargs: dict[str, Any], width: int) -> torch.Tensor:
     """Return a tensor of the network in which w, hidden layers and labels have `width` units."""
     parts = name.split(".")
     if name == "mapping.w_avg":
@@ -54,9 +52,7 @@ def _wider(
         if labels.shape[1]:
             # Normalized by the mean over all units, wider labels come out larger.
             labels = _padded(labels * math.sqrt(labels.shape[1] / width), width)
-        joined = torch.cat([latents, labels], dim=1) * math.sqrt(
-            (z_dim + labels.shape[1]) / inputs
-        )
+        joined = torch.cat([latents, labels], dim=1) * math.sqrt((z_dim + labels.shape[1]) / inputs)
         return _padded(joined.t(), width).t().contiguous()
     if parts[0] == "mapping":
         scaled = _padded(tensor * math.sqrt(width / tensor.shape[1]), width)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import os
-import shutil
 import threading
 
 import numpy as np
@@ -14,25 +12,22 @@ from chromium import chromium
 from click.testing import CliRunner
 
 import sg3
-from recipes.export_web.__main__ import RUNTIME, main
+from recipes.export_web.__main__ import fetch_runtime, main
+from sg3.errors import UserError
 from sg3.generate import generate_images
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-#: Folder with the files of onnxruntime-web; the test fetches nothing.
-RUNTIME_FOLDER = "SG3_ONNXRUNTIME_WEB"
-
 
 @pytest.fixture(scope="module")
 def page_folder(tmp_path_factory):
-    """The built page, with onnxruntime-web from a folder, since tests have no network."""
+    """The built page, with onnxruntime-web from npm's cache, since tests have no network."""
     pytest.importorskip("onnxscript", reason="the export extra is not installed")
-    runtime = os.environ.get(RUNTIME_FOLDER)
-    if not runtime:
-        pytest.skip(f"{RUNTIME_FOLDER} names no folder that `python -m recipes.export_web` built")
     folder = tmp_path_factory.mktemp("page")
-    for name in RUNTIME:
-        shutil.copy(os.path.join(runtime, os.path.basename(name)), folder)
+    try:
+        fetch_runtime(folder, offline=True)
+    except UserError as error:
+        pytest.skip(f"{error}; run `python -m recipes.export_web` once")
     done = CliRunner().invoke(main, ["--outdir", str(folder)])
     assert done.exit_code == 0, done.output
     return folder

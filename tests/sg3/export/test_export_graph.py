@@ -76,7 +76,9 @@ def test_the_network_itself_is_left_alone():
 
 def test_bad_targets_write_nothing(tmp_path):
     G = sg3.load("fashion-32").G_ema
-    with pytest.raises(UserError, match=r"output: got .*net\.pkl, expected a name ending in \.onnx"):
+    with pytest.raises(
+        UserError, match=r"output: got .*net\.pkl, expected a name ending in \.onnx"
+    ):
         export_network(G, tmp_path / "net.pkl", ExportConfig())
     with pytest.raises(ValueError, match="format: got 'tflite'"):
         ExportConfig(format="tflite")
