@@ -48,8 +48,9 @@ COMMANDS = {
     "blend": ("sg3.cli.blend:blend", "Combine layers of two networks."),
     "convert": (
         "sg3.cli.convert:convert",
-        "Convert a network file of another tool to safetensors, without executing it.",
+        "Convert networks between our layout and those of other tools.",
     ),
+    "export": ("sg3.cli.export:export", "Write a network as ONNX or pt2, to run without sg3."),
     "models": ("sg3.cli.models:models", "List and download known networks."),
     "doctor": ("sg3.cli.doctor:doctor", "Print versions, devices and the operators in use."),
     "app": ("app_tabs.command:app_command", "Open the demo page in a browser."),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from einops import repeat
 from torch import nn
 
 from ops_cuda import setup_filter, upsample2d
@@ -123,7 +122,7 @@ class SynthesisBlock(nn.Module):
         """
         w = iter(ws.unbind(dim=1))
         if self.in_channels == 0:
-            x = repeat(self.const, "c h w -> n c h w", n=len(ws))
+            x = self.const.expand(ws.shape[0], -1, -1, -1)  # of einops, torch.export fixes n
         assert x is not None
         half = self.half_dtype if self.use_fp16 and not force_fp32 else None
         x = enter_block(x, half, torch.float32, self.channels_last)
