@@ -1,11 +1,20 @@
-"""Access to the Hugging Face hub when it may be unreachable."""
+"""Access to the Hugging Face hub when it may be unreachable, and without telemetry."""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 TIMEOUT_SEC = 10
+#: Variables of huggingface_hub; one that is set, also to 0, is the user's decision.
+TELEMETRY = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
+#: The offline switch belongs to the whole process: one block at a time may turn it.
+_SWITCH = threading.RLock()
 
 
 def root_cause(error: BaseException) -> str:
@@ -23,22 +32,40 @@ def root_cause(error: BaseException) -> str:
     return line if len(line) <= 120 else f"{line[:120]}…"
 
 
+def turn_off_telemetry() -> None:
+    """Make huggingface_hub tell nothing about this machine, unless the user chose otherwise."""
+    if any(os.environ.get(name) for name in TELEMETRY):
+        return
+    os.environ[TELEMETRY[0]] = "1"
+    # It reads the variable only once, when it is imported, which another package may have done.
+    if (constants := sys.modules.get("huggingface_hub.constants")) is not None:
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]
+
+
 @contextmanager
 def ask_hub_once() -> Iterator[None]:
     """Within the block, use only the local cache if the hub does not answer.
 
     Its own retries would take minutes.
     """
-    import httpx
+    turn_off_telemetry()
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    if not before:
+    with _SWITCH:
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
         try:
-            httpx.head(constants.ENDPOINT, timeout=TIMEOUT_SEC)
-        except httpx.TransportError:
-            constants.HF_HUB_OFFLINE = True
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = before
+
+
+def _answers(address: str) -> bool:
+    """Whether a server answers, with whatever status."""
     try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_SEC)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True

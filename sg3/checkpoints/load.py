@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sg3.checkpoints.download import fetch
+from sg3.checkpoints.hub_files import SCHEME, fetch_from_hub
 from sg3.checkpoints.networks import Networks
 from sg3.checkpoints.official_pickle import load_official_pickle
 from sg3.checkpoints.registry import REGISTRY, Entry, find_entry
@@ -25,8 +26,8 @@ def load(source: str | os.PathLike, device: str | torch.device = "cpu") -> Netwo
 
     Args:
         source: the name of a known network (`sg3 models` lists them), a `.safetensors` file, an
-            official `.pkl` file, the folder of a training run (its last snapshot), or an https
-            URL. Downloads are cached.
+            official `.pkl` file, the folder of a training run (its last snapshot), an https URL,
+            or hf://OWNER/NAME[/FILE][@REVISION] on the Hugging Face hub. Downloads are cached.
         device: device of the networks.
 
     Returns:
@@ -63,6 +64,8 @@ def load(source: str | os.PathLike, device: str | torch.device = "cpu") -> Netwo
 def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
     """Return the local file of `source`, downloaded if needed, and its registry entry, if any."""
     text = os.fspath(source)
+    if text.startswith(SCHEME):
+        return fetch_from_hub(text), None
     if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
         return fetch(text), None
     path = Path(text).expanduser()
