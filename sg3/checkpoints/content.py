@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 #: As many first bytes as `foreign_content` wants to see.
 HEAD_BYTES = 512
 #: Magic numbers of what is offered for download, but holds no network.
@@ -38,3 +40,9 @@ def foreign_content(head: bytes) -> str | None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     kinds = {b"<": "a web page", b"{": "JSON", b"[": "JSON"}
     return kinds.get(text[:1], "text")
+
+
+def foreign_file(path: Path) -> str | None:
+    """Return what a file is, if it cannot hold tensors; None if it may."""
+    with open(path, "rb") as file:
+        return foreign_content(file.read(HEAD_BYTES))

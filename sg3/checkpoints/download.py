@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ops_cuda.cache import cache_dir
-from sg3.checkpoints.content import HEAD_BYTES, foreign_content
+from sg3.checkpoints.content import foreign_file
 from sg3.checkpoints.transfer import LOCAL_HOSTS, Download, StartOver, request
 from sg3.errors import UserError
 from sg3.files import prepare_folder, sha256_of, write_text
@@ -69,7 +69,7 @@ def fetch(
     check_url(url)
     target = cached_path(url)
     record = target.with_name(target.name + ".sha256")
-    if target.exists() and _kind(target):  # older versions stored web pages
+    if target.exists() and foreign_file(target):  # older versions stored web pages
         target.unlink()
         record.unlink(missing_ok=True)
     expected = (sha256 or _recorded(record) or "").lower()
@@ -107,15 +107,9 @@ def _recorded(record: Path) -> str | None:
         return None
 
 
-def _kind(path: Path) -> str | None:
-    """Return what a file is, if it cannot hold tensors."""
-    with open(path, "rb") as file:
-        return foreign_content(file.read(HEAD_BYTES))
-
-
 def _judge(job: Download, expected: str, record: Path) -> str:
     """Return the hash of the complete file; deletes it and raises UserError if it is wrong."""
-    kind = _kind(job.part)
+    kind = foreign_file(job.part)
     found = sha256_of(job.part)
     if not kind and found.startswith(expected):
         return found

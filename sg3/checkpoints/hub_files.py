@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sg3._version import __version__
+from sg3.checkpoints.content import foreign_file
 from sg3.checkpoints.hub import ask_hub_once, root_cause, turn_off_telemetry
 from sg3.errors import UserError
 
@@ -74,8 +75,10 @@ def fetch_from_hub(text: str) -> Path:
         key = (api.endpoint, str(address))
         if key not in _found or not _found[key].exists():
             file = address.file or _only_network(api, address)
-            found = api.hf_hub_download(address.repo, file, revision=address.revision)
-            _found[key] = Path(found)
+            path = Path(api.hf_hub_download(address.repo, file, revision=address.revision))
+            if kind := foreign_file(path):
+                raise UserError(f"{address}: {kind}, expected a file of tensors (cached as {path})")
+            _found[key] = path
     return _found[key]
 
 

@@ -45,6 +45,7 @@ COMMANDS = {
         "sg3.cli.convert:convert",
         "Convert an official pickle to safetensors, without executing it.",
     ),
+    "push": ("sg3.cli.push:push", "Publish a network on the Hugging Face hub."),
     "models": ("sg3.cli.models:models", "List and download known networks."),
     "doctor": ("sg3.cli.doctor:doctor", "Print versions, devices and the operators in use."),
     "app": ("app_tabs.command:app_command", "Open the demo page in a browser."),

@@ -191,7 +191,10 @@ GRID = ParsedType("WxH", parse_grid)
 VEC2 = ParsedType("x,y", parse_vec2)
 DELTA_FILE = ParsedType("file|name", parse_delta_file)
 DELTA = ParsedType("file[:strength]", parse_delta)
-NETWORK_HELP = "A name from `sg3 models`, a .safetensors or official .pkl file, or an https URL."
+NETWORK_HELP = (
+    "A name from `sg3 models`, a .safetensors or official .pkl file, an https URL, or "
+    "hf://OWNER/NAME[/FILE][@REVISION] on the Hugging Face hub."
+)
 
 
 def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
