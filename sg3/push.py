@@ -4,45 +4,34 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image
 
 from sg3.checkpoints.hub import ask_hub_once
 from sg3.checkpoints.hub_files import REPOSITORY, SUFFIXES, hub_api, hub_errors
 from sg3.checkpoints.load import load
-from sg3.checkpoints.networks import MappedGenerator
 from sg3.checkpoints.registry import REGISTRY
 from sg3.checkpoints.snapshot_names import SNAPSHOT, last_snapshot
 from sg3.errors import UserError
 from sg3.generate import generate_images
 from sg3.media.images import image_grid, to_uint8
 from sg3.model_card import MARK, Card, make_card
-from sg3.settings import setting
+from sg3.networks.generator import MappedGenerator
+from sg3.push_config import PushConfig
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 README, SAMPLES, GRID = "README.md", "samples.png", "fakes.png"
 #: Pictures on the card: seeds, columns, truncation, and the largest side of one.
 SEEDS, COLUMNS, TRUNCATION, SIDE_PX = range(8), 4, 0.7, 256
 #: The run's own grid is published up to this size.
 MAX_GRID_BYTES = 20_000_000
-
-
-@dataclass(frozen=True)
-class PushConfig:
-    """What is published, and how."""
-
-    licence: str | None = setting(
-        None,
-        "Licence of the weights: a name of the hub such as cc-by-4.0, or words.",
-        unset="what the network's file says",
-    )
-    data: str | None = setting(
-        None, "What the network was trained on, for the card.", unset="what the file says"
-    )
-    private: bool = setting(False, "A new repository can only be seen by you.")
-    message: str = setting("Upload with sg3 push", "Message of the commit.")
-    revision: str | None = setting(None, "Branch that receives the commit.", unset="main")
 
 
 @dataclass(frozen=True)
@@ -125,7 +114,7 @@ def push(package: Package, config: PushConfig | None = None) -> str:
     return str(commit.commit_url)
 
 
-def _written_by_a_person(api, repo: str, revision: str | None) -> bool:
+def _written_by_a_person(api: HfApi, repo: str, revision: str | None) -> bool:
     """Whether the repository has a card without our mark."""
     if README not in api.list_repo_files(repo, revision=revision):
         return False
@@ -167,8 +156,6 @@ def _is_network(path: Path) -> bool:
 
 def _samples(G: MappedGenerator) -> bytes:
     """Return a PNG with images of the first seeds; of a network with classes one per class."""
-    from io import BytesIO
-
     images = []
     for seed in SEEDS:
         label = seed % G.c_dim if G.c_dim else None
@@ -180,10 +167,8 @@ def _samples(G: MappedGenerator) -> bytes:
     return file.getvalue()
 
 
-def _small(image) -> object:
+def _small(image: torch.Tensor | np.ndarray) -> np.ndarray:
     """Return an image as uint8 `[H, W, C]`, made smaller to `SIDE_PX` by averaging if needed."""
-    import numpy as np
-
     array = to_uint8(image)[0] if isinstance(image, torch.Tensor) else image
     step = max(1, max(array.shape[:2]) // SIDE_PX)
     if step == 1:

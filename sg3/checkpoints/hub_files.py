@@ -111,9 +111,7 @@ def _files(api: HfApi, address: HubAddress) -> list[str]:
 
     if not constants.HF_HUB_OFFLINE:
         return api.list_repo_files(address.repo, revision=address.revision)
-    folder = Path(
-        snapshot_download(address.repo, revision=address.revision, local_files_only=True)
-    )
+    folder = Path(snapshot_download(address.repo, revision=address.revision, local_files_only=True))
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 

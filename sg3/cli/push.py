@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from sg3.cli.options import config_option, debug_option, option
-from sg3.push import PushConfig
+from sg3.push_config import PushConfig
 
 
 @click.command()
