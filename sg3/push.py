@@ -84,6 +84,17 @@ def prepare(source: str | Path, repo: str, config: PushConfig | None = None) -> 
     return Package(repo, path.name, files)
 
 
+def require_token(repo: str) -> None:
+    """Raise UserError, in one line, unless there is a token for the hub."""
+    from huggingface_hub import get_token
+
+    if not get_token():
+        raise UserError(
+            f"{repo}: publishing needs a token with the right to write; log in by "
+            "`hf auth login`, or set HF_TOKEN"
+        )
+
+
 def push(package: Package, config: PushConfig | None = None) -> str:
     """Upload a package in one commit; returns its address on the web.
 
@@ -91,14 +102,10 @@ def push(package: Package, config: PushConfig | None = None) -> str:
 
     Raises ValueError: no token, one without the right to write, or no connection.
     """
-    from huggingface_hub import CommitOperationAdd, get_token
+    from huggingface_hub import CommitOperationAdd
 
     config = config or PushConfig()
-    if not get_token():
-        raise UserError(
-            f"{package.repo}: publishing needs a token with the right to write; log in by "
-            "`hf auth login`, or set HF_TOKEN"
-        )
+    require_token(package.repo)
     with ask_hub_once(), hub_errors(package.repo, package.repo):
         api = hub_api()
         api.create_repo(package.repo, private=config.private or None, exist_ok=True)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sg3.telemetry import turn_off_telemetry
+
 TIMEOUT_SEC = 10
-#: Variables of huggingface_hub; one that is set, also to 0, is the user's decision.
-TELEMETRY = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
 #: The offline switch belongs to the whole process: one block at a time may turn it.
 _SWITCH = threading.RLock()
 
@@ -30,16 +28,6 @@ def root_cause(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[0]
     return line if len(line) <= 120 else f"{line[:120]}…"
-
-
-def turn_off_telemetry() -> None:
-    """Make huggingface_hub tell nothing about this machine, unless the user chose otherwise."""
-    if any(os.environ.get(name) for name in TELEMETRY):
-        return
-    os.environ[TELEMETRY[0]] = "1"
-    # It reads the variable only once, when it is imported, which another package may have done.
-    if (constants := sys.modules.get("huggingface_hub.constants")) is not None:
-        constants.HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from sg3._version import __version__
 from sg3.checkpoints.content import foreign_file
-from sg3.checkpoints.hub import ask_hub_once, root_cause, turn_off_telemetry
+from sg3.checkpoints.hub import ask_hub_once, root_cause
 from sg3.errors import UserError
+from sg3.telemetry import turn_off_telemetry
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -86,7 +88,10 @@ def hub_api() -> HfApi:
     """Return the interface of the hub, which is at HF_ENDPOINT if that is set."""
     turn_off_telemetry()
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     return HfApi(library_name="sg3", library_version=__version__)
 
 

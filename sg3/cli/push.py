@@ -28,10 +28,12 @@ def push(source: str, repo: str, dry_run: bool, **settings) -> None:
     Example:
       sg3 push mini-faces me/mini-faces --dry-run
     """
-    from sg3.push import prepare
+    from sg3.push import prepare, require_token
     from sg3.push import push as upload
 
     config = PushConfig(**settings)
+    if not dry_run:
+        require_token(repo)
     package = prepare(source, repo, config)
     if dry_run:
         click.echo(package.card)

@@ -11,8 +11,9 @@ from program import fails, works
 import sg3
 from sg3.checkpoints import hub_files
 from sg3.checkpoints.registry import ASSETS
+from sg3.errors import UserError
 from sg3.model_card import MARK, without_folders
-from sg3.push import prepare
+from sg3.push import prepare, push
 from sg3.push_config import PushConfig
 
 NETWORK = ASSETS / "fashion-32.safetensors"
@@ -104,10 +105,11 @@ def test_a_dry_run_needs_no_hub(run):
 def test_what_is_wrong_in_one_line(hub, run, tmp_path, monkeypatch):  # noqa: F811
     fails("needs a token with the right to write; log in by", "push", NETWORK, "me/clothes")
     assert hub.requests == []
-    monkeypatch.setenv("HF_TOKEN", READ)
-    fails("the token does not allow this", "push", NETWORK, "me/clothes")
-    monkeypatch.setenv("HF_TOKEN", "hf_expired")
-    fails("does not accept the token", "push", NETWORK, "me/clothes")
+    package = prepare(NETWORK, "me/clothes")
+    for token, expected in ((READ, "the token does not allow this"), ("hf_old", "not accept the")):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(UserError, match=expected):
+            push(package)
     assert hub.repos == {}
     monkeypatch.setenv("HF_TOKEN", WRITE)
     fails("expected OWNER/NAME", "push", NETWORK, "clothes")

@@ -85,7 +85,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except Refused as refused:
             status, code, message = refused.args
             said = {"X-Error-Code": code, "X-Error-Message": message}
-            self._answer(json.dumps({"error": message or code}).encode(), status, said)
+            about = {"error": message or code, "url": self.server.url + self.path}
+            self._answer(json.dumps(about).encode(), status, said)
 
     do_GET = do_HEAD = do_POST = do_PUT = _serve
 
@@ -271,6 +272,7 @@ def hub(tmp_path, monkeypatch):
         address = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # uploads by LFS
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
