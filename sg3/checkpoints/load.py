@@ -81,11 +81,22 @@ def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
             raise UserError(f"{text}: no such file") from None
     else:
         entry = find_entry(text)
-    if entry.bundled is not None:
-        if not entry.bundled.exists():
-            raise UserError(f"network {entry.name!r}: bundled file {entry.bundled} is missing")
-        return entry.bundled, entry
-    return fetch(entry.source, entry.sha256, entry.size_bytes), entry
+    return _file_of(entry), entry
+
+
+def _file_of(entry: Entry) -> Path:
+    """Return the local file of a known network; raises UserError for one with another hash."""
+    if entry.bundled is None and not entry.source.startswith(SCHEME):
+        return fetch(entry.source, entry.sha256, entry.size_bytes)
+    path = entry.bundled or fetch_from_hub(entry.source)
+    if not path.exists():
+        raise UserError(f"network {entry.name!r}: file {path} is missing")
+    if entry.sha256 and sha256_of(path) != entry.sha256:
+        raise UserError(
+            f"network {entry.name!r}: SHA-256 of {path} is not {entry.sha256}, as the list of "
+            "models says"
+        )
+    return path
 
 
 def sniff(path: Path) -> str:
