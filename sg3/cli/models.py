@@ -15,8 +15,8 @@ from sg3.cli.options import debug_option
 def models(ctx: click.Context) -> None:
     """List the networks that can be loaded by name; `get` downloads one.
 
-    Your own names, with hashes, go into ~/.config/sg3/models.json, or the file that the environment
-    variable SG3_MODELS names: {"my-faces": {"source": "URL, hf:// address or path", "sha256": "…"}}.
+    Your own names, with hashes, go into ~/.config/sg3/models.json, or the file in the environment
+    variable SG3_MODELS: {"my-faces": {"source": "URL, hf:// address or path", "sha256": "…"}}.
 
     \b
     Examples:
