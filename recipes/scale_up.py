@@ -75,10 +75,10 @@ def memory(
     Args:
         config: settings of the run.
         num_gpus: number of GPUs.
-        card: one of `sg3.training.cost_model.CARDS`.
+        card: one of `sg3.training.cards.CARDS`.
         resolution: size of the images.
     """
-    from sg3.training.cost_model import CARDS
+    from sg3.training.cards import CARDS
     from sg3.training.plan import plan  # imports what training does not need
 
     if card not in CARDS:

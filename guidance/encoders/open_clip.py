@@ -19,7 +19,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 
 
 class OpenClipEncoder:
-    """A frozen open_clip model, with the input size and normalization of its preprocessing."""
+    """A frozen open_clip model, whose images are prepared as its preprocessing does."""
 
     def __init__(self, model: Any, tokenizer: Callable[[list[str]], torch.Tensor], name: str):
         self.model = model.eval().requires_grad_(False)
@@ -28,12 +28,17 @@ class OpenClipEncoder:
         size = settings["size"]
         self.input_size_px = size if isinstance(size, int) else max(size)
         self.mean, self.std = tuple(settings["mean"]), tuple(settings["std"])
+        self.resize_mode = settings.get("resize_mode") or "shortest"
+        is_bilinear = settings.get("interpolation") == "bilinear"
+        self.interpolation = "bilinear" if is_bilinear else "bicubic"
         self.device = next(model.parameters()).device
         self.embed_dim = self.encode_texts(["a face"]).shape[1]
 
     def encode_images(self, img: torch.Tensor) -> torch.Tensor:
         """Embed `img` `[N, 3, H, W]` in [−1, 1]: `[N, embed_dim]` of unit norm."""
-        pixels = prepare_images(img, self.input_size_px, self.mean, self.std)
+        pixels = prepare_images(
+            img, self.input_size_px, self.mean, self.std, self.resize_mode, self.interpolation
+        )
         return self.model.encode_image(pixels, normalize=True).float()
 
     @torch.no_grad()
@@ -143,15 +148,15 @@ def _needs_package(name: str, error: ModuleNotFoundError) -> ValueError:
 
 
 def _common_settings(name: str) -> dict:
-    """Arguments of `create_model` that a local file does not contain: the normalization of pixels
-    (SigLIP's differs from CLIP's) and the kind of GELU, where all published weights agree."""
+    """Arguments of `create_model` that a local file does not contain: size and normalization of
+    images (SigLIP's differ from CLIP's) and the kind of GELU, where all published weights agree."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(name)
     published = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
     common = {
         key: published[0][key]
-        for key in ("mean", "std", "quick_gelu")
+        for key in ("mean", "std", "resize_mode", "interpolation", "quick_gelu")
         if published and all(entry.get(key) == published[0].get(key, ()) for entry in published)
     }
     quick_gelu = bool(common.pop("quick_gelu", False))

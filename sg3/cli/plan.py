@@ -14,14 +14,12 @@ from sg3.cli.parsers import parse_size
 from sg3.cli.train_options import COUNT, NAMES, SIZES, add_options, of, switch
 from sg3.errors import UserError
 from sg3.files import write_text
+from sg3.training.cards import CARDS, Card
 from sg3.training.config import DIFFAUG_POLICIES, TrainConfig
 
 if TYPE_CHECKING:
-    from sg3.training.cost_model import Card
     from sg3.training.plan import PlanRow, Sizes
 
-#: Names of `sg3.training.cost_model.CARDS`, which cannot be imported without torch.
-CARD_NAMES = ("H200", "H100", "A100-80", "A100-40", "RTX4090", "RTX3090", "V100", "T4")
 DEFAULT_CARD = "A100-80"  # without a GPU and without --gpu
 
 SIZE = ParsedType("N|WxH", lambda text: parse_size(text)[::-1])  # height, width
@@ -53,7 +51,7 @@ MACHINE = [
     of("device"),
     option(
         "--gpu",
-        type=click.Choice(CARD_NAMES, case_sensitive=False),
+        type=click.Choice(list(CARDS), case_sensitive=False),
         unset=f"the device; {DEFAULT_CARD} if there is no GPU",
         help="Estimate for this card, which need not be in this machine.",
     ),
@@ -108,13 +106,15 @@ def plan(
     found = sizes(config, shape, gpus, classes)
     click.echo(_describe(config, shape, gpus, place))
     click.echo(_describe_sizes(found))
-    heads = ("images per pass", "memory GiB", "sec/kimg", f"days for {config.kimg:g} kimg")
+    heads = ["images per pass", "memory GiB", "sec/kimg", f"days for {config.kimg:g} kimg"]
+    if card is not None:
+        heads += ["official GiB", "official sec/kimg"]
     click.echo("".join(f"{head:>{len(head) + 3}}" for head in heads))
     table = []
     for row in rows:
         table.append(dataclasses.asdict(row))
         click.echo(_line(row, heads))
-    click.echo(_remark(measure, card is not None or device != "cpu"))
+    click.echo(_remark(measure, card, device))
     if json_path is not None:
         record = {
             "cfg": config.cfg,
@@ -132,8 +132,6 @@ def plan(
 def _target(device: str, gpu: str | None, measure: bool | None) -> tuple[Card | None, str, bool]:
     """Return the card to estimate for, if it is one; the device; and whether to measure on it."""
     import torch
-
-    from sg3.training.cost_model import CARDS
 
     if gpu is not None:
         if measure or device != "auto":
@@ -167,19 +165,26 @@ def _describe_sizes(found: Sizes) -> str:
     )
 
 
-def _line(row: PlanRow, heads: tuple[str, ...]) -> str:
-    figures = (row.memory_gib, row.seconds_per_kimg, row.days)
+def _line(row: PlanRow, heads: list[str]) -> str:
+    figures = [row.memory_gib, row.seconds_per_kimg, row.days]
+    figures += [row.official_gib, row.official_seconds_per_kimg]
     cells = [str(row.images_per_pass), *("-" if x is None else f"{x:.2f}" for x in figures)]
-    columns = "".join(f"{c:>{len(h) + 3}}" for c, h in zip(cells, heads, strict=True))
+    # Without a card there are no columns of the official implementation.
+    columns = "".join(f"{c:>{len(h) + 3}}" for c, h in zip(cells, heads, strict=False))
     return f"{columns}   {row.source}" + (f"; {row.note}" if row.note else "")
 
 
-def _remark(measure: bool, gpu: bool) -> str:
+def _remark(measure: bool, card: Card | None, device: str) -> str:
     text = "Not included: reading images, metrics, and files written at ticks."
-    if gpu:
+    if card is not None or device != "cpu":
         text += " Memory is that of tensors: reserve a tenth for workspaces, and 0.5 GiB."
     else:
         text += " Memory is that of a whole process."
-    if not measure and gpu:
-        text += " Estimates are from published rates; no GPU has confirmed them yet."
+    if card is not None:
+        text += (
+            " official: the official implementation, fitted to its published times and memory on "
+            "A100 and V100. Ours assumes that our kernels are as efficient; unmeasured on a GPU."
+        )
+    elif not measure and device != "cpu":
+        text += " Estimates are from rates measured here; no GPU has confirmed them yet."
     return text

@@ -104,8 +104,8 @@ LEARNING = [
     of(name)
     for name in (
         "loss", "discriminator", "features", "gamma_end", "gamma_kimg", "style_mixing_prob",
-        "pl_weight", "glr", "dlr", "glr_warmup_kimg", "d_reg_interval", "blur_percent", "ema_kimg",
-        "kimg", "seed",
+        "pl_weight", "glr", "dlr", "glr_warmup_kimg", "d_first_kimg", "d_reg_interval",
+        "blur_percent", "ema_kimg", "kimg", "seed",
     )
 ]  # fmt: skip
 POSTHOC_EMA = of(

@@ -93,8 +93,13 @@ class Team:
             return
         with _lost_process_in_one_line():
             for tensor in [*network.parameters(), *network.buffers()]:
-                # Detached, since autograd refuses to overwrite a parameter in place.
-                dist.broadcast(tensor.detach(), src=0)
+                # Detached, since autograd refuses to overwrite a parameter in place. Contiguous,
+                # since gloo sends memory in its order: a transposed tensor would arrive scrambled.
+                own = tensor.detach()
+                sent = own.contiguous()
+                dist.broadcast(sent, src=0)
+                if sent.data_ptr() != own.data_ptr():
+                    own.copy_(sent)
 
     def mean_(self, tensors: Iterable[torch.Tensor]) -> None:
         """Average `tensors` over ranks in place, with a single all-reduce."""

@@ -15,6 +15,15 @@ import numpy as np
 from sg3.errors import UserError
 from sg3.files import atomic_path
 
+#: YUV of BT.601 at every size, and tags that say so: players take untagged videos of 720 lines
+#: and more for BT.709, which turns red into orange. A filter sets the tags, since ffmpeg 9 ignores
+#: options such as `-color_primaries`.
+COLOR_FILTERS = (
+    "scale=out_color_matrix=smpte170m:out_range=tv",
+    "format=yuv420p",
+    "setparams=colorspace=smpte170m:color_primaries=bt709:color_trc=bt709:range=tv",
+)
+
 
 class VideoWriter:
     """Write frames as H.264 (libx264, yuv420p), which every browser plays.
@@ -94,7 +103,7 @@ class VideoWriter:
             macro_block_size=1,
             ffmpeg_log_level="error",
             # faststart puts the index first: browsers need not load the whole file to play it.
-            output_params=[*quality, "-movflags", "+faststart"],
+            output_params=[*quality, "-vf", ",".join(COLOR_FILTERS), "-movflags", "+faststart"],
         )
         writer.send(None)  # starts ffmpeg
         return writer

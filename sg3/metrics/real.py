@@ -105,7 +105,7 @@ class FeatureCache:
     def __init__(
         self, images: RealImages, network: FeatureNetwork, what: str, device: torch.device
     ):
-        facts = {**images.key, "network": network.name, "what": what, "format": 1}
+        facts = {**images.key, "network": network.name, "what": what, "format": 2}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         self.path = cache_dir() / "metrics" / f"{digest[:32]}.safetensors"
         probes = np.random.RandomState(0).randint(0, 256, PROBE_SHAPE, dtype=np.uint8)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 from sg3.checkpoints.hub import ask_hub_once, root_cause
 from sg3.errors import UserError
@@ -19,6 +20,7 @@ from sg3.media.images import as_rgb
 
 DINOV2 = "vit_large_patch14_dinov2.lvd142m"
 DINOV2_PX = 224
+OFFSET = 0.1  # patches
 
 
 class TimmFeatures:
@@ -55,25 +57,49 @@ class TimmFeatures:
 
 def load_dinov2(device: torch.device, path: str | None = None) -> TimmFeatures:
     """Load DINOv2 ViT-L/14 with the published weights, or those in `path`."""
-    spec = DINOV2 if path is None else f"{DINOV2}/{path}"
+    model, _ = _create(DINOV2 if path is None else f"{DINOV2}/{path}", "dinov2")
+    set_dinov2_size(model, DINOV2_PX)
     name = "dinov2" if path is None else f"dinov2:{Path(path).stem}"
-    return load_timm(device, spec, name, DINOV2_PX)
+    return TimmFeatures(model.to(device), name, DINOV2_PX)
 
 
-def load_timm(
-    device: torch.device, spec: str, name: str | None = None, size_px: int | None = None
-) -> TimmFeatures:
+def set_dinov2_size(model: Any, size_px: int) -> None:
+    """Let a DINOv2 of timm take images of side `size_px`, as the release of DINOv2 does.
+
+    It resamples the position embeddings without antialiasing, and at the scale of 0.1 more patches
+    than there are (the argument `interpolate_offset`), where timm uses antialiasing and the exact
+    scale: features differ by a few percent.
+    """
+    positions = model.pos_embed.detach()
+    prefix, grid = positions[:, : model.num_prefix_tokens], positions[:, model.num_prefix_tokens :]
+    before = round(grid.shape[1] ** 0.5)
+    model.set_input_size(img_size=(size_px, size_px))
+    after = model.patch_embed.grid_size[0]
+    if after == before:
+        return
+    grid = rearrange(grid, "1 (h w) c -> 1 c h w", h=before)
+    scale = (after + OFFSET) / before
+    grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
+    whole = torch.cat([prefix, rearrange(grid, "1 c h w -> 1 (h w) c")], dim=1)
+    model.pos_embed.data.copy_(whole)
+
+
+def load_timm(device: torch.device, spec: str) -> TimmFeatures:
     """Load an image model of timm.
 
     Args:
         device: where to load it.
         spec: `MODEL[.TAG]` for published weights, or `MODEL[.TAG]/FILE`. Files are safetensors or
             plain tensors of torch.save; no code in them is executed.
-        name: name of the feature network. None: from `spec`.
-        size_px: side length that images are resized to. None: the model's own.
 
     Raises UserError for an unknown model, a failed download or a file that does not fit.
     """
+    model, label = _create(spec)
+    return TimmFeatures(model.to(device), label)
+
+
+def _create(spec: str, name: str = "") -> tuple[Any, str]:
+    """Return the model of `load_timm` and its label; `name` is what error messages call it."""
     import timm
 
     model_name, _, path = spec.partition("/")
@@ -81,22 +107,20 @@ def load_timm(
         raise UserError(
             f"features: timm knows no model {model_name!r}, expected one of timm.list_models()"
         )
-    size: dict[str, Any] = {"img_size": size_px} if size_px else {}
-    where = f"{name}:FILE" if name else f"timm:{model_name}/FILE"
     if path:
-        model = timm.create_model(model_name, num_classes=0, **size)
+        model = timm.create_model(model_name, num_classes=0)
         _fill(model, Path(path).expanduser(), model_name)
-    else:
-        try:
-            with ask_hub_once():
-                model = timm.create_model(model_name, pretrained=True, num_classes=0, **size)
-        except Exception as error:
-            raise UserError(
-                f"features: cannot download {model_name} ({root_cause(error)}); download its "
-                f"weights elsewhere and use {where}, or use mini, which needs no download"
-            ) from None
-    label = name or f"timm:{model_name}" + (f"/{Path(path).stem}" if path else "")
-    return TimmFeatures(model.to(device), label, size_px)
+        return model, f"timm:{model_name}/{Path(path).stem}"
+    try:
+        with ask_hub_once():
+            model = timm.create_model(model_name, pretrained=True, num_classes=0)
+    except Exception as error:
+        where = f"{name}:FILE" if name else f"timm:{model_name}/FILE"
+        raise UserError(
+            f"features: cannot download {model_name} ({root_cause(error)}); download its "
+            f"weights elsewhere and use {where}, or use mini, which needs no download"
+        ) from None
+    return model, f"timm:{model_name}"
 
 
 def _fill(model: torch.nn.Module, path: Path, name: str) -> None:

@@ -134,15 +134,22 @@ class ProjectedDiscriminator(nn.Module):
         # In a list, so that the network is no submodule and not part of the state dict.
         self._maps: list[FeatureMaps] = []
 
+    def load_features(self, device: torch.device | str) -> None:
+        """Load the feature network onto `device`, where images will be.
+
+        Raises ValueError if it is not the one that this discriminator was made for.
+        """
+        loaded = load_feature_maps(self.features, device)
+        if tuple(loaded.channels) != self._map_channels:
+            raise UserError(
+                f"features: {self.features} has maps of {list(loaded.channels)} channels, the "
+                f"discriminator expects {list(self._map_channels)}; use the same weights"
+            )
+        self._maps = [loaded]
+
     def _maps_of(self, img: torch.Tensor) -> list[torch.Tensor]:
         if not self._maps:
-            loaded = load_feature_maps(self.features, img.device)
-            if tuple(loaded.channels) != self._map_channels:
-                raise UserError(
-                    f"features: {self.features} has maps of {list(loaded.channels)} channels, the "
-                    f"discriminator expects {list(self._map_channels)}; use the same weights"
-                )
-            self._maps.append(loaded)
+            self.load_features(img.device)
         return self._maps[0](img.expand(-1, 3, -1, -1))
 
     def forward(

@@ -84,6 +84,11 @@ def _check_same_kernel(start: dict[str, Any], own: dict[str, Any]) -> None:
         raise UserError(f"resume: the network is a {other}; set `cfg` to {other}")
 
 
+def discriminator_kind(config: TrainConfig) -> str:
+    """Return the kind of D, as `build_network` takes it."""
+    return "projected" if config.discriminator == "projected" else "discriminator"
+
+
 def discriminator_kwargs(
     config: TrainConfig,
     image_shape: tuple[int, int, int],

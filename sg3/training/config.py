@@ -201,6 +201,9 @@ class TrainConfig:
     glr_warmup_kimg: float = setting(
         0, "Linear warmup of G's learning rate in kimg, for a trained G with an untrained D.", min=0
     )
+    d_first_kimg: float = setting(
+        0, "Train only D for so many kimg first, for a trained G with an untrained D.", min=0
+    )
     mbstd_group: int = setting(4, "Minibatch standard deviation group size of D.", min=1)
     d_reg_interval: int | None = setting(
         None,

@@ -27,6 +27,7 @@ from ops_cuda.filtered_lrelu import operator as filtered_lrelu
 from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.fir import filter_size
 from ops_cuda.upfirdn2d import operator as upfirdn2d
+from sg3.training.cards import Card
 
 META = torch.device("meta")
 RADIAL_TERMS = 3  # separable filters whose sum is a radial one
@@ -45,43 +46,8 @@ REFERENCES = {
 }
 
 
-@dataclass(frozen=True)
-class Card:
-    """Published numbers of a GPU.
-
-    Attributes:
-        name: short name.
-        half: dense fp16 TFLOP/s of the tensor cores with fp32 accumulation.
-        single: fp32 TFLOP/s without tensor cores.
-        bandwidth: memory bandwidth in GB/s.
-        memory: GiB.
-        has_triton: whether our kernels run (compute capability 8.0 or later).
-    """
-
-    name: str
-    half: float
-    single: float
-    bandwidth: float
-    memory: float
-    has_triton: bool = True
-
-
-CARDS = {
-    card.name: card
-    for card in (
-        Card("H200", 989, 67, 4800, 141),
-        Card("H100", 989, 67, 3350, 80),
-        Card("A100-80", 312, 19.5, 2039, 80),
-        Card("A100-40", 312, 19.5, 1555, 40),
-        Card("RTX4090", 165.2, 82.6, 1008, 24),
-        Card("RTX3090", 71, 35.6, 936, 24),
-        Card("V100", 125, 15.7, 900, 32, has_triton=False),
-        Card("T4", 65, 8.1, 320, 16, has_triton=False),
-    )
-}
-#: Fractions of the published rates that convolutions, FIR filters and memory traffic reach:
-#: assumed, not measured.
-HALF_EFFICIENCY, SINGLE_EFFICIENCY, FIR_EFFICIENCY, BANDWIDTH_EFFICIENCY = 0.5, 0.7, 0.5, 0.8
+#: FIR filters relative to convolutions on a GPU whose rates are measured: assumed.
+FIR_EFFICIENCY = 0.7
 LAUNCH_SECONDS = 15e-6  # of Python and the driver per operation, in parallel to the GPU
 CPU_FIR_EFFICIENCY = 0.2  # relative to convolutions (docs/PERFORMANCE.md)
 CPU_LAUNCH_SECONDS = 10e-6
@@ -98,7 +64,7 @@ class Rates:
     Attributes:
         half: FLOP/s of fp16 convolutions.
         single: FLOP/s of fp32 convolutions.
-        fir: FLOP/s of FIR filters.
+        fir_half, fir_single: FLOP/s of FIR filters on fp16 and fp32 tensors.
         bandwidth: bytes/s.
         launch: seconds of overhead per operation.
         overlaps: whether the overhead runs in parallel to the device.
@@ -106,19 +72,22 @@ class Rates:
 
     half: float
     single: float
-    fir: float
+    fir_half: float
+    fir_single: float
     bandwidth: float
     launch: float
     overlaps: bool
 
     @classmethod
     def of_card(cls, card: Card) -> Rates:
-        """Return the published rates times the efficiencies above."""
+        """Return the published rates times `card.efficiency`."""
+        reached = card.efficiency
         return cls(
-            card.half * 1e12 * HALF_EFFICIENCY,
-            card.single * 1e12 * SINGLE_EFFICIENCY,
-            card.single * 1e12 * FIR_EFFICIENCY,
-            card.bandwidth * 1e9 * BANDWIDTH_EFFICIENCY,
+            card.half * 1e12 * reached.half,
+            card.single * 1e12 * reached.single,
+            card.single * 1e12 * reached.fir_half,
+            card.single * 1e12 * reached.fir_single,
+            card.bandwidth * 1e9 * reached.bandwidth,
             LAUNCH_SECONDS,
             overlaps=True,
         )
@@ -133,11 +102,11 @@ class Rates:
         target = torch.zeros_like(source)
         bandwidth = 2 * source.nbytes / _seconds(lambda: target.copy_(source), device)
         if on_gpu:
-            fir = single * FIR_EFFICIENCY / SINGLE_EFFICIENCY
-            return cls(half, single, fir, bandwidth, LAUNCH_SECONDS, overlaps=True)
+            fir = single * FIR_EFFICIENCY
+            return cls(half, single, fir, fir, bandwidth, LAUNCH_SECONDS, overlaps=True)
         single, bandwidth = single * CPU_EFFICIENCY, bandwidth * CPU_EFFICIENCY
         fir = single * CPU_FIR_EFFICIENCY
-        return cls(single, single, fir, bandwidth, CPU_LAUNCH_SECONDS, overlaps=False)
+        return cls(single, single, fir, fir, bandwidth, CPU_LAUNCH_SECONDS, overlaps=False)
 
     def total(self, device_seconds: float, operations: int) -> float:
         """Return the seconds of all operations together."""
@@ -247,9 +216,11 @@ class _Ledger(TorchDispatchMode):
         self, func: Any, args: tuple, kwargs: dict, out: Any, tensors: list[torch.Tensor]
     ) -> float:
         rates, flops = self.rates, 0.0
-        rate = rates.half if any(t.dtype.itemsize == 2 for t in tensors) else rates.single
+        is_half = any(t.dtype.itemsize == 2 for t in tensors)
+        rate = rates.half if is_half else rates.single
         if func in FIR_FLOPS:
-            flops, rate = FIR_FLOPS[func](args, out), rates.fir
+            flops = FIR_FLOPS[func](args, out)
+            rate = rates.fir_half if is_half else rates.fir_single
         elif func._overloadpacket in flop_registry:
             flops = flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
         # An expanded tensor is larger than what is read of it.

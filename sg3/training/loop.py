@@ -231,6 +231,8 @@ class Run:
         if state is not None:
             notes = notes + restore(self.trainer, state)
         self.start = self._describe_start(resumed=state is not None)
+        if self.config.compile and self.trainer.loss.config.pl_weight > 0:
+            notes = [*notes, "compile: path lengths need second derivatives and run uncompiled"]
 
         def write() -> None:
             with writing(self.folder):

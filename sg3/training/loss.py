@@ -216,7 +216,8 @@ class GANLoss:
         ws = self.run_mapping(z[:count], c[:count])
         if not ws.requires_grad:  # the mapping network is frozen
             ws = ws.detach().requires_grad_(True)
-        images = self.G.synthesis(ws)
+        # `forward`, which is not compiled: torch.compile has no second derivatives.
+        images = self.G.synthesis.forward(ws)
         # 1/√(H·W) keeps the length independent of the number of pixels.
         noise = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
         # The product of the Jacobian and the noise, without the Jacobian (SG2 Eq. 4).

@@ -13,12 +13,14 @@ from torch import nn
 
 from sg3.checkpoints.networks import Networks
 from sg3.networks import build_network
-from sg3.training.architecture import discriminator_kwargs, generator_kwargs
+from sg3.training.architecture import discriminator_kind, discriminator_kwargs, generator_kwargs
 from sg3.training.augmentation import image_augmentation
+from sg3.training.cards import Card
 from sg3.training.config import TrainConfig
-from sg3.training.cost_model import Card, Rates, cost_of, paths_of
+from sg3.training.cost_model import Rates, cost_of, paths_of
 from sg3.training.freezing import trained_parameters
 from sg3.training.loss import GANLoss, loss_config
+from sg3.training.official_cost import official_bytes
 from sg3.training.plan_measure import measure_steps, measure_steps_here
 from sg3.training.trainer import G_REG_INTERVAL, prepare_device
 
@@ -48,6 +50,8 @@ class PlanRow:
         days: length of the whole run; None if memory ran out.
         source: "measured" or "estimated".
         note: remark, or an empty string.
+        official_gib, official_seconds_per_kimg: the same for the official implementation
+            (`sg3.training.official_cost`), which only cards have.
     """
 
     images_per_pass: int
@@ -56,6 +60,8 @@ class PlanRow:
     days: float | None
     source: str
     note: str = ""
+    official_gib: float | None = None
+    official_seconds_per_kimg: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,10 @@ class Parts:
         kind, kwargs = generator_kwargs(config, image_shape, label_dim, start_G)
         self.G: Any = _on_meta(build_network(kind, kwargs))
         kwargs = discriminator_kwargs(config, image_shape, label_dim, start.D, start_G)
-        self.D: Any = _on_meta(build_network("discriminator", kwargs))
+        D: Any = _on_meta(build_network(discriminator_kind(config), kwargs))
+        self.D = D
+        if config.discriminator == "projected":
+            D.load_features("meta")  # now, not in the passes that are counted
         described = image_augmentation(config)
         self.augment = None if described is None else _on_meta(build_network(*described))
         #: Parameters of the optimizers, by network.
@@ -102,6 +111,16 @@ class Parts:
         """Bytes of G, D and G_ema, and of Adam's moments."""
         moments = ADAM_BYTES * (self.num_trained("G") + self.num_trained("D"))
         return 2 * _bytes(self.G) + _bytes(self.D) + moments
+
+    def official_bytes(self, count: int, estimate: float) -> float:
+        """Return the peak bytes of the official implementation with `count` images per pass.
+
+        For StyleGAN2 it is `estimate`, ours: 8 % more than the one published figure.
+        """
+        if self.G.kind == "stylegan2":
+            return estimate
+        images_bytes = count * math.prod(self.image_shape) * FLOAT_BYTES
+        return official_bytes(self.G, self.constant_bytes, images_bytes, count)
 
     def sizes(self) -> Sizes:
         """Count parameters and file sizes, without the few kilobytes of names in every file."""
@@ -234,7 +253,7 @@ def plan(
         num_gpus: number of processes.
         device: where to measure, or what to estimate for.
         measure: make real steps instead of an estimate; ends when memory runs out.
-        card: estimate for this GPU from published numbers (`sg3.training.cost_model.CARDS`).
+        card: estimate for this GPU from published numbers (`sg3.training.cards.CARDS`).
         label_dim: size of a label, 0 without labels.
 
     Raises ValueError for options that do not fit.
@@ -327,7 +346,22 @@ def _estimated(
         needed = peak * CARD_FACTOR + CARD_CONTEXT_BYTES
         fits = card is None or needed < card.memory * GIB
         note = "" if fits or card is None else f"does not fit in {card.memory:g} GiB"
-        yield _row(config, config.images_per_pass(num_gpus), peak, seconds, "estimated", note)
+        row = _row(config, config.images_per_pass(num_gpus), peak, seconds, "estimated", note)
+        yield row if card is None else _with_official(row, parts, card, config, num_gpus)
+
+
+def _with_official(
+    row: PlanRow, parts: Parts, card: Card, config: TrainConfig, num_gpus: int
+) -> PlanRow:
+    """Add what the official implementation would cost."""
+    device = torch.device("cuda")
+    official = Estimate(parts, device, Rates.of_card(card), paths_of(device))
+    peak, seconds = official.step(config, num_gpus)
+    return dataclasses.replace(
+        row,
+        official_gib=parts.official_bytes(row.images_per_pass, peak) / GIB,
+        official_seconds_per_kimg=seconds * 1000 / config.batch,
+    )
 
 
 def _row(

@@ -19,7 +19,7 @@ from sg3.errors import UserError
 from sg3.networks import build_network
 from sg3.networks.compiled import compile_synthesis
 from sg3.networks.precision import HALF_DTYPES, set_half_precision
-from sg3.training.architecture import discriminator_kwargs, generator_kwargs
+from sg3.training.architecture import discriminator_kind, discriminator_kwargs, generator_kwargs
 from sg3.training.augmentation import Augmentation
 from sg3.training.config import TrainConfig
 from sg3.training.freezing import trained_parameters
@@ -229,9 +229,8 @@ class Trainer:
         else:
             kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"
             g_kwargs, d_kwargs = kwargs["G"], kwargs["D"]
-        d_kind = "projected" if config.discriminator == "projected" else "discriminator"
         # Any: modules reach their submodules and buffers by names that types do not know.
-        G, D = build_network(kind, g_kwargs), build_network(d_kind, d_kwargs)
+        G, D = build_network(kind, g_kwargs), build_network(discriminator_kind(config), d_kwargs)
         # Frozen between phases: each turns on the gradients of what it trains (`_accumulate`).
         self.G: Any = G.train().requires_grad_(False).to(self.device)
         self.D: Any = D.train().requires_grad_(False).to(self.device)
@@ -276,7 +275,7 @@ class Trainer:
         gen_c = self.dataset.random_labels(self.label_random, num_phases * config.batch)
         self._warm_up()
         for phase, z, c in zip(self.phases, gen_z, gen_c.split(config.batch), strict=True):
-            if self.batch_idx % phase.interval == 0:
+            if self.batch_idx % phase.interval == 0 and self._has_begun(phase):
                 z, c = (self.team.shard(items).to(self.device) for items in (z, c))
                 self._run_phase(phase, (*real, z, c))
         assert config.ema_kimg is not None, "options are resolved"
@@ -304,13 +303,18 @@ class Trainer:
 
         return self.pseudo_reals(images, draws, generate), labels
 
+    def _has_begun(self, phase: Phase) -> bool:
+        """Whether `phase` trains yet: those of G wait for `d_first_kimg`."""
+        return phase.name[0] == "D" or self.cur_nimg >= self.config.d_first_kimg * 1000
+
     def _warm_up(self) -> None:
         """Set G's learning rate during `glr_warmup_kimg`, and once after its end."""
         images = self.config.glr_warmup_kimg * 1000
-        if images == 0 or self.cur_nimg > images + self.config.batch:
+        nimg = self.cur_nimg - self.config.d_first_kimg * 1000  # of G's training
+        if images == 0 or nimg > images + self.config.batch:
             return
         for group in self.optimizers()["G"].param_groups:
-            group["lr"] = self._g_lr * min(self.cur_nimg / images, 1.0)
+            group["lr"] = self._g_lr * min(max(nimg / images, 0.0), 1.0)
 
     def _run_phase(self, phase: Phase, items: tuple[torch.Tensor, ...]) -> None:
         """Compute the gradients of a phase, in smaller passes if any process runs out of memory,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from guidance.encoders import Encoder, EnsembleEncoder, load_encoder, prepare_images
-from guidance.encoders.open_clip import _common_settings, split_spec
+from guidance.encoders.open_clip import OpenClipEncoder, _common_settings, split_spec
 
 TINY = "tiny-test-clip"
 CONFIG = {
@@ -69,19 +71,46 @@ def test_open_clip_from_a_local_file(tiny, suffix):
     assert (texts[0] - texts[1]).abs().max() > 0.01
 
 
-def test_pixels_agree_with_the_models_own_preprocessing(tiny):
+@pytest.mark.parametrize("height, width", [(80, 80), (48, 96), (96, 50)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
+def test_pixels_agree_with_the_models_own_preprocessing(
+    tiny, resize_mode, interpolation, height, width
+):
+    """48 of open_clip's 196 tags squash (SigLIP, DFN5B, CLIPA), 21 are bilinear."""
     import open_clip
 
-    folder, _ = tiny
-    encoder = load_encoder(f"{TINY}/{folder}/weights.safetensors")
-    settings = open_clip.transform.PreprocessCfg(**encoder.model.visual.preprocess_cfg)
+    _, model = tiny
+    settings = open_clip.transform.PreprocessCfg(
+        **{
+            **model.visual.preprocess_cfg,
+            "resize_mode": resize_mode,
+            "interpolation": interpolation,
+        }
+    )
     theirs = open_clip.transform.image_transform_v2(settings, is_train=False)
-    y, x = torch.meshgrid(torch.arange(80), torch.arange(80), indexing="ij")
-    pixels = torch.stack([x * 3, y * 3, 120 + 100 * torch.sin(x / 9)], dim=2).to(torch.uint8)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    pixels = torch.stack([x * 2, y * 2, 120 + 100 * torch.sin(x / 9)], dim=2).to(torch.uint8)
     expected = theirs(Image.fromarray(pixels.numpy()))[None]
     img = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
-    ours = prepare_images(img, 32, encoder.mean, encoder.std)
-    assert (ours - expected).abs().max() < 0.03  # theirs rounds to bytes on the way
+    visual = SimpleNamespace(preprocess_cfg=asdict(settings))
+    encoder = OpenClipEncoder(Pixels(visual), lambda texts: torch.zeros(len(texts), 1), "pixels")
+    # Theirs rounds to bytes on the way.
+    assert (encoder.encode_images(img) - expected).abs().max() < 0.03
+
+
+class Pixels(torch.nn.Module):
+    """A model that returns the pixels that it is given."""
+
+    def __init__(self, visual):
+        super().__init__()
+        self.visual, self.weight = visual, torch.nn.Parameter(torch.zeros(1))
+
+    def encode_image(self, pixels, normalize):
+        return pixels
+
+    def encode_text(self, tokens, normalize):
+        return tokens
 
 
 def test_gradients_flow_and_reach_pixels_outside_the_range(tiny):

@@ -63,6 +63,7 @@ def test_two_processes_equal_one(data, alone, tmp_path):
     moved.close()
     difference = max(float((alone["weights"][f"G.{n}"] - t).abs().max()) for n, t in start.items())
     assert difference > 5e-3  # the five steps changed something
+    assert together["broadcast"] == [[[0, 1], [2, 3], [4, 5]]] * 2
 
 
 @pytest.mark.slow

@@ -9,12 +9,13 @@ from click.testing import CliRunner
 
 import sg3
 from sg3.cli import main
-from sg3.cli.plan import CARD_NAMES, SIZE
+from sg3.cli.plan import SIZE
 from sg3.networks import build_network
 from sg3.training import plan as plan_module
 from sg3.training.architecture import discriminator_kwargs, generator_kwargs
+from sg3.training.cards import CARDS
 from sg3.training.config import TrainConfig
-from sg3.training.cost_model import CARDS, Rates, cost_of, paths_of
+from sg3.training.cost_model import Rates, cost_of, paths_of
 from sg3.training.plan import Estimate, Parts, pass_configs, plan, sizes
 from sg3.training.plan_measure import Measured, RandomImages, _kinds_of_steps
 from sg3.training.run_writer import snapshot_networks
@@ -27,7 +28,9 @@ SMALL = dict(
 )  # fmt: skip
 LAYERS = dict(num_layers=4, margin_size=4)
 CUDA = torch.device("cuda")
-RATES = Rates(half=4e12, single=1e12, fir=1e12, bandwidth=1e11, launch=0, overlaps=True)
+RATES = Rates(
+    half=4e12, single=1e12, fir_half=1e12, fir_single=1e12, bandwidth=1e11, launch=0, overlaps=True
+)
 MEMORY_FACTOR = 1.6  # the memory of an idle process depends on the build of torch
 
 
@@ -143,6 +146,13 @@ def test_augmentation_and_penalties_cost():
     assert often.seconds_per_kimg > plain.seconds_per_kimg
 
 
+def test_a_projected_discriminator_is_estimated():
+    config = config_of("stylegan2", batch=2, discriminator="projected", loss="hinge")
+    (row,) = estimated(config)
+    (usual,) = estimated(config_of("stylegan2", batch=2))
+    assert row.seconds_per_kimg > usual.seconds_per_kimg  # its features are of 64 pixels
+
+
 def test_only_stylegan2_has_a_path_length_phase():
     estimates = {}
     for cfg in ("stylegan3-t", "stylegan2"):
@@ -229,5 +239,5 @@ def test_bad_input_is_one_line(run, options, message):
 
 
 def test_names():
-    assert tuple(CARDS) == CARD_NAMES
+    assert all(name == card.name for name, card in CARDS.items())
     assert SIZE.parser("1280x768") == (768, 1280) and SIZE.parser("64") == (64, 64)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from sg3.networks import build_network
+from sg3.networks.compiled import compile_synthesis
 from sg3.training.loss import GANLoss, LossConfig, gaussian_blur
 
 GOLDEN = repository.GOLDEN
@@ -137,3 +138,27 @@ def test_the_penalty_has_the_gamma_of_the_moment():
         loss.accumulate_gradients("Dreg", real, c, torch.randn([4, G.z_dim]), c, 1.0, cur_nimg)
         norms.append(D.b32.conv0.weight.grad.norm())
     assert norms[0] / norms[1] == pytest.approx(16, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_path_lengths_of_a_compiled_network():
+    """torch.compile has no second derivatives: the penalty has those of the network itself."""
+    kwargs = dict(
+        z_dim=8, c_dim=0, w_dim=8, img_resolution=8, img_channels=3, channel_base=64, channel_max=8
+    )
+    found = []
+    for is_compiled in (False, True):
+        torch.manual_seed(0)
+        G = build_network("stylegan2", kwargs).train()
+        D = build_network("discriminator", {k: kwargs[k] for k in list(kwargs)[1:] if k != "w_dim"})
+        if is_compiled:
+            compile_synthesis(G, backend="aot_eager")
+        z, c, real = torch.randn([4, 8]), torch.zeros([4, 0]), torch.zeros([4, 3, 8, 8])
+        loss = GANLoss(G, D, LossConfig(r1_gamma=1, pl_weight=2, style_mixing_prob=0))
+        for phase in ("Gmain", "Greg"):
+            loss.accumulate_gradients(phase, real, c, z, c, gain=1, cur_nimg=0)
+        found.append({n: p.grad for n, p in G.named_parameters() if p.grad is not None})
+    plain, compiled = found
+    assert plain.keys() == compiled.keys()
+    for name, expected in plain.items():
+        torch.testing.assert_close(compiled[name], expected, rtol=1e-4, atol=1e-6)

@@ -1,5 +1,6 @@
 """Transfer from another network: what is copied, listed, and refused."""
 
+import copy
 import dataclasses
 import math
 
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import TINY_SG3, noise_images
 
 import sg3
 from sg3.networks import build_network
 from sg3.training.config import TrainConfig
 from sg3.training.dry_run import describe
-from sg3.training.loop import train
+from sg3.training.loop import Run, train
 from sg3.training.transfer import FADED, fading_line, pair_layers, start_from, transfer
 
 SMALL = dict(
@@ -226,3 +228,35 @@ def test_a_gray_network_continues_in_color_and_back(kind, here, there):
     scores = {here: D(images[1].expand(-1, here, -1, -1), c)}
     scores[there] = source.D(images[1].expand(-1, there, -1, -1), c)
     assert torch.allclose(scores[1], scores[3], atol=1e-5)
+
+
+def test_d_learns_first(tmp_path):
+    """G stays as it was for `d_first_kimg`; then its learning rate rises from 0."""
+    images = noise_images(tmp_path)
+    config = TrainConfig(
+        data=images, outdir=str(tmp_path / "runs"), cfg="stylegan3-t", kimg=0.024,
+        d_first_kimg=0.008, glr_warmup_kimg=0.008, **TINY_SG3,
+    )  # fmt: skip
+    run = Run(config)
+    trainer, rates, changed = run.trainer, [], []
+    first = [copy.deepcopy(network.state_dict()) for network in (trainer.G, trainer.D)]
+    names = [list(dict(network.named_parameters())) for network in (trainer.G, trainer.D)]
+    try:
+        while not run.done:
+            run.step()
+            rates.append(trainer.optimizers()["G"].param_groups[0]["lr"])
+            now = (trainer.G.state_dict(), trainer.D.state_dict())
+            changed.append(
+                [
+                    any(not torch.equal(a[name], b[name]) for name in parameters)
+                    for a, b, parameters in zip(first, now, names, strict=True)
+                ]
+            )
+        full = trainer._g_lr
+    finally:
+        run.close()
+    of_G, of_D = zip(*changed, strict=True)
+    assert of_D == (True,) * 6
+    # The learning rate is 0 at the first step that trains G.
+    assert of_G == (False,) * 3 + (True,) * 3
+    assert rates == pytest.approx([0, 0, 0, full / 2, full, full])
