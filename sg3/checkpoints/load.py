@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from sg3.checkpoints.download import fetch
+from sg3.checkpoints.hub_files import SCHEME, fetch_from_hub
 from sg3.checkpoints.layouts import Stated
 from sg3.checkpoints.networks import Networks
 from sg3.checkpoints.official_pickle import load_official_pickle
@@ -41,7 +42,8 @@ def load(
     Args:
         source: the name of a known network (`sg3 models` lists them), a `.safetensors` file, an
             official `.pkl` file, a `.pt` file of another tool (docs/FILES.md), the folder of a
-            training run (its last snapshot), or an https URL. Downloads are cached.
+            training run (its last snapshot), an https URL, or hf://OWNER/NAME[/FILE][@REVISION] on
+            the Hugging Face hub. Downloads are cached.
         device: device of the networks.
         as_: what a file without constructor arguments does not tell, like
             "stylegan3-t,conv_clamp=none"; None: infer everything.
@@ -100,6 +102,8 @@ def _read(path: Path, form: str, stated: Stated, only_ema: bool) -> Networks:
 def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
     """Return the local file of `source`, downloaded if needed, and its registry entry, if any."""
     text = os.fspath(source)
+    if text.startswith(SCHEME):
+        return fetch_from_hub(text), None
     if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
         return fetch(text), None
     path = Path(text).expanduser()
@@ -115,11 +119,22 @@ def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
             raise UserError(f"{text}: no such file") from None
     else:
         entry = find_entry(text)
-    if entry.bundled is not None:
-        if not entry.bundled.exists():
-            raise UserError(f"network {entry.name!r}: bundled file {entry.bundled} is missing")
-        return entry.bundled, entry
-    return fetch(entry.source, entry.sha256, entry.size_bytes), entry
+    return _file_of(entry), entry
+
+
+def _file_of(entry: Entry) -> Path:
+    """Return the local file of a known network; raises UserError for one with another hash."""
+    if entry.bundled is None and not entry.source.startswith(SCHEME):
+        return fetch(entry.source, entry.sha256, entry.size_bytes)
+    path = entry.bundled or fetch_from_hub(entry.source)
+    if not path.exists():
+        raise UserError(f"network {entry.name!r}: file {path} is missing")
+    if entry.sha256 and sha256_of(path) != entry.sha256:
+        raise UserError(
+            f"network {entry.name!r}: SHA-256 of {path} is not {entry.sha256}, as the list of "
+            "models says"
+        )
+    return path
 
 
 def sniff(path: Path) -> str:

@@ -51,6 +51,7 @@ COMMANDS = {
         "Convert networks between our layout and those of other tools.",
     ),
     "export": ("sg3.cli.export:export", "Write a network as ONNX or pt2, to run without sg3."),
+    "push": ("sg3.cli.push:push", "Publish a network on the Hugging Face hub."),
     "models": ("sg3.cli.models:models", "List and download known networks."),
     "doctor": ("sg3.cli.doctor:doctor", "Print versions, devices and the operators in use."),
     "app": ("app_tabs.command:app_command", "Open the demo page in a browser."),

@@ -198,7 +198,7 @@ DELTA_FILE = ParsedType("file|name", parse_delta_file)
 DELTA = ParsedType("file[:strength]", parse_delta)
 NETWORK_HELP = (
     "A name from `sg3 models`, a .safetensors or official .pkl file, a .pt file of another tool, "
-    "or an https URL."
+    "an https URL, or hf://OWNER/NAME[/FILE][@REVISION] on the Hugging Face hub."
 )
 
 
