@@ -41,7 +41,7 @@ def reconstruct(meta: dict) -> dict:
 class _Module:
     def __init__(self, module: nn.Module, kwargs: dict[str, Any] | None = None):
         state = {"_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
-        state["_modules"] = {name: _Module(child) for name, child in module._modules.items()}
+        state["_modules"] = {n: _Module(m) for n, m in module._modules.items() if m is not None}
         state |= {"_init_args": (), "_init_kwargs": kwargs} if kwargs else {}
         self.meta = {"type": "class", "version": 6, "module_src": "", "state": state}
         self.meta["class_name"] = type(module).__name__
@@ -53,9 +53,9 @@ class _Module:
 def write_pickle(path: Path) -> None:
     """Write a snapshot as the official trainer does."""
     G, D = build_network("stylegan3", GENERATOR), build_network("discriminator", SIZES)
-    content = {"G": _Module(G, GENERATOR), "D": _Module(D, SIZES), "G_ema": _Module(G, GENERATOR)}
-    # Not shared, as in real files.
-    content["G_ema"] = _Module(build_network("stylegan3", GENERATOR), GENERATOR)
+    G_ema = build_network("stylegan3", GENERATOR)
+    content = {"G": _Module(G, GENERATOR), "D": _Module(D, SIZES)}
+    content["G_ema"] = _Module(G_ema, GENERATOR)
     module = types.ModuleType("torch_utils.persistence")
     reconstruct.__module__, reconstruct.__qualname__ = (
         module.__name__,
