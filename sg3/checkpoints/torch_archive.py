@@ -46,10 +46,11 @@ MAX_DIRECTORY = 2**22  # bytes of a zip's directory: 20 000 tensors take less th
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of name, length of extra field
 
 
-def read_archive(path: str | os.PathLike) -> tuple[Any, int]:
+def read_archive(path: str | os.PathLike, script: bool = False) -> tuple[Any, int]:
     """Return the content of a `torch.save` file and the size of the file in bytes.
 
-    Tensors are `TensorView`s, and other objects than plain data are `Record`s and `Stub`s.
+    Tensors are `TensorView`s, and other objects than plain data are `Record`s and `Stub`s. With
+    `script`, TorchScript programs are read too: the objects, not the code.
     Raises Refused for damaged files and for other zip archives.
     """
     with open(path, "rb") as file:
@@ -58,7 +59,7 @@ def read_archive(path: str | os.PathLike) -> tuple[Any, int]:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         if data[: len(LEGACY_HEAD)] == LEGACY_HEAD:
             return _read_legacy(data), size
-        return _read_zip(data, file), size
+        return _read_zip(data, file, script), size
 
 
 def find_inert(module: str, name: str) -> Builder:
@@ -164,12 +165,12 @@ def _stored(data: memoryview, info: zipfile.ZipInfo) -> memoryview:
     return content
 
 
-def _read_zip(data: memoryview, file: Any) -> Any:
+def _read_zip(data: memoryview, file: Any, script: bool) -> Any:
     entries = _entries(data, file)
     folder = next((n.removesuffix("data.pkl") for n in entries if n.endswith("/data.pkl")), None)
     if folder is None:
         raise Refused(_other_zip(entries))
-    if f"{folder}constants.pkl" in entries:
+    if f"{folder}constants.pkl" in entries and not script:
         raise Refused(
             "a TorchScript program, which contains code; give the state_dict of its network"
         )
