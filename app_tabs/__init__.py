@@ -5,8 +5,11 @@
 
 import os
 
+from sg3.telemetry import turn_off_telemetry
+
 __distribution__ = "sg3"  # other projects use this package name too: see sg3.installation
 
-# Gradio reads these when it is imported: no telemetry, no model hub.
+# Read by Gradio when it is imported. The hub stays online: an encoder or a network that the user
+# names may have to come from there, and with telemetry off the page itself asks nothing.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+turn_off_telemetry()

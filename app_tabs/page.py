@@ -7,7 +7,7 @@ import gradio as gr
 from app_tabs import adapt, delta_sliders, edit, explore, generate, steer, theme, train
 from app_tabs.cache import write_images_once
 from app_tabs.context import Context, readable
-from sg3.checkpoints.registry import REGISTRY
+from sg3.checkpoints.registry import REGISTRY, known_networks
 
 #: Jobs in the queue, and size of an upload.
 MAX_QUEUE, MAX_UPLOAD = 32, "32mb"
@@ -16,16 +16,17 @@ MAX_QUEUE, MAX_UPLOAD = 32, "32mb"
 def networks() -> list[tuple[str, str]]:
     """Choices of the network field: label and name."""
     found = []
-    for name, entry in REGISTRY.items():
-        where = "bundled" if entry.bundled else "download"
-        found.append((f"{name} · {entry.resolution} px · {where} · {entry.licence}", name))
+    for name, entry in known_networks().items():
+        where = "download" if entry.bundled is None else "bundled" if name in REGISTRY else "file"
+        size = f" · {entry.resolution} px" if entry.resolution else ""
+        found.append((f"{name}{size} · {where} · {entry.licence}", name))
     return found
 
 
 def network_field(context: Context) -> gr.Dropdown:
     """The network field, at the top of the page; hidden on a public page."""
     known = networks()
-    if context.network not in REGISTRY:
+    if context.network not in [name for _, name in known]:
         known.insert(0, (context.network, context.network))
     return gr.Dropdown(
         known,

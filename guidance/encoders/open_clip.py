@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -169,7 +168,6 @@ def _quiet() -> Iterator[None]:
     """Hide open_clip's log lines and warnings; errors arrive as exceptions."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,11 +1,18 @@
-"""Access to the Hugging Face hub when it may be unreachable."""
+"""Access to the Hugging Face hub when it may be unreachable, and without telemetry."""
 
 from __future__ import annotations
 
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sg3.telemetry import turn_off_telemetry
+
 TIMEOUT_SEC = 10
+#: The offline switch belongs to the whole process: one block at a time may turn it.
+_SWITCH = threading.RLock()
 
 
 def root_cause(error: BaseException) -> str:
@@ -29,16 +36,24 @@ def ask_hub_once() -> Iterator[None]:
 
     Its own retries would take minutes.
     """
-    import httpx
+    turn_off_telemetry()
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    if not before:
+    with _SWITCH:
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
         try:
-            httpx.head(constants.ENDPOINT, timeout=TIMEOUT_SEC)
-        except httpx.TransportError:
-            constants.HF_HUB_OFFLINE = True
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = before
+
+
+def _answers(address: str) -> bool:
+    """Whether a server answers, with whatever status."""
     try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_SEC)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,4 +1,5 @@
-"""Networks known by name: bundled ones and the public StyleGAN3 and StyleGAN2 releases."""
+"""Networks known by name: bundled ones, the public StyleGAN3 and StyleGAN2 releases, and the
+user's own (`sg3.checkpoints.user_models`)."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ class Entry:
 
     Attributes:
         name: its name for `sg3.load`.
-        source: https URL, or file name of a bundled asset.
-        resolution: larger side in pixels.
+        source: https URL, hf:// address, path of a file, or file name of a bundled asset.
+        resolution: larger side in pixels; 0: unknown.
         licence: licence of the weights.
         sha256: expected hash; None: that of the first download.
         size_bytes: expected size; None: not published.
@@ -39,8 +40,8 @@ class Entry:
 
     @property
     def bundled(self) -> Path | None:
-        """Path of a bundled file; None for downloads."""
-        return None if self.source.startswith("https://") else ASSETS / self.source
+        """Path of a bundled file, or of the user's own; None for downloads."""
+        return None if "://" in self.source else ASSETS / self.source
 
     @property
     def file_name(self) -> str:
@@ -119,6 +120,16 @@ def _entries() -> list[Entry]:
 REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _entries()}
 
 
+def known_networks() -> dict[str, Entry]:
+    """Return all networks by name: `REGISTRY`, then those of the user's file.
+
+    Raises ValueError if that file is malformed.
+    """
+    from sg3.checkpoints.user_models import read_user_models
+
+    return {**REGISTRY, **read_user_models()}
+
+
 def find_entry(name: str) -> Entry:
     """Return the entry of a name or an official file name.
 
@@ -127,6 +138,9 @@ def find_entry(name: str) -> Entry:
     key = re.sub(r"x\d+$", "", name.strip().lower().removesuffix(".pkl"))
     if key in REGISTRY:
         return REGISTRY[key]
-    near = difflib.get_close_matches(key, REGISTRY, n=3, cutoff=0.5)
+    known = known_networks()
+    if name.strip() in known:
+        return known[name.strip()]
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     hint = f"nearest names: {', '.join(near)}" if near else "`sg3 models` lists the names"
     raise UserError(f"network {name!r}: neither a known name nor a file; {hint}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sg3.cli.options import debug_option, option
+from sg3.cli.options import as_option, debug_option, option, stated_arguments
 from sg3.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,17 +26,20 @@ SUFFIXES = {"sg3": ".safetensors", "official": ".pt", "rosinality": ".pt"}
     help="Whose layout: ours (.safetensors); the official code's, for a script that pickles it "
     "there (.pt, docs/EXPORT.md); or rosinality's StyleGAN2 (.pt), as StyleGAN-NADA reads it.",
 )
+@as_option
 @option("--fp16", is_flag=True, help="Store weights in half precision, which halves the size.")
 @option("--only-ema", is_flag=True, help="Keep only G_ema, which is enough to generate images.")
 @debug_option
 def convert(source: str, target: str, layout: str, fp16: bool, only_ema: bool) -> None:
-    """Convert network IN (an official .pkl, a name or a URL) to the file OUT.
+    """Convert network IN (an official .pkl, a .pt, a name or a URL) to the file OUT.
 
-    Code inside an official pickle is never executed.
+    Code inside pickles and torch archives is never executed.
 
     \b
     Examples:
       sg3 convert stylegan3-t-ffhq-1024x1024.pkl ffhq.safetensors --only-ema
+      sg3 convert 550000.pt church.safetensors
+      sg3 convert G_ema.pt cats.safetensors --as stylegan2,conv_clamp=none
       sg3 convert mini-faces mini-faces.pt --layout official
     """
     import sg3
@@ -47,8 +50,8 @@ def convert(source: str, target: str, layout: str, fp16: bool, only_ema: bool) -
     if fp16 and layout != "sg3":
         raise UserError(f"fp16: the {layout} layout stores float32; leave --fp16 out")
     check_folder(Path(target).parent)
-    nets = sg3.load(source)
-    if only_ema:
+    nets = sg3.load(source, as_=stated_arguments(), only_ema=only_ema)
+    if only_ema:  # not all readers know the option
         nets = sg3.Networks(G_ema=nets.G_ema, meta=nets.meta)
     for note in _save(nets, target, layout, fp16):
         click.echo(f"Note: {note}", err=True)

@@ -113,12 +113,12 @@ def _published_inception() -> Path:
     kept = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[-1]
     if kept.is_file() and sha256_of(kept).startswith(INCEPTION_SHA256):
         return kept
-    return _fetch(INCEPTION_URL, "inception")
+    return _fetch(INCEPTION_URL, "inception", INCEPTION_SHA256)
 
 
-def _fetch(url: str, name: str) -> Path:
+def _fetch(url: str, name: str, sha256: str | None = None) -> Path:
     try:
-        return fetch(url)
+        return fetch(url, sha256)
     except UserError as error:
         # `error` ends with how to use a file that was downloaded elsewhere.
         hint = f"as `features` {name}:FILE; `features` mini needs no download"
