@@ -73,7 +73,7 @@ def test_half_stores_half_and_computes_in_float32(root, tmp_path):
     weights = sum(4 * parameter.numel() for parameter in G.parameters())
     # The network is small: its filters and small weights, in float32, count.
     assert (tmp_path / "net.onnx").stat().st_size < 0.75 * weights
-    assert 1e-5 < compare(G, tmp_path / "net.onnx", config).difference < 0.02
+    assert 1e-5 < compare(G, tmp_path / "net.onnx", config).difference < 0.1
 
 
 SCRIPT = re.compile(r"```python\n(# render\.py.*?)```", re.DOTALL)
