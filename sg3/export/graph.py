@@ -23,7 +23,7 @@ from sg3.files import atomic_path
 from sg3.networks.generator import MappedGenerator
 
 TRANSFORM = "synthesis.input.transform"
-#: Newest operators that onnxruntime-web, TensorRT 10 and DirectML all have.
+#: Version of the ONNX operators; torch's exporter writes this one without a conversion.
 OPSET = 18
 
 
@@ -49,15 +49,16 @@ class ExportedNetwork(nn.Module):
         """Return valid inputs by name, in order."""
         G: Any = self.G
         random = torch.Generator().manual_seed(0)
-        inputs = {}
+        inputs: dict[str, torch.Tensor] = {}
+        labels = torch.eye(G.c_dim)[torch.arange(batch) % G.c_dim] if G.c_dim else None
         if self.part == "synthesis":
-            z, c = torch.randn([batch, G.z_dim], generator=random), _labels(G, batch)
+            z = torch.randn([batch, G.z_dim], generator=random)
             with torch.no_grad():
-                inputs["ws"] = functional_call(G.mapping, _float32(G.mapping), (z, c))
+                inputs["ws"] = functional_call(G.mapping, _float32(G.mapping), (z, labels))
         else:
             inputs["z"] = torch.randn([batch, G.z_dim], generator=random)
-            if G.c_dim:
-                inputs["c"] = _labels(G, batch)
+            if labels is not None:
+                inputs["c"] = labels
             inputs["truncation_psi"] = torch.full([1], 0.7)
         if self.movable:
             inputs["transform"] = torch.tensor([[0.96, -0.28, 0.1], [0.28, 0.96, 0], [0, 0, 1]])
@@ -103,10 +104,6 @@ def _float32(module: nn.Module) -> dict[str, torch.Tensor]:
         for name, value in module.named_parameters()
         if value.dtype == torch.float16
     }
-
-
-def _labels(G: Any, batch: int) -> torch.Tensor:
-    return torch.eye(G.c_dim)[torch.arange(batch) % G.c_dim] if G.c_dim else None
 
 
 def export_network(G: MappedGenerator, path: str | os.PathLike, config: ExportConfig) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -163,7 +164,7 @@ def plain_generator(G: nn.Module) -> nn.Module:
     synthesis = G.get_submodule("synthesis")
     if isinstance(synthesis, stylegan3.SynthesisNetwork):
         for plan in synthesis.plans:
-            _replace(synthesis, plan.name, lambda layer, plan=plan: PlainLayer(layer, plan))
+            _replace(synthesis, plan.name, partial(PlainLayer, plan=plan))
     else:
         for block in synthesis.children():
             if isinstance(block, stylegan2.SynthesisBlock) and block.in_channels:
