@@ -73,6 +73,7 @@ def _part(part: str, network: Any, notes: list[str]) -> dict[str, Any]:
     if kind not in CLASSES:
         raise UserError(f"{part}: a {kind} network, which the official code does not have")
     kwargs = dict(network.init_kwargs)
+    kwargs.pop("label_kind", None)  # for our commands only: the network takes any label
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     size = kwargs.get("img_resolution")
     if isinstance(size, (list, tuple)):

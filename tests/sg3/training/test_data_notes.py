@@ -10,7 +10,9 @@ from program import fails, works
 from tiny_runs import TINY, noise_images
 
 import sg3
+from sg3.export.official import _part
 from sg3.generate import class_label
+from sg3.networks import build_network
 from sg3.training.config import TrainConfig
 from sg3.training.loop import train
 
@@ -66,6 +68,14 @@ def test_vector_labels_are_recorded_and_asked_for(tmp_path):
         "seed0000.png",
         "seed0003.png",
     ]
+
+
+def test_networks_with_vector_labels_are_exported():
+    options = dict(z_dim=8, w_dim=8, c_dim=2, img_resolution=16, img_channels=3, channel_base=64)
+    G = build_network("stylegan2", options | {"label_kind": "vectors"})
+    assert "label_kind" not in _part("G_ema", G, [])["kwargs"]
+    with pytest.raises(ValueError, match="label_kind: got 'x'"):
+        build_network("stylegan2", options | {"label_kind": "x"})
 
 
 def test_labels_of_networks_with_classes():
