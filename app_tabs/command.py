@@ -8,7 +8,13 @@ from pathlib import Path
 
 import click
 
-from sg3.cli.options import debug_option, device_option, network_option, option, resolve_device
+from sg3.cli.options import (
+    debug_option,
+    device_option,
+    only_network_option,
+    option,
+    resolve_device,
+)
 from sg3.errors import UserError
 from sg3.files import prepare_folder
 
@@ -36,7 +42,7 @@ def require_gradio() -> None:
 
 
 @click.command("app")
-@network_option
+@only_network_option
 @option(
     "--clip",
     default="mini",

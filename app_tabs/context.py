@@ -22,7 +22,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from guidance.encoders import Encoder, load_encoder, unknown_words
+from guidance.encoders import Encoder, left_out, load_encoder, unknown_words
 from guidance.generator import generator_of
 from sg3.checkpoints.load import load, locate
 from sg3.files import prepare_folder
@@ -166,9 +166,13 @@ class Context:
 
 
 def vocabulary_note(encoder: Encoder, *texts: str | None) -> str:
-    """Note for the status line about unknown words of the texts; empty if there are none."""
-    words = unknown_words(encoder, [text for text in texts if text])
-    return f" (unknown words: {', '.join(words)})" if words else ""
+    """Note for the status line about unknown and cut words of texts; empty without."""
+    given = [text for text in texts if text]
+    words = unknown_words(encoder, given)
+    note = f" (unknown words: {', '.join(words)})" if words else ""
+    for kept, rest in filter(None, (left_out(encoder, text) for text in given)):
+        note += f" (only the first {kept} words count; left out: {rest})"
+    return note
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from guidance.render import EditedLatent
-from sg3.files import read_tensors
-from sg3.latent_files import EXPECTED, read_latent_file, write_latent_file
+from sg3.latent_files import read_latent_file, write_latent_file
 from sg3.networks.generator import MappedGenerator
 
 
@@ -19,10 +18,10 @@ def read_latent(
     network_sha256: str | None = None,
     force: bool = False,
 ) -> EditedLatent:
-    """Read latents that `sg3 steer`, `project` or `edit` wrote, on the device of `G`.
+    """Read latents that `sg3 steer`, `project` or `edit` wrote, or other tools, on `G`'s device.
 
     Args:
-        path: a safetensors file.
+        path: a file for `sg3.latent_files.read_latent_file`.
         G: the generator that the latents must fit.
         network_sha256: hash of the network's file (`nets.meta["sha256"]`). Latents that name
             another one are refused; files that name none are accepted.
@@ -34,11 +33,6 @@ def read_latent(
     device = next(G.parameters()).device
     styles = {name: style.to(device) for name, style in found.styles.items()}
     return EditedLatent(found.ws.to(device, torch.float32), styles)
-
-
-def latent_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """Read the metadata of a latent. Raises ValueError for a missing or damaged file."""
-    return read_tensors(path, "latent", EXPECTED)[1]
 
 
 def write_latent(

@@ -14,6 +14,7 @@ from torch import nn
 from sg3.errors import UserError
 from sg3.generate import class_label
 from sg3.networks.generator import MappedGenerator
+from sg3.settings import ClassLabel
 
 STATISTICS_SAMPLES = 10_000
 #: Components below this fraction of the largest variance are rounding errors, not directions.
@@ -59,7 +60,7 @@ class LatentStatistics:
 
 @torch.no_grad()
 def latent_statistics(
-    G: MappedGenerator, components: int = 48, class_index: int | None = None
+    G: MappedGenerator, components: int = 48, class_index: ClassLabel | None = None
 ) -> LatentStatistics:
     """Statistics of W from 10,000 latents at psi 1 (REFERENCE.md §8.1).
 
@@ -96,7 +97,10 @@ def latent_statistics(
 
 @torch.no_grad()
 def map_latents(
-    G: MappedGenerator, z: torch.Tensor, class_index: int | None = None, truncation_psi: float = 1
+    G: MappedGenerator,
+    z: torch.Tensor,
+    class_index: ClassLabel | None = None,
+    truncation_psi: float = 1,
 ) -> torch.Tensor:
     """Map `z` `[N, z_dim]` to ws `[N, num_ws, w_dim]`, in batches.
 
@@ -145,7 +149,7 @@ class StartSettings(Protocol):
         """Truncation psi of seeds and candidates."""
 
     @property
-    def class_index(self) -> int | None:
+    def class_index(self) -> ClassLabel | None:
         """Class of a conditional network."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sg3.data.decoding import upright
 from sg3.errors import UserError
 
 Box = tuple[int, int, int, int]
@@ -78,7 +79,7 @@ def _image_mask(region: str | os.PathLike | Image.Image) -> torch.Tensor:
     else:
         try:
             with Image.open(region) as opened:
-                image = opened.copy()
+                image = upright(opened)
         except (OSError, ValueError, SyntaxError) as error:
             reason = getattr(error, "strerror", None) or "not a readable image"
             raise UserError(

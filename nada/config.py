@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from guidance.augment import AUGMENTS
 from guidance.templates import templates_of
 from sg3.errors import UserError
-from sg3.settings import check_settings, documented, setting
+from sg3.settings import ClassLabel, check_settings, documented, setting
 
 if TYPE_CHECKING:
     from guidance.encoders import Encoder
@@ -155,7 +155,7 @@ class AdaptConfig:
     source_noise: float = setting(
         5e-4, "Standard deviation of the noise on the source's images, as published.", min=0
     )
-    class_index: int | None = setting(
+    class_index: ClassLabel | None = setting(
         None, "Class index; required for conditional networks.", min=0, unset="none"
     )
     force_fp32: bool = setting(True, "Compute all layers in float32.")

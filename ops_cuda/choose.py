@@ -108,6 +108,19 @@ def constant_when_compiled(function: Callable) -> Callable:
     return function
 
 
+def exporting() -> bool:
+    """Whether `torch.export` is recording: operators then run as plain PyTorch.
+
+    A graph with our custom operators could only run where this package is installed.
+    """
+    return can_export() and torch.compiler.is_exporting()
+
+
+def can_export() -> bool:
+    """Whether this torch can tell that it is exporting: 2.7 or newer."""
+    return hasattr(torch.compiler, "is_exporting")
+
+
 def relative_error(results: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     """Return the maximum over pairs of `max|result − expected| / max|expected|`; inf for NaN."""
     errors = [

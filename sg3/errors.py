@@ -1,4 +1,4 @@
-"""The exception for invalid user input."""
+"""The exception for invalid user input, and the warning about loaded files."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command line prints only the message and exits with status 2.
     """
+
+
+class NetworkNote(UserWarning):
+    """What the user should know about a network file that was loaded, in one line."""

@@ -88,6 +88,14 @@ def write_tensors(
             raise OSError(errno.EIO, reason, str(path)) from error
 
 
+def write_archive(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Write plain data and tensors with `torch.save`, atomically."""
+    import torch
+
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
 def read_tensors(
     path: str | os.PathLike, kind: str = "file", expected: str = ""
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

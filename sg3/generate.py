@@ -14,6 +14,7 @@ from sg3.errors import UserError
 from sg3.media import to_uint8
 from sg3.networks.generator import MappedGenerator
 from sg3.networks.style_space import added_styles
+from sg3.settings import ClassLabel
 
 NOISE_MODES = ("const", "random", "none")
 
@@ -39,7 +40,7 @@ def generate_images(
     *,
     truncation_psi: float = 1,
     truncation_cutoff: int | None = None,
-    class_index: int | None = None,
+    class_index: ClassLabel | None = None,
     noise_mode: str = "const",
     translate: tuple[float, float] = (0, 0),
     rotate_deg: float = 0,
@@ -100,22 +101,36 @@ def generate_from_latents(
             yield Generated(f"latent{i:04d}", image, one)
 
 
-def class_label(G: MappedGenerator, class_index: int | None) -> torch.Tensor | None:
-    """Return the one-hot label `[1, c_dim]`, or None for an unconditional network.
+def class_label(G: MappedGenerator, class_index: ClassLabel | None) -> torch.Tensor | None:
+    """Return the label `[1, c_dim]`, one-hot for an index; None for an unconditional network.
 
-    Raises ValueError for a class that does not exist, and for None if the network is conditional.
+    Raises ValueError for a class that does not exist, for a label of another length, for an index
+    if the network's labels are vectors, and for None if the network is conditional.
     """
     if G.c_dim == 0:
         if class_index is not None:
             raise UserError(f"class_index: got {class_index}, but this network has no classes")
         return None
     last = G.c_dim - 1
+    vectors = getattr(G, "label_kind", "classes") == "vectors"
+    wanted = f"0 to {last}"
+    if vectors:
+        numbers = "1 number like 5.0" if G.c_dim == 1 else f"{G.c_dim} numbers like 5.0,90"
+        wanted = f"a label of {numbers}"
     if class_index is None:
-        raise UserError(f"class_index: this network is conditional; choose a class, 0 to {last}")
-    if not 0 <= class_index <= last:
-        raise UserError(f"class_index: got {class_index}, expected 0 to {last}")
+        choose = wanted if vectors else f"a class, {wanted}"
+        raise UserError(f"class_index: this network is conditional; choose {choose}")
     label = torch.zeros([1, G.c_dim], device=next(G.parameters()).device)
-    label[:, class_index] = 1
+    if isinstance(class_index, int):
+        if vectors or not 0 <= class_index <= last:
+            raise UserError(f"class_index: got {class_index}, expected {wanted}")
+        label[:, class_index] = 1
+        return label
+    if len(class_index) != G.c_dim:
+        given = ",".join(f"{number:g}" for number in class_index)
+        hint = wanted if vectors else f"{wanted}, or {G.c_dim} numbers"
+        raise UserError(f"class_index: got {given}, expected {hint}")
+    label[:] = torch.tensor(class_index)
     return label
 
 

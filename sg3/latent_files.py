@@ -1,20 +1,22 @@
-"""Files of latents: safetensors with `ws`, offsets of styles, and the network that made them."""
+"""Files of latents: `ws`, offsets of styles, and the network that made them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
 from sg3.errors import UserError
-from sg3.files import read_tensors, write_tensors
+from sg3.files import read_metadata, read_tensors, write_tensors
 from sg3.networks.style_space import style_layers
+from sg3.other_latents import is_other_latent, read_other_latent
 
 LATENT_FORMAT = "sg3-latent"
-EXPECTED = "a latent written by sg3 steer, edit or project"
+EXPECTED = "a latent written by sg3 steer, edit or project, or by another tool as .npz, .npy or .pt"
 #: Prefix of tensors that hold offsets of a layer's styles.
 STYLE = "styles."
 #: Name of ws where the file also holds styles, so that no reader drops the styles unnoticed.
@@ -42,10 +44,11 @@ def read_latent_file(
     network_sha256: str | None = None,
     force: bool = False,
 ) -> LatentFile:
-    """Read latents that `sg3 steer`, `project` or `edit` wrote.
+    """Read latents that `sg3 steer`, `project` or `edit` wrote, or other tools.
 
     Args:
-        path: a safetensors file with a tensor 'ws' `[N, num_ws, w_dim]` or `[num_ws, w_dim]`.
+        path: a safetensors file with a tensor 'ws' `[N, num_ws, w_dim]` or `[num_ws, w_dim]`, or
+            a file of another tool (`sg3.other_latents`).
         G: the generator that the shapes must fit; None skips this check.
         network_sha256: hash of the network's file. A latent that names another one is refused;
             files that name none are accepted.
@@ -53,7 +56,7 @@ def read_latent_file(
 
     Raises ValueError for any other file.
     """
-    tensors, metadata = read_tensors(path, "latent", EXPECTED)
+    tensors, metadata = _read(path, G)
     ws = tensors.get("ws", tensors.get(UNEDITED))
     if ws is None:
         names = ", ".join(tensors)[:80]
@@ -70,6 +73,24 @@ def read_latent_file(
             )
         check_styles(path, styles, G)
     return LatentFile(ws, styles, metadata)
+
+
+def _read(
+    path: str | os.PathLike, G: nn.Module | None
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors and metadata of a file of latents, ours or of another tool."""
+    if not is_other_latent(path):
+        return read_tensors(path, "latent", EXPECTED)
+    num_ws: Any = None if G is None else G.num_ws
+    return {"ws": read_other_latent(path, num_ws)}, {}
+
+
+def latent_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Read the metadata of a latent, which files of other tools do not have.
+
+    Raises ValueError for a missing or damaged file.
+    """
+    return {} if is_other_latent(path) else read_metadata(path, "latent", EXPECTED)
 
 
 def load_latents(

@@ -31,6 +31,9 @@ from typing import Any, TypeVar
 
 from sg3.errors import UserError
 
+#: Label of a conditional network: index of a class, or all numbers of the label.
+ClassLabel = int | tuple[float, ...]
+
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
 _MISSING = dataclasses.MISSING

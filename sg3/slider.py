@@ -14,6 +14,7 @@ from sg3.generate import generate_images
 from sg3.media import image_grid
 from sg3.media.images import enlarge
 from sg3.networks.generator import MappedGenerator
+from sg3.settings import ClassLabel
 
 #: Smaller images are enlarged by whole factors to this size; players would blur them.
 MIN_SIZE_PX = 192
@@ -27,7 +28,7 @@ def slider_frames(
     seeds: Sequence[int],
     *,
     truncation_psi: float = 1,
-    class_index: int | None = None,
+    class_index: ClassLabel | None = None,
     columns: int | None = None,
     force: bool = False,
 ) -> Iterator[np.ndarray]:

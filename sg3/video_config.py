@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sg3.errors import UserError
 from sg3.motion import MOTIONS
-from sg3.settings import check_settings, documented, setting
+from sg3.settings import ClassLabel, check_settings, documented, setting
 
 KINDS = ("lerp", "loop", "transform")
 
@@ -43,7 +43,7 @@ class VideoConfig:
     truncation_cutoff: int | None = setting(
         None, "Number of layers that are truncated.", unset="all"
     )
-    class_index: int | None = setting(
+    class_index: ClassLabel | None = setting(
         None, "Class label.", unset="none; required by conditional networks"
     )
     motion: str = setting("circle", "Motion of the input of a StyleGAN3.", choices=MOTIONS)

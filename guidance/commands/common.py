@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from guidance.templates import TEMPLATES, templates_of
-from sg3.cli.options import ParsedType, option, with_deltas
+from sg3.cli.options import ParsedType, option, stated_arguments, with_deltas
 from sg3.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported when a command runs: `--help` is quick
@@ -88,7 +88,7 @@ def load_network(
     import sg3
     from guidance.generator import generator_of
 
-    nets = sg3.load(network, device)
+    nets = sg3.load(network, device, stated_arguments(), only_ema=True)
     source, sha256 = generator_of(nets), nets.meta["sha256"]
     origin = {"network": network, "network_sha256": sha256}
     if deltas:
@@ -112,12 +112,15 @@ def slug(text: str, max_length: int = 40) -> str:
     return "-".join(words)[:max_length].strip("-") or "prompt"
 
 
-def warn_of_unknown_words(encoder: Encoder, prompts: Sequence[Prompt]) -> None:
-    """Print which words of the prompts the encoder does not know."""
-    from guidance.encoders import unknown_words
+def warn_of_unread_words(encoder: Encoder, prompts: Sequence[Prompt]) -> None:
+    """Print which words of the prompts the encoder does not know or cuts off."""
+    from guidance.encoders import left_out, unknown_words
 
-    words = unknown_words(encoder, [prompt.text for prompt in prompts if prompt.image is None])
-    if words:
+    texts = [prompt.text for prompt in prompts if prompt.image is None]
+    for text in texts:
+        if (cut := left_out(encoder, text)) is not None:
+            click.echo(f"Note: only the first {cut[0]} words count; left out: {cut[1]}", err=True)
+    if words := unknown_words(encoder, texts):
         click.echo(f"Note: the encoder does not know: {', '.join(words)}", err=True)
 
 

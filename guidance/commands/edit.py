@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from guidance.commands.common import LoadedNetwork, load_network, slug, warn_of_unknown_words
+from guidance.commands.common import LoadedNetwork, load_network, slug, warn_of_unread_words
 from guidance.commands.edit_options import edit_options
 from guidance.directions.config import RelevanceConfig
 from sg3.cli.options import resolve_device
@@ -182,7 +182,7 @@ def _directions(
     if any(spec.reads_text for spec in specs):
         encoder = load_encoder(options["clip"], next(G.parameters()).device)
         texts = [text for s in specs if s.reads_text for text in (s.value, s.neutral)]
-        warn_of_unknown_words(encoder, [Prompt(text) for text in texts])
+        warn_of_unread_words(encoder, [Prompt(text) for text in texts])
     return make_directions(
         G,
         specs,

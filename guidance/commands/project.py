@@ -19,6 +19,7 @@ from sg3.cli.stopping import INTERRUPTED, stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder, prepare_folder
 from sg3.manifest import RunManifest
+from sg3.settings import ClassLabel
 
 if TYPE_CHECKING:  # torch is imported when the command runs: `--help` is quick
     import torch
@@ -143,7 +144,8 @@ def _start(
     loaded: LoadedNetwork, latent: str | None
 ) -> tuple[torch.Tensor | None, tuple[float, ...] | None]:
     """Latent and crop of an earlier run; None, None without one."""
-    from guidance.latent_files import latent_metadata, read_latent
+    from guidance.latent_files import read_latent
+    from sg3.latent_files import latent_metadata
 
     if latent is None:
         return None, None
@@ -158,7 +160,7 @@ def _crop(
     G: MappedGenerator,
     image: Image.Image,
     crop: str | tuple[float, ...],
-    class_index: int | None,
+    class_index: ClassLabel | None,
 ) -> PhotoCrop:
     from guidance.inversion import PhotoCrop, central_crop, choose_crop
 

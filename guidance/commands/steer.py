@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from guidance.augment import AUGMENTS
-from guidance.commands.common import LoadedNetwork, load_models, slug, warn_of_unknown_words
+from guidance.commands.common import LoadedNetwork, load_models, slug, warn_of_unread_words
 from guidance.commands.steer_options import steer_options
 from guidance.steering.config import SteerConfig
 from sg3.cli.options import apply_precision, resolve_device
@@ -75,7 +75,7 @@ def steer(
         loaded, encoder = load_models(network, clip, resolve_device(device), deltas)
         _prepare_generator(loaded, precision, compiled)
         start = read_start(loaded, options, variants)
-    warn_of_unknown_words(encoder, parsed)
+    warn_of_unread_words(encoder, parsed)
     saved = outdir / PROGRESS if resume and (outdir / PROGRESS).is_file() else None
     about = json.dumps([{"network_sha256": loaded.sha256}, deltas, precision, clip])
     with manifest.time("start"):

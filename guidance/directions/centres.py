@@ -13,6 +13,7 @@ from guidance.generator import generator_of
 from guidance.latents import map_latents, seed_latents
 from sg3.checkpoints import Networks
 from sg3.errors import UserError
+from sg3.settings import ClassLabel
 
 CENTRE_SAMPLES = 10_000
 
@@ -32,7 +33,7 @@ def mix_styles(ws: torch.Tensor, other: torch.Tensor, rows: Collection[int]) -> 
 
 
 def centres_of(
-    network: Networks | nn.Module, count: int, seed: int = 0, class_index: int | None = None
+    network: Networks | nn.Module, count: int, seed: int = 0, class_index: ClassLabel | None = None
 ) -> torch.Tensor:
     """Centres of W `[count, w_dim]` by k-means, those with most latents first; 1 is the mean.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sg3.settings import check_settings, documented, setting
+from sg3.settings import ClassLabel, check_settings, documented, setting
 
 
 @documented
@@ -29,7 +29,7 @@ class RelevanceConfig:
     max_resolution: int = setting(
         128, "Largest layers that are tried, in pixels; finer ones hold texture.", min=1
     )
-    class_index: int | None = setting(
+    class_index: ClassLabel | None = setting(
         None, "Class index; required by conditional networks.", unset="none"
     )
 

@@ -19,6 +19,7 @@ from sg3.checkpoints import Networks
 from sg3.errors import UserError
 from sg3.media.images import as_rgb
 from sg3.networks.generator import MappedGenerator
+from sg3.settings import ClassLabel
 
 #: More than any w_dim: the variance along a direction needs all components of W.
 ALL_COMPONENTS = 1 << 20
@@ -32,7 +33,7 @@ def sefa_direction(
     network: Networks | nn.Module,
     index: int,
     rows: Collection[int] | None = None,
-    class_index: int | None = None,
+    class_index: ClassLabel | None = None,
 ) -> Direction:
     """SeFa: the direction of W that changes the styles most (arXiv 2007.06600, Eq. 7).
 
@@ -66,7 +67,7 @@ def sefa_direction(
 
 
 def pca_direction(
-    network: Networks | nn.Module, index: int, class_index: int | None = None
+    network: Networks | nn.Module, index: int, class_index: ClassLabel | None = None
 ) -> Direction:
     """Principal component of W (GANSpace, arXiv 2004.02546).
 
@@ -97,7 +98,7 @@ def labelled_direction(
     w: torch.Tensor,
     labels: torch.Tensor,
     name: str = "labels",
-    class_index: int | None = None,
+    class_index: ClassLabel | None = None,
 ) -> Direction:
     """The direction along which labels of latents rise, as in InterFaceGAN (arXiv 2005.09635).
 
@@ -148,7 +149,7 @@ def described_direction(
     samples: int = 1000,
     seed: int = 0,
     templates: str | Sequence[str] = "plain",
-    class_index: int | None = None,
+    class_index: ClassLabel | None = None,
 ) -> Direction:
     """`labelled_direction` of random images that an encoder scores by a text.
 
@@ -182,7 +183,9 @@ def _check_index(kind: str, index: int, count: int) -> None:
         raise UserError(f"direction: got {kind}:{index}, expected {kind}:0 to {kind}:{count - 1}")
 
 
-def _one_deviation(G: MappedGenerator, unit: torch.Tensor, class_index: int | None) -> torch.Tensor:
+def _one_deviation(
+    G: MappedGenerator, unit: torch.Tensor, class_index: ClassLabel | None
+) -> torch.Tensor:
     """Scale `unit` `[w_dim]` to W's standard deviation along it; `[num_ws, w_dim]`."""
     statistics = latent_statistics(G, ALL_COMPONENTS, class_index)
     variance = ((statistics.components @ unit).square() * statistics.variances).sum()

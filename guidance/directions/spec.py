@@ -15,6 +15,7 @@ from guidance.directions.text import text_difference, text_direction
 from guidance.encoders import Encoder
 from sg3.errors import UserError
 from sg3.networks.generator import MappedGenerator
+from sg3.settings import ClassLabel
 
 NUMBERED = re.compile(r"(sefa|pca):(\d+)")
 #: Prefix of a text: a direction in W from images that the encoder scores.
@@ -71,7 +72,7 @@ def make_directions(
     relevance: Callable[[], Relevance] | None = None,
     rows: Collection[int] | None = None,
     templates: str | Sequence[str] = "plain",
-    class_index: int | None = None,
+    class_index: ClassLabel | None = None,
     force: bool = False,
 ) -> list[Direction]:
     """Build the directions of `specs`.
@@ -123,7 +124,7 @@ def _quick(
     encoder: Encoder | None,
     rows: Collection[int] | None,
     templates: str | Sequence[str],
-    class_index: int | None,
+    class_index: ClassLabel | None,
     force: bool,
 ) -> Direction:
     """Build a direction that needs no statistics."""

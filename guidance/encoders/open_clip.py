@@ -14,8 +14,11 @@ import torch
 from guidance.encoders.base import prepare_images
 from guidance.encoders.text import clean_text
 from sg3.checkpoints.hub import ask_hub_once, root_cause
+from sg3.checkpoints.torchscript import is_torchscript, script_state
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+#: Buffers of OpenAI's programs beside the weights.
+OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
 
 
 class OpenClipEncoder:
@@ -74,9 +77,9 @@ def load_open_clip(name: str, source: str, device: str | torch.device) -> OpenCl
 
     Args:
         name: an architecture.
-        source: a local file, a pretrained tag, or "" for the best tag. Files are safetensors or
-            weights-only checkpoints, whose code is not run. Tags are downloaded once into the
-            cache of the hub.
+        source: a local file, a pretrained tag, or "" for the best tag. Files are safetensors,
+            weights-only checkpoints, or those of OpenAI's package `clip`; no code in them is run.
+            Tags are downloaded once into the cache of the hub.
         device: where to run it.
 
     Raises ValueError, in one line, if the file does not fit, the tag is unknown or the download
@@ -120,10 +123,14 @@ def _from_file(name: str, path: Path, device: str | torch.device) -> OpenClipEnc
     from_hub = text.get("hf_tokenizer_name") or text.get("hf_model_name")
     with _quiet(), ask_hub_once() if from_hub else nullcontext():
         try:
-            model = open_clip.create_model(
-                name, pretrained=None, pretrained_text=False, **_common_settings(name)
-            )
-            open_clip.load_checkpoint(model, str(path), weights_only=True)
+            settings, is_script = _common_settings(name), is_torchscript(path)
+            if is_script:  # a file of OpenAI
+                settings["force_quick_gelu"] = True
+            model = open_clip.create_model(name, pretrained=None, pretrained_text=False, **settings)
+            if is_script:
+                model.load_state_dict(_openai_state(path))
+            else:
+                open_clip.load_checkpoint(model, str(path), weights_only=True)
             tokenizer = open_clip.get_tokenizer(name)
         except ModuleNotFoundError as error:
             raise _needs_package(name, error) from error
@@ -138,6 +145,12 @@ def _from_file(name: str, path: Path, device: str | torch.device) -> OpenClipEnc
                 " state_dict as safetensors or a weights-only checkpoint"
             ) from error
     return OpenClipEncoder(model.to(device), tokenizer, f"{name}/{path.name}")
+
+
+def _openai_state(path: Path) -> dict[str, torch.Tensor]:
+    """Return the weights in a file of OpenAI's package `clip`, which is a TorchScript program."""
+    state = script_state(path)
+    return {name: tensor for name, tensor in state.items() if name not in OPENAI_SIZES}
 
 
 def _needs_package(name: str, error: ModuleNotFoundError) -> ValueError:

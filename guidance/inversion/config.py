@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sg3.settings import check_settings, documented, setting
+from sg3.settings import ClassLabel, check_settings, documented, setting
 
 
 @documented
@@ -56,7 +56,7 @@ class ProjectConfig:
     noise_weight: float = setting(
         1e5, "Weight of the autocorrelation of the noise, which keeps images out of it.", min=0
     )
-    class_index: int | None = setting(
+    class_index: ClassLabel | None = setting(
         None, "Class index; required by conditional networks.", unset="none"
     )
     # As published: the small steps at the end get lost in half precision, the default on GPUs.
@@ -99,7 +99,7 @@ class TuneConfig:
         "from its mean.",
         min=0,
     )
-    class_index: int | None = setting(
+    class_index: ClassLabel | None = setting(
         None, "Class index; required by conditional networks.", unset="none"
     )
     # As published: the small steps get lost in half precision, the default on GPUs.

@@ -24,6 +24,7 @@ from sg3.data.photos import to_target
 from sg3.data.transforms import to_mode
 from sg3.media.images import as_rgb
 from sg3.networks.generator import MappedGenerator
+from sg3.settings import ClassLabel
 
 #: Larger side at which images are compared, in pixels.
 SIDE_PX = 16
@@ -76,7 +77,9 @@ def _unit_contrast(images: torch.Tensor, size: Size) -> torch.Tensor:
 
 
 @torch.no_grad()
-def likeness_of(G: MappedGenerator, class_index: int | None = None, seed: int = 0) -> Likeness:
+def likeness_of(
+    G: MappedGenerator, class_index: ClassLabel | None = None, seed: int = 0
+) -> Likeness:
     """Random images of `G`, downscaled for comparison."""
     height, width = G.img_height, G.img_width
     scale = SIDE_PX / max(height, width)
@@ -235,7 +238,7 @@ def _sample(
 
 
 def choose_crop(
-    G: MappedGenerator, photo: Image.Image, class_index: int | None = None
+    G: MappedGenerator, photo: Image.Image, class_index: ClassLabel | None = None
 ) -> PhotoCrop:
     """`find_crop` for `G`, or the central crop if the two are nearly the same.
 

@@ -8,7 +8,7 @@ from guidance.augment import AUGMENTS, Augment
 from guidance.learning_rate import SCHEDULES
 from guidance.templates import templates_of
 from sg3.errors import UserError
-from sg3.settings import check_settings, documented, setting
+from sg3.settings import ClassLabel, check_settings, documented, setting
 
 
 @documented
@@ -139,7 +139,7 @@ class SteerConfig:
         "plain",
         'Sentences to average each text over: "plain", "mini", "imagenet", or sentences with {}.',
     )
-    class_index: int | None = setting(
+    class_index: ClassLabel | None = setting(
         None, "Class index; required by conditional networks.", unset="none"
     )
     force_fp32: bool = setting(False, "Run all layers in float32, on GPUs too.")

@@ -21,6 +21,7 @@ from guidance.style_space import StyleLayer, affine_weight, style_layers, styles
 from sg3.errors import UserError
 from sg3.networks import stylegan3
 from sg3.networks.generator import MappedGenerator
+from sg3.settings import ClassLabel
 
 #: "latent" or "styles", and perhaps "transform" → values `[B, ...]`.
 Coordinates = dict[str, torch.Tensor]
@@ -34,7 +35,7 @@ class StyleCoordinates:
         G: MappedGenerator,
         start: EditedLatent,
         layers: list[StyleLayer],
-        class_index: int | None,
+        class_index: ClassLabel | None,
     ):
         self.layers, self.ws, self.before = layers, start.ws, start.styles
         everything = latent_statistics(G, G.w_dim, class_index)

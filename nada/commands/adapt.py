@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from guidance.commands.common import argument_prefix, slug, warn_of_unknown_words
+from guidance.commands.common import argument_prefix, slug, warn_of_unread_words
 from nada.commands.adapt_options import PARTS, adapt_options
 from nada.config import AdaptConfig, RecordConfig, StopRule, usual_config
-from sg3.cli.options import resolve_device
+from sg3.cli.options import resolve_device, stated_arguments
 from sg3.cli.stopping import stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder
@@ -94,11 +95,14 @@ def _begin(
     from sg3.checkpoints.delta import weights_hash
 
     encoder = load_encoder(clip, resolve_device(device))
-    nets = load(network, resolve_device(device))
+    nets = load(network, resolve_device(device), as_=stated_arguments())
     G = generator_of(nets)
-    images = load_target_images(target_images, encoder.input_size_px) if target_images else None
+    images = None
+    if target_images:
+        tell = partial(click.echo, err=True)
+        images = load_target_images(target_images, encoder.input_size_px, tell)
     adaptation = Adaptation(G, source, target, encoder, images, config)
-    warn_of_unknown_words(encoder, [Prompt(text) for text in (source, target) if text])
+    warn_of_unread_words(encoder, [Prompt(text) for text in (source, target) if text])
     digest = None if images is None else hashlib.sha256(images.numpy().tobytes()).hexdigest()
     known = {"network": weights_hash(G), "clip": clip, "target_images": digest}
     origin = {k: nets.meta[k] for k in ("name", "source", "sha256", "licence") if k in nets.meta}

@@ -184,7 +184,7 @@ def bias_act(
     clamp = None if clamp is None else float(clamp)
     if b is None and act == "linear" and gain == 1 and clamp is None:
         return x
-    path = _path_name(x.device.type, x.dtype)
+    path = "reference" if choose.exporting() else _path_name(x.device.type, x.dtype)
     if path == "reference" or not PATHS[path].supports(act, alpha, gain):
         return reference.forward(x, b, dim, act, alpha, gain, clamp)
     return _forward(x, b, dim, act, alpha, gain, clamp, path)

@@ -229,6 +229,8 @@ def filtered_lrelu(
         return bias_act(x, b, act="lrelu", alpha=slope, gain=gain, clamp=clamp)
     geometry = Geometry(up, down, padding, float(gain), float(slope), clamp, flip_filter)
     geometry.output_size(x.shape[3], x.shape[2], fu, fd)
+    if choose.exporting():
+        return reference.forward(x, fu, fd, b, geometry, scale)
     # Storing the states costs time and memory: only for a backward pass.
     wants_gradient = any(t is not None and t.requires_grad for t in (x, b, scale))
     return _forward(

@@ -1,4 +1,4 @@
-"""Stand-ins for the globals of official pickles: plain records and small arrays, no code."""
+"""Stand-ins for the globals of official pickles: plain records and array views, no code."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sg3.checkpoints.pickle_machine import Builder, Refused, Stateful
+from sg3.checkpoints.pickle_machine import (
+    Builder,
+    Refused,
+    Stateful,
+    Stub,
+    find_or_stub,
+    hashable,
+)
 from sg3.checkpoints.storage import read_storage, rebuild_parameter, rebuild_tensor
-
-MAX_ARRAY_ELEMENTS = 4096  # arrays outside the weights hold sizes, rates and gains
 
 
 @dataclass
@@ -31,12 +36,22 @@ class Record:
 
     @property
     def children(self) -> dict[str, Record]:
-        """Child modules by name."""
+        """Child modules by name, also those of unknown classes."""
         found = {name: child for name, child in self.part("_modules").items() if child is not None}
-        for name, child in found.items():
-            if not isinstance(child, Record) or not isinstance(name, str):
-                raise Refused(f"{self.class_name}.{name} is not a module record")
-        return found
+        return {str(name): self._child(str(name), child) for name, child in found.items()}
+
+    def _child(self, name: str, child: Any) -> Record:
+        record = as_record(child)
+        if record is None:
+            raise Refused(f"{self.class_name}.{name} is not a module record")
+        return record
+
+
+def as_record(value: Any) -> Record | None:
+    """Return `value` as a module: a record itself, or a stub with a module's state; else None."""
+    if isinstance(value, Stub) and isinstance(value.state, dict) and "_modules" in value.state:
+        return Record(value.name, value.state)
+    return value if isinstance(value, Record) else None
 
 
 def _record(meta: Any) -> Record:
@@ -55,7 +70,7 @@ def _record(meta: Any) -> Record:
 
 
 class DtypeStub(Stateful):
-    """`numpy.dtype`, numeric types only."""
+    """`numpy.dtype`, numeric types only. Raises Refused for others."""
 
     order: Literal["<", ">", "|", "="]
 
@@ -77,17 +92,22 @@ class DtypeStub(Stateful):
 _DTYPE_CODES = {f"{k}{n}" for k in "iu" for n in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}
 
 
-class ArrayStub(Stateful):
-    """A small `numpy.ndarray`; `value` is nested lists of Python numbers."""
+def _dtype(code: Any, *_: Any) -> DtypeStub | Stub:
+    return DtypeStub(code) if code in _DTYPE_CODES else Stub(f"numpy.dtype {str(code)[:20]}")
 
-    def __init__(self, *_: Any):
-        self.value: Any = []
+
+class ArrayStub(Stateful):
+    """`numpy.ndarray`; `array` is a view into the file, or None if its type is not numeric."""
+
+    def __init__(self, *_: Any, array: np.ndarray | None = None):
+        self.array = array
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
             raise Refused("a NumPy array has an unknown form")
         _, shape, dtype, fortran, data = state
-        self.value = _array(dtype, data, shape, "F" if fortran else "C").tolist()
+        if not isinstance(dtype, Stub):
+            self.array = _array(dtype, data, shape, "F" if fortran else "C")
 
 
 def _array(dtype: Any, data: Any, shape: Any, order: Literal["C", "F"] = "C") -> np.ndarray:
@@ -96,16 +116,43 @@ def _array(dtype: Any, data: Any, shape: Any, order: Literal["C", "F"] = "C") ->
     resolved = dtype.resolve()
     if not isinstance(shape, tuple) or any(type(n) is not int or n < 0 for n in shape):
         raise Refused("a NumPy array has an unknown shape")
+    # Python integers: the product of a hostile shape could overflow int64 and look small.
     count = int(np.prod(shape, dtype=object))
-    if count > MAX_ARRAY_ELEMENTS or len(shape) > 8:
-        raise Refused(f"a NumPy array of {count} elements outside the weights")
-    if count * resolved.itemsize != len(data):
+    if len(shape) > 8 or count * resolved.itemsize != len(data):
         raise Refused("a NumPy array does not have the number of bytes that it claims")
     return np.frombuffer(data, resolved).reshape(shape, order=order)
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
     return _array(dtype, data, ()).item()
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C") -> ArrayStub:
+    """`_frombuffer` of NumPy, which protocol 5 uses for contiguous arrays."""
+    if order not in ("C", "F"):
+        raise Refused("a NumPy array has an unknown order")
+    return ArrayStub(array=_array(dtype, data, shape, order))
+
+
+def _from_type(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
+    """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, which are dropped."""
+    if not isinstance(function, Builder) or not isinstance(arguments, tuple):
+        raise Refused("a tensor with attributes has an unknown form")
+    return function.call(*arguments)
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> memoryview:
+    """`_codecs.encode(text, "latin1")`: how protocol 2 stores bytes."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise Refused("bytes have an unknown encoding")
+    try:
+        return memoryview(text.encode("latin-1"))
+    except UnicodeEncodeError:
+        raise Refused("bytes contain other characters") from None
+
+
+def _bytes(data: Any = memoryview(b""), *encoding: Any) -> memoryview:  # noqa: B008
+    return _encode(data, *encoding) if isinstance(data, str) else memoryview(data)
 
 
 def _no_arguments(kind: type, name: str) -> Builder:
@@ -117,13 +164,6 @@ def _no_arguments(kind: type, name: str) -> Builder:
     return Builder(name, make)
 
 
-def _tensorflow(module: str, name: str) -> Builder:
-    raise Refused(
-        "a TensorFlow StyleGAN pickle, which is not supported; "
-        "use the PyTorch release of the same network"
-    )
-
-
 def _never(*_: Any) -> Any:
     raise Refused("a type is called as a function")
 
@@ -132,32 +172,34 @@ _TABLE: dict[tuple[str, str], Builder] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): Builder("module record", _record),
     ("collections", "OrderedDict"): _no_arguments(dict, "OrderedDict"),
     ("dnnlib.util", "EasyDict"): _no_arguments(dict, "EasyDict"),
-    ("builtins", "set"): Builder("set", lambda items=(): _set(items)),
     ("torch._utils", "_rebuild_tensor_v2"): Builder("_rebuild_tensor_v2", rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor"): Builder("_rebuild_tensor", rebuild_tensor),
     ("torch._utils", "_rebuild_parameter"): Builder("_rebuild_parameter", rebuild_parameter),
+    ("torch._utils", "_rebuild_parameter_with_state"): Builder(
+        "_rebuild_parameter_with_state", rebuild_parameter
+    ),
+    ("torch._tensor", "_rebuild_from_type_v2"): Builder("_rebuild_from_type_v2", _from_type),
+    ("torch", "Size"): Builder("torch.Size", lambda sizes=(): tuple(sizes)),
     ("torch.storage", "_load_from_bytes"): Builder("_load_from_bytes", read_storage),
-    ("numpy", "dtype"): Builder("numpy.dtype", DtypeStub),
+    ("numpy", "dtype"): Builder("numpy.dtype", _dtype),
     ("numpy", "ndarray"): Builder("numpy.ndarray", _never),
 }
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _TABLE[_module, "scalar"] = Builder("numpy scalar", _scalar)
-    _TABLE[_module, "_reconstruct"] = Builder("numpy array", ArrayStub)
+for _core in ("numpy.core", "numpy._core"):  # before NumPy 2, and since
+    _TABLE[f"{_core}.multiarray", "scalar"] = Builder("numpy scalar", _scalar)
+    _TABLE[f"{_core}.multiarray", "_reconstruct"] = Builder("numpy array", ArrayStub)
+    _TABLE[f"{_core}.numeric", "_frombuffer"] = Builder("numpy array", _from_buffer)
 
 
-def _set(items: Any) -> set:
-    if not isinstance(items, (list, tuple)) or any(type(item) is not str for item in items):
-        raise Refused("a set has elements that are not strings")
-    return set(items)
+def _set(items: Any = ()) -> set:
+    if not isinstance(items, (list, tuple)):
+        raise Refused("a set is made from something other than a list")
+    return {hashable(item) for item in items}
 
 
-def find_official(module: str, name: str) -> Builder:
-    """Return the builder for a global of official network files (REFERENCE.md §7.3).
+for _module in ("builtins", "__builtin__"):  # protocol 2 writes the names of Python 2
+    _TABLE[_module, "set"] = _TABLE[_module, "frozenset"] = Builder("set", _set)
+    _TABLE[_module, "bytes"] = _TABLE[_module, "bytearray"] = Builder("bytes", _bytes)
+_TABLE["_codecs", "encode"] = Builder("encode", _encode)
 
-    Raises Refused for all others.
-    """
-    if module == "dnnlib.tflib.network":
-        return _tensorflow(module, name)
-    if (module, name) not in _TABLE:
-        shown = f"{module}.{name}"[:80]
-        raise Refused(f"refers to {shown!r}, which official network files do not use")
-    return _TABLE[module, name]
+#: The builder of a global of official network files (REFERENCE.md §7.3); others build stubs.
+find_official = find_or_stub(_TABLE)

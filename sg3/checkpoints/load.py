@@ -4,38 +4,61 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 import torch
 
 from sg3.checkpoints.download import fetch
 from sg3.checkpoints.hub_files import SCHEME, fetch_from_hub
+from sg3.checkpoints.layouts import Stated
 from sg3.checkpoints.networks import Networks
 from sg3.checkpoints.official_pickle import load_official_pickle
+from sg3.checkpoints.other_networks import name_file
+from sg3.checkpoints.peers import (
+    check_unstated,
+    is_plain_safetensors,
+    load_plain_safetensors,
+    load_torch_archive,
+)
 from sg3.checkpoints.registry import REGISTRY, Entry, find_entry
 from sg3.checkpoints.safetensors_io import load_safetensors
 from sg3.checkpoints.snapshot_names import last_snapshot
-from sg3.errors import UserError
+from sg3.checkpoints.torch_archive import LEGACY_HEAD
+from sg3.errors import NetworkNote, UserError
 from sg3.files import sha256_of
 
 
-def load(source: str | os.PathLike, device: str | torch.device = "cpu") -> Networks:
+def load(
+    source: str | os.PathLike,
+    device: str | torch.device = "cpu",
+    as_: str | None = None,
+    only_ema: bool = False,
+) -> Networks:
     """Load networks.
 
-    Official pickles are parsed without running any code that they contain.
+    Pickles and torch archives are parsed without running any code that they contain or name.
 
     Args:
         source: the name of a known network (`sg3 models` lists them), a `.safetensors` file, an
-            official `.pkl` file, the folder of a training run (its last snapshot), an https URL,
-            or hf://OWNER/NAME[/FILE][@REVISION] on the Hugging Face hub. Downloads are cached.
+            official `.pkl` file, a `.pt` file of another tool (docs/FILES.md), the folder of a
+            training run (its last snapshot), an https URL, or hf://OWNER/NAME[/FILE][@REVISION] on
+            the Hugging Face hub. Downloads are cached.
         device: device of the networks.
+        as_: what a file without constructor arguments does not tell, like
+            "stylegan3-t,conv_clamp=none"; None: infer everything.
+        only_ema: leave G, D and augment_pipe out, which halves time and memory.
 
     Returns:
         The networks, in eval mode and without gradients. `meta` holds their name, source, SHA-256,
-        format and licence.
+        format and licence; of files of other tools also their layout.
 
     Raises:
-        ValueError: unknown name, unknown format, damaged file, or failed download.
+        ValueError: unknown name, unknown format, damaged file, arguments that cannot be inferred,
+            or failed download.
+
+    Warns:
+        NetworkNote: what was left out, assumed or estimated.
 
     Example:
         >>> import sg3, torch
@@ -44,9 +67,13 @@ def load(source: str | os.PathLike, device: str | torch.device = "cpu") -> Netwo
         >>> images.shape
         torch.Size([4, 3, 64, 64])
     """
+    stated = Stated.parse(as_)
     path, entry = locate(source)
     form = sniff(path)
-    networks = load_safetensors(path) if form == "safetensors" else load_official_pickle(path)
+    networks = _read(path, form, stated, only_ema)
+    if notes := networks.meta.pop("notes", None):
+        about = f"{path.name} is {networks.meta['layout']}: {'; '.join(notes)}"
+        warnings.warn(about, NetworkNote, stacklevel=2)
     if networks.G_ema is None:
         raise UserError(f"{path}: has no generator G_ema")
     networks.meta = {
@@ -59,6 +86,17 @@ def load(source: str | os.PathLike, device: str | torch.device = "cpu") -> Netwo
     if entry:
         networks.meta["licence"] = entry.licence
     return networks.to(device)
+
+
+def _read(path: Path, form: str, stated: Stated, only_ema: bool) -> Networks:
+    """Load the networks of a file of a known format."""
+    if form == "torch archive":
+        return load_torch_archive(path, stated, only_ema)
+    if form == "safetensors" and is_plain_safetensors(path):
+        return load_plain_safetensors(path, stated, only_ema)
+    check_unstated(stated)
+    reader = load_safetensors if form == "safetensors" else load_official_pickle
+    return reader(path, only_ema)
 
 
 def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
@@ -100,16 +138,21 @@ def _file_of(entry: Entry) -> Path:
 
 
 def sniff(path: Path) -> str:
-    """Return "safetensors" or "official pickle" by the first bytes; ValueError for others."""
+    """Return the format by the first bytes: "safetensors", "official pickle" or "torch archive".
+
+    Raises ValueError for others.
+    """
     with open(path, "rb") as file:
-        head = file.read(16)
+        head = file.read(512)
     if not head:
         raise UserError(f"{path}: the file is empty")
+    if head.startswith((b"PK\3\4", LEGACY_HEAD)):
+        return "torch archive"
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "official pickle"
     if len(head) > 8 and head[8:9] == b"{" and head[6:8] == b"\0\0":
         return "safetensors"
-    found = "a zip archive, as torch.save writes" if head[:2] == b"PK" else "an unknown format"
-    if head.lstrip()[:1] == b"<":
-        found = "a web page"
-    raise UserError(f"{path}: expected safetensors or an official network pickle, found {found}")
+    raise UserError(
+        f"{path}: expected safetensors, an official network pickle or a torch.save file, "
+        f"found {name_file(head)}"
+    )

@@ -107,6 +107,18 @@ class _WithoutMemory(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def skeleton(kind: str, kwargs: dict[str, Any]) -> nn.Module:
+    """Build a network whose parameters take no memory; its filters are those of the arguments.
+
+    Raises ValueError for invalid arguments.
+    """
+    try:
+        with _WithoutMemory():
+            return build_network(kind, kwargs)
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise UserError(f"invalid arguments: {error}") from None
+
+
 def assemble(
     part: str, kind: str, kwargs: dict[str, Any], tensors: Mapping[str, torch.Tensor]
 ) -> nn.Module:
@@ -128,10 +140,9 @@ def assemble(
     if kind not in KINDS:
         raise UserError(f"{part}: got kind {kind[:40]!r}, expected {', '.join(KINDS)}")
     try:
-        with _WithoutMemory():
-            network = build_network(kind, kwargs)
-    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
-        raise UserError(f"{part}: invalid arguments: {error}") from None
+        network = skeleton(kind, kwargs)
+    except UserError as error:
+        raise UserError(f"{part}: {error}") from None
     expected = network.state_dict()
     _compare_names(part, expected, tensors)
     fitted = {name: _fit(f"{part}.{name}", expected[name], tensors[name]) for name in expected}

@@ -2,9 +2,9 @@
 
 Python's unpickler imports and calls whatever a file names, and some of its opcodes reserve as much
 memory as the file claims to need. This interpreter supports only the opcodes of official network
-files. Globals resolve to a fixed table of builders, byte strings are views into the file, and the
-number of opcodes is limited. So memory stays within a small multiple of the file size, and no code
-of the file ever runs.
+files. Globals resolve to a fixed table of builders or to inert stubs, byte strings are views into
+the file, and the number of opcodes is limited. So memory stays within a small multiple of the file
+size, and no code of the file ever runs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,14 @@ class Refused(UserError):
     """The stream contains something that network files do not contain."""
 
 
+class Unsupported(Refused):
+    """The stream is sound, but holds something else than we can use; the message says what."""
+
+
+class TooLarge(Refused):
+    """The tensors take far more memory than the file."""
+
+
 @dataclass(frozen=True)
 class Builder:
     """The stand-in of a global; `call` gets the arguments of REDUCE or NEWOBJ."""
@@ -35,9 +43,40 @@ class Builder:
 class Stateful:
     """Base class of stand-ins that accept the BUILD opcode."""
 
+    __slots__ = ()
+
     def set_state(self, state: Any) -> None:
         """Handle BUILD with `state`."""
         raise NotImplementedError
+
+
+class Stub(dict, Stateful):
+    """An inert object of an unknown class: what the file says about it, without its behaviour.
+
+    A dictionary, because many such classes are, and their items are set by the same opcodes. What
+    is made from a stub is a stub again, so that a file is refused only where a value that is
+    needed turns out to be one.
+
+    Attributes:
+        name: module and name of the class or function, as the file gives them.
+        arguments: what it was called with.
+        state: its state; None if it has none.
+    """
+
+    __slots__ = ("arguments", "name", "state")
+    __hash__ = object.__hash__  # type: ignore[assignment]  # keys of dictionaries may be stubs
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] = ()):
+        super().__init__()
+        self.name, self.arguments = name, arguments
+        self.state: Any = None
+
+    def set_state(self, state: Any) -> None:
+        """Keep `state`."""
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
 
 
 Find = Callable[[str, str], Builder]
@@ -53,6 +92,19 @@ def find_in(table: Mapping[tuple[str, str], Builder]) -> Find:
             shown = f"{module}.{name}"[:80]
             raise Refused(f"refers to {shown!r}, which network files do not use")
         return table[module, name]
+
+    return find
+
+
+def find_or_stub(table: Mapping[tuple[str, str], Builder]) -> Find:
+    """Return a lookup of (module, name) where names outside `table` build inert stubs."""
+
+    def find(module: str, name: str) -> Builder:
+        known = table.get((module, name))
+        if known is not None:
+            return known
+        shown = f"{module}.{name}"[:80]
+        return Builder(shown, lambda *arguments: Stub(shown, arguments))
 
     return find
 
@@ -153,17 +205,19 @@ class PickleMachine:
     # Containers ----------------------------------------------------------------------------
 
     def _append(self, items: list[Any]) -> None:
-        self._top(list, "appends to").extend(items)
+        target = self._top((list, Stub), "appends to")
+        if isinstance(target, list):  # an unknown class of lists loses its items
+            target.extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
         target = self._top(dict, "sets items of")
         if len(items) % 2:
             raise Refused("a dictionary item has no value (damaged)")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_hashable(key)] = value
+            target[hashable(key)] = value
 
     def _add_items(self, items: list[Any]) -> None:
-        self._top(set, "adds to").update(_hashable(item) for item in items)
+        self._top(set, "adds to").update(hashable(item) for item in items)
 
     # Objects -------------------------------------------------------------------------------
 
@@ -178,12 +232,21 @@ class PickleMachine:
 
     def _call(self) -> None:
         arguments, builder = self._pop(), self._pop()
-        if not isinstance(builder, Builder) or not isinstance(arguments, tuple):
+        if not isinstance(builder, (Builder, Stub)) or not isinstance(arguments, tuple):
             raise Refused("calls an object that is not a known name (damaged or malicious)")
+        if isinstance(builder, Stub) or any(isinstance(given, Stub) for given in arguments):
+            self._push(Stub(builder.name, arguments))
+            return
         try:
             self._push(builder.call(*arguments))
         except (TypeError, AttributeError, IndexError, OverflowError) as error:
             raise Refused(f"invalid arguments of {builder.name}: {error}") from None
+
+    def _new_with_keywords(self) -> None:
+        keywords, arguments, builder = self._pop(), self._pop(), self._pop()
+        if not isinstance(builder, Builder) or not isinstance(arguments, tuple):
+            raise Refused("calls an object that is not a known name (damaged or malicious)")
+        self._push(Stub(builder.name, (*arguments, keywords)))
 
     def _build(self) -> None:
         state = self._pop()
@@ -212,11 +275,15 @@ def _names(kind: type | tuple[type, ...]) -> str:
     return " or ".join(k.__name__ for k in kinds)
 
 
-def _hashable(key: Any) -> Any:
-    """Return `key` if it is a plain scalar: hashing nested tuples could exhaust the C stack."""
-    if key is not None and type(key) not in (str, int, float, bool):
+def hashable(key: Any) -> Any:
+    """Return `key` if it is plain: hashing nested tuples could exhaust the C stack."""
+    parts = key if type(key) is tuple else (key,)
+    if any(part is not None and type(part) not in _KEYS for part in parts):
         raise Refused(f"uses a {type(key).__name__} as a key (damaged or malicious)")
     return key
+
+
+_KEYS = (str, int, float, bool, Stub, Builder)
 
 
 def _protocol(machine: PickleMachine) -> None:
@@ -244,6 +311,7 @@ _ACTIONS: dict[int, Callable[[PickleMachine], object]] = {
     ord("C"): lambda m: m._push(m._take(m._number("<B"))),
     ord("B"): lambda m: m._push(m._take(m._number("<I"))),
     0x8E: lambda m: m._push(m._take(m._number("<Q"))),
+    0x96: lambda m: m._push(m._take(m._number("<Q"))),  # BYTEARRAY8
     ord(")"): lambda m: m._push(()),
     0x85: lambda m: m._pop_tuple(1),
     0x86: lambda m: m._pop_tuple(2),
@@ -257,10 +325,12 @@ _ACTIONS: dict[int, Callable[[PickleMachine], object]] = {
     ord("u"): lambda m: m._set_items(m._pop_to_mark()),
     0x8F: lambda m: m._push(set()),
     0x90: lambda m: m._add_items(m._pop_to_mark()),
+    0x91: lambda m: m._push(frozenset(map(hashable, m._pop_to_mark()))),
     ord("c"): lambda m: m._push_global(m._line(), m._line()),
     0x93: lambda m: m._stack_global(),
     ord("R"): lambda m: m._call(),
     0x81: lambda m: m._call(),  # NEWOBJ: class and arguments, as REDUCE
+    0x92: lambda m: m._new_with_keywords(),
     ord("b"): lambda m: m._build(),
     ord("Q"): lambda m: m._persistent_id(),
     ord("q"): lambda m: m._put(m._number("<B")),

@@ -86,8 +86,10 @@ def as_stored(name: str, tensor: torch.Tensor, fp16: bool) -> torch.Tensor:
     return tensor
 
 
-def load_safetensors(path: str | os.PathLike) -> Networks:
+def load_safetensors(path: str | os.PathLike, only_ema: bool = False) -> Networks:
     """Load the networks of one of our files, on the CPU, in eval mode, without gradients.
+
+    With `only_ema` the tensors of other networks than G_ema are not read.
 
     Raises ValueError for a damaged file or another kind of file.
     """
@@ -101,8 +103,11 @@ def load_safetensors(path: str | os.PathLike) -> Networks:
                 part, _, name = key.partition(".")
                 if part not in tensors:
                     raise UserError(f"tensor {key[:80]!r} belongs to no network")
-                tensors[part][name] = file.get_tensor(key)
+                if part == "G_ema" or not only_ema:
+                    tensors[part][name] = file.get_tensor(key)
         for part, spec in described.items():
+            if only_ema and part != "G_ema":
+                continue
             network = assemble(part, spec["kind"], spec["kwargs"], tensors.pop(part))
             setattr(networks, part, network)
     except SafetensorError as error:

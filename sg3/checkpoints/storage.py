@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, find
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 MAX_INDEX = 2**40
+RELEASE_BYTES = 2**18  # tensors from this size on release what is mapped
 HEADER_OPCODES = 1000  # the five small pickles before the data take about fifty
 
 DTYPES = {
@@ -26,6 +28,7 @@ DTYPES = {
     "CharStorage": "i1",
     "ByteStorage": "u1",
     "BoolStorage": "?",
+    "BFloat16Storage": "V2",  # NumPy has no such type: two opaque bytes
 }
 
 
@@ -62,7 +65,30 @@ class TensorView:
         strides = [step * self.storage.dtype.itemsize for step in self.stride]
         # as_strided checks no bounds: `rebuild_tensor` did.
         view = np.lib.stride_tricks.as_strided(flat, self.size, strides, writeable=False)
-        return torch.from_numpy(np.array(view, order="C"))
+        if view.dtype.kind == "V":
+            view = view.view("<i2")
+        # Into memory of torch, whose alignment the networks keep: this is the only copy.
+        tensor = torch.empty(self.size, dtype=_TORCH[view.dtype.str[1:]])
+        np.copyto(tensor.numpy(), view)
+        if self.nbytes >= RELEASE_BYTES:
+            release(self.storage.data)
+        return tensor.view(torch.bfloat16) if self.storage.dtype.kind == "V" else tensor
+
+
+def release(data: memoryview) -> None:
+    """Let the system drop the pages of a memory-mapped file from this process; data stay valid.
+
+    Pages that were read count as memory of the process until then: the file and its tensors
+    together would take twice the size of the file.
+    """
+    if isinstance(data.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        data.obj.madvise(mmap.MADV_DONTNEED)
+
+
+_TORCH = {
+    code: torch.from_numpy(np.zeros(0, code)).dtype
+    for code in ("f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1", "b1")
+}
 
 
 def read_storage(blob: Any) -> Storage:
@@ -85,7 +111,7 @@ def read_storage(blob: Any) -> Storage:
         info = next_pickle()
         if not isinstance(info, dict) or info.get("little_endian") is not True:
             raise Refused("the byte order is not little-endian")
-        dtype, key, count = next_pickle(_storage_record)
+        dtype, key, count = next_pickle(storage_record)
         if next_pickle() != [key]:
             raise Refused("expected exactly one storage")
     except Refused as error:
@@ -105,15 +131,17 @@ def _never_called(*_: Any) -> None:
     raise Refused("creates a storage outside a tensor")
 
 
-def _storage_record(pid: Any) -> tuple[np.dtype, str, int]:
+def storage_record(pid: Any) -> tuple[np.dtype, str, int]:
     """Parse ('storage', class, key, location, count[, None]) into dtype, key, count."""
     fits = isinstance(pid, tuple) and 5 <= len(pid) <= 6 and pid[0] == "storage"
     if not fits or not isinstance(pid[1], Builder) or pid[5:] not in ((), (None,)):
         raise Refused("a storage record has an unknown form")
-    key, count = pid[2], pid[4]
+    name, key, count = pid[1].name.removeprefix("torch."), pid[2], pid[4]
+    if name not in DTYPES:
+        raise Refused(f"a storage of type {name!r}, expected {', '.join(DTYPES)}")
     if not isinstance(key, str) or type(count) is not int or count < 0:
         raise Refused("a storage record has an unknown form")
-    return np.dtype(DTYPES[pid[1].name.removeprefix("torch.")]), key, count
+    return np.dtype(DTYPES[name]), key, count
 
 
 def rebuild_tensor(

@@ -53,7 +53,7 @@ def blend(a: str, b: str, split: str | None, width: float, layers: str | None, o
     from sg3.blend import blend as blend_networks
     from sg3.blend import layer_fractions, split_fractions
 
-    first, second = sg3.load(a), sg3.load(b)
+    first, second = sg3.load(a, only_ema=True), sg3.load(b, only_ema=True)
     if layers is not None:
         fractions = layer_fractions(first.G_ema, layers)
     else:

@@ -73,6 +73,35 @@ SHOWN = 20  # dropped files that are listed
     "the size.",
 )
 @option(
+    "--align",
+    type=click.Choice(["faces", "faces-unaligned"]),
+    unset="the whole image",
+    help="Cut out the face that --landmarks describes. faces: upright, as in FFHQ; "
+    "faces-unaligned: tilted and moved as in the photograph, as in FFHQ-U.",
+)
+@option(
+    "--landmarks",
+    type=click.Path(dir_okay=False),
+    metavar="JSON",
+    unset="none; required by --align",
+    help="68 points [x, y] per image, by its name, in pixels of the upright photograph; or 5: "
+    "eyes, nose, corners of the mouth.",
+)
+@option(
+    "--near-duplicates",
+    type=click.Choice(["report", "drop"]),
+    unset="not looked for",
+    help="Images that look like an earlier one, by a perceptual hash. report: count them; drop: "
+    "drop them.",
+)
+@option(
+    "--report",
+    type=click.Path(dir_okay=False),
+    metavar="HTML",
+    unset="no page",
+    help="Page to write with the images that were dropped and why.",
+)
+@option(
     "--max-images",
     type=int,
     unset="all",
@@ -102,10 +131,13 @@ def dataset(**options) -> None:
 
     from sg3.data.prepare import prepare_dataset
 
-    summary = _Summary()
+    def tell(note: str) -> None:
+        tqdm.write(_printable(note), file=sys.stderr)
+
+    summary, bar = _Summary(), sys.stderr.isatty()
     with (
         _terminated_as_interrupted(),
-        closing(prepare_dataset(**options, progress=sys.stderr.isatty())) as prepared,
+        closing(prepare_dataset(**options, progress=bar, tell=tell)) as prepared,
     ):
         for item in prepared:
             if (line := summary.add(item)) is not None:
@@ -152,7 +184,7 @@ class _Summary:
 
     def text(self, image_format: str) -> str:
         """Return the summary, one line."""
-        from sg3.data.source import shape_text
+        from sg3.data.decoding import shape_text
 
         assert self.shape is not None  # at least one image was kept
 

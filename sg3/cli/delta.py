@@ -23,10 +23,12 @@ from sg3.cli.options import (
     load_generator,
     network_option,
     option,
+    stated_arguments,
     trunc_option,
     with_deltas,
 )
 from sg3.errors import UserError
+from sg3.settings import ClassLabel
 
 F = TypeVar("F", bound=Callable[..., Any])
 Deltas = Sequence[tuple[str, float]]  # files and strengths
@@ -124,7 +126,7 @@ def make(source: str, adapted: str, rank: int | None, dtype: str, out: str) -> N
     import sg3
     from sg3.checkpoints.delta import difference, kept_fraction, save_delta
 
-    before, after = sg3.load(source), sg3.load(adapted)
+    before, after = (sg3.load(path, only_ema=True) for path in (source, adapted))
     meta = {"source": before.meta["name"], "adapted": after.meta["name"]}
     meta |= {"licence": before.meta["licence"]} if "licence" in before.meta else {}
     kind = {"fp16": torch.float16, "fp32": torch.float32}[dtype]
@@ -196,7 +198,7 @@ def apply(network: str, deltas: Deltas, force: bool, out: str) -> None:
     import sg3
 
     _require(deltas)
-    nets = sg3.load(network)
+    nets = sg3.load(network, as_=stated_arguments(), only_ema=True)
     meta = {**nets.meta, "deltas": list(deltas)}
     changed = sg3.Networks(G_ema=with_deltas(nets.G_ema, deltas, force), meta=meta)
     save_and_report(sg3.save, changed, out)
@@ -236,7 +238,7 @@ def video(
     fps: float,
     columns: int | None,
     trunc: float,
-    class_index: int | None,
+    class_index: ClassLabel | None,
     force: bool,
     out: str,
     device: str,

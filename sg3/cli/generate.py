@@ -28,6 +28,7 @@ from sg3.cli.options import (
     trunc_option,
 )
 from sg3.errors import UserError
+from sg3.settings import ClassLabel
 
 if TYPE_CHECKING:
     from sg3.generate import Generated
@@ -65,7 +66,7 @@ def generate(
     deltas: Sequence[tuple[str, float]],
     seeds: Sequence[int] | None,
     trunc: float,
-    class_index: int | None,
+    class_index: ClassLabel | None,
     latent: str | None,
     force: bool,
     grid: bool,
@@ -99,13 +100,17 @@ def generate(
     nets, G = load_generator(network, device, deltas, precision)
     how = {"rotate_deg": options.pop("rotate"), **options}
     images: Iterable[Generated]
+    repeated = 0
     if latent is not None:
         saved = read_latent_file(latent, G, nets.meta["sha256"], force)
         count = len(saved.ws[rank::world])
         images = generate_from_latents(G, saved.ws, saved.styles, **how)
         images = (image for i, image in enumerate(images) if i % world == rank)
     else:
-        mine = (seeds or ())[rank::world]
+        # In a grid a repeated seed has a place each time; files would overwrite each other.
+        distinct = list(dict.fromkeys(seeds or ()))
+        repeated = len(seeds or ()) - len(distinct)
+        mine = (seeds if seeds and grid else distinct)[rank::world]
         count, images = (
             len(mine),
             generate_images(G, mine, truncation_psi=trunc, class_index=class_index, **how),
@@ -117,7 +122,9 @@ def generate(
             manifest.add_input(path)
         with manifest.time("generate"):
             _write(images, count, Path(outdir), manifest, grid)
-    click.echo(f"{count} images in {outdir}")
+    written = len(set(mine)) if latent is None else count
+    note = f" ({repeated} of --seeds repeat another)" if repeated else ""
+    click.echo(f"{written} image{'s' * (written != 1)} in {outdir}{note}")
 
 
 def _write(

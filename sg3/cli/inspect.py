@@ -28,6 +28,7 @@ from sg3.cli.options import (
     trunc_option,
 )
 from sg3.errors import UserError
+from sg3.settings import ClassLabel
 from sg3.video_config import VideoConfig
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def inspect(
     latent: str | None,
     force: bool,
     trunc: float,
-    class_index: int | None,
+    class_index: ClassLabel | None,
     list_only: bool,
     output: str | None,
     device: str,
@@ -197,7 +198,7 @@ def _latent(
     latent: str | None,
     sha256: str | None,
     trunc: float,
-    class_index: int | None,
+    class_index: ClassLabel | None,
 ) -> torch.Tensor:
     """Return ws `[1, num_ws, w_dim]` of the seed, or of the file `latent`."""
     from sg3.animation import seed_latents

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import re
-from collections.abc import Iterator
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import click
@@ -14,6 +18,7 @@ import click
 from sg3._version import __version__
 from sg3.allocator import keep_large_blocks
 from sg3.cli.options import option_name
+from sg3.errors import NetworkNote
 from sg3.installation import PACKAGES, check_packages
 from sg3.threads import use_passive_waiting
 
@@ -43,8 +48,9 @@ COMMANDS = {
     "blend": ("sg3.cli.blend:blend", "Combine layers of two networks."),
     "convert": (
         "sg3.cli.convert:convert",
-        "Convert an official pickle to safetensors, without executing it.",
+        "Convert networks between our layout and those of other tools.",
     ),
+    "export": ("sg3.cli.export:export", "Write a network as ONNX or pt2, to run without sg3."),
     "push": ("sg3.cli.push:push", "Publish a network on the Hugging Face hub."),
     "models": ("sg3.cli.models:models", "List and download known networks."),
     "doctor": ("sg3.cli.doctor:doctor", "Print versions, devices and the operators in use."),
@@ -117,6 +123,14 @@ def one_line_usage(error: click.UsageError) -> str:
     return " ".join(error.format_message().split())
 
 
+def _show_warning(usual: Callable[..., None], message: Any, category: Any, *place: Any) -> None:
+    """Print notes about network files as one line, and other warnings as `usual` does."""
+    if issubclass(category, NetworkNote):
+        click.echo(f"Note: {message}", err=True)
+    else:
+        usual(message, category, *place)
+
+
 class LazyGroup(click.Group):
     """A click group that imports commands when they are called."""
 
@@ -177,6 +191,9 @@ def cli(ctx: click.Context, debug: bool) -> None:
     """
     if debug:
         ctx.meta["sg3.debug"] = True
+    ctx.with_resource(warnings.catch_warnings())
+    warnings.simplefilter("always", NetworkNote)
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     keep_large_blocks()  # a program may tune its own allocator; a library may not
 
 
@@ -188,4 +205,7 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None
     use_passive_waiting()
+    for stream in (sys.stdout, sys.stderr):  # names of files may not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     cli(prog_name="sg3")

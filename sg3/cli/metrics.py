@@ -16,6 +16,7 @@ from sg3.cli.options import (
     network_option,
     option,
     seed_option,
+    stated_arguments,
 )
 from sg3.errors import UserError
 from sg3.progress import ImageBar
@@ -119,10 +120,12 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
     data, run = data or of_run, path.parent if of_run else None
     team = Team.join(device)
     try:
-        nets = load(path if entry is None else network, team.device)
+        nets = load(path if entry is None else network, team.device, as_=stated_arguments())
         G: Any = nets.G_ema  # never None: `load` checks it
         dataset = open_dataset(**data, use_labels=G.c_dim > 0) if data else None
         main_process = team.rank == 0
+        for note in dataset.notes if dataset and main_process else ():
+            click.echo(note, err=True)
         with _Results(path, nets.meta["sha256"], run, outdir, main_process) as results:
             for name in names:
                 with ImageBar(name, main_process) as bar:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sg3.cli.parsers import (
+    parse_class,
     parse_delta,
     parse_delta_file,
     parse_grid,
@@ -172,6 +173,8 @@ def config_option(
     settings: dict[str, Any] = {"help": known.doc, "unset": known.unset, "field": name}
     if known.choices is not None:
         settings["type"] = click.Choice(known.choices)
+    elif kind == "ClassLabel":
+        settings |= {"type": CLASS, "metavar": CLASS_METAVAR}
     elif kind in PLAIN_TYPES:
         settings |= {"type": PLAIN_TYPES[kind], "expected": known.expected}
     # With the field's default, click would not require a required option.
@@ -182,9 +185,11 @@ def config_option(
     return option(*(declarations or (usual,)), param or name, **(settings | kwargs))
 
 
+CLASS_METAVAR = "INDEX|X,Y"
 PLAIN_TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 FINITE = FiniteFloat()
 SEED = click.IntRange(0, 2**32 - 1)
+CLASS = ParsedType("class", parse_class)
 SEEDS = ParsedType("seeds", parse_seeds)
 SIZE = ParsedType("WxH", parse_size)
 GRID = ParsedType("WxH", parse_grid)
@@ -192,8 +197,8 @@ VEC2 = ParsedType("x,y", parse_vec2)
 DELTA_FILE = ParsedType("file|name", parse_delta_file)
 DELTA = ParsedType("file[:strength]", parse_delta)
 NETWORK_HELP = (
-    "A name from `sg3 models`, a .safetensors or official .pkl file, an https URL, or "
-    "hf://OWNER/NAME[/FILE][@REVISION] on the Hugging Face hub."
+    "A name from `sg3 models`, a .safetensors or official .pkl file, a .pt file of another tool, "
+    "an https URL, or hf://OWNER/NAME[/FILE][@REVISION] on the Hugging Face hub."
 )
 
 
@@ -202,9 +207,38 @@ def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> 
         ctx.meta["sg3.debug"] = True
 
 
-network_option = option(
+def _remember_stated(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    ctx.meta["sg3.as"] = value
+
+
+as_option = option(
+    "--as",
+    "as_",
+    metavar="KIND,NAME=VALUE,…",
+    expose_value=False,
+    callback=_remember_stated,
+    unset="infer everything",
+    help="What a file without constructor arguments does not tell, like "
+    "stylegan3-t,resolution=256,conv_clamp=none.",
+)
+
+
+def stated_arguments() -> str | None:
+    """Return the value of `--as` of the running command, for the argument `as_` of `sg3.load`."""
+    ctx = click.get_current_context(silent=True)
+    return None if ctx is None else ctx.meta.get("sg3.as")
+
+
+only_network_option = option(
     "--network", default="mini-faces", metavar="NAME|FILE|URL", help=NETWORK_HELP
 )
+
+
+def network_option(command: F) -> F:
+    """Add the options `--network` and `--as`."""
+    return only_network_option(as_option(command))
+
+
 device_option = option(
     "--device",
     default="auto",
@@ -236,9 +270,9 @@ rotate_option = option(
 class_option = option(
     "--class",
     "class_index",
-    type=int,
-    metavar="INDEX",
-    help="Class label.",
+    type=CLASS,
+    metavar=CLASS_METAVAR,
+    help="Class, or all numbers of a label like 5.0,90.",
     unset="none; required by conditional networks",
 )
 latent_option = option(
@@ -297,13 +331,13 @@ def load_generator(
     precision: str = "fp32",
     force: bool = False,
 ) -> tuple[Networks, MappedGenerator]:
-    """Load `network` and return it with its generator, changed by deltas (file, strength).
+    """Load G_ema of `network`; return both, the generator changed by deltas (file, strength).
 
     `force` accepts deltas that were made from other weights of the same shapes.
     """
     import sg3
 
-    nets = sg3.load(network, resolve_device(device))
+    nets = sg3.load(network, resolve_device(device), stated_arguments(), only_ema=True)
     G = with_deltas(nets.G_ema, deltas, force)
     apply_precision(G, precision)
     return nets, G

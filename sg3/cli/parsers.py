@@ -37,6 +37,22 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def parse_class(text: str) -> int | tuple[float, ...]:
+    """`"3"` → `3`, a class; `"5.0,90"` → `(5.0, 90.0)`, the numbers of a label; also `"5.0"`.
+
+    Raises ValueError for anything else.
+    """
+    if re.fullmatch(r"\s*[+-]?\d+\s*", text):
+        return int(text)
+    try:
+        numbers = tuple(float(part) for part in text.removesuffix(",").split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(f"got {text!r}, expected a class like 3, or numbers like 5.0,90")
+    return numbers
+
+
 def parse_vec2(text: str) -> tuple[float, float]:
     """`"0.1,-0.2"` → `(0.1, -0.2)`. Raises ValueError for anything else."""
     try:

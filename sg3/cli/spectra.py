@@ -159,6 +159,8 @@ def _sources(
     def real(path: str) -> Callable[[], Iterable[torch.Tensor]]:
         # A random subset, read again whenever it is needed: it may not fit into memory.
         dataset = open_dataset(path, max_size=num, random_seed=seed, cache="none")
+        for note in dataset.notes:
+            click.echo(f"{path}: {note}", err=True)
         count = min(num, len(dataset))
         return lambda: (images for _, images in real_images(dataset, count, batch=16))
 

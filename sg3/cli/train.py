@@ -73,6 +73,7 @@ def run_training(
         click.echo(json.dumps(found, indent=2))
         return
     _check_gpus(gpus, config.device)
+    config.check_split(gpus or world_size())
     if gpus is not None and gpus != world_size():
         run_processes(gpus)
     check_folder(config.outdir)

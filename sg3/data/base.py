@@ -17,6 +17,10 @@ class TrainingImages:
     def __init__(self, name: str):
         self.name = name
         self.image_shape: tuple[int, int, int] = (0, 0, 0)
+        #: Lines about files that are not read and classes without images.
+        self.notes: list[str] = []
+        #: Kind, 'classes' or 'vectors', and number of the labels that were not asked for.
+        self.unused_labels: tuple[str, int] | None = None
         self._skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -40,6 +44,11 @@ class TrainingImages:
         raise NotImplementedError
 
     @property
+    def label_kind(self) -> str | None:
+        """'classes' (one-hot labels), 'vectors', or None without labels."""
+        raise NotImplementedError
+
+    @property
     def has_labels(self) -> bool:
         """Whether the dataset has labels."""
         return self.label_dim > 0
@@ -51,8 +60,15 @@ class TrainingImages:
         return height if height == width else (height, width)
 
     def describe(self) -> str:
-        """Return the size in words: `70000 images`."""
-        return f"{len(self)} images"
+        """Return the size in words: `70000 images of 10 classes`."""
+        return f"{len(self)} image{'s' * (len(self) != 1)}{self._labels_in_words()}"
+
+    def _labels_in_words(self) -> str:
+        if not self.has_labels:
+            return ""
+        if self.label_kind == "vectors":
+            return f" with labels of {self.label_dim} numbers"
+        return f" of {self.label_dim} classes"
 
     def skip(self, name: str, reason: str) -> None:
         """Record that file `name` is skipped; the first reason is kept."""

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from sg3.data.base import Indices, TrainingImages
-from sg3.data.labels import Labels, read_labels
-from sg3.data.source import DamagedImage, ImageSource, shape_text
+from sg3.data.decoding import DamagedImage, shape_text
+from sg3.data.labels import Labels, num_labels, read_labels
+from sg3.data.source import ImageSource
 from sg3.data.workers import CAN_FORK, DecodePool
 
 CACHE_MODES = ("auto", "ram", "none")
@@ -21,6 +22,8 @@ CHECK_ALL = 50_000  # up to this size every header is checked at the start,
 CHECK_SOME = 2_000  # in larger datasets this many, evenly spaced
 MAX_FAILURES = 1_000  # consecutive unreadable images after which the disk counts as gone
 THREADS = 8  # for reading headers, which is mostly waiting for the disk
+DARK = 15  # of 255: what 12 bits in 16 become
+DARK_PROBES = 16  # images that are checked for that if they are not cached
 DECODE_TOGETHER = 64  # images per task of a decoding process
 DECODE_ALONE = 512  # up to this size starting processes costs more than it saves
 
@@ -86,14 +89,34 @@ class ImageDataset(TrainingImages):
                 "prepare them with: sg3 dataset"
             )
         self._labels: Labels | None = None
+        self.notes += self._source.notes
         if use_labels:
             self._labels = read_labels(self._source, self._names)
+            self.notes += self._labels.notes
+        else:
+            self.unused_labels = num_labels(self._source, self._names)
         self._files, self._xflip, self._yflip = self._choose(max_size, xflip, yflip, random_seed)
         self._used = np.unique(self._files)
         self._bad: dict[int, str] = {}
         self._cache: np.ndarray | None = None  # uint8 [files, C, H, W]
         if self._wants_cache(cache):
             self._decode_all()
+        self.notes += self._notes_of_darkness()
+
+    def _notes_of_darkness(self) -> list[str]:
+        """Return a line if gray images seem to hold fewer bits than their files do."""
+        if self.image_shape[0] > 1:
+            return []
+        images = self._cache
+        if images is None:
+            some = np.unique(np.linspace(0, len(self) - 1, DARK_PROBES).round().astype(int))
+            images = self.images(some).numpy()
+        if images.max() > DARK:
+            return []
+        return [
+            f"no image is brighter than {images.max()} of 255: if they have 12 bits stored in 16, "
+            "scale them to 65535 first"
+        ]
 
     @property
     def class_names(self) -> list[str] | None:
@@ -108,6 +131,10 @@ class ImageDataset(TrainingImages):
     @property
     def label_dim(self) -> int:
         return 0 if self._labels is None else self._labels.dim
+
+    @property
+    def label_kind(self) -> str | None:
+        return None if self._labels is None else self._labels.kind
 
     def __len__(self) -> int:
         return self._files.size

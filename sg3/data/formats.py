@@ -11,7 +11,7 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,9 @@ import numpy as np
 from PIL import Image
 
 from sg3.data.cifar import read_cifar
-from sg3.data.source import FORMATS, ImageSource, _reason
+from sg3.data.decoding import FORMATS, UnknownRange, reason_of
+from sg3.data.labels import Label, given_labels
+from sg3.data.source import ImageSource
 from sg3.data.transforms import Dropped
 from sg3.errors import UserError
 
@@ -32,7 +34,6 @@ CIFAR = "cifar-10-python.tar.gz"
 MNIST = "-images-idx3-ubyte.gz"
 
 Item = str | bytes | np.ndarray
-Label = int | list[float]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class SourceImages:
             pixels uint8 `[H, W]` or `[H, W, C]`.
         labels: labels that came with the source, if any; None for images without one.
         classes: class names, if known.
+        notes: lines about what is left out.
+        files: all files that were listed.
     """
 
     path: Path
@@ -53,6 +56,8 @@ class SourceImages:
     items: Sequence[Item] | np.ndarray
     labels: Sequence[Label | None] | None = None
     classes: list[str] | None = None
+    notes: Sequence[str] = ()
+    files: Collection[str] = ()
 
     @property
     def has_files(self) -> bool:
@@ -60,8 +65,11 @@ class SourceImages:
         return self.items is self.names
 
 
-def open_source(path: str | Path) -> SourceImages:
-    """List the images at `path`. Raises ValueError if it cannot be read."""
+def open_source(path: str | Path, use_labels: bool = True) -> SourceImages:
+    """List the images at `path`, and their labels if `use_labels`.
+
+    Raises ValueError if it cannot be read.
+    """
     path = Path(path)
     if not path.exists():
         raise UserError(f"source: {path} does not exist")
@@ -83,7 +91,7 @@ def open_source(path: str | Path) -> SourceImages:
         raise UserError(
             f"source: got {path}, expected a folder of images, a .zip, {CIFAR} or MNIST's *{MNIST}"
         )
-    return _open_files(path)
+    return _open_files(path, use_labels)
 
 
 @contextmanager
@@ -92,28 +100,29 @@ def _damage_named(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"source: {path} is not a readable {what}: {_reason(error)}") from None
+        raise ValueError(f"source: {path} is not a readable {what}: {reason_of(error)}") from None
 
 
 def _numbered(path: Path, count: int) -> list[str]:
     return [f"{path.name}[{i}]" for i in range(count)]
 
 
-def _open_files(path: Path) -> SourceImages:
+def _open_files(path: Path, use_labels: bool) -> SourceImages:
     try:
         files = ImageSource(path)
         try:
-            index, table = files.read_index() or {}, files.read_labels()
+            given = given_labels(files, files.image_names) if use_labels else None
         finally:
             files.close()
     except ValueError as error:  # in training, the same argument is called `data`
         message = str(error).removeprefix("data: ")
         raise UserError(f"source: {message}") from None
-    names = files.image_names
-    if table is None:
-        return SourceImages(path, names, names)
-    labels, classes = [table.get(name) for name in names], index.get("classes")
-    return SourceImages(path, names, names, labels, classes if isinstance(classes, list) else None)
+    names, notes = files.image_names, files.notes
+    if given is None:
+        return SourceImages(path, names, names, notes=notes, files=files.names)
+    return SourceImages(
+        path, names, names, given.values, given.classes, notes + given.notes, files.names
+    )
 
 
 # MNIST ---------------------------------------------------------------------------------------
@@ -208,10 +217,12 @@ def damage_drops() -> Iterator[None]:
         yield
     except Dropped:
         raise
+    except UnknownRange as error:
+        raise Dropped("unknown range", str(error)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Dropped("bomb", _reason(error)) from None
+        raise Dropped("bomb", reason_of(error)) from None
     except Exception as error:
-        raise Dropped("unreadable", _reason(error)) from None
+        raise Dropped("unreadable", reason_of(error)) from None
 
 
 class ItemReader:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps
+from PIL import Image
 
+from sg3.data.decoding import upright
 from sg3.data.formats import ItemReader
 from sg3.data.transforms import Dropped, to_mode
 from sg3.errors import UserError
@@ -23,8 +24,9 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 def read_photo(path: str | os.PathLike) -> Image.Image:
     """Read a photo, upright, as 'RGB', or as 'RGBA' if it has transparency.
 
-    Keeps the upper 8 of 16 bits and the first frame of an animation. Raises ValueError, in one
-    line, for a file that is not an image, is damaged, or has fewer than 16 pixels a side.
+    Reduces deep images as `sg3.data.decoding.upright` does and keeps the first frame of an
+    animation. Raises ValueError, in one line, for a file that is not an image, is damaged, or has
+    fewer than 16 pixels a side.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,7 +35,7 @@ def read_photo(path: str | os.PathLike) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # decoders warn about images that they read anyway
-            image = ImageOps.exif_transpose(reader.open(path.name)[0])
+            image = upright(reader.open(path.name)[0])
             image = to_mode(image, "RGBA" if image.has_transparency_data else "RGB")
     except Dropped as dropped:
         raise UserError(f"photo: {path}: {dropped.detail}") from None

@@ -4,101 +4,30 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 
-from PIL import Image, ImageOps
-
-from sg3.data.formats import (
-    Item,
-    ItemReader,
-    Label,
-    SourceImages,
-    damage_drops,
-    open_source,
-)
+from sg3.data.decoding import shape_text, standard_mode
+from sg3.data.faces import FaceSquare, read_landmarks
+from sg3.data.formats import ItemReader, SourceImages, open_source
+from sg3.data.labels import Label, gap_notes, lost_notes
+from sg3.data.listing import top_folder
 from sg3.data.ordered import cores, map_in_order
-from sg3.data.source import array_shape, shape_text, standard_mode
-from sg3.data.transforms import Dropped, Size, check_size, output_size, to_mode, transform_image
-from sg3.data.write import IMAGE_FORMATS, check_dest, dataset_writer, encode
+from sg3.data.prepare_image import Outcome, Preparation, Prepared
+from sg3.data.report import Report
+from sg3.data.source import INDEX
+from sg3.data.tallies import Deep, DropCounts, Teller, Twins
+from sg3.data.transforms import Dropped, Size, check_size, output_size
+from sg3.data.write import IMAGE_FORMATS, check_dest, dataset_writer
 from sg3.progress import ImageBar
 
 MODES = {"rgb": "RGB", "gray": "L", "rgba": "RGBA"}  # in addition to "auto"
 LABELS = ("none", "json", "folders")
+ALIGN = ("faces", "faces-unaligned")
+NEAR_DUPLICATES = ("report", "drop")
 FEW = 16  # images per process below which another process is not worth its start
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Result for one source image: where it was written, or why it was dropped.
-
-    Attributes:
-        index: number of the image in the source, from 0.
-        total: number of images in the source.
-        source: name of the image in the source.
-        name: file name in the dataset; None if dropped.
-        shape: (C, H, W).
-        label: class or vector, if any.
-        reason: why it was dropped: 'unreadable', 'too small', 'wrong shape', 'no label' or
-            'bomb' (decompression bomb); None if written.
-        detail: details of `reason`.
-        source_bytes: file size in the source.
-        bytes: file size in the dataset.
-    """
-
-    index: int
-    total: int
-    source: str
-    name: str | None = None
-    shape: tuple[int, int, int] | None = None
-    label: Label | None = None
-    reason: str | None = None
-    detail: str = ""
-    source_bytes: int = 0
-    bytes: int = 0
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """Result of processing one image: encoded bytes, or why there are none."""
-
-    data: bytes = b""
-    shape: tuple[int, int, int] | None = None
-    source_bytes: int = 0
-    reason: str | None = None
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class _Preparation:
-    """Processing of one image, called in worker processes."""
-
-    reader: ItemReader
-    transform: str
-    size: Size | None
-    min_size: int
-    mode: str
-    image_format: str
-
-    def __call__(self, item: Item) -> _Outcome:
-        try:
-            image, source_bytes = self._open(item)
-            image = transform_image(image, self.transform, self.size)
-        except Dropped as dropped:
-            return _Outcome(reason=dropped.reason, detail=dropped.detail)
-        return _Outcome(encode(image, self.image_format), array_shape(image), source_bytes)
-
-    def _open(self, item: Item) -> tuple[Image.Image, int]:
-        with damage_drops(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # decoders warn about harmless oddities
-            image, source_bytes = self.reader.open(item)
-            if min(image.size) < self.min_size:
-                raise Dropped("too small", f"{image.width}x{image.height} pixels")
-            image.load()
-            return to_mode(ImageOps.exif_transpose(image), self.mode), source_bytes
 
 
 def prepare_dataset(
@@ -112,8 +41,13 @@ def prepare_dataset(
     labels: str | None = None,
     mode: str = "auto",
     image_format: str = "png",
+    align: str | None = None,
+    landmarks: str | Path | None = None,
+    near_duplicates: str | None = None,
+    report: str | Path | None = None,
     jobs: int | None = None,
     progress: bool = False,
+    tell: Callable[[str], object] = lambda note: None,
 ) -> Generator[Prepared, None, None]:
     """Write a dataset to `dest` and yield the result for every source image.
 
@@ -131,8 +65,16 @@ def prepare_dataset(
             'none': no labels. None: labels of the source if every image kept has one.
         mode: 'rgb', 'gray' or 'rgba'. 'auto': gray if all images are, else RGB.
         image_format: 'png' (uncompressed) or 'webp' (lossless; RGB only).
+        align: 'faces': cut out faces as in FFHQ, upright; 'faces-unaligned': as in FFHQ-U, with
+            the tilt of the photograph (`sg3.data.faces`). None: the whole image.
+        landmarks: JSON file with 68 or 5 points per image, for `align`; images without are dropped.
+        near_duplicates: 'report': count images that look like an earlier one; 'drop': drop them;
+            None: do not look for them (`sg3.data.duplicates`).
+        report: HTML file to write, with the images that were dropped and why. None: no file.
         jobs: number of processes. None: one per core. The result does not depend on it.
         progress: show a progress bar.
+        tell: called with lines about the whole set: files that are not read, classes without
+            images, and the like.
 
     Images are rotated as their EXIF orientation says; of animations the first frame is used.
     `dest` appears when everything is written, and two runs write the same bytes. Raises
@@ -140,34 +82,53 @@ def prepare_dataset(
     macOS, use several processes only below `if __name__ == "__main__"`.
     """
     source, dest = Path(source), Path(dest)
-    _check_options(min_size, labels, mode, image_format)
+    _check_options(min_size, labels, mode, image_format, near_duplicates)
     for name, value in (("max_images", max_images), ("jobs", jobs)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: got {value}, expected at least 1")
+    _check_alignment(align, landmarks, resolution, transform)
     size = output_size(transform, resolution)
     check_dest(source, dest)
-    images = open_source(source)
+    page = Report()
+    images = open_source(source, use_labels=labels in (None, "json"))
+    say = Teller(tell, page)
+    say(images.notes)
     known, classes = _choose_labels(images, labels)
     total = min(len(images.names), max_images or len(images.names))
     wanted = [i for i in range(total) if labels in (None, "none") or known[i] is not None]
     found_mode = _find_mode(images, wanted, mode, image_format)
     reader = ItemReader(source)
-    work = _Preparation(reader, transform, resolution, min_size, found_mode, image_format)
+    work = Preparation(
+        reader,
+        transform,
+        resolution,
+        min_size,
+        found_mode,
+        image_format,
+        align,
+        with_look=near_duplicates is not None,
+        with_pictures=report is not None,
+    )
     jobs = min(jobs or cores(), len(wanted) // FEW + 1)
-    outcomes = map_in_order(work, (images.items[i] for i in wanted), jobs)
+    squares: Sequence[FaceSquare | None] = [None] * len(images.names)
+    if landmarks is not None:
+        squares = read_landmarks(landmarks, images.names)
+    payload = ((i, images.items[i], squares[i]) for i in wanted)
+    outcomes = map_in_order(work, payload, jobs)
     bar = ImageBar("prepare", progress, terminal_only=False)
     with closing(reader), closing(outcomes), dataset_writer(dest) as write, bar:
         entries: list[tuple[str, Label | None]] = []
+        deep, twins, dropped = Deep(), Twins(near_duplicates), DropCounts()
         first: Prepared | None = None
-        dropped: Counter[str] = Counter()
         for index, outcome in _with_gaps(outcomes, wanted, total):
             bar.update("", index + 1, total)
-            item = _describe(index, total, images.names[index], outcome)
+            item = twins.judge(_describe(index, total, images.names[index], outcome), outcome, page)
             if item.reason is not None:
-                dropped[item.reason] += 1
+                dropped.add(item, outcome, page)
                 yield item
                 continue
             first = first or item
+            deep.add(outcome)
             if size is None:
                 _check_shape(item, first)
             name = f"{index:08d}"[:5] + f"/img{index:08d}.{image_format}"
@@ -175,12 +136,38 @@ def prepare_dataset(
             entries.append((name, known[index]))
             yield replace(item, name=name, label=known[index])
         if not entries:
-            why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-            raise ValueError(f"source: no image in {source} can be used ({why})")
-        write("dataset.json", _index_file(entries, classes))
+            raise ValueError(f"source: no image in {source} can be used ({dropped.text()})")
+        if labels == "folders":
+            entries, classes, lost = _renumbered(entries, classes or [], images)
+        else:
+            lost = gap_notes([label for _, label in entries if label is not None], classes)
+        say([*lost, *deep.notes(), *twins.notes()])
+        write(INDEX, _index_file(entries, classes))
+    if report is not None:
+        page.write(report, f"{source}: {len(entries)} of {total} images kept")
 
 
-def _check_options(min_size: int, labels: str | None, mode: str, image_format: str) -> None:
+def _renumbered(
+    entries: list[tuple[str, Label | None]], classes: list[str], images: SourceImages
+) -> tuple[list[tuple[str, Label | None]], list[str], list[str]]:
+    """Number classes by the images kept; also return the names left and a note on the others."""
+    used = sorted({label for _, label in entries if isinstance(label, int)})
+    number = {old: new for new, old in enumerate(used)}
+    kept = [classes[old] for old in used]
+    lost = {top for name in images.files if (top := top_folder(name)) is not None} - set(kept)
+    numbered: list[tuple[str, Label | None]] = [
+        (name, number[label]) for name, label in entries if isinstance(label, int)
+    ]
+    return numbered, kept, lost_notes(lost)
+
+
+def _check_options(
+    min_size: int, labels: str | None, mode: str, image_format: str, near_duplicates: str | None
+) -> None:
+    if near_duplicates not in (None, *NEAR_DUPLICATES):
+        raise ValueError(
+            f"near_duplicates: got {near_duplicates!r}, expected {' or '.join(NEAR_DUPLICATES)}"
+        )
     if labels not in (None, *LABELS):
         raise ValueError(f"labels: got {labels!r}, expected one of {', '.join(LABELS)}")
     if mode not in ("auto", *MODES):
@@ -196,6 +183,19 @@ def _check_options(min_size: int, labels: str | None, mode: str, image_format: s
         )
     if min_size < 0:
         raise ValueError(f"min_size: got {min_size}, expected at least 0")
+
+
+def _check_alignment(
+    align: str | None, landmarks: str | Path | None, resolution: Size | None, transform: str
+) -> None:
+    if align not in (None, *ALIGN):
+        raise ValueError(f"align: got {align!r}, expected {' or '.join(ALIGN)}")
+    if (align is None) != (landmarks is None):
+        raise ValueError("align, landmarks: got one of them, expected both or none")
+    if align is not None and (resolution is None or resolution[0] != resolution[1]):
+        raise ValueError(f"resolution: expected a square size like 256x256 for `align` {align}")
+    if align is not None and transform != "none":
+        raise ValueError(f"transform: got {transform} with `align`, which crops; leave it out")
 
 
 def _choose_labels(
@@ -215,9 +215,7 @@ def _choose_labels(
 
 
 def _folder_labels(images: SourceImages) -> tuple[list[int | None], list[str]]:
-    parts = [PurePosixPath(name).parts for name in images.names]
-    # Names in a zip may start with / or .. , which are not folders of it.
-    tops = [p[0] if len(p) > 1 and p[0] not in ("/", "..") else None for p in parts]
+    tops = [top_folder(name) for name in images.names]
     classes = sorted({top for top in tops if top is not None})
     if not images.has_files or len(classes) < 2:
         raise ValueError(
@@ -247,8 +245,8 @@ def _find_mode(images: SourceImages, wanted: list[int], mode: str, image_format:
 
 
 def _with_gaps(
-    outcomes: Iterator[_Outcome], wanted: list[int], total: int
-) -> Iterator[tuple[int, _Outcome]]:
+    outcomes: Iterator[Outcome], wanted: list[int], total: int
+) -> Iterator[tuple[int, Outcome]]:
     """Yield indices 0 … total-1 with their outcomes; images not in `wanted` have no label."""
     numbers = iter([*wanted, total])
     following = next(numbers)
@@ -257,10 +255,10 @@ def _with_gaps(
             yield index, next(outcomes)
             following = next(numbers)
         else:
-            yield index, _Outcome(reason="no label", detail="none was found")
+            yield index, Outcome(reason="no label", detail="none was found")
 
 
-def _describe(index: int, total: int, source: str, outcome: _Outcome) -> Prepared:
+def _describe(index: int, total: int, source: str, outcome: Outcome) -> Prepared:
     return Prepared(
         index,
         total,

@@ -7,6 +7,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ import torch
 from PIL import Image
 
 from sg3.data.base import Indices, TrainingImages
+from sg3.data.decoding import DamagedImage, decode
 from sg3.data.labels import MAX_CLASSES
-from sg3.data.source import DamagedImage, decode
 from sg3.data.tar_stream import Sample, expand, read_index, read_shard
 from sg3.files import atomic_path, write_text
 from sg3.progress import with_bar
@@ -68,6 +69,9 @@ class ShardDataset(TrainingImages):
         self._examples = self._read_examples()
         self.image_shape = _shape(decode(self._examples[0].encoded))
         self._label_dim = self._find_label_dim(index) if use_labels else 0
+        if not use_labels and any(sample.label is not None for sample in self._examples):
+            with suppress(ValueError):  # a malformed index does not matter without labels
+                self.unused_labels = self._kind(), self._find_label_dim(index)
         classes = index.get("classes")
         self.class_names = classes if use_labels and isinstance(classes, list) else None
         self._keep_usable()
@@ -83,8 +87,10 @@ class ShardDataset(TrainingImages):
 
     def describe(self) -> str:
         """Return the size in words: `1281167 images in 64 shards`."""
-        images = "" if self.num_images is None else f"{self.num_images} images in "
-        return f"{images}{len(self.urls)} shards"
+        labels = self._labels_in_words()
+        if self.num_images is None:
+            return f"{len(self.urls)} shards{labels}"
+        return f"{self.num_images} images{labels} in {len(self.urls)} shards"
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -92,6 +98,14 @@ class ShardDataset(TrainingImages):
     @property
     def label_dim(self) -> int:
         return self._label_dim
+
+    @property
+    def label_kind(self) -> str | None:
+        return self._kind() if self.use_labels else None
+
+    def _kind(self) -> str:
+        vectors = any(isinstance(sample.label, list) for sample in self._examples)
+        return "vectors" if vectors else "classes"
 
     def _counts(self, index: dict) -> list[int] | None:
         """Return the number of samples per shard, if `index` lists them all."""

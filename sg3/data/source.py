@@ -1,8 +1,4 @@
-"""Image files in a folder (recursive) or a zip, behind one interface, and their decoding.
-
-Input is not trusted: sizes are checked before memory is allocated, and any exception that a
-decoder raises for damaged bytes becomes a one-line error that names the file.
-"""
+"""Image files in a folder (recursive) or a zip, behind one interface."""
 
 from __future__ import annotations
 
@@ -13,22 +9,25 @@ import sys
 import threading
 import weakref
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-#: Extensions that Pillow can read.
-IMAGE_EXTENSIONS = frozenset(Image.registered_extensions())
+from sg3.data.decoding import (
+    FORMATS,
+    IMAGE_EXTENSIONS,
+    DamagedImage,
+    array_shape,
+    decode,
+    reason_of,
+    upright,
+)
+from sg3.data.listing import Listing, canonical, list_folder, list_zip, suffix
 
-#: Pillow formats that are decoded: all but EPS, for which Pillow runs Ghostscript.
-FORMATS = tuple(name for name in Image.ID if name != "EPS")
-
+INDEX = "dataset.json"
 MAX_FILE_BYTES = 1 << 30  # largest file, uncompressed
-
-
-class DamagedImage(ValueError):
-    """An image cannot be decoded; the message is the reason alone."""
 
 
 class _SharedFile(io.RawIOBase):
@@ -93,8 +92,9 @@ class ImageSource:
     """Files of a folder or zip by relative name. Safe to use from threads and forked processes.
 
     Attributes:
-        names: all files.
+        names: all files, without hidden ones and what operating systems leave behind.
         image_names: those with an image extension, sorted.
+        notes: one line for each kind of file that is not read.
 
     Raises ValueError if `path` is neither, cannot be read or contains no images.
     """
@@ -105,20 +105,39 @@ class ImageSource:
         self._zip: zipfile.ZipFile | None = None
         _SOURCES.add(self)
         if self.path.is_dir():
-            files = (p for p in self.path.rglob("*") if p.is_file())
-            names = [p.relative_to(self.path).as_posix() for p in files]
+            listing = self._listed_folder()
         elif self.path.is_file() and self.path.suffix.lower() == ".zip":
             self._zip = _open_zip(self.path)
-            names = [n for n in self._zip.namelist() if not n.endswith("/")]
+            listing = list_zip(self._zip)
         elif not self.path.exists():
             raise ValueError(f"data: {path} does not exist; expected a folder of images or a .zip")
         else:
             raise ValueError(f"data: {path} is neither a folder nor a .zip file")
-        self.names = frozenset(names)
-        images = {n for n in self.names if Path(n).suffix.lower() in IMAGE_EXTENSIONS}
-        self.image_names = sorted(images)
+        self.names = frozenset(listing.names)
+        self.image_names = [n for n in listing.names if suffix(n) in IMAGE_EXTENSIONS]
+        self.index_name = self._find_index()
+        read = {*self.image_names, self.index_name}
+        self.notes = listing.notes(read)
         if not self.image_names:
-            raise ValueError(f"data: no image files found in {path}")
+            why = f" ({'; '.join(self.notes)})" if self.notes else ""
+            raise ValueError(f"data: no image files found in {path}{why}")
+
+    def _listed_folder(self) -> Listing:
+        try:
+            return list_folder(self.path)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ValueError(f"data: cannot open folder {self.path}: {reason}") from None
+
+    def _find_index(self) -> str | None:
+        """Return the name of `dataset.json`: it may lie in a folder that holds all images."""
+        found = [n for n in self.names if n.endswith(INDEX) and _last_part(n) == INDEX]
+        if not found:
+            return None
+        name = min(found, key=lambda n: (canonical(n).count("/"), n))
+        folder = canonical(name).removesuffix(INDEX)
+        inside = all(canonical(n).startswith(folder) for n in self.image_names)
+        return name if inside else None
 
     def _size(self, name: str) -> int:
         if self._zip is None:
@@ -160,7 +179,7 @@ class ImageSource:
             finally:
                 self._close(file)
         except Exception as error:
-            raise DamagedImage(_reason(error)) from None
+            raise DamagedImage(reason_of(error)) from None
 
     def decode(self, name: str, shape: tuple[int, int, int] | None = None) -> np.ndarray:
         """Return the image `name` as uint8 `[C, H, W]`.
@@ -171,45 +190,31 @@ class ImageSource:
         try:
             data = self.read(name)
         except Exception as error:
-            raise DamagedImage(_reason(error)) from None
+            raise DamagedImage(reason_of(error)) from None
         return decode(data, shape)
 
-    def open_image(self, name: str) -> Image.Image:
-        """Return the decoded image `name`. Raises ValueError with its name if it is damaged."""
+    def open_image(
+        self, name: str, fit: Callable[[Image.Image], Image.Image] = upright
+    ) -> Image.Image:
+        """Return the image `name`, decoded by `fit`. Raises ValueError with its name if damaged."""
         try:
-            image = Image.open(io.BytesIO(self.read(name)), formats=FORMATS)
-            image.load()
+            return fit(Image.open(io.BytesIO(self.read(name)), formats=FORMATS))
         except Exception as error:
-            reason = _reason(error)
+            reason = reason_of(error)
             raise ValueError(f"data: cannot read image {name} in {self.path}: {reason}") from None
-        return image
 
     def read_index(self) -> dict | None:
         """Return `dataset.json`, or None if there is none (REFERENCE.md §4.11)."""
-        if "dataset.json" not in self.names:
+        if self.index_name is None:
             return None
         try:
-            index = json.loads(self.read("dataset.json"))
+            index = json.loads(self.read(self.index_name))
             if not isinstance(index, dict):
                 raise ValueError("expected an object with the key 'labels'")
             return index
         except Exception as error:
-            reason = _reason(error)
+            reason = reason_of(error)
             raise ValueError(f"data: dataset.json in {self.path} is malformed: {reason}") from None
-
-    def read_labels(self) -> dict[str, int | list[float]] | None:
-        """Return the labels of `dataset.json` by file name, None without (REFERENCE.md §4.11)."""
-        index = self.read_index()
-        if index is None:
-            return None
-        try:
-            labels = index["labels"]
-            return None if labels is None else {name: label for name, label in labels}
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"data: dataset.json in {self.path} is malformed: under 'labels', expected pairs "
-                "of a file's name and its label, or null"
-            ) from None
 
     def close(self) -> None:
         """Close the archive."""
@@ -217,70 +222,5 @@ class ImageSource:
             self._zip.close()
 
 
-def _reason(error: Exception) -> str:
-    """Return a one-line reason. Re-raises MemoryError, which is not the file's fault.
-
-    Decoders raise any kind of exception for damaged bytes, so callers catch all of them.
-    """
-    if isinstance(error, MemoryError):
-        raise error
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "not an image that can be identified" if "cannot identify image" in text else text[:200]
-
-
-def standard_mode(image: Image.Image) -> str:
-    """Return the mode that `image` is converted to: 'L', 'RGB' or 'RGBA'. Reads no pixels."""
-    mode = image.mode
-    if mode in ("L", "RGB", "RGBA"):
-        return mode
-    if mode in ("1", "F", "LA", "La") or mode.startswith("I"):
-        return "L"
-    return "RGBA" if mode in ("PA", "RGBa") or "transparency" in image.info else "RGB"
-
-
-def array_shape(image: Image.Image) -> tuple[int, int, int]:
-    """Return the shape (C, H, W) of `to_array(image)`. Reads no pixels."""
-    return {"L": 1, "RGB": 3, "RGBA": 4}[standard_mode(image)], image.height, image.width
-
-
-def to_array(image: Image.Image) -> np.ndarray:
-    """Return an image as uint8 `[C, H, W]`: gray has one channel, palettes become RGB(A).
-
-    Of 16-bit values the upper 8 bits are kept.
-    """
-    if image.mode.startswith("I"):
-        array = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
-    else:
-        mode = standard_mode(image)
-        array = np.asarray(image if image.mode == mode else image.convert(mode), dtype=np.uint8)
-    if array.ndim == 2:
-        array = array[:, :, None]
-    return np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
-def decode(data: bytes, shape: tuple[int, int, int] | None = None) -> np.ndarray:
-    """Decode an encoded image to uint8 `[C, H, W]`.
-
-    Raises DamagedImage if it cannot be decoded, and ValueError, before pixels are decoded, if its
-    shape is not `shape`.
-    """
-    array = None
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        found = array_shape(image)
-        if shape is None or found == shape:
-            array = to_array(image)
-            channels, height, width = array.shape  # a header may be wrong about it
-            found = channels, height, width
-    except Exception as error:
-        raise DamagedImage(_reason(error)) from None
-    if array is None or (shape is not None and found != shape):
-        assert shape is not None
-        raise ValueError(f"is {shape_text(found)}, expected {shape_text(shape)}")
-    return array
-
-
-def shape_text(shape: tuple[int, int, int]) -> str:
-    """`(3, 480, 640)` → `640x480 RGB`."""
-    channels, height, width = shape
-    return f"{width}x{height} {({1: 'gray', 3: 'RGB', 4: 'RGBA'})[channels]}"
+def _last_part(name: str) -> str:
+    return canonical(name).rpartition("/")[2]

@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sg3.data.listing import is_hidden
 from sg3.data.source import MAX_FILE_BYTES
 
 IMAGE_KEYS = ("png", "jpg", "jpeg", "webp")
@@ -48,7 +49,12 @@ def is_shards(path: str | Path) -> bool:
     text = str(path)
     if is_url(text) or text.endswith(".tar"):
         return True
-    return Path(text).is_dir() and any(Path(text).glob("*.tar"))
+    return bool(_tars(Path(text)))
+
+
+def _tars(folder: Path) -> list[str]:
+    """Return the shards in a folder, without the hidden files that macOS writes next to them."""
+    return [str(p) for p in sorted(folder.glob("*.tar")) if not is_hidden(p.name)]
 
 
 def is_url(path: str) -> bool:
@@ -72,7 +78,7 @@ def expand(path: str | Path) -> list[str]:
         ) from None
     text = str(path)
     if not is_url(text) and Path(text).is_dir():
-        return [str(p) for p in sorted(Path(text).glob("*.tar"))]
+        return _tars(Path(text))
     try:
         urls = list(islice(braceexpand(text), MAX_SHARDS + 1))
     except UnbalancedBracesError as error:

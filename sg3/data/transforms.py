@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from PIL import Image
 
-from sg3.data.source import to_array
+from sg3.data.decoding import Size, eight_bits, upright, upright_size
 from sg3.networks.sizes import ImageSize, num_halvings
 
 TRANSFORMS = ("none", "center-crop", "center-crop-wide", "center-crop-tall")
 MAX_SIDE = 16384  # pixels
-
-Size = tuple[int, int]  # width, height in pixels
+#: JPEG is decoded at a fraction of its size that keeps at least this many pixels per side for each
+#: of the result: the filter then hardly sees the difference.
+REDUCING_GAP = 2
 
 
 class Dropped(Exception):
@@ -65,11 +68,10 @@ def output_size(transform: str, size: Size | None) -> Size | None:
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Convert `image` to `mode`: 'L', 'RGB' or 'RGBA'.
 
-    Without an alpha channel, transparent images are composited on white. Of 16-bit values the
-    upper 8 bits are kept.
+    Without an alpha channel, transparent images are composited on white. For deep images see
+    `sg3.data.decoding.upright`.
     """
-    if image.mode.startswith("I"):
-        image = Image.fromarray(to_array(image)[0])
+    image = eight_bits(image)
     if mode != "RGBA" and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -88,12 +90,37 @@ def transform_image(image: Image.Image, transform: str, size: Size | None) -> Im
 
     The last two transforms raise Dropped for images that would be enlarged or do not fill `size`.
     """
+    if size is not None:
+        _check_reach(image.size, size, transform)
+    return _resized(image, transform, size)
+
+
+def fit_image(image: Image.Image, mode: str, transform: str, size: Size | None) -> Image.Image:
+    """Decode `image`, as `Image.open` returns it, turn it upright, convert, crop and resize it.
+
+    JPEG is decoded no larger than the result needs. Arguments and errors are those of `to_mode`
+    and `transform_image`.
+    """
+    if size is None:
+        return to_mode(upright(image), mode)
+    full = upright_size(image)
+    _check_reach(full, size, transform)
+    image = to_mode(upright(image, _sufficient(full, transform, size)), mode)
+    return _resized(image, transform, size)
+
+
+def _sufficient(full: Size, transform: str, size: Size) -> Size:
+    """Return the size to which an image of `full` size may be reduced before it is transformed."""
+    left, top, right, bottom = (0, 0, *full) if transform == "none" else _central_box(full, size)
+    factor = max(min((right - left) / size[0], (bottom - top) / size[1]) / REDUCING_GAP, 1)
+    return math.ceil(full[0] / factor), math.ceil(full[1] / factor)
+
+
+def _resized(image: Image.Image, transform: str, size: Size | None) -> Image.Image:
     if size is None:
         return image
     if transform == "none":
         return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
-    if transform != "center-crop":
-        _check_reach(image.size, size, transform)
     image = image.crop(_central_box(image.size, size)).resize(size, Image.Resampling.LANCZOS)
     if transform == "center-crop":
         return image
@@ -121,6 +148,8 @@ def _check_reach(image: Size, size: Size, transform: str) -> None:
     The rule is that of REFERENCE.md §4.12. The crop differs: it keeps the aspect ratio of the
     image, which the official one changes.
     """
+    if transform not in ("center-crop-wide", "center-crop-tall"):
+        return
     kept, cut = (0, 1) if transform == "center-crop-wide" else (1, 0)
     found, wanted = "x".join(map(str, image)), "x".join(map(str, size))
     if image[kept] < size[kept]:

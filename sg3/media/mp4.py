@@ -29,7 +29,7 @@ class VideoWriter:
     """Write frames as H.264 (libx264, yuv420p), which every browser plays.
 
         with VideoWriter("out.mp4", fps=30) as video:
-            video.add(frame)                      # uint8 [H, W, 3] or [H, W, 1]
+            video.add(frame)                      # uint8 [H, W, 1, 3 or 4]
 
     The file appears under its name when the block ends without an exception.
 
@@ -69,17 +69,19 @@ class VideoWriter:
         return self
 
     def add(self, frame: np.ndarray) -> None:
-        """Append one frame, uint8 `[H, W, 3]` or `[H, W, 1]`; all frames have one shape."""
+        """Append one frame, uint8 `[H, W, 1, 3 or 4]`, RGBA on white; all have one shape."""
         frame = np.asarray(frame)
-        if frame.ndim != 3 or frame.shape[2] not in (1, 3) or frame.dtype != np.uint8:
+        if frame.ndim != 3 or frame.shape[2] not in (1, 3, 4) or frame.dtype != np.uint8:
             raise ValueError(
-                f"frame: got {frame.dtype} {list(frame.shape)}, expected uint8 [H, W, 3 or 1]"
+                f"frame: got {frame.dtype} {list(frame.shape)}, expected uint8 [H, W, 1, 3 or 4]"
             )
         if self._shape is not None and frame.shape != self._shape:
             raise ValueError(f"frame: got {list(frame.shape)}, expected {list(self._shape)}")
         self._shape = frame.shape
         if frame.shape[2] == 1:
             frame = frame.repeat(3, axis=2)
+        elif frame.shape[2] == 4:
+            frame = _on_white(frame)
         height, width = frame.shape[:2]
         # yuv420p halves the chroma planes, so sides must be even: repeat the last row or column.
         frame = np.pad(frame, [(0, height % 2), (0, width % 2), (0, 0)], mode="edge")
@@ -123,3 +125,9 @@ class VideoWriter:
             self._stack.__exit__(type(empty), empty, None)
             raise empty
         self._stack.__exit__(kind, error, traceback)
+
+
+def _on_white(frame: np.ndarray) -> np.ndarray:
+    """Composite an RGBA frame on white, as the images of `sg3 dataset` are."""
+    alpha = frame[:, :, 3:].astype(np.uint16)
+    return ((frame[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

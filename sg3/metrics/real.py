@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from ops_cuda.cache import cache_dir
 from sg3.data import ImageDataset, open_dataset
 from sg3.data.base import TrainingImages
+from sg3.data.listing import list_folder
 from sg3.distributed.team import Team
 from sg3.files import atomic_path, prepare_folder
 from sg3.metrics.features import FeatureNetwork
@@ -81,7 +82,7 @@ def files_key(path: str | Path) -> str:
     """
     path = Path(path)
     if path.is_dir():
-        stats = ((p.relative_to(path).as_posix(), p.stat()) for p in path.rglob("*") if p.is_file())
+        stats = ((name, (path / name).stat()) for name in list_folder(path).names)
         facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     else:
         with zipfile.ZipFile(path) as archive:

@@ -237,6 +237,7 @@ class Discriminator(nn.Module):
         block_kwargs: activation, resample_filter, freeze_layers, fp16_channels_last.
         mapping_kwargs: arguments of `sg3.networks.layers.MappingNetwork`.
         epilogue_kwargs: mbstd_group_size, mbstd_num_channels, activation.
+        start_size: (height, width) of the last block; None: about 4 pixels. For files of forks.
 
     Raises:
         ValueError: invalid values.
@@ -259,12 +260,13 @@ class Discriminator(nn.Module):
         block_kwargs: dict | None = None,
         mapping_kwargs: dict | None = None,
         epilogue_kwargs: dict | None = None,
+        start_size: Sequence[int] | None = None,
     ):
         super().__init__()
         check_architecture(architecture)
         image = ImageSize.of(img_resolution)
         self.c_dim, self.img_resolution, self.img_channels = c_dim, image.argument, img_channels
-        start, *blocks = block_sizes(image).items()
+        start, *blocks = block_sizes(image, start_size).items()
         if not blocks:
             raise ValueError(f"img_resolution: got {img_resolution}, expected at least 8")
         self.block_resolutions = [r for r, _ in reversed(blocks)]

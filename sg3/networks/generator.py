@@ -11,6 +11,8 @@ from torch import nn
 from sg3.networks.layers import MappingNetwork
 from sg3.networks.sizes import ImageSize
 
+LABEL_KINDS = ("classes", "vectors")
+
 
 class MappedGenerator(nn.Module):
     """Maps latents `z` and labels `c` to images (REFERENCE.md §2.1).
@@ -22,6 +24,7 @@ class MappedGenerator(nn.Module):
         img_resolution: side of a square image in pixels, or (height, width).
         img_channels: number of image channels.
         mapping_kwargs: arguments of `sg3.networks.layers.MappingNetwork`.
+        label_kind: "classes" (one-hot labels) or "vectors"; says what users may ask for.
         synthesis_kwargs: arguments of the synthesis network of the subclass.
 
     Raises:
@@ -46,10 +49,15 @@ class MappedGenerator(nn.Module):
         img_resolution: int | Sequence[int],
         img_channels: int,
         mapping_kwargs: dict | None = None,
+        label_kind: str = "classes",
         **synthesis_kwargs,
     ):
         super().__init__()
-        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
+        if label_kind not in LABEL_KINDS:
+            raise ValueError(
+                f"label_kind: got {label_kind!r}, expected one of {', '.join(LABEL_KINDS)}"
+            )
+        self.z_dim, self.c_dim, self.w_dim, self.label_kind = z_dim, c_dim, w_dim, label_kind
         self.img_resolution, self.img_channels = ImageSize.of(img_resolution).argument, img_channels
         sizes = {"img_resolution": img_resolution, "img_channels": img_channels}
         synthesis = self.SYNTHESIS(w_dim=w_dim, **sizes, **synthesis_kwargs)
@@ -84,7 +92,8 @@ class MappedGenerator(nn.Module):
             truncation_psi: pulls w towards the average latent; 1: no truncation, 0: the average.
             truncation_cutoff: number of rows of ws to truncate; None: all.
             update_emas: update moving averages (training only).
-            synthesis_kwargs: arguments of `synthesis.forward`: `noise_mode` ("random", "const" or
+            label_kind: "classes" (one-hot labels) or "vectors"; says what users may ask for.
+        synthesis_kwargs: arguments of `synthesis.forward`: `noise_mode` ("random", "const" or
                 "none"; StyleGAN2 only) and `force_fp32`.
 
         Returns:

@@ -137,8 +137,9 @@ class MappingNetwork(nn.Module):
                     f"c: got {got}, expected labels [N, {self.c_dim}] for this conditional network"
                 )
             parts.append(normalize_2nd_moment(self.embed(c.to(torch.float32))))
-        if len({len(part) for part in parts}) > 1:
-            latents, labels = map(len, parts)
+        # Sizes, not `len`, which torch.export would take for constants.
+        latents, labels = parts[0].shape[0], parts[-1].shape[0]
+        if latents != labels:
             raise ValueError(f"c: got {labels} labels, expected one for each of {latents} latents")
         return torch.cat(parts, dim=1)
 

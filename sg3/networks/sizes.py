@@ -73,7 +73,18 @@ def num_halvings(size: ImageSize) -> int:
     return times
 
 
-def block_sizes(size: ImageSize) -> dict[int, ImageSize]:
-    """Return the block sizes from coarse to fine, by their larger side, which names the block."""
-    sizes = [size.halved(times) for times in range(num_halvings(size), -1, -1)]
+def block_sizes(size: ImageSize, start: Sequence[int] | None = None) -> dict[int, ImageSize]:
+    """Return the block sizes from coarse to fine, by their larger side, which names the block.
+
+    `start` is the (height, width) of the coarsest block; None: as `num_halvings` finds it.
+    """
+    times = num_halvings(size) if start is None else _doublings(size, ImageSize.of(start))
+    sizes = [size.halved(times) for times in range(times, -1, -1)]
     return {s.larger: s for s in sizes}
+
+
+def _doublings(size: ImageSize, start: ImageSize) -> int:
+    times = max(0, (size.larger // start.larger).bit_length() - 1)
+    if (start.height << times, start.width << times) != (size.height, size.width):
+        raise ValueError(f"start_size: got {start}, expected a size that doubles to {size}")
+    return times

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from einops import repeat
 from torch import nn
 
 from ops_cuda import setup_filter, upsample2d
@@ -123,7 +122,7 @@ class SynthesisBlock(nn.Module):
         """
         w = iter(ws.unbind(dim=1))
         if self.in_channels == 0:
-            x = repeat(self.const, "c h w -> n c h w", n=len(ws))
+            x = self.const.expand(ws.shape[0], -1, -1, -1)  # of einops, torch.export fixes n
         assert x is not None
         half = self.half_dtype if self.use_fp16 and not force_fp32 else None
         x = enter_block(x, half, torch.float32, self.channels_last)
@@ -155,6 +154,9 @@ class SynthesisNetwork(nn.Module):
         channel_base: channels of a block are `channel_base / resolution` …
         channel_max: … but at most this.
         num_fp16_res: number of highest resolutions in half precision on CUDA.
+        start_size: (height, width) of the first block; None: about 4 pixels. For files of forks.
+        block_channels: channels of the blocks, coarse to fine, where `channel_base` does not give
+            them; None: it does.
         block_kwargs: arguments of `SynthesisBlock`.
     """
 
@@ -166,17 +168,21 @@ class SynthesisNetwork(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         num_fp16_res: int = 4,
+        start_size: Sequence[int] | None = None,
+        block_channels: Sequence[int] | None = None,
         **block_kwargs,
     ):
         super().__init__()
         image = ImageSize.of(img_resolution)
         self.w_dim, self.img_resolution, self.img_channels = w_dim, image.argument, img_channels
-        sizes = block_sizes(image)
+        sizes = block_sizes(image, start_size)
         self.block_resolutions = list(sizes)
         self.num_ws = 0
         in_channels = 0
-        for r, size in sizes.items():
-            out_channels = channels_at(r, channel_base, channel_max)
+        channels = block_channels or [channels_at(r, channel_base, channel_max) for r in sizes]
+        if len(channels) != len(sizes):
+            raise ValueError(f"block_channels: got {len(channels)}, expected {len(sizes)}")
+        for (r, size), out_channels in zip(sizes.items(), channels, strict=True):
             is_last = size == image
             block = SynthesisBlock(
                 in_channels,
@@ -239,9 +245,9 @@ class Generator(MappedGenerator):
     """The StyleGAN2 generator (REFERENCE.md §3).
 
     Arguments as for `sg3.networks.generator.MappedGenerator`; further keyword arguments are those
-    of `SynthesisNetwork` and `SynthesisBlock`: channel_base, channel_max, num_fp16_res,
-    architecture (skip, resnet, orig), resample_filter, conv_clamp, fp16_channels_last,
-    fused_modconv_default, use_noise, activation.
+    of `SynthesisNetwork` and `SynthesisBlock`: channel_base, channel_max, num_fp16_res, start_size,
+    block_channels, architecture (skip, resnet, orig), resample_filter, conv_clamp,
+    fp16_channels_last, fused_modconv_default, use_noise, activation.
     """
 
     synthesis: SynthesisNetwork

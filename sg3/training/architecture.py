@@ -26,6 +26,7 @@ def generator_kwargs(
     image_shape: tuple[int, int, int],
     label_dim: int,
     start: nn.Module | None = None,
+    label_kind: str | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Return kind and constructor arguments of G.
 
@@ -35,6 +36,7 @@ def generator_kwargs(
         label_dim: size of a label, 0 without labels.
         start: generator to start from. If it is of the same kind, it provides the sizes that
             `config` leaves open; otherwise the preset does.
+        label_kind: 'classes', 'vectors', or None without labels.
 
     Raises ValueError if `start` is StyleGAN3-T and the run is R, or the other way round.
     """
@@ -64,6 +66,9 @@ def generator_kwargs(
         channel_max=config.cmax and config.cmax * factor,
     )
     kwargs |= _image_kwargs(image_shape, label_dim)
+    kwargs.pop("label_kind", None)
+    if label_kind == "vectors":  # only then: other programs do not know the argument
+        kwargs["label_kind"] = label_kind
     if config.map_depth is not None:
         kwargs["mapping_kwargs"] = {
             **kwargs.get("mapping_kwargs", {}),

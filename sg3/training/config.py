@@ -323,10 +323,7 @@ class TrainConfig:
 
         Raises ValueError if the batch cannot be split over processes, passes and groups.
         """
-        if self.batch % world_size:
-            raise UserError(
-                f"batch: got {self.batch}, expected a multiple of the {world_size} processes"
-            )
+        self.check_split(world_size)
         columns, rows = max(7680 // resolution, 7), max(4320 // resolution, 4)
         small, stylegan2 = self.budget == "small", self.cfg == "stylegan2"
         few_channels = small or (self.cbase is not None and self.cbase <= SMALL_CBASE)
@@ -350,12 +347,16 @@ class TrainConfig:
             assert config.gamma is not None, "derived above"
             end = config.gamma / 10 if small else config.gamma
             config = dataclasses.replace(config, gamma_end=end or None)
-        config._check_passes(self.batch // world_size)
         return config
 
-    def _check_passes(self, batch: int) -> None:
-        """Check that the `batch` of one process splits into passes, and these into groups."""
-        size = batch if self.batch_gpu == "auto" else self.batch_gpu
+    def check_split(self, world_size: int) -> None:
+        """Raise ValueError unless the batch splits over processes, passes and groups."""
+        if self.batch % world_size:
+            raise UserError(
+                f"batch: got {self.batch}, expected a multiple of the {world_size} processes"
+            )
+        batch = self.batch // world_size
+        size = batch if self.batch_gpu in (None, "auto") else self.batch_gpu
         if not isinstance(size, int) or size < 1 or batch % size:
             raise UserError(
                 f"batch_gpu: got {size}, expected 'auto' or a divisor of the {batch} images per "

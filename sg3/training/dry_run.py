@@ -43,7 +43,7 @@ def describe(
     if config.start_network is not None:
         start, config = load(config.start_network), config.begun_with_network()
     start_G = start.G or start.G_ema
-    kind, kwargs = generator_kwargs(config, shape, dataset.label_dim, start_G)
+    kind, kwargs = generator_kwargs(config, shape, dataset.label_dim, start_G, dataset.label_kind)
     if config.freeze_g:
         trained_parameters(build_network(kind, kwargs), config)  # raises for too many layers
     augment = image_augmentation(config)

@@ -73,6 +73,10 @@ def train(
 def _steps(run: Run, stop: Callable[[], bool] | None) -> Iterator[TrainStep]:
     """The loop over batches."""
     config, trainer, team, writer = run.config, run.trainer, run.team, run.writer
+    if run.done:
+        run.note(f"nothing to do: {trainer.cur_nimg / 1000:g} of {config.kimg:g} kimg")
+        yield run.report(done=True)
+        return
     while not run.done:
         run.step()
         # Asked together: one process may be told to stop before the others are.
@@ -245,10 +249,18 @@ class Run:
             if self.trainer.transfer_reports:
                 assert self.config.ema_kimg is not None, "options are resolved"
                 transfer.append(fading_line(self.config.ema_kimg))
-            for line in [*notes, *transfer, *self.new_skipped_images()]:
+            for line in [*self._data_notes(), *notes, *transfer, *self.new_skipped_images()]:
                 self.note(line)
 
         self.team.agree(write)
+
+    def _data_notes(self) -> list[str]:
+        """Return lines about the data: what is not read, and labels that are not used."""
+        unused = self.dataset.unused_labels
+        if unused is None:
+            return self.dataset.notes
+        what = f"{unused[1]} classes" if unused[0] == "classes" else "labels"
+        return [*self.dataset.notes, f"the data has {what}, which are not used without `cond`"]
 
     def _start_callbacks(self, resumed: bool) -> None:
         """Tell the callbacks, on rank 0, that the session begins."""
@@ -294,7 +306,7 @@ class Run:
         self._num_skipped = dataset.num_skipped
         if dataset.num_skipped == before:
             return []
-        lines = [f"{dataset.num_skipped} unreadable images are skipped"]
+        lines = [f"{dataset.num_skipped} images that cannot be used are skipped"]
         return lines + [f"  {x}" for x in dataset.skipped[before : before + MAX_SKIPPED_LINES]]
 
     @property

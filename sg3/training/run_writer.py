@@ -226,8 +226,10 @@ class RunWriter:
         """Append a line to log.txt."""
         if self.is_main:
             # The line is also yielded; if the disk is full, the files that matter will raise.
-            with suppress(OSError), open(self.folder / "log.txt", "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            # Names of files in it may not be UTF-8: their other bytes are written as escapes.
+            data = (line + "\n").encode("utf-8", "backslashreplace")
+            with suppress(OSError), open(self.folder / "log.txt", "ab") as file:
+                file.write(data)
 
     def end_tick(
         self,

@@ -224,7 +224,8 @@ class Trainer:
         if kwargs is None:
             shape = (dataset.image_shape, dataset.label_dim)
             start = start or Networks()
-            kind, g_kwargs = generator_kwargs(config, *shape, start.G or start.G_ema)
+            start_G = start.G or start.G_ema
+            kind, g_kwargs = generator_kwargs(config, *shape, start_G, dataset.label_kind)
             d_kwargs = discriminator_kwargs(config, *shape, start.D, start.G or start.G_ema)
         else:
             kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"

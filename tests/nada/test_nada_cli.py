@@ -397,5 +397,11 @@ def test_target_images_are_cropped_and_scaled(tmp_path):
     assert images.shape == (2, 3, 16, 16)
     assert images[0].min() == 1 and images[1].max() == -1
     (tmp_path / "c.png").write_bytes(b"not an image")
+    told = []
+    assert torch.equal(load_target_images(tmp_path, 16, told.append), images)
+    assert told == [
+        f"skipped: cannot read image c.png in {tmp_path}: not an image that can be identified"
+    ]
+    (tmp_path / "a.png").unlink(), (tmp_path / "b.jpg").unlink()
     with pytest.raises(UserError, match=r"target_images: cannot read image c\.png"):
         load_target_images(tmp_path, 16)

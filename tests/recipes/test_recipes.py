@@ -16,6 +16,7 @@ from recipes import cage_animal, multi_node, run, scale_up, wikiart
 from recipes import ffhq_unaligned_crops as crops
 from sg3.checkpoints.registry import REGISTRY
 from sg3.cli.dataset import dataset
+from sg3.data import faces as squares
 from sg3.networks import build_network
 from sg3.training.architecture import discriminator_kwargs, generator_kwargs
 
@@ -249,41 +250,41 @@ def face(angle=0.0, scale=40.0, centre=(300.0, 200.0)):
 
 @pytest.mark.parametrize("angle", [0, 0.3, -0.7])
 def test_aligned_square_follows_the_face(angle):
-    square = crops.aligned_square(face(angle))
+    square = squares.aligned_square(face(angle))
     assert square.side == pytest.approx(8 * 40)  # 4·|a| = 8 scales, 3.6·|b| = 7.2
     assert square.axis == pytest.approx((math.cos(angle), math.sin(angle)))
     below = 0.1 * 2 * 40
     expected = (300 - below * math.sin(angle), 200 + below * math.cos(angle))
     assert square.centre == pytest.approx(expected)
     # In coordinates of the square all faces are equal.
-    upright = crops.aligned_square(face(0))
+    upright = squares.aligned_square(face(0))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     own = (square.corners() - [300, 200]) @ turn
     np.testing.assert_allclose(own, upright.corners() - [300, 200], atol=1e-9)
 
 
 def test_corners_are_in_the_published_order():
-    corners = crops.FaceSquare((50, 60), 20).corners()
+    corners = squares.FaceSquare((50, 60), 20).corners()
     np.testing.assert_allclose(corners, [[40, 50], [40, 70], [60, 70], [60, 50]])
 
 
 def test_long_face_is_measured_from_eyes_to_mouth():
     points = face()
     points[[48, 54], 1] += 40  # |b| = 3 scales
-    assert crops.aligned_square(points).side == pytest.approx(3.6 * 3 * 40)
+    assert squares.aligned_square(points).side == pytest.approx(3.6 * 3 * 40)
 
 
 def test_unaligned_square_is_upright_and_inside():
-    square = crops.aligned_square(face(0.5))
-    still = crops.unaligned_square(square, (900, 700), np.random.default_rng(0), shift=0)
+    square = squares.aligned_square(face(0.5))
+    still = squares.unaligned_square(square, (900, 700), np.random.default_rng(0), shift=0)
     assert still.centre == square.centre and still.side == square.side and still.axis == (1, 0)
     random = np.random.default_rng(1)
-    moved = [crops.unaligned_square(square, (900, 700), random) for _ in range(99)]
+    moved = [squares.unaligned_square(square, (900, 700), random) for _ in range(99)]
     boxes = np.array([m.box() for m in moved])
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= [900, 700]).all()
     assert 0.05 < np.std(boxes[:, 0]) / square.side < 0.3
-    far = crops.aligned_square(face(scale=100))  # larger than the photograph
-    assert crops.unaligned_square(far, (500, 400), np.random.default_rng(0)).centre == far.centre
+    far = squares.aligned_square(face(scale=100))  # larger than the photograph
+    assert squares.unaligned_square(far, (500, 400), np.random.default_rng(0)).centre == far.centre
 
 
 @pytest.mark.parametrize("angle, centre", [(0.0, (300.0, 200.0)), (0.4, (260.4, 190.0))])
@@ -294,9 +295,9 @@ def test_crop_shows_the_eyes_where_the_head_tilts_them(angle, centre):
     rows, columns = np.mgrid[:400, :600] + 0.5
     for channel, (x, y) in enumerate(eyes):
         photograph[..., channel] = 255 * (np.hypot(columns - x, rows - y) < 9)
-    square = crops.aligned_square(points)
-    square = crops.unaligned_square(square, (600, 400), np.random.default_rng(0), shift=0)
-    crop = np.asarray(crops.cut(Image.fromarray(photograph), square, 256), np.float64)
+    square = squares.aligned_square(points)
+    square = squares.unaligned_square(square, (600, 400), np.random.default_rng(0), shift=0)
+    crop = np.asarray(squares.cut(Image.fromarray(photograph), square, 256), np.float64)
     rows, columns = np.mgrid[:256, :256] + 0.5
     tilt = np.array([math.cos(angle), math.sin(angle)])
     middle = 128 - 0.1 * 2 / 8 * 256 * np.array([-tilt[1], tilt[0]])
@@ -308,10 +309,10 @@ def test_crop_shows_the_eyes_where_the_head_tilts_them(angle, centre):
 
 def test_outside_of_the_photograph_is_mirrored():
     pixels = np.arange(40, dtype=np.uint8).repeat(40).reshape(40, 40).T[..., None].repeat(3, 2)
-    crop = np.asarray(crops.cut(Image.fromarray(pixels), crops.FaceSquare((5, 20), 20), 20))
+    crop = np.asarray(squares.cut(Image.fromarray(pixels), squares.FaceSquare((5, 20), 20), 20))
     np.testing.assert_array_equal(crop[0, :, 0], [4, 3, 2, 1, 0, *range(15)])
     with pytest.raises(ValueError, match="too far outside"):
-        crops.cut(Image.fromarray(pixels), crops.FaceSquare((-50, 20), 20), 20)
+        squares.cut(Image.fromarray(pixels), squares.FaceSquare((-50, 20), 20), 20)
 
 
 @pytest.fixture
@@ -324,7 +325,7 @@ def ffhq(tmp_path):
             "file_path": f"in-the-wild-images/00000/{i:05d}.png",
             "pixel_size": [600, 400],
             "face_landmarks": landmarks.tolist(),
-            "face_quad": crops.aligned_square(landmarks).corners().tolist(),
+            "face_quad": squares.aligned_square(landmarks).corners().tolist(),
         }
         entries[str(i)] = {"image": {"file_path": f"{i}.png"}, "in_the_wild": wild, "metadata": {}}
         path = tmp_path / wild["file_path"]

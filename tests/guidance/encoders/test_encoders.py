@@ -113,6 +113,54 @@ class Pixels(torch.nn.Module):
         return tokens
 
 
+class Part(torch.nn.Module):
+    """A module without behaviour: TorchScript keeps its tensors."""
+
+    def forward(self, x: int) -> int:
+        return x
+
+
+def program_of(state):
+    """Return modules whose parameters have the names and values of `state`."""
+    root = Part()
+    for name, tensor in state.items():
+        *path, last = name.split(".")
+        module = root
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, Part())
+            module = module._modules[part]
+        module.register_parameter(last, torch.nn.Parameter(tensor.clone()))
+    return root
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_files_of_openai_are_read_without_running_them(tiny, tmp_path, damaged):
+    """The package `clip` stores TorchScript programs in half precision, with three sizes."""
+    import open_clip
+
+    _, model = tiny
+    program = program_of({n: t.half() for n, t in model.state_dict().items()})
+    for name in ("input_resolution", "context_length", "vocab_size"):
+        program.register_buffer(name, torch.tensor(32))
+    path = tmp_path / "ViT-B-32.pt"
+    torch.jit.save(torch.jit.script(program), path)
+    if damaged:
+        path.write_bytes(path.read_bytes()[:-5000])
+        with pytest.raises(ValueError, match="does not fit") as error:
+            load_encoder(f"{TINY}/{path}")
+        assert "\n" not in str(error.value)
+        return
+    encoder = load_encoder(f"{TINY}/{path}")
+    expected = open_clip.create_model(TINY, pretrained=None, force_quick_gelu=True).eval()
+    expected.load_state_dict(model.state_dict())
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (encoder.mean, encoder.std))
+        wanted = F.normalize(expected.encode_image(((image + 1) / 2 - mean) / std), dim=-1)
+    torch.testing.assert_close(encoder.encode_images(image), wanted, atol=3e-3, rtol=0)
+
+
 def test_gradients_flow_and_reach_pixels_outside_the_range(tiny):
     folder, _ = tiny
     encoder = load_encoder(f"{TINY}/{folder}/weights.safetensors")

@@ -115,6 +115,8 @@ def test_files_that_are_not_ours_or_damaged(nets, tmp_path):
     sg3.save(nets, ours)
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": torch.zeros(3)}, foreign)
+    fails(foreign, "tensors x, no StyleGAN generator")
+    save_file({"x": torch.zeros(3)}, foreign, {"format": "other"})
     fails(foreign, "a safetensors file of another program")
     cut = tmp_path / "cut.safetensors"
     for length in (5, 1000, ours.stat().st_size - 1):

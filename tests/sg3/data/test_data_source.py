@@ -13,7 +13,8 @@ from PIL import Image
 
 from sg3.data import ImageDataset, open_dataset
 from sg3.data import dataset as dataset_module
-from sg3.data.source import DamagedImage, ImageSource, array_shape, decode, to_array
+from sg3.data.decoding import DamagedImage, array_shape, decode, to_array
+from sg3.data.source import ImageSource
 
 
 def save(path, size=(8, 8), mode="RGB", seed=0, **options):
@@ -189,3 +190,26 @@ def test_shape_is_known_from_the_header():
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"):
         image = Image.new("RGB", (5, 3)).convert(mode)
         assert to_array(image).shape == array_shape(image), mode
+
+
+def test_heic_is_upright(tmp_path):
+    pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (64, 32), (10, 20, 200))
+    image.paste((250, 0, 0), (0, 0, 32, 16))
+    exif = Image.Exif()
+    exif[0x112] = 6  # a quarter turn clockwise
+    image.save(tmp_path / "IMG_1.HEIC", quality=95, exif=exif.tobytes())
+    data = open_dataset(tmp_path, cache="none")
+    assert data.image_shape == (3, 64, 32)
+    pixels = data.images([0])[0].int()
+    assert (pixels[:, 2, -3] - torch.tensor([250, 0, 0])).abs().max() < 8
+
+
+def test_twelve_bits_in_sixteen_are_told(tmp_path):
+    ramp = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    for cache in ("ram", "none"):
+        (note,) = open_dataset(tmp_path, cache=cache).notes
+        assert note.startswith("no image is brighter than 15 of 255: if they have 12 bits")
+    Image.fromarray(ramp * 16).save(tmp_path / "a.png")
+    assert open_dataset(tmp_path).notes == []

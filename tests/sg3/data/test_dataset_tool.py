@@ -297,7 +297,9 @@ def test_zip_bombs_are_dropped(tmp_path, monkeypatch):
         (folder / name).write_bytes(data)
     assert prepare(folder, tmp_path / "o.zip")[1] == {"b.png": "bomb", "c.png": "unreadable"}
     source = zipped(tmp_path / "lzma.zip", {"a.png": png(noise(8, 8))}, zipfile.ZIP_LZMA)
-    with pytest.raises(ValueError, match=r"no image in .* can be used \(1 unreadable\)"):
+    with pytest.raises(
+        ValueError, match=r"no image in .* can be used \(1 unreadable; first a\.png: "
+    ):
         prepare(source, tmp_path / "o.zip")
 
 
@@ -408,3 +410,33 @@ def test_progress_is_a_bar_on_request(pets, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     prepare(pets, tmp_path / "o.zip", progress=True)
     assert "prepare: 100%" in capsys.readouterr().err
+
+
+# Deep images ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dtype, most, shown",
+    [
+        (np.float32, 1, (0, 255)),
+        (np.float32, 255, "floats from 0 to 255, expected 0 to 1"),
+        (np.int32, 255, (0, 255)),
+        (np.int32, 65535, "32-bit integers from 0 to 65535, expected 0 to 255"),
+        (np.uint16, 4095, (0, 15)),
+        (np.uint16, 65535, (0, 255)),
+    ],
+)
+def test_ranges_of_deep_images(tmp_path, dtype, most, shown):
+    ramp = np.linspace(0, most, 64).reshape(8, 8).astype(dtype)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(ramp).save(tmp_path / "in" / "a.tif")
+    save(tmp_path / "in" / "b.png", channels=1)
+    notes = []
+    items = list(prepare_dataset(tmp_path / "in", tmp_path / "o.zip", jobs=1, tell=notes.append))
+    if isinstance(shown, str):
+        assert (items[0].reason, items[0].detail) == ("unknown range", shown)
+    else:
+        pixels = pixels_of(tmp_path / "o.zip", items[0].name)
+        assert (pixels.min(), pixels.max()) == shown
+    dark = ["1 images of 16 bits never exceed 4095: if they have 12 bits, they are too dark; "]
+    assert [note[: len(dark[0])] for note in notes] == (dark if most == 4095 else [])

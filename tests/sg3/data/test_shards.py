@@ -75,7 +75,9 @@ def epoch(path, rank, replicas, number=0):
 def test_images_and_labels_come_through(images, shards):
     data = open_dataset(shards, use_labels=True)
     assert data.image_shape == (3, 4, 6) and data.label_dim == COUNT and data.num_images == COUNT
-    assert data.describe() == "46 images in 6 shards"
+    assert data.describe() == "46 images of 46 classes in 6 shards"
+    assert open_dataset(shards).unused_labels == ("classes", COUNT)
+    assert open_dataset(shards).describe() == "46 images in 6 shards"
     assert data.name == "shards" and len(data) == 10 and data.resolution == (4, 6)
     assert torch.equal(data.images(range(10)), images.images(range(10)))
     assert torch.equal(data.labels(range(10)), images.labels(range(10)))

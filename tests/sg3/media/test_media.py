@@ -141,3 +141,16 @@ def test_manifest_of_a_run_that_failed(tmp_path):
         manifest.add_output(tmp_path / "a.png")
         raise KeyError
     assert json.loads((tmp_path / "run.json").read_text())["finished"] is False
+
+
+def test_transparent_frames_are_composited_on_white(tmp_path):
+    """Networks with an alpha channel make videos too."""
+    frame = np.zeros([32, 32, 4], np.uint8)
+    frame[:16] = (200, 0, 0, 255)
+    frame[16:] = (200, 0, 0, 0)
+    with VideoWriter(tmp_path / "a.mp4") as video:
+        video.add(frame)
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "a.mp4"))
+    size = next(reader)["size"]
+    shown = np.frombuffer(next(reader), np.uint8).reshape(size[1], size[0], 3).astype(int)
+    assert abs(shown[4, 16] - (200, 0, 0)).max() < 12 and shown[28, 16].min() > 245

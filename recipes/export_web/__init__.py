@@ -1,0 +1,1 @@
+"""A static web page that runs exported networks in the browser."""
