@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
-from pathlib import Path
 
+from sg3.checkpoints.entry import ASSETS as ASSETS
+from sg3.checkpoints.entry import Entry as Entry
+from sg3.checkpoints.user_models import read_user_models
 from sg3.errors import UserError
 
 NGC = "https://api.ngc.nvidia.com/v2/models/nvidia/research/{}/versions/1/files/"
@@ -15,39 +16,6 @@ STYLEGAN3_URL, STYLEGAN2_URL = NGC.format("stylegan3"), NGC.format("stylegan2")
 ADA_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/"
 NVIDIA_LICENCE = "NVIDIA, non-commercial (see the model's page)"
 BUNDLED_LICENCE = "Apache-2.0"
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A known network.
-
-    Attributes:
-        name: its name for `sg3.load`.
-        source: https URL, hf:// address, path of a file, or file name of a bundled asset.
-        resolution: larger side in pixels; 0: unknown.
-        licence: licence of the weights.
-        sha256: expected hash; None: that of the first download.
-        size_bytes: expected size; None: not published.
-    """
-
-    name: str
-    source: str
-    resolution: int
-    licence: str
-    sha256: str | None = None
-    size_bytes: int | None = None
-
-    @property
-    def bundled(self) -> Path | None:
-        """Path of a bundled file, or of the user's own; None for downloads."""
-        return None if "://" in self.source else ASSETS / self.source
-
-    @property
-    def file_name(self) -> str:
-        """File name of the source."""
-        return self.source.rsplit("/", 1)[-1]
-
 
 STYLEGAN3_DATA = (
     [(kind, data, 1024) for kind in "tr" for data in ("ffhq", "ffhqu", "metfaces", "metfacesu")]
@@ -125,9 +93,7 @@ def known_networks() -> dict[str, Entry]:
 
     Raises ValueError if that file is malformed.
     """
-    from sg3.checkpoints.user_models import read_user_models
-
-    return {**REGISTRY, **read_user_models()}
+    return {**REGISTRY, **read_user_models(taken=REGISTRY)}
 
 
 def find_entry(name: str) -> Entry:

@@ -16,10 +16,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from sg3.checkpoints.registry import REGISTRY, Entry
+from sg3.checkpoints.entry import Entry
 from sg3.errors import UserError
 
 #: Keys of an entry, with their types.
@@ -35,8 +36,10 @@ def user_models_path() -> Path:
     return Path(config) / "sg3" / "models.json"
 
 
-def read_user_models() -> dict[str, Entry]:
+def read_user_models(taken: Collection[str] = ()) -> dict[str, Entry]:
     """Return the networks of the user's file by name; none if there is no file.
+
+    `taken` names, in lower case, cannot be given again.
 
     Raises ValueError, with the file and the name, for anything malformed.
     """
@@ -51,6 +54,11 @@ def read_user_models() -> dict[str, Entry]:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(found, dict):
         raise UserError(f'{path}: expected an object of names, as in {{"my-faces": "FILE"}}')
+    for name in found:
+        if not NAME.fullmatch(name) or name.lower() in taken:
+            raise UserError(
+                f"{path}: {name}: expected a name of letters, digits, _ . - that is not taken"
+            )
     return {name: _entry(path, name, value) for name, value in found.items()}
 
 
@@ -58,8 +66,6 @@ def _entry(path: Path, name: str, value: Any) -> Entry:
     """Return the entry `name` of the file `path`."""
     where = f"{path}: {name}"
     fields = {"source": value} if isinstance(value, str) else value
-    if not NAME.fullmatch(name) or name.lower() in REGISTRY:
-        raise UserError(f"{where}: expected a name of letters, digits, _ . - that is not taken")
     if not isinstance(fields, dict) or "source" not in fields:
         raise UserError(f"{where}: expected a source, or an object with one")
     for key, given in fields.items():
