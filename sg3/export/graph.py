@@ -74,7 +74,9 @@ class ExportedNetwork(nn.Module):
     ) -> torch.Tensor:
         """Return `image`, or `ws` of the mapping."""
         # Weights in half precision are stored, never computed with.
-        weights = _float32(self.G) | ({TRANSFORM: transform} if self.movable else {})
+        weights = _float32(self.G)
+        if transform is not None:
+            weights[TRANSFORM] = transform
         arguments = {"z": z, "c": c, "truncation_psi": truncation_psi, "ws": ws}
         network = _Parts(self.G, self.part, self.noise_mode)
         named = {f"G.{name}": value for name, value in weights.items()}

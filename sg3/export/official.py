@@ -48,9 +48,9 @@ def official_content(nets: Networks) -> tuple[dict[str, Any], list[str]]:
 
     Raises ValueError for networks that the official classes cannot hold.
     """
-    notes = []
-    parts = nets.parts()
-    content = {"G_ema": _part("G_ema", parts["G_ema"], notes)}
+    notes: list[str] = []
+    parts: dict[str, Any] = nets.parts()
+    content: dict[str, Any] = {"G_ema": _part("G_ema", parts["G_ema"], notes)}
     if "G" in parts:
         content["G"] = _part("G", parts["G"], [])
     else:
@@ -103,10 +103,9 @@ def _check_known(part: str, kind: str, kwargs: Mapping[str, Any]) -> None:
     unknown = set(kwargs) - known
     for name, names in nested.items():
         unknown |= set(kwargs.get(name) or {}) - set(names)
-    if unknown := sorted(unknown - WITHOUT_EFFECT):
-        raise UserError(
-            f"{part}: made with {', '.join(unknown)}, which the official class does not have"
-        )
+    if unknown - WITHOUT_EFFECT:
+        names = ", ".join(sorted(unknown - WITHOUT_EFFECT))
+        raise UserError(f"{part}: made with {names}, which the official class does not have")
 
 
 def _untrained_discriminator(G: Any) -> nn.Module:

@@ -90,8 +90,10 @@ def test_the_circle_moves_and_the_page_tells_its_rate(page, page_folder):
     before, start = pixels(page), int(page.evaluate("() => document.body.dataset.frame"))
     page.click("#circle")
     page.wait_for_function("(n) => Number(document.body.dataset.frame) > n", arg=start + 8)
+    moved = pixels(page)
     page.click("#circle")
     page.wait_for_function("() => !busy")
-    assert np.abs(pixels(page) - before).max() > 50
+    assert np.abs(moved - before).max() > 50
+    np.testing.assert_array_equal(pixels(page), before)  # where the sliders say
     assert re.search(r"\d+ ms per image, \d+ images per second", page.inner_text("#status"))
     page.screenshot(path=str(page_folder / "page.png"))

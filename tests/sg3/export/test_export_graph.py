@@ -68,12 +68,14 @@ def test_parts_in_pt2(root, tmp_path, part, name):
 @pytest.mark.slow
 def test_half_stores_half_and_computes_in_float32(root, tmp_path):
     G = sg3.load("fashion-32").G_ema
+    for parameter in G.parameters():
+        parameter.data.mul_(1 + 2**-13)  # the bundled weights are in half precision
     config = ExportConfig(half=True)
     export_network(G, tmp_path / "net.onnx", config)
     weights = sum(4 * parameter.numel() for parameter in G.parameters())
     # The network is small: its filters and small weights, in float32, count.
     assert (tmp_path / "net.onnx").stat().st_size < 0.75 * weights
-    assert 1e-5 < compare(G, tmp_path / "net.onnx", config).difference < 0.1
+    assert 1e-5 < compare(G, tmp_path / "net.onnx", config).difference < 0.02
 
 
 SCRIPT = re.compile(r"```python\n(# render\.py.*?)```", re.DOTALL)
