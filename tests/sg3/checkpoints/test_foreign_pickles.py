@@ -175,6 +175,7 @@ def zip_of_images():
         (zip_of_images(), "a zip archive of images"),
         (pickle.dumps({"ema": 1}), "no network G_ema, only ema"),
     ],
+    ids=["lfs", "gzip", "html", "npz", "zip", "no-network"],
 )
 def test_kinds_of_files(tmp_path, data, expected):
     path = tmp_path / "network.pkl"
