@@ -119,3 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{how:10}", *(f"{k} {v:g}" for k, v in results[how].items()))
     write_results("loading", results)
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -10,6 +10,7 @@ second of two loads. `--update` replaces the table in a page, between its two ma
 from __future__ import annotations
 
 import re
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -122,3 +123,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         write_text(
             options.update, re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: new, page, flags=re.S)
         )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -61,6 +61,10 @@ class RandomImages(TrainingImages):
     def label_dim(self) -> int:
         return self._label_dim
 
+    @property
+    def label_kind(self) -> str | None:
+        return "classes" if self._label_dim else None
+
     def images(self, indices: Any) -> torch.Tensor:
         return self._image.repeat(len(indices), 1, 1, 1)
 

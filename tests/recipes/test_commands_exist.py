@@ -65,7 +65,8 @@ def programs() -> list[str]:
     for package in ("recipes", "benchmarks"):
         for path in sorted((ROOT / package).rglob("*.py")):
             if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
-                found.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
+                parts = path.relative_to(ROOT).with_suffix("").parts
+                found.append(".".join(parts).removesuffix(".__main__"))
     return found
 
 

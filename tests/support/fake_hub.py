@@ -189,7 +189,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise Refused(403, message="you don't have the rights to create a model")
         name = f"{wanted['organization']}/{wanted['name']}"
         if name in self.server.repos:
-            raise Refused(409, message="You already created this model repo")
+            about = {"error": "You already created this model repo"}
+            about["url"] = f"{self.server.url}/{name}"  # of the repository
+            self._answer(json.dumps(about).encode(), 409)
+            return
         private = wanted.get("private") or wanted.get("visibility") == "private"
         self.server.add(name, {".gitattributes": b""}, private=bool(private))
         self._json({"url": f"{self.server.url}/{name}", "name": name, "id": name})

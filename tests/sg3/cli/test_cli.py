@@ -134,7 +134,7 @@ def test_bad_input_of_generate(tmp_path):
     for expected, arguments in [
         ("mini-faces", ["--network", "mini-fces", *seeds]),
         ("no such file", ["--network", "none.pkl", *seeds]),
-        ("expected safetensors or", ["--network", tmp_path / "text.txt", *seeds]),
+        ("expected safetensors, an official", ["--network", tmp_path / "text.txt", *seeds]),
         ("truncated", ["--network", tmp_path / "cut.pkl", *seeds]),
         ("choose a class, 0 to 2", ["--network", COND, *seeds]),
         ("got 3, expected 0 to 2", ["--network", COND, "--class", "3", *seeds]),
