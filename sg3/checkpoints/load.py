@@ -42,8 +42,8 @@ def load(
     Args:
         source: the name of a known network (`sg3 models` lists them), a `.safetensors` file, an
             official `.pkl` file, a `.pt` file of another tool (docs/FILES.md), the folder of a
-            training run (its last snapshot), an https URL, or hf://OWNER/NAME[/FILE][@REVISION] on
-            the Hugging Face hub. Downloads are cached.
+            training run (its last snapshot), an https URL, or `hf://OWNER/NAME[/FILE][@REVISION]`
+            on the Hugging Face hub. Downloads are cached.
         device: device of the networks.
         as_: what a file without constructor arguments does not tell, like
             "stylegan3-t,conv_clamp=none"; None: infer everything.

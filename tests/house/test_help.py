@@ -135,6 +135,10 @@ def stand_ins(tmp_path_factory) -> Path:
     adapted = apply_deltas(G, [(load_delta(delta), 1.0)])
     sg3.save(sg3.Networks(G_ema=adapted), folder / "network.safetensors")
     shutil.copy(repository.GOLDEN / "official-sg3t-32.pkl", folder / "network.pkl")
+    peer = repository.ROOT / "tests" / "peerfiles" / "rosi-convert_weight.pt"
+    shutil.copy(peer, folder / "rosinality.pt")
+    stylegan2 = sg3.load(repository.GOLDEN / "official-sg2-32.pkl").G_ema
+    torch.save(stylegan2.state_dict(), folder / "G_ema.pt")
     ws = G.mapping(torch.randn([1, G.z_dim], generator=torch.Generator().manual_seed(0)))
     save_file({"ws": ws}, folder / "latent.safetensors")
     (folder / "images").mkdir()
@@ -157,6 +161,8 @@ FILES = {
     r".*(delta|zombie|sketch)\.safetensors": "delta.safetensors",
     r".*\.safetensors": "network.safetensors",
     r".*\.pkl": "network.pkl",
+    r"\d+\.pt": "rosinality.pt",
+    r"G_ema\.pt": "G_ema.pt",
     r".*\.(jpg|png)": "image.jpg",
     r".*\.zip": "images.zip",
     r"photos|paintings|images": "images",
