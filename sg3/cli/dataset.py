@@ -76,14 +76,14 @@ SHOWN = 20  # dropped files that are listed
     "--align",
     type=click.Choice(["faces", "faces-unaligned"]),
     unset="the whole image",
-    help="Cut out the face that --landmarks describes. faces: upright, as in FFHQ; "
-    "faces-unaligned: tilted and moved as in the photograph, as in FFHQ-U.",
+    help="Cut out the largest face, found by dlib, or that of --landmarks. faces: upright, as in "
+    "FFHQ; faces-unaligned: tilted and moved as in the photograph, as in FFHQ-U.",
 )
 @option(
     "--landmarks",
     type=click.Path(dir_okay=False),
     metavar="JSON",
-    unset="none; required by --align",
+    unset="faces are found with dlib: pip install 'sg3[faces]'",
     help="68 points [x, y] per image, by its name, in pixels of the upright photograph; or 5: "
     "eyes, nose, corners of the mouth.",
 )

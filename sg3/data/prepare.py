@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sg3.data.decoding import shape_text, standard_mode
 from sg3.data.faces import FaceSquare, read_landmarks
+from sg3.data.find_faces import model_path
 from sg3.data.formats import ItemReader, SourceImages, open_source
 from sg3.data.labels import Label, gap_notes, lost_notes
 from sg3.data.listing import top_folder
@@ -68,6 +69,7 @@ def prepare_dataset(
         align: 'faces': cut out faces as in FFHQ, upright; 'faces-unaligned': as in FFHQ-U, with
             the tilt of the photograph (`sg3.data.faces`). None: the whole image.
         landmarks: JSON file with 68 or 5 points per image, for `align`; images without are dropped.
+            None: `align` finds the largest face of each image with dlib (extra `faces`).
         near_duplicates: 'report': count images that look like an earlier one; 'drop': drop them;
             None: do not look for them (`sg3.data.duplicates`).
         report: HTML file to write, with the images that were dropped and why. None: no file.
@@ -106,6 +108,7 @@ def prepare_dataset(
         found_mode,
         image_format,
         align,
+        find_faces=landmarks is None,
         with_look=near_duplicates is not None,
         with_pictures=report is not None,
     )
@@ -190,8 +193,10 @@ def _check_alignment(
 ) -> None:
     if align not in (None, *ALIGN):
         raise ValueError(f"align: got {align!r}, expected {' or '.join(ALIGN)}")
-    if (align is None) != (landmarks is None):
-        raise ValueError("align, landmarks: got one of them, expected both or none")
+    if align is None and landmarks is not None:
+        raise ValueError("landmarks: expected with `align`, which uses them")
+    if align is not None and landmarks is None:
+        model_path()  # raises if faces cannot be found
     if align is not None and (resolution is None or resolution[0] != resolution[1]):
         raise ValueError(f"resolution: expected a square size like 256x256 for `align` {align}")
     if align is not None and transform != "none":

@@ -11,6 +11,7 @@ from PIL import Image
 from sg3.data.decoding import array_shape, is_deep, upright, upright_size
 from sg3.data.duplicates import fingerprint
 from sg3.data.faces import FaceSquare, cut, cut_rotated, unaligned_square
+from sg3.data.find_faces import find_face
 from sg3.data.formats import Item, ItemReader, damage_drops
 from sg3.data.labels import Label
 from sg3.data.report import thumbnail
@@ -31,7 +32,7 @@ class Prepared:
         label: class or vector, if any. Folders from which no image is kept are classes here, but
             not in the dataset.
         reason: why it was dropped: 'unreadable', 'too small', 'wrong shape', 'no label',
-            'near-duplicate', 'no landmarks', 'unknown range' (of deep images) or 'bomb'
+            'near-duplicate', 'no landmarks', 'no face', 'unknown range' (of deep images) or 'bomb'
             (decompression bomb);
             None if written.
         detail: details of `reason`.
@@ -77,6 +78,7 @@ class Preparation:
     mode: str
     image_format: str
     align: str | None = None
+    find_faces: bool = False
     with_look: bool = False
     with_pictures: bool = False
 
@@ -113,10 +115,13 @@ class Preparation:
         )
 
     def _face(self, opened: Image.Image, square: FaceSquare | None, index: int) -> Image.Image:
-        if square is None:
+        if square is None and not self.find_faces:
             raise Dropped("no landmarks", "none were given")
         assert self.size is not None  # checked with the options
         image = to_mode(upright(opened), self.mode)
+        square = square or find_face(image)
+        if square is None:
+            raise Dropped("no face", "none was found")
         if self.align == "faces":
             return cut_rotated(image, square, self.size[0])
         random = np.random.default_rng([0, index])

@@ -1,12 +1,14 @@
 """Alignment of faces: squares cut along the eyes and the mouth of given landmarks."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from dataset_files import fails, pixels_of, prepare, save
 from PIL import Image
 
+from sg3.data import find_faces
 from sg3.data.faces import FaceSquare, aligned_square, cut_rotated
 
 SIDE = 64
@@ -87,10 +89,97 @@ def test_wrong_alignments_are_one_line(tmp_path):
     marks.write_text('{"a.png": [[1, 2]]}')
     where = ("--source", tmp_path / "in", "--dest", tmp_path / "o.zip")
     both = (*where, "--align", "faces", "--landmarks", marks)
-    fails("--align, --landmarks: got one of them", *where, "--align", "faces")
+    fails("--landmarks: expected with --align", *where, "--landmarks", marks)
     fails("expected a square size", *both)
     fails("expected 68 points", *both, "--resolution", "32x32")
     fails("leave it out", *both, "--resolution", "32x32", "--transform", "center-crop")
     marks.write_text(json.dumps({"x.png": landmarks((9, 9), 0).tolist()}))
     fails("its first name is x.png, the first image a.png", *both, "--resolution", "32x32")
     assert not (tmp_path / "o.zip").exists()
+
+
+class Rectangle:
+    """dlib's rectangle of a face."""
+
+    def __init__(self, *sides):
+        self.sides = sides
+
+    def left(self):
+        return self.sides[0]
+
+    def top(self):
+        return self.sides[1]
+
+    def right(self):
+        return self.sides[2]
+
+    def bottom(self):
+        return self.sides[3]
+
+    def area(self):
+        return (self.sides[2] - self.sides[0]) * (self.sides[3] - self.sides[1])
+
+
+def stand_in(pixels_seen):
+    """A detector that finds a small and a large face in bright images, and their landmarks."""
+
+    def detect(pixels, upsampled):
+        pixels_seen.append(pixels.shape)
+        return [Rectangle(0, 0, 4, 4), Rectangle(40, 40, 60, 60)] * bool(pixels.mean() > 50)
+
+    def predict(pixels, rectangle):
+        assert pixels.shape == (256, 256, 3)
+        middle = (rectangle.left() + rectangle.right()) / 2
+        points = [SimpleNamespace(x=x, y=y) for x, y in landmarks((middle, middle), 30)]
+        return SimpleNamespace(parts=lambda: points)
+
+    return detect, predict, Rectangle
+
+
+def test_the_largest_face_is_found(tmp_path, monkeypatch):
+    """In a reduced image; the landmarks are those of the whole one."""
+    seen = []
+    monkeypatch.setattr(find_faces, "DETECT_PX", 128)
+    monkeypatch.setattr(find_faces, "_tools", lambda: stand_in(seen))
+    monkeypatch.setattr("sg3.data.prepare.model_path", lambda: None)
+    photo = smooth(256)
+    assert find_faces.find_face(photo).centre == pytest.approx((100, 100))
+    assert seen == [(128, 128, 3)]
+    (tmp_path / "in").mkdir()
+    photo.save(tmp_path / "in" / "a.png")
+    Image.new("RGB", (256, 256)).save(tmp_path / "in" / "b.png")
+    kept, dropped = prepare(
+        tmp_path / "in", tmp_path / "o.zip", (SIDE, SIDE), align="faces", jobs=1
+    )
+    assert list(kept) == ["a.png"] and dropped == {"b.png": "no face"}
+    shown = pixels_of(tmp_path / "o.zip", kept["a.png"].name)
+    expected = cut_rotated(photo, aligned_square(landmarks((100, 100), 30)), SIDE)
+    np.testing.assert_array_equal(shown, np.asarray(expected))
+
+
+def test_without_dlib_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(find_faces, "MODEL", "missing.dat")
+    smooth(64).save(tmp_path / "a.png")
+    options = ("--resolution", "64x64", "--align", "faces")
+    where = ("--source", tmp_path, "--dest", tmp_path / "o.zip")
+    fails("pip install 'sg3[faces]', or give --landmarks", *where, *options)
+    assert not (tmp_path / "o.zip").exists()
+
+
+def test_the_astronaut_upright_and_turned():
+    """A photograph that scikit-image ships, with dlib's own detector and landmarks."""
+    pytest.importorskip("dlib", reason="the extra faces is not installed")
+    data = pytest.importorskip("skimage.data")
+    photo = Image.fromarray(data.astronaut())
+    upright = find_faces.find_face(photo)
+    assert upright.centre == pytest.approx((225, 107), abs=6)
+    assert 150 < upright.side < 200 and abs(upright.axis[1]) < 0.12
+    turned = photo.rotate(-20, Image.Resampling.BICUBIC, center=upright.centre)
+    found = find_faces.find_face(turned)
+    tilt = [np.degrees(np.arctan2(*square.axis[::-1])) for square in (upright, found)]
+    assert tilt[1] - tilt[0] == pytest.approx(20, abs=4)
+    a, b = (
+        np.asarray(cut_rotated(image, square, 64).convert("L"), float)
+        for image, square in ((photo, upright), (turned, found))
+    )
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.95
