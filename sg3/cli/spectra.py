@@ -12,6 +12,7 @@ import click
 
 from sg3.cli.options import (
     NETWORK_HELP,
+    as_option,
     debug_option,
     device_option,
     load_generator,
@@ -33,6 +34,7 @@ Source = tuple[str, Callable[[], Iterable["torch.Tensor"]]]
 
 
 @click.command()
+@as_option
 @option(
     "--data", multiple=True, metavar="ZIP|DIR", help="Dataset of real images. Repeat for several."
 )

@@ -16,6 +16,7 @@ from sg3.cli.options import (
     NETWORK_HELP,
     SEEDS,
     ParsedType,
+    as_option,
     class_option,
     config_option,
     debug_option,
@@ -60,6 +61,7 @@ def parse_bitrate(text: str) -> str:
 
 
 @click.command()
+@as_option
 @option(
     "--network",
     "networks",

@@ -241,3 +241,23 @@ def test_parsers():
 def test_images_are_yielded_one_by_one():
     images = generate_images(sg3.load(T32).G_ema, range(10**9))
     assert next(images).name == "seed0000" and next(images).image.shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate --seeds 0 --outdir OUT/a",
+        "convert NETWORK OUT/a.safetensors",
+        "video --seeds 0-1 --w-frames 2 --output OUT/a.mp4",
+        "spectra --num 2 --output OUT/a.svg",
+        "inspect --seed 0 --output OUT/a.png",
+        "metrics --metrics ppl2_wend",
+    ],
+)
+def test_what_as_states_reaches_every_command_that_loads_a_network(command, tmp_path):
+    network = repository.ROOT / "tests" / "peerfiles" / "nv-sg3repo-t-state_dict.pt"
+    words = command.replace("OUT", str(tmp_path)).replace("NETWORK", str(network)).split()
+    if words[0] != "convert":
+        words += ["--network", network]
+    fails("stylegan9", *words, "--as", "stylegan9")
+    assert not list(tmp_path.iterdir())
