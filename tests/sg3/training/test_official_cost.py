@@ -1,7 +1,7 @@
 """Estimates of `sg3 plan` for the official implementation against its published table.
 
 The table also served to fit the efficiencies in `sg3.training.cards`; the A6000 did not. Each
-estimate takes a second: half of the rows here, all in `python -m benchmarks official_cost`.
+estimate takes a second: the smallest and largest sizes here, all rows in `python -m benchmarks official_cost`.
 """
 
 import csv
@@ -20,7 +20,7 @@ TOLERANCE = 0.2
 @pytest.mark.parametrize("gpus, column", [("1", "a100_sec_per_kimg"), ("8", "v100_sec_per_kimg")])
 def test_published_times_and_memory(cfg, gpus, column):
     for row in ROWS:
-        if (row["cfg"], row["gpus"]) == (cfg, gpus):
+        if (row["cfg"], row["gpus"]) == (cfg, gpus) and row["resolution"] in ("128", "1024"):
             found = official_cost.ratios(row, column)
             assert set(found) == {column, official_cost.MEMORY_COLUMN}
             assert found == pytest.approx(dict.fromkeys(found, 1), abs=TOLERANCE), row
