@@ -1,7 +1,8 @@
 """Estimates of `sg3 plan` for the official implementation against its published table.
 
 The table also served to fit the efficiencies in `sg3.training.cards`; the A6000 did not. Each
-estimate takes a second: the smallest and largest sizes here, all rows in `python -m benchmarks official_cost`.
+estimate takes a second: the smallest and largest sizes here, all rows in
+`python -m benchmarks official_cost`.
 """
 
 import csv
