@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
+from sg3.checkpoints.content import HEAD_BYTES, name_file
 from sg3.checkpoints.download import fetch
 from sg3.checkpoints.hub_files import SCHEME, fetch_from_hub
 from sg3.checkpoints.layouts import Stated
 from sg3.checkpoints.networks import Networks
 from sg3.checkpoints.official_pickle import load_official_pickle
-from sg3.checkpoints.other_networks import name_file
 from sg3.checkpoints.peers import (
     check_unstated,
     is_plain_safetensors,
@@ -143,7 +143,7 @@ def sniff(path: Path) -> str:
     Raises ValueError for others.
     """
     with open(path, "rb") as file:
-        head = file.read(512)
+        head = file.read(HEAD_BYTES)
     if not head:
         raise UserError(f"{path}: the file is empty")
     if head.startswith((b"PK\3\4", LEGACY_HEAD)):

@@ -1,4 +1,4 @@
-"""Names of files and networks that people mistake for StyleGAN2 and StyleGAN3, for messages."""
+"""Names of networks that people mistake for StyleGAN2 and StyleGAN3, for messages."""
 
 from __future__ import annotations
 
@@ -7,32 +7,6 @@ from typing import Any
 
 from sg3.checkpoints.inert import Record, as_record
 from sg3.checkpoints.pickle_machine import Stub
-
-#: First bytes of files that people give as a network, and what to do with them.
-HEADS = (
-    (b"version https://git-lfs", "a Git LFS pointer instead of the file; run `git lfs pull`"),
-    (b"\x1f\x8b", "a gzip archive; unpack it first (gunzip)"),
-    (b"BZh", "a bzip2 archive; unpack it first (bunzip2)"),
-    (b"\xfd7zXZ", "an xz archive; unpack it first (unxz)"),
-    (b"(\xb5/\xfd", "a Zstandard archive; unpack it first (unzstd)"),
-    (b"7z\xbc\xaf", "a 7-Zip archive; unpack it first"),
-    (b"Rar!", "a RAR archive; unpack it first"),
-    (b"\x93NUMPY", "a NumPy array, as projectors write latents; not a network"),
-    (b"\x89HDF", "an HDF5 file, as Keras writes; not a StyleGAN network"),
-    (b"\x89PNG", "a PNG image, not a network"),
-    (b"\xff\xd8\xff", "a JPEG image, not a network"),
-    (b"<", "a web page; download the file itself"),
-    (b"{", "a JSON text, not a network"),
-)
-
-
-def name_file(head: bytes) -> str:
-    """Return what a file is by its first bytes (at least 300, or all)."""
-    start = head.lstrip()
-    for magic, name in HEADS:
-        if start.startswith(magic) or head.startswith(magic):
-            return name
-    return "a tar archive; unpack it first" if head[257:262] == b"ustar" else "an unknown format"
 
 
 def name_other(record: Record) -> str | None:

@@ -27,9 +27,9 @@ from sg3.training.loggers import check_loggers, make_loggers
 from sg3.training.loss import GANLoss
 from sg3.training.progress_page import write_progress_page
 from sg3.training.run_writer import RunWriter, Tick
+from sg3.training.start_notes import data_notes, describe_start, start_notes
 from sg3.training.state import capture, newest_state, restore, write_state, writing
 from sg3.training.trainer import Trainer, prepare_device
-from sg3.training.transfer import fading_line
 
 #: Options about place, length and speed, which may change when a run is resumed.
 MAY_CHANGE = (
@@ -234,9 +234,8 @@ class Run:
         """Write the first files of a new run, or restore `state` and its files."""
         if state is not None:
             notes = notes + restore(self.trainer, state)
-        self.start = self._describe_start(resumed=state is not None)
-        if self.config.compile and self.trainer.loss.config.pl_weight > 0:
-            notes = [*notes, "compile: path lengths need second derivatives and run uncompiled"]
+        self.start = describe_start(self.config, self.trainer, resumed=state is not None)
+        notes = [*data_notes(self.dataset), *notes, *start_notes(self.config, self.trainer)]
 
         def write() -> None:
             with writing(self.folder):
@@ -245,22 +244,10 @@ class Run:
                 else:
                     self.writer.load_state(state["output"])
             self.writer.log(self.start)
-            transfer = [line for r in self.trainer.transfer_reports for line in r.lines()]
-            if self.trainer.transfer_reports:
-                assert self.config.ema_kimg is not None, "options are resolved"
-                transfer.append(fading_line(self.config.ema_kimg))
-            for line in [*self._data_notes(), *notes, *transfer, *self.new_skipped_images()]:
+            for line in [*notes, *self.new_skipped_images()]:
                 self.note(line)
 
         self.team.agree(write)
-
-    def _data_notes(self) -> list[str]:
-        """Return lines about the data: what is not read, and labels that are not used."""
-        unused = self.dataset.unused_labels
-        if unused is None:
-            return self.dataset.notes
-        what = f"{unused[1]} classes" if unused[0] == "classes" else "labels"
-        return [*self.dataset.notes, f"the data has {what}, which are not used without `cond`"]
 
     def _start_callbacks(self, resumed: bool) -> None:
         """Tell the callbacks, on rank 0, that the session begins."""
@@ -283,17 +270,6 @@ class Run:
                 callback.on_start(run)
 
         self.team.agree(start)
-
-    def _describe_start(self, resumed: bool) -> str:
-        config, trainer = self.config, self.trainer
-        text = f"{trainer.dataset.describe()}, gamma {config.gamma:g}"
-        if config.gamma_end not in (None, config.gamma):
-            text += f" falling to {config.gamma_end:g} in {config.gamma_kimg:g} kimg"
-        if resumed:
-            return f"resuming at {trainer.cur_nimg / 1000:.1f} kimg with {text}"
-        where = config.start_network or "scratch"
-        fits = ", ".join(report.summary() for report in trainer.transfer_reports)
-        return f"starting from {where} with {text}" + (f"; {fits}" if fits else "")
 
     def note(self, line: str) -> None:
         """Add a line to the log and to the next step's notes."""

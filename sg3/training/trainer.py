@@ -226,7 +226,7 @@ class Trainer:
             start = start or Networks()
             start_G = start.G or start.G_ema
             kind, g_kwargs = generator_kwargs(config, *shape, start_G, dataset.label_kind)
-            d_kwargs = discriminator_kwargs(config, *shape, start.D, start.G or start.G_ema)
+            d_kwargs = discriminator_kwargs(config, *shape, start.D, start_G)
         else:
             kind = "stylegan2" if config.cfg == "stylegan2" else "stylegan3"
             g_kwargs, d_kwargs = kwargs["G"], kwargs["D"]
