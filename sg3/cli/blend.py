@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sg3.cli.delta import out_option, save_and_report
-from sg3.cli.options import debug_option, option
+from sg3.cli.options import as_option, debug_option, option, stated_arguments
 
 
 @click.command()
@@ -32,6 +32,7 @@ from sg3.cli.options import debug_option, option
     help="Take these layers from B, like L0-L3,torgb, the others from A.",
     unset="none; give either --split or --layers",
 )
+@as_option
 @out_option(".safetensors")
 @debug_option
 def blend(a: str, b: str, split: str | None, width: float, layers: str | None, out: str) -> None:
@@ -53,7 +54,7 @@ def blend(a: str, b: str, split: str | None, width: float, layers: str | None, o
     from sg3.blend import blend as blend_networks
     from sg3.blend import layer_fractions, split_fractions
 
-    first, second = sg3.load(a, only_ema=True), sg3.load(b, only_ema=True)
+    first, second = (sg3.load(file, as_=stated_arguments(), only_ema=True) for file in (a, b))
     if layers is not None:
         fractions = layer_fractions(first.G_ema, layers)
     else:

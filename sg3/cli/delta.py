@@ -15,6 +15,7 @@ from sg3.cli.options import (
     DELTA_FILE,
     SEEDS,
     ParsedType,
+    as_option,
     class_option,
     debug_option,
     delta_option,
@@ -105,6 +106,7 @@ def delta() -> None:
     "--source", required=True, metavar="NAME|FILE|URL", help="The network before the adaptation."
 )
 @option("--adapted", required=True, metavar="NAME|FILE|URL", help="The network after it.")
+@as_option
 @rank_option
 @option(
     "--dtype",
@@ -126,7 +128,8 @@ def make(source: str, adapted: str, rank: int | None, dtype: str, out: str) -> N
     import sg3
     from sg3.checkpoints.delta import difference, kept_fraction, save_delta
 
-    before, after = (sg3.load(path, only_ema=True) for path in (source, adapted))
+    names = (source, adapted)
+    before, after = (sg3.load(name, as_=stated_arguments(), only_ema=True) for name in names)
     meta = {"source": before.meta["name"], "adapted": after.meta["name"]}
     meta |= {"licence": before.meta["licence"]} if "licence" in before.meta else {}
     kind = {"fp16": torch.float16, "fp32": torch.float32}[dtype]

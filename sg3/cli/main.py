@@ -110,7 +110,8 @@ def with_option_names(message: str, command: click.Command | None) -> str:
                 shown = option_name(param)
                 names.setdefault(param.name or "", shown)
                 fields.setdefault(getattr(param, "field", None) or "", shown)
-    names = fields | names
+    # Commands without this option read what `sg3 convert` wrote.
+    names = {"as_": "sg3 convert --as"} | fields | names
     start = re.match(r"(\w+(?:, \w+)*): ", message)
     if start and all(name in names for name in start[1].split(", ")):
         options = ", ".join(names[name] for name in start[1].split(", "))

@@ -294,6 +294,7 @@ def test_a_parameter_comes_before_a_field_of_the_same_name():
 
     assert with_option_names("batch: got 0", two) == "--batch: got 0"
     assert with_option_names("tune_batch: got 0", two) == "--tune-batch: got 0"
+    assert with_option_names("state `as_`", two) == "state sg3 convert --as"
 
 
 def test_options_of_subcommands_count():
