@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -66,6 +67,17 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the content of JSON that somebody else wrote. Raises ValueError for anything wrong.
+
+    `json.loads` alone raises RecursionError for deeply nested text, too.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
 
 
 def write_tensors(
@@ -133,6 +145,14 @@ def _open_tensors(path: str | os.PathLike, kind: str, expected: str) -> Iterator
     except SafetensorError:
         hint = f"; expected {expected}" if expected else ""
         raise UserError(f"{kind} {path}: damaged or not a safetensors file{hint}") from None
+
+
+def first_nonfinite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of the first tensor with NaN or infinite values, None without any."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return name
+    return None
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sg3.checkpoints.hub_files import SCHEME
 from sg3.checkpoints.networks import Networks
+from sg3.files import parse_json
 
 #: A card with this line is ours to replace; one without it has been written by a person.
 MARK = "<!-- written by `sg3 push`; delete this line to keep your changes -->"
@@ -149,7 +150,7 @@ def read_metrics(run: Path, snapshot: str) -> list[tuple[str, ...]]:
 
 def _parse(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

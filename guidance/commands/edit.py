@@ -13,7 +13,7 @@ import click
 from guidance.commands.common import LoadedNetwork, load_network, slug, warn_of_unread_words
 from guidance.commands.edit_options import edit_options
 from guidance.directions.config import RelevanceConfig
-from sg3.cli.options import resolve_device
+from sg3.cli.options import allows_nonfinite, resolve_device
 from sg3.cli.stopping import INTERRUPTED, stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder, prepare_folder
@@ -151,7 +151,7 @@ def _start(
         return map_latents(G, seed_latents(seed, 1, G.z_dim), class_index)
 
     if latent is not None:
-        start = read_latent(latent, G, loaded.sha256, options["force"])
+        start = read_latent(latent, G, loaded.sha256, options["force"], allows_nonfinite())
     else:
         start = EditedLatent(torch.cat([of_seed(seed) for seed in seeds or ()]))
     ws = start.ws

@@ -16,10 +16,10 @@ from guidance.augment import AUGMENTS
 from guidance.commands.common import LoadedNetwork, load_models, slug, warn_of_unread_words
 from guidance.commands.steer_options import steer_options
 from guidance.steering.config import SteerConfig
-from sg3.cli.options import apply_precision, resolve_device
+from sg3.cli.options import allows_nonfinite, apply_precision, resolve_device
 from sg3.cli.stopping import INTERRUPTED, stop_requests
 from sg3.errors import UserError
-from sg3.files import check_folder, prepare_folder
+from sg3.files import check_folder, parse_json, prepare_folder
 from sg3.manifest import RunManifest
 from sg3.threads import use_free_cores
 
@@ -163,7 +163,7 @@ def read_start(
     from guidance.render import EditedLatent
 
     path = options["latent"]
-    found = read_latent(path, loaded.G, loaded.sha256, options["force"])
+    found = read_latent(path, loaded.G, loaded.sha256, options["force"], allows_nonfinite())
     if len(found.ws) != 1:
         raise UserError(f"latent {path}: got {len(found.ws)} latents, expected one to start from")
     styles = {name: style.expand(variants, -1) for name, style in found.styles.items()}
@@ -265,10 +265,10 @@ def _note_results(records: Sequence[SteeringRecord], outdir: Path, manifest: Run
 def is_finished(outdir: Path, arguments: Mapping[str, Any]) -> bool:
     """Whether a run with these arguments is complete in `outdir`."""
     try:
-        found = json.loads((outdir / "run.json").read_text())
-    except (OSError, ValueError):
+        found = parse_json((outdir / "run.json").read_text())
+        theirs = dict(found.get("arguments", {}))
+    except (OSError, ValueError, AttributeError, TypeError):
         return False
     ours = json.loads(json.dumps(dict(arguments), default=str))
-    theirs = found.get("arguments", {})
     changed = [name for name in ours if name != "resume" and ours[name] != theirs.get(name)]
     return bool(found.get("finished")) and not changed

@@ -14,7 +14,7 @@ import click
 from guidance.commands.common import argument_prefix, slug, warn_of_unread_words
 from nada.commands.adapt_options import PARTS, adapt_options
 from nada.config import AdaptConfig, RecordConfig, StopRule, usual_config
-from sg3.cli.options import resolve_device, stated_arguments
+from sg3.cli.options import load_options, resolve_device
 from sg3.cli.stopping import stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder
@@ -95,7 +95,7 @@ def _begin(
     from sg3.checkpoints.delta import weights_hash
 
     encoder = load_encoder(clip, resolve_device(device))
-    nets = load(network, resolve_device(device), as_=stated_arguments())
+    nets = load(network, resolve_device(device), **load_options())
     G = generator_of(nets)
     images = None
     if target_images:

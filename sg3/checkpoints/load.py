@@ -26,7 +26,7 @@ from sg3.checkpoints.safetensors_io import load_safetensors
 from sg3.checkpoints.snapshot_names import last_snapshot
 from sg3.checkpoints.torch_archive import LEGACY_HEAD
 from sg3.errors import NetworkNote, UserError
-from sg3.files import sha256_of
+from sg3.files import first_nonfinite, sha256_of
 
 
 def load(
@@ -34,6 +34,7 @@ def load(
     device: str | torch.device = "cpu",
     as_: str | None = None,
     only_ema: bool = False,
+    allow_nonfinite: bool = False,
 ) -> Networks:
     """Load networks.
 
@@ -48,6 +49,7 @@ def load(
         as_: what a file without constructor arguments does not tell, like
             "stylegan3-t,conv_clamp=none"; None: infer everything.
         only_ema: leave G, D and augment_pipe out, which halves time and memory.
+        allow_nonfinite: load weights that are NaN or infinite, too. Their images are black.
 
     Returns:
         The networks, in eval mode and without gradients. `meta` holds their name, source, SHA-256,
@@ -55,7 +57,7 @@ def load(
 
     Raises:
         ValueError: unknown name, unknown format, damaged file, arguments that cannot be inferred,
-            or failed download.
+            weights that are not finite, or failed download.
 
     Warns:
         NetworkNote: what was left out, assumed or estimated.
@@ -76,6 +78,8 @@ def load(
         warnings.warn(about, NetworkNote, stacklevel=2)
     if networks.G_ema is None:
         raise UserError(f"{path}: has no generator G_ema")
+    if not allow_nonfinite:
+        _check_finite(path, networks)
     networks.meta = {
         **networks.meta,
         "name": entry.name if entry else path.stem,
@@ -86,6 +90,15 @@ def load(
     if entry:
         networks.meta["licence"] = entry.licence
     return networks.to(device)
+
+
+def _check_finite(path: Path, networks: Networks) -> None:
+    for part, network in networks.parts().items():
+        if (name := first_nonfinite(network.state_dict())) is not None:
+            raise UserError(
+                f"{path}: {part}.{name} has values that are not finite (a training that diverged, "
+                "or damage); `allow_nonfinite` loads it anyway"
+            )
 
 
 def _read(path: Path, form: str, stated: Stated, only_ema: bool) -> Networks:

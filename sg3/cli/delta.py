@@ -22,9 +22,9 @@ from sg3.cli.options import (
     device_option,
     fps_option,
     load_generator,
+    load_options,
     network_option,
     option,
-    stated_arguments,
     trunc_option,
     with_deltas,
 )
@@ -129,7 +129,7 @@ def make(source: str, adapted: str, rank: int | None, dtype: str, out: str) -> N
     from sg3.checkpoints.delta import difference, kept_fraction, save_delta
 
     names = (source, adapted)
-    before, after = (sg3.load(name, as_=stated_arguments(), only_ema=True) for name in names)
+    before, after = (sg3.load(name, only_ema=True, **load_options()) for name in names)
     meta = {"source": before.meta["name"], "adapted": after.meta["name"]}
     meta |= {"licence": before.meta["licence"]} if "licence" in before.meta else {}
     kind = {"fp16": torch.float16, "fp32": torch.float32}[dtype]
@@ -201,7 +201,7 @@ def apply(network: str, deltas: Deltas, force: bool, out: str) -> None:
     import sg3
 
     _require(deltas)
-    nets = sg3.load(network, as_=stated_arguments(), only_ema=True)
+    nets = sg3.load(network, only_ema=True, **load_options())
     meta = {**nets.meta, "deltas": list(deltas)}
     changed = sg3.Networks(G_ema=with_deltas(nets.G_ema, deltas, force), meta=meta)
     save_and_report(sg3.save, changed, out)

@@ -12,6 +12,7 @@ import click
 
 from sg3.cli.options import (
     SEEDS,
+    allows_nonfinite,
     class_option,
     debug_option,
     delta_option,
@@ -102,7 +103,7 @@ def generate(
     images: Iterable[Generated]
     repeated = 0
     if latent is not None:
-        saved = read_latent_file(latent, G, nets.meta["sha256"], force)
+        saved = read_latent_file(latent, G, nets.meta["sha256"], force, allows_nonfinite())
         count = len(saved.ws[rank::world])
         images = generate_from_latents(G, saved.ws, saved.styles, **how)
         images = (image for i, image in enumerate(images) if i % world == rank)

@@ -12,6 +12,7 @@ import click
 from sg3.analysis.layer_display import LayerDisplay
 from sg3.cli.options import (
     ParsedType,
+    allows_nonfinite,
     class_option,
     config_option,
     debug_option,
@@ -207,7 +208,7 @@ def _latent(
     if latent is None:
         config = VideoConfig(seeds=(seed,), truncation_psi=trunc, class_index=class_index)
         return seed_latents(G, config)
-    return load_latents(latent, G, sha256)[:1].to(next(G.parameters()).device)
+    return load_latents(latent, G, sha256, allows_nonfinite())[:1].to(next(G.parameters()).device)
 
 
 def _write(G: MappedGenerator, ws: torch.Tensor, out: Path, options: dict[str, Any]) -> None:

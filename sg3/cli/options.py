@@ -211,7 +211,11 @@ def _remember_stated(ctx: click.Context, param: click.Parameter, value: str | No
     ctx.meta["sg3.as"] = value
 
 
-as_option = option(
+def _remember_nonfinite(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta["sg3.allow_nonfinite"] = value
+
+
+only_as_option = option(
     "--as",
     "as_",
     metavar="KIND,NAME=VALUE,…",
@@ -223,10 +227,31 @@ as_option = option(
 )
 
 
-def stated_arguments() -> str | None:
-    """Return the value of `--as` of the running command, for the argument `as_` of `sg3.load`."""
+nonfinite_option = option(
+    "--allow-nonfinite",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_nonfinite,
+    help="Load networks and latents with NaN or infinite values, too.",
+)
+
+
+def as_option(command: F) -> F:
+    """Add the options about files of networks, `--as` and `--allow-nonfinite`."""
+    return only_as_option(nonfinite_option(command))
+
+
+def allows_nonfinite() -> bool:
+    """Whether the running command has the option `--allow-nonfinite`."""
     ctx = click.get_current_context(silent=True)
-    return None if ctx is None else ctx.meta.get("sg3.as")
+    return ctx is not None and bool(ctx.meta.get("sg3.allow_nonfinite"))
+
+
+def load_options() -> dict[str, Any]:
+    """Return arguments of `sg3.load` that the running command got as options."""
+    ctx = click.get_current_context(silent=True)
+    stated = None if ctx is None else ctx.meta.get("sg3.as")
+    return {"as_": stated, "allow_nonfinite": allows_nonfinite()}
 
 
 only_network_option = option(
@@ -235,7 +260,7 @@ only_network_option = option(
 
 
 def network_option(command: F) -> F:
-    """Add the options `--network` and `--as`."""
+    """Add the options `--network`, `--as` and `--allow-nonfinite`."""
     return only_network_option(as_option(command))
 
 
@@ -337,7 +362,7 @@ def load_generator(
     """
     import sg3
 
-    nets = sg3.load(network, resolve_device(device), stated_arguments(), only_ema=True)
+    nets = sg3.load(network, resolve_device(device), only_ema=True, **load_options())
     G = with_deltas(nets.G_ema, deltas, force)
     apply_precision(G, precision)
     return nets, G

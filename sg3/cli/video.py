@@ -16,6 +16,7 @@ from sg3.cli.options import (
     NETWORK_HELP,
     SEEDS,
     ParsedType,
+    allows_nonfinite,
     as_option,
     class_option,
     config_option,
@@ -185,7 +186,8 @@ def _plan(
     ((_, nets, G),) = loaded
     ws = None
     if latent is not None:
-        ws = load_latents(latent, G, None if force else nets.meta["sha256"])
+        sha256 = None if force else nets.meta["sha256"]
+        ws = load_latents(latent, G, sha256, allows_nonfinite())
     return plan_video(G, config, ws)
 
 

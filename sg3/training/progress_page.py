@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from sg3.checkpoints.snapshot_names import kimg_in_name
-from sg3.files import write_text
+from sg3.files import parse_json, write_text
 from sg3.metrics.registry import higher_is_better
 from sg3.training.run_folder import OPTIONS, format_seconds, read_jsonl
 
@@ -244,7 +244,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def _read_options(path: Path) -> dict[str, Any]:
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
+        options = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return options if isinstance(options, dict) else {}
