@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+LONGEST = 2000  # characters of a message
+
 
 class UserError(ValueError):
     """Invalid input. The message is one line: argument, value, what was expected, what to do.
 
-    The command line prints only the message and exits with status 2.
+    The command line prints only the message and exits with status 2. Messages may quote files: what
+    could control a terminal is escaped, and no message is endless.
     """
+
+    def __init__(self, message: object = ""):
+        text = str(message)
+        super().__init__(printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}…"))
 
 
 #: What odd content of files raises besides ValueError, where code that reads it is not prepared.

@@ -170,6 +170,6 @@ def check_styles(path: str | os.PathLike, styles: Mapping[str, torch.Tensor], G:
         if style.shape[-1] != channels.get(name):
             expected = channels.get(name, "no such layer")
             raise UserError(
-                f"{path}: styles of {brief(name)!r} have shape {list(style.shape)}, expected {expected}; "
-                "they belong to another network"
+                f"{path}: styles of {brief(name)!r} have shape {list(style.shape)}, expected "
+                f"{expected}; they belong to another network"
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import tokenize
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,8 @@ from sg3.zip_files import DAMAGED_ZIP, check_entry, open_zip
 NAMES = ("ws", "w", "w_plus", "latent", "latents", "projected_w")
 NOISE = ("noise", "noises")
 MAX_BYTES = 2**30  # of latents: 29 000 of a network at 1024 pixels
+#: What damaged headers of arrays raise, which are Python literals.
+DAMAGED_HEADER = (SyntaxError, tokenize.TokenError)
 NPY_HEAD = b"\x93NUMPY"
 
 
@@ -53,7 +56,7 @@ def read_other_latent(path: str | os.PathLike, num_ws: int | None) -> torch.Tens
         found = [_as_rows(each, num_ws) for each in _latents(path)]
     except ValueError as error:
         raise UserError(f"latent {path}: {error}") from None
-    except (*DAMAGE, *DAMAGED_ZIP, OSError) as error:
+    except (*DAMAGE, *DAMAGED_ZIP, *DAMAGED_HEADER, OSError) as error:
         raise UserError(f"latent {path}: cannot be read ({type(error).__name__})") from None
     if not found:
         raise UserError(

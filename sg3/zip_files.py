@@ -46,8 +46,8 @@ class _Archive(zipfile.ZipFile):
     """An archive that closes its file."""
 
     def __init__(self, file: _Bounded):
-        super().__init__(file)
         self._opened = file
+        super().__init__(file)
 
     def close(self) -> None:
         super().close()

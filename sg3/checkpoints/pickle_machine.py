@@ -19,8 +19,9 @@ from sg3.errors import UserError, brief, printable
 #: An opcode is one step, as is each item that a call may copy: the opcodes around a call could
 #: copy one long list again and again. Official networks take about 10⁵ steps. A step can create an
 #: object of 200 bytes, such as an empty set.
-MAX_STEPS = 500_000
+MAX_STEPS = 700_000
 BYTES_PER_STEP = 64  # of a larger file allow one step more
+STEPS_PER_VIEW = 50
 #: Items of strings are not objects; this many characters count as a step.
 CHARACTERS_PER_STEP = 256
 #: Keys of dictionaries other than strings. Their hashes follow from their values, so that a file
@@ -315,6 +316,8 @@ def _copied(value: Any) -> int:
     """Return how many steps a copy of an argument counts."""
     if isinstance(value, str):
         return len(value) // CHARACTERS_PER_STEP
+    if isinstance(value, memoryview):  # may be a storage, with five small pickles
+        return STEPS_PER_VIEW
     return len(value) if isinstance(value, (list, tuple, dict, set, frozenset)) else 1
 
 

@@ -95,7 +95,7 @@ def errors_in_one_line(ctx: click.Context | None) -> Iterator[None]:
 
 
 def with_option_names(message: str, command: click.Command | None) -> str:
-    """Return a library message in printable characters with the options of `command` instead of Python's argument names.
+    """Return a library message, printable, with the options of `command` for argument names.
 
     Argument names are at the start (`batch: got 0, …`) or in backticks; `batch` becomes --batch.
     Options go by the name of their parameter, or else of the configuration field that they set.

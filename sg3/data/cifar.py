@@ -19,6 +19,7 @@ from sg3.checkpoints.pickle_machine import (
     Stateful,
     allowed_steps,
 )
+from sg3.errors import brief
 
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 META = "batches.meta"
@@ -94,7 +95,8 @@ class _Array(Stateful):
         if not isinstance(data, (bytes, memoryview)) or not isinstance(shape, tuple):
             raise Refused("a NumPy array has an unknown format")
         if shape != (len(data) // int(np.prod(SHAPE)), int(np.prod(SHAPE))):
-            raise Refused("a NumPy array has another shape, expected [N, 3072]")
+            shown = ", ".join(brief(size, 20) for size in shape[:4])
+            raise Refused(f"a NumPy array has the shape ({shown}), expected [N, 3072]")
         self.value = np.frombuffer(data, np.uint8, int(np.prod(shape))).reshape(shape)
 
 
