@@ -29,17 +29,30 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     It has the suffix of `path`, since some writers choose their format by it.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    with _naming(path):
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp creates private files
-        os.replace(temporary, path)
+        with _naming(path, name):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())  # mkstemp creates private files
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path, temporary: str | None = None) -> Iterator[None]:
+    """Let errors of the system name `path`: a full disk names no file, or only the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or (error.filename not in (None, temporary) and temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _umask() -> int:

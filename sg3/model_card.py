@@ -140,10 +140,10 @@ def read_metrics(run: Path, snapshot: str) -> list[tuple[str, ...]]:
         chosen = [i for i, name in enumerate(names) if name == snapshot] or range(len(records))
         if records:
             record, name = records[chosen[-1]], names[chosen[-1]]
-            results = record.get("results") or {}
+            results = record.get("results")
             rows += [
                 (key, f"{value:.5g}" if isinstance(value, float) else str(value), name or "-")
-                for key, value in results.items()
+                for key, value in (results if isinstance(results, dict) else {}).items()
             ]
     return rows
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from guidance.templates import TEMPLATES, templates_of
-from sg3.cli.options import ParsedType, load_options, option, with_deltas
+from sg3.cli.options import ParsedType, check_files, load_options, option, with_deltas
 from sg3.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported when a command runs: `--help` is quick
@@ -102,6 +102,7 @@ def load_models(
     """Load a network file and an encoder."""
     from guidance.encoders import load_encoder
 
+    check_files(network)
     encoder = load_encoder(clip, device)  # first: a misspelt name fails before the download
     return load_network(network, device, deltas), encoder
 

@@ -15,7 +15,7 @@ import click
 from guidance.commands.common import LoadedNetwork, argument_prefix, load_network, slug
 from guidance.commands.project_options import TUNE, project_options
 from guidance.inversion.config import ProjectConfig, TuneConfig
-from sg3.cli.options import allows_nonfinite, resolve_device
+from sg3.cli.options import allows_nonfinite, argument, check_files, resolve_device
 from sg3.cli.stopping import INTERRUPTED, stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder, parse_json, prepare_folder
@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # torch is imported when the command runs: `--help` is quick
 
 
 @click.command()
-@click.argument("photo", type=click.Path(), metavar="PHOTO")
+@argument("photo", type=click.Path(), metavar="PHOTO")
 @project_options
 def project(photo, network, deltas, crop, latent, outdir, video, device, distance, rank, **options):
     """Find the latent of a photo, and optionally fine-tune the network to it.
@@ -64,6 +64,7 @@ def project(photo, network, deltas, crop, latent, outdir, video, device, distanc
     config, tuning = configs(options)
     outdir = Path(outdir or f"out/project-{slug(Path(photo).stem)}")
     check_folder(outdir)
+    check_files(network, latent=latent)
     image = read_photo(photo)
     manifest = RunManifest(outdir, "project", click.get_current_context().params)
     with manifest.time("load"):

@@ -16,7 +16,14 @@ from guidance.augment import AUGMENTS
 from guidance.commands.common import LoadedNetwork, load_models, slug, warn_of_unread_words
 from guidance.commands.steer_options import steer_options
 from guidance.steering.config import SteerConfig
-from sg3.cli.options import allows_nonfinite, apply_precision, resolve_device
+from sg3.cli.options import (
+    allows_nonfinite,
+    apply_precision,
+    argument,
+    check_files,
+    need_option,
+    resolve_device,
+)
 from sg3.cli.stopping import INTERRUPTED, stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder, parse_json, prepare_folder
@@ -41,7 +48,7 @@ TRANSFORM = {True: "free", False: "held", None: "follow"}
 
 
 @click.command()
-@click.argument("prompts", nargs=-1, metavar='"PROMPT" ["PROMPT" ...]')
+@argument("prompts", nargs=-1, metavar='"PROMPT" ["PROMPT" ...]')
 @steer_options
 def steer(
     prompts, images, network, deltas, clips, outdir, video, no_video, resume, variants, precision,
@@ -69,6 +76,7 @@ def steer(
     if resume and is_finished(outdir, arguments):
         click.echo(f"{outdir} is already finished.")
         return
+    check_files(network, latent=options["latent"])
     clip = ",".join(clips)
     manifest = RunManifest(outdir, "steer", arguments)
     with manifest.time("load"):
@@ -136,8 +144,10 @@ def check_combination(
         for name, used in (("variants", variants > 1), ("region", options["region"])):
             if used:
                 raise UserError(f"--dissolve: does not work with --{name}; leave it out")
-    elif options["times"] or options["motion"]:
-        raise UserError("--times, --motion: need --dissolve; give that too")
+    need_option(bool(options["dissolve"]), "--dissolve", "times", "motion", "fade")
+    need_option(options["motion"] is not None, "--motion", "amount")
+    need_option(config.identity > 0, "--identity", "identity_encoder")
+    need_option(config.perceptual > 0, "--perceptual", "perceptual_distance")
     if compiled and (config.space == "s" or config.transform != "follow" or options["latent"]):
         raise UserError("--compile: needs space w or w+ and no --latent or --transform")
 

@@ -11,7 +11,7 @@ import torch
 
 from sg3.checkpoints.content import HEAD_BYTES, name_file
 from sg3.checkpoints.download import fetch
-from sg3.checkpoints.hub_files import SCHEME, fetch_from_hub
+from sg3.checkpoints.hub_files import SCHEME, fetch_from_hub, parse_hub_address
 from sg3.checkpoints.layouts import Stated
 from sg3.checkpoints.networks import Networks
 from sg3.checkpoints.official_pickle import load_official_pickle
@@ -27,6 +27,8 @@ from sg3.checkpoints.snapshot_names import last_snapshot
 from sg3.checkpoints.torch_archive import LEGACY_HEAD
 from sg3.errors import NetworkNote, UserError
 from sg3.files import first_nonfinite, sha256_of
+
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def load(
@@ -117,22 +119,38 @@ def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
     text = os.fspath(source)
     if text.startswith(SCHEME):
         return fetch_from_hub(text), None
-    if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
+    if URL.match(text):
         return fetch(text), None
+    found = _find(text)
+    return (found, None) if isinstance(found, Path) else (_file_of(found), found)
+
+
+def check_source(source: str | os.PathLike) -> None:
+    """Raise ValueError if `load` would refuse `source` by its name or the first bytes of its file.
+
+    Loads and downloads nothing, for commands that have other work to do first.
+    """
+    text = os.fspath(source)
+    if text.startswith(SCHEME):
+        parse_hub_address(text)
+    elif not URL.match(text) and isinstance(found := _find(text), Path):
+        sniff(found)
+
+
+def _find(text: str) -> Path | Entry:
+    """Return the file, or the known network, that a name stands for."""
     path = Path(text).expanduser()
     if text not in REGISTRY:  # a known name takes precedence over a folder of that name
         if path.is_dir():
-            return last_snapshot(path), None
+            return last_snapshot(path)
         if path.exists():
-            return path, None
+            return path
     if path.suffix in (".pkl", ".safetensors", ".pt", ".pth") or path.parent != Path("."):
         try:
-            entry = find_entry(text)  # official file names are names too
+            return find_entry(text)  # official file names are names too
         except UserError:
             raise UserError(f"{text}: no such file") from None
-    else:
-        entry = find_entry(text)
-    return _file_of(entry), entry
+    return find_entry(text)
 
 
 def _file_of(entry: Entry) -> Path:

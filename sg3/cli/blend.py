@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from sg3.cli.delta import out_option, save_and_report
-from sg3.cli.options import as_option, debug_option, load_options, option
+from sg3.cli.options import argument, as_option, debug_option, load_options, option
 
 
 @click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@argument("a", metavar="A")
+@argument("b", metavar="B")
 @option(
     "--split",
     metavar="LAYER",

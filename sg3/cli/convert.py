@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sg3.cli.options import as_option, debug_option, load_options, option
+from sg3.cli.options import argument, as_option, debug_option, load_options, option
 from sg3.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ SUFFIXES = {"sg3": ".safetensors", "official": ".pt", "rosinality": ".pt"}
 
 
 @click.command()
-@click.argument("source", metavar="IN")
-@click.argument("target", metavar="OUT", type=click.Path(dir_okay=False))
+@argument("source", metavar="IN")
+@argument("target", metavar="OUT", type=click.Path(dir_okay=False))
 @option(
     "--layout",
     type=click.Choice(list(SUFFIXES)),

@@ -13,6 +13,7 @@ import click
 from sg3.cli.options import (
     SEEDS,
     allows_nonfinite,
+    check_files,
     class_option,
     debug_option,
     delta_option,
@@ -98,6 +99,7 @@ def generate(
         raise UserError("--grid: got several processes, expected one; run without torchrun")
     if device == "auto" and world > 1:
         device = _device_of_rank()
+    check_files(network, latent=latent)
     nets, G = load_generator(network, device, deltas, precision)
     how = {"rotate_deg": options.pop("rotate"), **options}
     images: Iterable[Generated]

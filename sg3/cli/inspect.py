@@ -13,6 +13,7 @@ from sg3.analysis.layer_display import LayerDisplay
 from sg3.cli.options import (
     ParsedType,
     allows_nonfinite,
+    check_files,
     class_option,
     config_option,
     debug_option,
@@ -21,6 +22,7 @@ from sg3.cli.options import (
     force_latent_option,
     fps_option,
     load_generator,
+    need_option,
     network_option,
     option,
     rotate_option,
@@ -145,6 +147,9 @@ def inspect(
     from sg3.cli.video import manifest_next_to
 
     out = None if list_only else _check_output(output)
+    is_video = out is not None and out.suffix == ".mp4"
+    need_option(is_video, "--output FILE.mp4", "frames", "fps", "motion", "amount")
+    check_files(network, latent=latent)
     nets, G = load_generator(network, device, deltas)
     if out is None:
         _print_layers(G)

@@ -18,7 +18,7 @@ import click
 from sg3._version import __version__
 from sg3.allocator import keep_large_blocks
 from sg3.cli.options import option_name
-from sg3.errors import NetworkNote, printable
+from sg3.errors import NetworkNote, UserError, printable
 from sg3.installation import PACKAGES, check_packages
 from sg3.threads import use_passive_waiting
 
@@ -121,7 +121,7 @@ def with_option_names(message: str, command: click.Command | None) -> str:
 
 def one_line_usage(error: click.UsageError) -> str:
     """Return click's message on one line."""
-    return printable(" ".join(error.format_message().split()))
+    return str(UserError(" ".join(error.format_message().split())))
 
 
 def _show_warning(usual: Callable[..., None], message: Any, category: Any, *place: Any) -> None:

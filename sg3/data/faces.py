@@ -162,7 +162,7 @@ def read_landmarks(path: str | Path, names: Sequence[str]) -> list[FaceSquare | 
         squares = [None if name is None else aligned_square(table[name]) for name in found]
     except OSError as error:
         raise UserError(f"landmarks: cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         reason = str(error).removeprefix("landmarks: ")
         raise UserError(
             f"landmarks: {path}: {reason}; expected JSON like {{name: 68 or 5 points [x, y]}}"

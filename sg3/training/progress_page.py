@@ -8,6 +8,7 @@ import io
 import json
 import math
 import statistics
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def read_ticks(folder: Path) -> list[dict[str, Any]]:
 
 def _number(value: Any) -> float | None:
     """Return `value` rounded to six digits, or None if it is not a finite number."""
-    if isinstance(value, (int, float)) and math.isfinite(value):
+    # Not math.isfinite, which cannot take large integers.
+    if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max:
         return float(f"{value:.6g}")
     return None
 

@@ -3,7 +3,7 @@
     PYTHONPATH=. python tests/fuzz/run.py --minutes 60
     PYTHONPATH=. python tests/fuzz/run.py --one pickle 1234   # repeat one, with its traceback
 
-A file passes if it loads, or raises ValueError or OSError whose message is one printable line.
+A file passes if it loads, or raises ValueError or OSError, of which the program prints one line.
 Everything else fails: other exceptions, a crash, more than 5 s of CPU, or more than 4 × size + 200
 MB of memory.
 """
@@ -29,6 +29,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import corpus
 import torch
+
+from sg3.cli.main import one_line
 
 SECONDS, MEMORY = 5, 200 << 20
 PATIENCE = 30.0  # seconds of silence after which a worker hangs
@@ -78,10 +80,10 @@ class Fuzzer:
         try:
             self.read(kind, index)
         except (ValueError, OSError) as error:
-            text = str(error)
+            text = one_line(error)
             if "MemoryError" in text:
                 return "too much memory"
-            fine = text.replace("\n", " ").isprintable() and len(text) <= MAX_MESSAGE
+            fine = text.isprintable() and len(text) <= MAX_MESSAGE
             return "refused" if fine else f"odd message: {ascii(text)[:200]}"
         except TooSlow as error:
             return f"too slow at {_place(error)}"
