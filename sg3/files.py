@@ -46,7 +46,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def _naming(path: Path, temporary: str | None = None) -> Iterator[None]:
-    """Let errors of the system name `path`: a full disk names no file, or only the temporary one."""
+    """Let errors of the system name `path`: a full disk names none, or the temporary file."""
     try:
         yield
     except OSError as error:

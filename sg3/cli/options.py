@@ -390,10 +390,8 @@ def need_option(fulfilled: bool, needed: str, *names: str) -> None:
     params = {param.name: param for param in ctx.command.params}
     for name in () if fulfilled else names:
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise UserError(
-                f"{option_name(cast(click.Option, params[name]))}: needs {needed}; give that too, or "
-                "leave it out"
-            )
+            shown = option_name(cast(click.Option, params[name]))
+            raise UserError(f"{shown}: needs {needed}; give that too, or leave it out")
 
 
 def check_files(*networks: str, latent: str | None = None) -> None:

@@ -46,7 +46,7 @@ def prepare_dataset(
     landmarks: str | Path | None = None,
     near_duplicates: str | None = None,
     report: str | Path | None = None,
-    overwrite: bool = False,
+    overwrite: bool = True,
     jobs: int | None = None,
     progress: bool = False,
     tell: Callable[[str], object] = lambda note: None,
