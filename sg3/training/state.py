@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from sg3.errors import UserError
+from sg3.system import sync_folder
 from sg3.training.run_folder import state_path, state_paths
 from sg3.training.trainer import Trainer
 
@@ -138,7 +139,7 @@ def write_state(folder: Path, state: dict[str, Any], keep: int) -> Path:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync_folder(folder)
+            sync_folder(folder)
         finally:
             temporary.unlink(missing_ok=True)
         # Temporary files too: a killed process may have left one.
@@ -178,15 +179,6 @@ def _why_not_written(error: BaseException | None) -> str | None:
             found = error.strerror or str(error)
         error = error.__context__
     return found or (text if "inline_container" in text else None)
-
-
-def _sync_folder(folder: Path) -> None:
-    # A rename survives a crash only once the folder itself is on the disk.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_state(path: Path) -> dict[str, Any]:
