@@ -32,6 +32,15 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 UNKNOWN_MEMORY = 8 << 30  # bytes that a machine has if it does not say
 
 
+def use_fallbacks() -> None:
+    """Let Apple's GPU leave operators that it lacks to the CPU; torch names each once.
+
+    Must be called before torch is imported; sets an environment variable, so only programs do.
+    """
+    if sys.platform == "darwin":
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
+
 def cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if CAN_FORK else os.cpu_count() or 1

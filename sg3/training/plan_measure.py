@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from sg3 import devices
 from sg3.allocator import keep_large_blocks
 from sg3.data.base import TrainingImages
 from sg3.distributed import Team
@@ -100,8 +101,7 @@ def _run_steps(config: TrainConfig, image_shape: tuple[int, int, int], label_dim
             trainer.batch_idx = index
             started = time.perf_counter()
             trainer.step()
-            if cuda:
-                torch.cuda.synchronize(device)
+            devices.synchronize(device)
             seconds += fraction * (time.perf_counter() - started)
     finally:
         trainer.close()

@@ -17,7 +17,7 @@ HIDING = ROOT / "tests" / "support" / "windows"
 
 
 def as_on_windows(code, *arguments, folder):
-    """Write Python `code` to `folder` and run it there in a process that looks like Windows; returns its output."""
+    """Write Python `code` to `folder` and run it there in a process that looks like Windows."""
     paths = (HIDING, ROOT, ROOT / "tests" / "support")
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONIOENCODING": "cp1252",
@@ -27,9 +27,7 @@ def as_on_windows(code, *arguments, folder):
     (folder / "program.py").write_text(code, encoding="utf-8")
     command = [sys.executable, "-W", "ignore", "program.py", *map(str, arguments)]
     found = subprocess.run(command, capture_output=True, env=env, cwd=folder)
-    output = (found.stdout + found.stderr).decode("cp1252")
-    assert found.returncode == 0, output
-    return output
+    assert found.returncode == 0, (found.stdout + found.stderr).decode("cp1252")
 
 
 REFUSALS = """
@@ -41,7 +39,7 @@ for line in ("import resource", "import fcntl", "import os; os.sysconf", "from o
              "open('12:30.txt', 'w')", "open('a.txt', 'w').write('\u2192')",
              "file = open('b.txt', 'w'); import os; os.replace('a.txt', 'b.txt')",
              "import pathlib; pathlib.Path('b.txt').unlink()",
-             "import mmap; memory = mmap.mmap(open('c', 'rb').fileno(), 0, access=mmap.ACCESS_READ);"
+             "import mmap; memory = mmap.mmap(open('c', 'rb').fileno(), 7, access=1);"
              "open('d', 'w').close(); os.replace('d', 'c')"):
     if "mmap" in line:
         open("c", "wb").write(b"content")
@@ -107,8 +105,8 @@ def main():
         network = sg3.load(str(best))
 
     adapt = ["adapt", "--source", "face", "--target", "zombie", "--outdir", str(out / "adapt")]
-    for more in (["--steps", "1"], ["--steps", "2", "--resume"]):
-        result = CliRunner().invoke(cli, [*adapt, "--batch", "2", "--check-batch", "2", *more])
+    for more in ([], ["--resume"]):
+        result = CliRunner().invoke(cli, [*adapt, "--batch", "2", "--steps", "1", *more])
         assert result.exit_code == 0, result.output
     assert (out / "adapt" / "delta.safetensors").is_file()
 
