@@ -1,8 +1,6 @@
 """Fused GPU path: the functions of the reference implementation, by a Triton kernel.
 
-States take two bits per element of the upsampled grid (0 positive, 1 negative, 2 clamped), four
-to a byte with the leftmost in the lowest bits. Rows are zero-padded to words of 16 states:
-uint8 `[N, C, H_middle, 4·ceil(W_middle / 16)]`.
+States are those of `packed_states`.
 """
 
 from __future__ import annotations
@@ -13,11 +11,15 @@ import torch
 from torch import Tensor
 
 from ops_cuda.filtered_lrelu import reference
+from ops_cuda.filtered_lrelu.packed_states import (
+    STATES_PER_BYTE,
+    packed,
+    unpacked,
+)
+from ops_cuda.filtered_lrelu.packed_states import states_shape as states_shape
 from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.filtered_lrelu.triton_tables import (
     MAX_TERMS,
-    STATES_PER_BYTE,
-    STATES_PER_WORD,
     VECTOR,
     Shape,
     Tile,
@@ -46,12 +48,6 @@ STEPS = 16
 #: are copied before and after. That moves three times the minimum number of bytes; strided access
 #: would move a sector of 32 bytes per element.
 MAX_STRIDED_CHANNELS = 4
-
-
-def states_shape(x_shape, fu, fd, geometry: Geometry) -> list[int]:
-    """Return the shape of the uint8 states of `forward_with_states`."""
-    width, height = geometry.middle_size(x_shape[3], x_shape[2], fu)
-    return [x_shape[0], x_shape[1], height, -(-width // STATES_PER_WORD) * 4]
 
 
 def forward(x, fu, fd, b, geometry: Geometry, scale: Tensor | None = None) -> Tensor:
@@ -83,18 +79,6 @@ def linear(x, fu, fd, states, geometry: Geometry) -> Tensor:
     if tile is None:
         return reference.linear(x, fu, fd, unpacked(states), geometry)
     return run(x, fu, fd, None, geometry, tile, triton_kernel.USE, states)
-
-
-def packed(states: Tensor) -> Tensor:
-    """Pack states `[..., W]` of one byte each into `[..., 4·ceil(W / 16)]` bytes of four."""
-    states = torch.nn.functional.pad(states, [0, -states.shape[-1] % STATES_PER_WORD])
-    states = states.unflatten(-1, (-1, STATES_PER_BYTE))
-    return (states << states.new_tensor([0, 2, 4, 6])).sum(-1, dtype=torch.uint8)
-
-
-def unpacked(states: Tensor) -> Tensor:
-    """Unpack bytes `[..., B]` of four states into `[..., 4·B]` states of one byte each."""
-    return (states[..., None] >> states.new_tensor([0, 2, 4, 6]) & 3).flatten(-2)
 
 
 def _tile(x, fu, fd, geometry: Geometry) -> Tile | None:

@@ -58,11 +58,7 @@ class Team:
             backend = devices.backend(device)
             with _lost_process_in_one_line():
                 dist.init_process_group(
-                    devices.backend(device),
-                    store=store,
-                    rank=rank,
-                    world_size=size,
-                    timeout=timeout,
+                    backend, store=store, rank=rank, world_size=size, timeout=timeout
                 )
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
