@@ -59,8 +59,8 @@ def rows_of_layers(G: MappedGenerator, text: str) -> set[int]:
 
 def affine_weight(layer: StyleLayer, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """Effective weight of the affine layer, `[channels, w_dim]`; float64 as `precise` has it."""
-    weight = layer.affine.weight
-    weight = precise(weight) if dtype == torch.float64 else weight.to(dtype)
+    given = layer.affine.weight
+    weight = precise(given) if dtype == torch.float64 else given.to(dtype)
     return weight * layer.affine.weight_gain
 
 

@@ -10,12 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ops_cuda.filtered_lrelu import reference
-from ops_cuda.filtered_lrelu.packed_states import (
-    STATES_PER_BYTE,
-    packed,
-    unpacked,
-)
+from ops_cuda.filtered_lrelu import composed
+from ops_cuda.filtered_lrelu.packed_states import STATES_PER_BYTE
 from ops_cuda.filtered_lrelu.packed_states import states_shape as states_shape
 from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.filtered_lrelu.triton_tables import (
@@ -41,7 +37,7 @@ if knobs is not None:
 DEVICE_TYPE = "cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 #: float32 on tensor cores: three products of tf32 parts, about 1e-6 relative error.
-PRECISION = "tf32x3"
+PRECISION = "ieee" if torch.version.hip else "tf32x3"  # AMD's have float32
 #: Output blocks per program. Long strips amortise their first step; short ones fill the GPU.
 STEPS = 16
 #: The kernel processes one plane at a time, so channels-last tensors with more channels than this
@@ -57,7 +53,7 @@ def forward(x, fu, fd, b, geometry: Geometry, scale: Tensor | None = None) -> Te
     """
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        return reference.forward(x, fu, fd, b, geometry, scale)
+        return composed.forward(x, fu, fd, b, geometry, scale)
     return run(x, fu, fd, b, geometry, tile, triton_kernel.APPLY, None, scale)
 
 
@@ -67,8 +63,7 @@ def forward_with_states(
     """`forward`, and the packed slope states for the gradient."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        y, states = reference.forward_with_states(x, fu, fd, b, geometry, scale)
-        return y, packed(states)
+        return composed.forward_with_states(x, fu, fd, b, geometry, scale)
     states = x.new_empty(states_shape(x.shape, fu, fd, geometry), dtype=torch.uint8)
     return run(x, fu, fd, b, geometry, tile, triton_kernel.STORE, states, scale), states
 
@@ -77,12 +72,12 @@ def linear(x, fu, fd, states, geometry: Geometry) -> Tensor:
     """Upsample, multiply by the slope of each stored state, downsample."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        return reference.linear(x, fu, fd, unpacked(states), geometry)
+        return composed.linear(x, fu, fd, states, geometry)
     return run(x, fu, fd, None, geometry, tile, triton_kernel.USE, states)
 
 
 def _tile(x, fu, fd, geometry: Geometry) -> Tile | None:
-    """Return the tile for this call; None if it needs the reference implementation."""
+    """Return the tile for this call; None if no tile fits, and the composition computes."""
     shape = shape_of(x, fu, fd, geometry)
     if not {shape.up, shape.down} <= {1, 2, 4} or max(shape.u_terms, shape.d_terms) > MAX_TERMS:
         return None

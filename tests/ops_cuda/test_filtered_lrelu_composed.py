@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from ops_cuda.filtered_lrelu import composed, reference
+from ops_cuda.filtered_lrelu import composed, filtered_lrelu, reference
 from ops_cuda.filtered_lrelu.packed_states import packed
 from ops_cuda.filtered_lrelu.reference import Geometry
 
@@ -116,3 +116,21 @@ def test_an_empty_batch(shape):
     expected, states = reference.forward_with_states(x, fu, fd, b, geometry)
     own, own_states = composed.forward_with_states(x, fu, fd, b, geometry)
     assert own.shape == expected.shape and own_states.shape == packed(states).shape
+
+
+@pytest.mark.parametrize("up, down", [(2, 2), (4, 2), (2, 1)])
+def test_penalties_on_gradients_equal_the_definition(up, down, monkeypatch):
+    """R1 takes the gradient of a gradient: float32, through the differentiable operator."""
+    fu, fd = (f.float() for f in filters(up, down, "separable"))
+    random = torch.Generator().manual_seed(0)
+    x, b = torch.randn(2, 3, 20, 22, generator=random), torch.randn(3, generator=random)
+    found = {}
+    for path in ("reference", "composed"):
+        monkeypatch.setenv("SG3_OPS", path)
+        leaf, bias = x.clone().requires_grad_(), b.clone().requires_grad_()
+        # No clamp: at its edge rounding decides.
+        y = filtered_lrelu(leaf, fu, fd, bias, up, down, padding=9)
+        (dx,) = torch.autograd.grad(y.square().sum(), leaf, create_graph=True)
+        found[path] = (y, dx, *torch.autograd.grad(dx.square().sum(), (leaf, bias)))
+    for own, expected in zip(found["composed"], found["reference"], strict=True):
+        assert close(own, expected, 1e-5)
