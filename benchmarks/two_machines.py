@@ -1,10 +1,10 @@
 """Two machines, one of which is lost: `python -m benchmarks.two_machines`.
 
 Two torchrun agents, each in a network namespace of its own (as root on Linux; otherwise both on the
-loopback device), train a tiny network. Once a state is written, the second agent and its process
-are killed; then it is started again, as Kubernetes or SLURM would. The run must end with the same
-weights as one that nothing happened to. With `--loss 2`, `tc netem` drops that many percent of the
-packets, where the kernel has it.
+loopback device), train a tiny network. Once a state is written, the second agent is killed, in a
+namespace with its process; then it is started again, and so is every agent that fails, as
+Kubernetes does. The run must end with the same weights as one that nothing happened to. With
+`--loss 2`, `tc netem` drops that many percent of the packets, where the kernel has it.
 """
 
 from __future__ import annotations
@@ -91,12 +91,19 @@ def train(spaces: bool, port: int, folder: Path, outdir: str, broken: bool) -> P
     try:
         if broken:
             _wait_for_state(Path(outdir), agents)
-            os.killpg(agents[1].pid, signal.SIGKILL)  # with its process: the machine is gone
-            agents[1].wait()
-            print("killed the second machine", flush=True)
-            time.sleep(5)
+            _lose(agents[1], spaces)
             agents[1] = agent(1, spaces, port, folder, outdir)
-        codes = [each.wait(timeout=400) for each in agents]
+        codes, restarts = [each.poll() for each in agents], 0
+        while codes != [0, 0] and restarts < 8:
+            for index, code in enumerate(codes):
+                if code:  # what restarts a failed pod
+                    agents[index], restarts = (
+                        agent(index, spaces, port, folder, outdir),
+                        restarts + 1,
+                    )
+            time.sleep(1)
+            codes = [each.poll() for each in agents]
+        print(f"{restarts} more restarts of an agent", flush=True)
     finally:
         for each in agents:
             if each.poll() is None:
@@ -105,6 +112,22 @@ def train(spaces: bool, port: int, folder: Path, outdir: str, broken: bool) -> P
         logs = [Path(f"{outdir}-{index}.log").read_text(errors="replace") for index in range(2)]
         sys.exit("\n".join(text[-2000:] for text in logs) + f"\nthe agents ended with {codes}")
     return next(Path(outdir).glob("0*"))
+
+
+def _lose(lost: subprocess.Popen, spaces: bool) -> None:
+    """Kill the second agent; in a namespace of its own also what it started: the machine is gone.
+
+    Otherwise its process notices, saves the state and stops, and so do those of the other machine.
+    """
+    pids = [lost.pid]
+    if spaces:
+        found = subprocess.run(["ip", "netns", "pids", SPACES[1]], capture_output=True, text=True)
+        pids = [int(pid) for pid in found.stdout.split()]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    lost.wait()
+    print(f"killed {len(pids)} processes of the second machine", flush=True)
+    time.sleep(5)
 
 
 def _wait_for_state(outdir: Path, agents: list[subprocess.Popen]) -> None:
@@ -119,7 +142,8 @@ def main() -> None:
     """Run both and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loss", type=float, default=2, help="percent of the packets")
-    loss = parser.parse_args().loss
+    parser.add_argument("--loopback", action="store_true", help="no network namespaces")
+    args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     (folder / "images").mkdir()
     random = np.random.RandomState(0)
@@ -127,7 +151,8 @@ def main() -> None:
         pixels = random.randint(0, 255, [16, 16, 3], np.uint8)
         Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
     (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
-    spaces = os.name == "posix" and shutil.which("ip") is not None and connect(loss)
+    spaces = os.name == "posix" and shutil.which("ip") is not None and not args.loopback
+    spaces = spaces and connect(args.loss)
     print("two network namespaces" if spaces else "both on the loopback device", flush=True)
     try:
         runs = [
@@ -135,7 +160,8 @@ def main() -> None:
             for broken in (0, 1)
         ]
     finally:
-        disconnect()
+        if spaces:
+            disconnect()
     last = [sorted(run.glob("network-*.safetensors"))[-1] for run in runs]
     whole, resumed = (read_tensors(path)[0] for path in last)
     assert last[0].name == last[1].name and whole.keys() == resumed.keys()
