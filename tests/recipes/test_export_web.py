@@ -79,14 +79,14 @@ def test_sliders_give_the_images_of_sg3_generate(page):
         ("mini-faces", {"x": 0.2, "y": -0.1}, {"translate": (0.2, -0.1)}),
         ("mini-faces-r", {"x": 0, "y": 0, "angle": 30}, {"rotate_deg": 30}),
     ):
-        move(page, network=f"{name}.onnx", **settings)
+        move(page, network=name, **settings)
         (expected,) = generate_images(nets[name], [12], truncation_psi=0.5, **arguments)
         difference = np.abs(pixels(page) - expected.image)
         assert difference.max() <= 1, (name, settings)
 
 
 def test_the_circle_moves_and_the_page_tells_its_rate(page, page_folder):
-    move(page, network="mini-faces.onnx", angle=0, seed=3, psi=0.7)
+    move(page, network="mini-faces", angle=0, seed=3, psi=0.7)
     before, start = pixels(page), int(page.evaluate("() => document.body.dataset.frame"))
     page.click("#circle")
     page.wait_for_function("(n) => Number(document.body.dataset.frame) > n", arg=start + 8)
