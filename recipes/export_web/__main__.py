@@ -3,14 +3,17 @@
     python -m recipes.export_web --outdir out/export_web
     python -m http.server --directory out/export_web 8000   # then open http://127.0.0.1:8000
 
-The page runs ONNX files of `sg3 export --filters grouped` with onnxruntime-web, in WebAssembly on
-up to four CPU threads (`?threads=1` in the address: one). Threads need shared memory, for which a
-service worker isolates the page; it loads twice at first. Where a browser refuses (plain http of
-another machine, private windows of some), one thread computes. The page has a slider for the seed, which gives the same image as `sg3 generate --seeds`, and sliders for
-truncation, translation and rotation. mini-faces was trained without rotation: it turns, but its
-faces change with it. mini-faces-r follows, and takes longer per image.
+The page runs ONNX files of `sg3 export --filters grouped` with onnxruntime-web, on the CPU
+(WebAssembly). It has a slider for the seed, which gives the same image as `sg3 generate --seeds`,
+and sliders for truncation, translation and rotation. mini-faces was trained without rotation: it
+turns, but its faces change with it. mini-faces-r follows, and takes longer per image.
 
-Needs: the export extra, and npm, which fetches onnxruntime-web (MIT licence). The folder has 18 MB
+All cores but one compute, at most four; `?threads=2` at the end of the address sets the number.
+Threads need shared memory, for which a service worker isolates the page: the first visit loads it
+twice. Where the browser allows no service worker (plain http from another machine), one thread
+computes.
+
+Needs: the export extra, and npm, which fetches onnxruntime-web (MIT licence). The folder has 23 MB
 and can be copied to any web server. Hardware: any CPU.
 """
 
