@@ -18,8 +18,6 @@ from sg3.cli.options import (
 from sg3.errors import UserError
 from sg3.files import prepare_folder
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 def parse_auth(text: str | None) -> tuple[str, str] | None:
     """Parse `"name:password"` into a pair."""
@@ -84,6 +82,7 @@ def app_command(network, clip, host, port, share, auth, outdir, device) -> None:
     require_gradio()
     # Imported here because they import Gradio and PyTorch, for which `--help` should not wait.
     from app_tabs.context import Context
+    from app_tabs.guard import LOOPBACK
     from app_tabs.page import launch
 
     credentials = parse_auth(auth)

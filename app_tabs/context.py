@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
+import math
 import shutil
 import tempfile
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from inspect import Parameter, Signature, isgeneratorfunction
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import torch
 from guidance.encoders import Encoder, left_out, load_encoder, unknown_words
 from guidance.generator import generator_of
 from sg3.checkpoints.load import load, locate
+from sg3.errors import UserError
 from sg3.files import prepare_folder
 from sg3.networks.generator import MappedGenerator
 
@@ -32,6 +34,8 @@ from sg3.networks.generator import MappedGenerator
 MAX_NETWORKS = 2
 #: Maximum number of sessions in memory; the least recently used is dropped first.
 MAX_SESSIONS = 64
+#: Characters of a text or path.
+MAX_TEXT = 2000
 
 
 @dataclass
@@ -78,7 +82,8 @@ class Context:
         network: Initial network; the only one on a public page.
         clip: Encoder.
         device: Device of all models.
-        outdir: Output folder.
+        outdir: Output folder. On a public page nothing is written or served there: files of a
+            visit are in a temporary folder and go with the visitor.
         public: Whether other machines can reach the page. Then visitors must not choose files or
             addresses to open.
         shared: Values computed once for all visitors, by what they were computed from.
@@ -157,9 +162,13 @@ class Context:
             for folder in session.folders:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    @cached_property
+    def _temporary(self) -> tempfile.TemporaryDirectory:
+        return tempfile.TemporaryDirectory(prefix="sg3-app-")
+
     def new_folder(self, session: Session, name: str) -> Path:
         """Create a folder for the files of one action, with a name that cannot be guessed."""
-        parent = prepare_folder(self.outdir)
+        parent = Path(self._temporary.name) if self.public else prepare_folder(self.outdir)
         stamp = time.strftime(f"{name}-%Y%m%d-%H%M%S-")
         session.folders.append(Path(tempfile.mkdtemp(prefix=stamp, dir=parent)))
         return session.folders[-1]
@@ -190,6 +199,18 @@ def readable() -> Iterator[None]:
         raise gr.Error(html.escape(text, quote=False), duration=12, print_exception=False) from None
 
 
+def check_values(values: Mapping[str, Any]) -> None:
+    """Raise ValueError for texts that are too long and numbers that are not finite.
+
+    The page limits its fields; programs that call its endpoints may send anything.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            raise UserError(f"{name}: got {len(value)} characters, expected at most {MAX_TEXT}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name}: got {value}, expected a finite number")
+
+
 def callback(
     context: Context, function: Callable, names: Iterable[str] = (), worker: str | None = None
 ) -> Callable:
@@ -205,14 +226,19 @@ def callback(
     """
     names, job = list(names), context.workers["job"]
 
+    def bind(request: gr.Request, values: tuple) -> Callable:
+        settings = dict(zip(names, values, strict=True))
+        check_values(settings)
+        return partial(function, context, request, **settings)
+
     def call(request: gr.Request, *values: Any):
-        bound = partial(function, context, request, **dict(zip(names, values, strict=True)))
         with readable():
+            bound = bind(request, values)
             return context.workers[worker].submit(bound).result() if worker else bound()
 
     def iterate(request: gr.Request, *values: Any):
         with readable():
-            steps = function(context, request, **dict(zip(names, values, strict=True)))
+            steps = bind(request, values)()
             try:
                 while (step := job.submit(next, steps, None).result()) is not None:
                     yield step

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from app_tabs import adapt, delta_sliders, edit, explore, generate, steer, theme, train
 from app_tabs.cache import write_images_once
 from app_tabs.context import Context, readable
+from app_tabs.guard import LoopbackOnly
 from sg3.checkpoints.registry import REGISTRY, known_networks
 
 #: Jobs in the queue, and size of an upload.
@@ -105,7 +107,9 @@ def launch(
         footer_links=[],
         run_history=False,
         ssr_mode=False,
-        allowed_paths=[str(context.outdir.resolve())],
+        # On a public page each visitor gets copies of the own results, and nothing else is served.
+        allowed_paths=[] if context.public else [str(context.outdir.resolve())],
+        app_kwargs={} if context.public else {"middleware": [Middleware(LoopbackOnly)]},
         max_file_size=MAX_UPLOAD,
         theme=theme.theme(),
         css_paths=theme.STYLE_SHEET,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
 from collections.abc import Sequence
@@ -155,14 +156,19 @@ def _wrap(
 ) -> list[str]:
     """Break `text` between words into lines of at most `width_px`; longer words are cut off."""
     lines = [""]
-    for word in text.split():
+    # A word may have thousands of letters; none of them is narrower than a quarter of a pixel.
+    for word in (word[: 4 * width_px] for word in text.split()):
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width_px or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
-    for i, line in enumerate(lines):
-        while font.getlength(line) > width_px:
-            line = line[:-1]
-        lines[i] = line
-    return lines
+    return [_cut(line, font, width_px) for line in lines]
+
+
+def _cut(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width_px: int) -> str:
+    """Return the longest beginning of `line` that is at most `width_px` wide."""
+    if font.getlength(line) <= width_px:
+        return line
+    fits = bisect.bisect_right(range(len(line)), width_px, key=lambda n: font.getlength(line[:n]))
+    return line[: max(fits - 1, 0)]

@@ -118,6 +118,11 @@ def test_a_text_with_markup_is_only_a_text(client):
         client.predict(point="<b>", api_name="/generate")
 
 
+def test_endless_texts_are_refused(client):
+    with pytest.raises(AppError, match="prompt: got 20000 characters, expected at most 2000"):
+        client.predict(**STEER, prompt="w" * 20_000, api_name="/steer")
+
+
 def test_deltas_and_a_new_adaptation(client):
     off = {"strength_1": 0, "strength_2": 0}
     plain = client.predict(**off, api_name="/deltas")

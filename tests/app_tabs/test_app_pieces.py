@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import repository
 import torch
 from click.testing import CliRunner
+from gradio_client import Client
 from PIL import Image
 from program import fails
 
@@ -23,7 +25,7 @@ gr = pytest.importorskip("gradio")
 from app_tabs import pad, theme  # noqa: E402
 from app_tabs.cache import write_images_once  # noqa: E402
 from app_tabs.command import app_command, parse_auth  # noqa: E402
-from app_tabs.context import Context, readable  # noqa: E402
+from app_tabs.context import Context, callback, readable  # noqa: E402
 from app_tabs.page import launch  # noqa: E402
 from app_tabs.wiring import command_line  # noqa: E402
 
@@ -51,6 +53,43 @@ def test_the_page_serves_nothing_but_its_folder(context, tmp_path):
         assert demo.server_name == "127.0.0.1"
         with socket.create_connection(("127.0.0.1", port), timeout=5):
             pass
+        assert status(port, "/") == status(port, "/", Host=f"localhost:{port}") == 200
+        assert status(port, "/", Host="[::1]:7860") == 200
+        for host in ("example.org", f"example.org:{port}", "127.0.0.1.example.org", "", "[::1"):
+            assert status(port, "/config", Host=host) == 403
+        for origin in ("http://example.org", "null", "http://localhost.example.org"):
+            assert status(port, "/gradio_api/upload", "POST", Origin=origin) == 403
+        assert status(port, "/gradio_api/upload", "POST", Origin=f"http://localhost:{port}") != 403
+    finally:
+        demo.close(verbose=False)
+
+
+def status(port: int, path: str, method: str = "GET", **headers: str) -> int:
+    """Return the status of the answer to a request with these headers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status
+
+
+@pytest.mark.slow
+def test_a_public_page_serves_results_but_no_files(tmp_path):
+    context = Context("mini-faces", "mini", torch.device("cpu"), tmp_path, public=True)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "log.txt").write_text("of the owner")
+    demo, address = launch(context, "127.0.0.1", None, share=False)
+    try:
+        port = int(address.rstrip("/").rsplit(":", 1)[1])
+        client = Client(address, verbose=False, download_files=str(tmp_path / "downloads"))
+        _, png = client.predict(seed=3, api_name="/generate")
+        assert Image.open(png).size == (64, 64)
+        folder = next(Path(context._temporary.name).iterdir())
+        assert not any(path.name.startswith("generate") for path in tmp_path.iterdir())
+        for file in (tmp_path / "train" / "log.txt", *folder.iterdir()):
+            assert status(port, f"/gradio_api/file={file}") == 403
+        assert status(port, "/config", Host="faces.example.org") == 200  # known by any name
     finally:
         demo.close(verbose=False)
 
@@ -87,6 +126,14 @@ def test_the_number_of_sessions_is_limited(context):
         context.session(visitor(str(i))).results["x"] = i
     assert len(context._sessions) == 64
     assert context.session(visitor("99")).results == {"x": 99}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "w" * 2001])
+def test_values_that_no_field_allows_are_refused(context, value):
+    wrapped = callback(context, lambda context, request, psi: psi, ["psi"])
+    assert wrapped(visitor("ann"), 0.5) == 0.5
+    with pytest.raises(gr.Error, match=r"psi: got .*, expected"):
+        wrapped(visitor("ann"), value)
 
 
 def test_the_curve_falls_from_top_to_bottom():

@@ -1,5 +1,6 @@
 """Texts longer than the encoder's context: what is cut is said."""
 
+import open_clip
 import torch
 
 from guidance.commands.common import warn_of_unread_words
@@ -39,3 +40,12 @@ def test_any_tokenizer_that_cuts_is_understood():
         members = (object(), Pieces())
 
     assert left_out(Both(), "aa bb cc dd ee ff") == (5, "ff")
+
+
+def test_the_tokenizer_of_clip_is_understood():
+    class Clip:
+        tokenizer = open_clip.get_tokenizer("ViT-B-32")  # 77 tokens; its vocabulary is bundled
+
+    fits, more = " ".join(["hat"] * 75), "strawberries elephants"
+    assert left_out(Clip(), fits) is None
+    assert left_out(Clip(), f"{fits} {more}") == (75, more)

@@ -1,6 +1,7 @@
 """Conversion to uint8, PNG, grids, sheets, videos; the manifest."""
 
 import json
+import time
 
 import imageio_ffmpeg
 import numpy as np
@@ -57,6 +58,13 @@ def test_contact_sheet():
     assert sheet.shape[0] > sheet.shape[1] and (sheet[110:130] < 128).any()
     with pytest.raises(ValueError, match="captions"):
         contact_sheet(noise(4), captions=["one"])
+
+
+def test_a_word_of_any_length_is_cut_quickly():
+    start = time.process_time()
+    long = contact_sheet(noise(1), captions=["w" * 200_000 + " hat"], min_size_px=96)
+    assert time.process_time() - start < 2
+    assert (long == contact_sheet(noise(1), captions=["w" * 40 + " hat"], min_size_px=96)).all()
 
 
 @pytest.mark.slow

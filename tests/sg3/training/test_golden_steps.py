@@ -19,8 +19,11 @@ SCRIPT = repository.ROOT / "tests" / "support" / "golden_steps.py"
 #: Largest allowed error of any tensor after that many steps, relative to its norm. Both runs are
 #: float64; StyleGAN3's many filters amplify rounding more than StyleGAN2's.
 LIMITS = {"stylegan2": 1e-12, "stylegan3-t": 1e-7, "stylegan3-r": 1e-7}
-#: R is slow by the reference operators; all 32 steps agree as well (docs/LOG.md).
-STEPS = {"stylegan2": 32, "stylegan3-t": 32, "stylegan3-r": 16}
+#: The first four steps have every phase once; a step by the reference operators takes seconds. All
+#: 32 agree as well (docs/LOG.md): SG3_GOLDEN_STEPS=32 runs them.
+STEPS = {"stylegan2": 16, "stylegan3-t": 4, "stylegan3-r": 2}
+if "SG3_GOLDEN_STEPS" in os.environ:
+    STEPS = dict.fromkeys(STEPS, int(os.environ["SG3_GOLDEN_STEPS"]))
 
 
 @functools.cache
@@ -49,7 +52,8 @@ def errors(cfg: str, ops: str) -> dict[str, float]:
 )
 def test_training_follows_the_reference(cfg, ops):
     found = errors(cfg, ops)
-    assert max(map(int, found)) == STEPS[cfg] and {"0", "1", "2", "4", "16"} <= set(found)
+    recorded = [step for step in (0, 1, 2, 4, 16, 32) if step <= STEPS[cfg]]
+    assert list(map(int, found)) == recorded
     assert max(found.values()) < LIMITS[cfg], found
 
 

@@ -31,6 +31,12 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def without_estimate(monkeypatch):
+    """Leave out what a run would cost, which takes seconds and is tested in test_forecast."""
+    monkeypatch.setattr("sg3.training.dry_run._estimate", lambda *args: {})
+
+
 @pytest.mark.parametrize("command", ["train", "plan"])
 def test_help_does_not_import_torch(command):
     code = f"""
