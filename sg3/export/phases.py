@@ -241,5 +241,5 @@ def interleaved(phases: list[torch.Tensor], channels: int) -> torch.Tensor:
 
 
 #: Forms of the filters in exported files, by name.
-FORMS = {"depthwise": Depthwise, "grouped": Grouped}
 Form = type[Depthwise] | type[Grouped]
+FORMS: dict[str, Form] = {"depthwise": Depthwise, "grouped": Grouped}
