@@ -16,8 +16,8 @@ from ops_cuda.planes import separable_terms
 
 #: Singular values of a 2-D filter below this fraction of the largest are dropped; the radial
 #: filters of configuration R then need three terms.
-SMALLEST_TERM = {torch.float64: 1e-15}
-SMALLEST_TERM_BELOW = 5e-6  # in all other dtypes
+SMALLEST_TERM = {torch.float32: 5e-6, torch.float64: 1e-15}
+
 #: Output columns per product. Larger blocks multiply more zeros, smaller ones cost more calls.
 BLOCK = 64
 
@@ -98,7 +98,7 @@ def axes(
         dtype, device: of the matrices.
         block: output columns per product.
     """
-    smallest, place = SMALLEST_TERM.get(dtype, SMALLEST_TERM_BELOW), torch.device(device)
+    smallest, place = SMALLEST_TERM.get(dtype, SMALLEST_TERM[torch.float32]), torch.device(device)
     return [
         (
             _axis(x.tobytes(), up, down, pads[0], sizes_x, dtype, place, block),
