@@ -3,12 +3,17 @@
     python -m recipes.export_web --outdir out/export_web
     python -m http.server --directory out/export_web 8000   # then open http://127.0.0.1:8000
 
-The page runs ONNX files of `sg3 export` with onnxruntime-web, on one CPU thread (WebAssembly). It
-has a slider for the seed, which gives the same image as `sg3 generate --seeds`, and sliders for
-truncation, translation and rotation. mini-faces was trained without rotation: it turns, but its
-faces change with it. mini-faces-r follows, and takes longer per image.
+The page runs ONNX files of `sg3 export --filters grouped` with onnxruntime-web, on the CPU
+(WebAssembly). It has a slider for the seed, which gives the same image as `sg3 generate --seeds`,
+and sliders for truncation, translation and rotation. mini-faces was trained without rotation: it
+turns, but its faces change with it. mini-faces-r follows, and takes longer per image.
 
-Needs: the export extra, and npm, which fetches onnxruntime-web (MIT licence). The folder has 20 MB
+All cores but one compute, at most four; `?threads=2` at the end of the address sets the number.
+Threads need shared memory, for which a service worker isolates the page: the first visit loads it
+twice. Where the browser allows no service worker (plain http from another machine), one thread
+computes.
+
+Needs: the export extra, and npm, which fetches onnxruntime-web (MIT licence). The folder has 23 MB
 and can be copied to any web server. Hardware: any CPU.
 """
 
@@ -39,7 +44,11 @@ RUNTIME = (
     "dist/ort-wasm-simd-threaded.mjs",
     "dist/ort-wasm-simd-threaded.wasm",
 )
-PAGE = Path(__file__).with_name("page.html")
+#: The mapping runs once per seed, the synthesis for every image.
+PARTS = ("mapping", "synthesis")
+SOURCE = Path(__file__).parent
+#: Isolates the page, so that it may use threads.
+WORKER = "isolate.js"
 
 
 @click.command(cls=RecipeCommand, help=verbatim(__doc__))
@@ -65,10 +74,13 @@ def main(outdir: str, networks: Sequence[str]) -> None:
     folder = prepare_folder(outdir)
     fetch_runtime(folder)
     for name, G in loaded.items():
-        export_network(G, folder / f"{name}.onnx", ExportConfig())
-    options = "".join(f'<option value="{name}.onnx">{name}</option>' for name in loaded)
-    page = PAGE.read_text(encoding="utf-8").replace("<!-- networks -->", options)
+        for part in PARTS:
+            path = folder / f"{name}-{part}.onnx"
+            export_network(G, path, ExportConfig(part=part, filters="grouped"))
+    options = "".join(f"<option>{name}</option>" for name in loaded)
+    page = (SOURCE / "page.html").read_text(encoding="utf-8").replace("<!-- networks -->", options)
     write_text(folder / "index.html", page)
+    write_text(folder / WORKER, (SOURCE / WORKER).read_text(encoding="utf-8"))
     click.echo(f"python -m http.server --directory {outdir} 8000   # then open 127.0.0.1:8000")
 
 

@@ -33,6 +33,7 @@ from sg3.export.config import ExportConfig
 @config_option(ExportConfig, "dynamic_batch", "--dynamic-batch", is_flag=True)
 @config_option(ExportConfig, "half", "--half", is_flag=True)
 @config_option(ExportConfig, "noise_mode")
+@config_option(ExportConfig, "filters")
 @delta_option
 @option("--check/--no-check", default=True, help="Run the file and compare it with the network.")
 @debug_option

@@ -30,5 +30,11 @@ class ExportConfig:
         "const", "Noise of a StyleGAN2; StyleGAN3 has none.", choices=("const", "none")
     )
 
+    filters: str = setting(
+        "depthwise",
+        "Form of the filters: depthwise is the fastest in onnxruntime, grouped in browsers.",
+        choices=("depthwise", "grouped"),
+    )
+
     def __post_init__(self) -> None:
         check_settings(self)

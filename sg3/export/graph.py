@@ -18,6 +18,7 @@ from ops_cuda.choose import can_export
 from sg3.checkpoints.safetensors_io import as_stored
 from sg3.errors import UserError
 from sg3.export.config import SUFFIXES, ExportConfig
+from sg3.export.phases import FORMS
 from sg3.export.plain import plain_generator
 from sg3.files import atomic_path
 from sg3.networks.generator import MappedGenerator
@@ -38,7 +39,7 @@ class ExportedNetwork(nn.Module):
 
     def __init__(self, G: MappedGenerator, config: ExportConfig):
         super().__init__()
-        self.G = plain_generator(G)
+        self.G = plain_generator(G, FORMS[config.filters])
         self.part, self.noise_mode = config.part, config.noise_mode
         self.movable = TRANSFORM in dict(self.G.named_buffers()) and self.part != "mapping"
         if config.half:

@@ -35,18 +35,33 @@ def page_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(page_folder):
+def address(page_folder):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(page_folder))
     handler.log_message = lambda *args: None
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with chromium() as browser:
-        page = browser.new_page(viewport={"width": 800, "height": 640})
-        page.set_default_timeout(120_000)
-        page.goto(f"http://127.0.0.1:{server.server_port}/")
-        page.wait_for_selector("body[data-frame]")
-        yield page
+    yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+def opened(browser, address, **options):
+    """Open the page, and wait for its first image."""
+    page = browser.new_page(viewport={"width": 800, "height": 640}, **options)
+    page.set_default_timeout(120_000)
+    page.goto(address)
+    page.wait_for_selector("body[data-frame]")
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(browser, address):
+    return opened(browser, address)
 
 
 def pixels(page):
@@ -79,14 +94,14 @@ def test_sliders_give_the_images_of_sg3_generate(page):
         ("mini-faces", {"x": 0.2, "y": -0.1}, {"translate": (0.2, -0.1)}),
         ("mini-faces-r", {"x": 0, "y": 0, "angle": 30}, {"rotate_deg": 30}),
     ):
-        move(page, network=f"{name}.onnx", **settings)
+        move(page, network=name, **settings)
         (expected,) = generate_images(nets[name], [12], truncation_psi=0.5, **arguments)
         difference = np.abs(pixels(page) - expected.image)
         assert difference.max() <= 1, (name, settings)
 
 
 def test_the_circle_moves_and_the_page_tells_its_rate(page, page_folder):
-    move(page, network="mini-faces.onnx", angle=0, seed=3, psi=0.7)
+    move(page, network="mini-faces", angle=0, seed=3, psi=0.7)
     before, start = pixels(page), int(page.evaluate("() => document.body.dataset.frame"))
     page.click("#circle")
     page.wait_for_function("(n) => Number(document.body.dataset.frame) > n", arg=start + 8)
@@ -97,3 +112,27 @@ def test_the_circle_moves_and_the_page_tells_its_rate(page, page_folder):
     np.testing.assert_array_equal(pixels(page), before)  # where the sliders say
     assert re.search(r"\d+ ms per image, \d+ images per second", page.inner_text("#status"))
     page.screenshot(path=str(page_folder / "page.png"))
+
+
+def test_threads_where_the_browser_isolates_the_page(page, browser, address):
+    cores = page.evaluate("() => navigator.hardwareConcurrency")
+    assert page.evaluate("() => crossOriginIsolated")
+    assert page.evaluate("() => threads") == max(min(cores - 1, 4), 1)
+    two = opened(browser, address + "?threads=2")
+    assert two.evaluate("() => threads") == min(cores, 2)
+    difference = np.abs(pixels(two) - pixels(opened(browser, address + "?threads=1")))
+    assert difference.max() <= 1
+
+
+def test_one_thread_without_a_service_worker(browser, address):
+    page = opened(browser, address, service_workers="block")
+    assert not page.evaluate("() => crossOriginIsolated")
+    assert page.inner_text("#status").endswith("one thread")
+
+
+def test_the_mapping_runs_only_for_another_latent(page):
+    page.evaluate("() => { window.before = known.ws; }")
+    move(page, x=0.3)
+    assert page.evaluate("() => known.ws === before")
+    move(page, x=0, psi=0.6)
+    assert page.evaluate("() => known.ws !== before")

@@ -26,10 +26,11 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 GOLDEN = ("official-sg3t-32-cond", "official-sg3r-32", "official-sg2-32", "official-sg2ada-32")
 
 
+@pytest.mark.parametrize("filters", ["depthwise", "grouped"])
 @pytest.mark.parametrize("name", GOLDEN)
-def test_plain_layers_compute_the_same(root, name):
+def test_plain_layers_compute_the_same(root, name, filters):
     G = sg3.load(root / f"tests/golden/{name}.pkl").G_ema
-    config = ExportConfig()
+    config = ExportConfig(filters=filters)
     network = ExportedNetwork(G, config)
     inputs = network.example_inputs(2)
     with torch.no_grad():
