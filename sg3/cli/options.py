@@ -78,7 +78,7 @@ class Checked(click.Parameter):
     known: Setting | None = None
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        shown = option_name(self) if isinstance(self, click.Option) else self.make_metavar(ctx)
+        shown = option_name(self) if isinstance(self, click.Option) else self.name or ""
         self._check_texts(ctx, shown, value if isinstance(value, (list, tuple)) else [value])
         found = super().type_cast_value(ctx, value)
         try:
