@@ -14,7 +14,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup steer app test test-fast lint format docs bench kernels matrix clean
+.PHONY: help setup steer app test test-fast lint format docs fuzz bench kernels matrix clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,11 @@ format: $(VENV)/.installed-dev ## let ruff rewrite what it can
 docs: $(VENV)/.installed-dev ## the documentation as a site: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "Open site/index.html"
+
+MINUTES ?= 60
+fuzz: $(VENV)/.installed-dev ## damaged files and wrong command lines for MINUTES (60)
+	PYTHONPATH=. $(BIN)/python tests/fuzz/invocations.py
+	PYTHONPATH=. $(BIN)/python tests/fuzz/run.py --minutes $(MINUTES)
 
 bench: $(VENV)/.installed-dev ## measure what there is to measure
 	$(BIN)/python -m benchmarks

@@ -91,8 +91,8 @@ def app_command(network, clip, host, port, share, auth, outdir, device) -> None:
     with socket.socket() as probe:
         if port and probe.connect_ex((host, port)) == 0:
             raise click.UsageError(f"port: {port} is in use; choose another or omit --port")
-    prepare_folder(outdir)
     context.generator(network)
+    prepare_folder(outdir)
     demo, address = launch(context, host, port, share, credentials)
     click.echo(f"The page is at {address} (Ctrl-C stops it)")
     demo.block_thread()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import html
-import math
 import shutil
 import tempfile
 import threading
@@ -26,16 +25,14 @@ import torch
 from guidance.encoders import Encoder, left_out, load_encoder, unknown_words
 from guidance.generator import generator_of
 from sg3.checkpoints.load import load, locate
-from sg3.errors import UserError
 from sg3.files import prepare_folder
 from sg3.networks.generator import MappedGenerator
+from sg3.settings import check_value
 
 #: Maximum number of networks in memory, each in two copies (see `Context.generator`).
 MAX_NETWORKS = 2
 #: Maximum number of sessions in memory; the least recently used is dropped first.
 MAX_SESSIONS = 64
-#: Characters of a text or path.
-MAX_TEXT = 2000
 
 
 @dataclass
@@ -205,10 +202,7 @@ def check_values(values: Mapping[str, Any]) -> None:
     The page limits its fields; programs that call its endpoints may send anything.
     """
     for name, value in values.items():
-        if isinstance(value, str) and len(value) > MAX_TEXT:
-            raise UserError(f"{name}: got {len(value)} characters, expected at most {MAX_TEXT}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{name}: got {value}, expected a finite number")
+        check_value(name, value)
 
 
 def callback(

@@ -17,6 +17,7 @@ def read_latent(
     G: MappedGenerator,
     network_sha256: str | None = None,
     force: bool = False,
+    allow_nonfinite: bool = False,
 ) -> EditedLatent:
     """Read latents that `sg3 steer`, `project` or `edit` wrote, or other tools, on `G`'s device.
 
@@ -26,10 +27,11 @@ def read_latent(
         network_sha256: hash of the network's file (`nets.meta["sha256"]`). Latents that name
             another one are refused; files that name none are accepted.
         force: accept latents of another network of the same shape.
+        allow_nonfinite: accept NaN and infinities.
 
     Raises ValueError for any other file.
     """
-    found = read_latent_file(path, G, network_sha256, force)
+    found = read_latent_file(path, G, network_sha256, force, allow_nonfinite)
     device = next(G.parameters()).device
     styles = {name: style.to(device) for name, style in found.styles.items()}
     return EditedLatent(found.ws.to(device, torch.float32), styles)

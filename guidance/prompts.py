@@ -13,6 +13,7 @@ from PIL import Image
 from sg3.data.photos import read_photo
 from sg3.data.transforms import to_mode
 from sg3.errors import UserError
+from sg3.settings import check_value
 
 WEIGHT = re.compile(r"^(.*):\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$", re.DOTALL)
 
@@ -87,6 +88,7 @@ def parse_prompts(prompts: PromptLike | Iterable[PromptLike]) -> tuple[Prompt, .
         raise UserError(f"prompts: got {prompts!r}, expected {EXPECTED}")
     found: list[Prompt] = []
     for prompt in prompts:
+        check_value("prompt", prompt)
         if not isinstance(prompt, PromptLike):
             raise UserError(f"prompts: got {prompt!r}, expected {EXPECTED}")
         if isinstance(prompt, str):

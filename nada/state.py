@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from nada.adaptation import Adaptation
 from nada.config import AdaptConfig
-from sg3.errors import UserError
-from sg3.files import aligned, write_tensors
+from sg3.errors import DAMAGE, UserError
+from sg3.files import aligned, parse_json, write_tensors
 
 FORMAT, VERSION = "sg3-adaptation", "1"
 #: Settings that may change when resuming: they decide only when the adaptation ends.
@@ -87,10 +87,12 @@ def read_state(path: str | os.PathLike) -> SavedState:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
                 raise UserError(f"{path}: not an adaptation state of this version")
-            content = json.loads(metadata["content"])
+            content = parse_json(metadata["content"])
             state = _unpack(content["state"], file)
         return SavedState(state, content["arguments"], content["free"])
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except UserError:
+        raise
+    except (SafetensorError, ValueError, *DAMAGE) as error:
         raise UserError(f"{path}: damaged: {type(error).__name__} {error}") from None
 
 

@@ -17,6 +17,18 @@ from sg3.errors import UserError
 MAX_IMAGES = 256
 
 
+def check_target_images(path: str | os.PathLike) -> None:
+    """Raise ValueError if the folder or zip cannot be read, or has no images, or more than 256."""
+    try:
+        source = ImageSource(os.fspath(path))
+        source.close()
+        if len(source.image_names) > MAX_IMAGES:
+            found = len(source.image_names)
+            raise ValueError(f"got {found} images in {path}, expected at most {MAX_IMAGES}")
+    except ValueError as error:
+        raise UserError(f"target_images: {str(error).removeprefix('data: ')}") from None
+
+
 def load_target_images(
     path: str | os.PathLike, size_px: int, tell: Callable[[str], object] = lambda note: None
 ) -> torch.Tensor:
@@ -26,11 +38,10 @@ def load_target_images(
     files that are not read. Raises ValueError if there are none that can be read, or more than
     256.
     """
+    check_target_images(path)
     try:
         source = ImageSource(os.fspath(path))
         names = source.image_names
-        if len(names) > MAX_IMAGES:
-            raise ValueError(f"got {len(names)} images in {path}, expected at most {MAX_IMAGES}")
         fit = partial(fit_image, mode="RGB", transform="center-crop", size=(size_px, size_px))
         squares, skipped = [], []
         for name in names:

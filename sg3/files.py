@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -29,17 +30,30 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     It has the suffix of `path`, since some writers choose their format by it.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    with _naming(path):
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp creates private files
-        os.replace(temporary, path)
+        with _naming(path, name):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())  # mkstemp creates private files
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path, temporary: str | None = None) -> Iterator[None]:
+    """Let errors of the system name `path`: a full disk names none, or the temporary file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or (error.filename not in (None, temporary) and temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _umask() -> int:
@@ -67,6 +81,17 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the content of JSON that somebody else wrote. Raises ValueError for anything wrong.
+
+    `json.loads` alone raises RecursionError for deeply nested text, too.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
 
 
 def write_tensors(
@@ -134,6 +159,14 @@ def _open_tensors(path: str | os.PathLike, kind: str, expected: str) -> Iterator
     except SafetensorError:
         hint = f"; expected {expected}" if expected else ""
         raise UserError(f"{kind} {path}: damaged or not a safetensors file{hint}") from None
+
+
+def first_nonfinite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of the first tensor with NaN or infinite values, None without any."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return name
+    return None
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sg3.errors import UserError
-from sg3.files import read_metadata, read_tensors, write_tensors
+from sg3.errors import UserError, brief
+from sg3.files import first_nonfinite, read_metadata, read_tensors, write_tensors
 from sg3.networks.style_space import style_layers
 from sg3.other_latents import is_other_latent, read_other_latent
 
@@ -43,6 +43,7 @@ def read_latent_file(
     G: nn.Module | None = None,
     network_sha256: str | None = None,
     force: bool = False,
+    allow_nonfinite: bool = False,
 ) -> LatentFile:
     """Read latents that `sg3 steer`, `project` or `edit` wrote, or other tools.
 
@@ -53,18 +54,20 @@ def read_latent_file(
         network_sha256: hash of the network's file. A latent that names another one is refused;
             files that name none are accepted.
         force: accept latents of another network.
+        allow_nonfinite: accept NaN and infinities, which make black images.
 
     Raises ValueError for any other file.
     """
     tensors, metadata = _read(path, G)
     ws = tensors.get("ws", tensors.get(UNEDITED))
     if ws is None:
-        names = ", ".join(tensors)[:80]
+        names = brief(", ".join(tensors))
         raise UserError(f"latent {path}: got tensors {names}, expected one named 'ws'")
     if not force:
         check_origin(path, metadata, network_sha256)
     ws = ws[None] if ws.ndim == 2 else ws
     styles = named_styles(tensors)
+    _check_numbers(path, {"ws": ws, **styles}, allow_nonfinite)
     if G is not None:
         if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim):
             raise UserError(
@@ -73,6 +76,24 @@ def read_latent_file(
             )
         check_styles(path, styles, G)
     return LatentFile(ws, styles, metadata)
+
+
+def _check_numbers(
+    path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], allow_nonfinite: bool
+) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not 1 <= tensor.ndim <= 3 or not tensor.numel():
+            raise UserError(
+                f"latent {path}: got {brief(name)} of type {tensor.dtype} and shape "
+                f"{list(tensor.shape)}, expected numbers [N, num_ws, w_dim], or [N, channels] for "
+                "a layer's styles"
+            )
+    bad = None if allow_nonfinite else first_nonfinite(tensors)
+    if bad is not None:
+        raise UserError(
+            f"latent {path}: {brief(bad)} has values that are not finite; `allow_nonfinite` loads "
+            "it anyway"
+        )
 
 
 def _read(
@@ -94,13 +115,16 @@ def latent_metadata(path: str | os.PathLike) -> dict[str, str]:
 
 
 def load_latents(
-    path: str | os.PathLike, G: nn.Module | None = None, network_sha256: str | None = None
+    path: str | os.PathLike,
+    G: nn.Module | None = None,
+    network_sha256: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> torch.Tensor:
     """Read ws `[N, num_ws, w_dim]` as `read_latent_file` does.
 
     Raises ValueError for latents with offsets of styles, too.
     """
-    found = read_latent_file(path, G, network_sha256)
+    found = read_latent_file(path, G, network_sha256, allow_nonfinite=allow_nonfinite)
     if found.styles:
         raise UserError(
             f"latent {path}: has styles in addition to ws, expected ws alone; use it with sg3 "
@@ -132,7 +156,7 @@ def check_origin(
     """Raise ValueError if `metadata` names a network with another file hash."""
     theirs = metadata.get("network_sha256")
     if theirs and network_sha256 and theirs != network_sha256:
-        name = metadata.get("network", "another network")[:80]
+        name = brief(metadata.get("network", "another network"))
         raise UserError(
             f"latent {path}: made with {name!r} ({theirs[:12]}), this network is "
             f"{network_sha256[:12]}; give that one as `network`"
@@ -146,6 +170,6 @@ def check_styles(path: str | os.PathLike, styles: Mapping[str, torch.Tensor], G:
         if style.shape[-1] != channels.get(name):
             expected = channels.get(name, "no such layer")
             raise UserError(
-                f"{path}: styles of {name!r} have shape {list(style.shape)}, expected {expected}; "
-                "they belong to another network"
+                f"{path}: styles of {brief(name)!r} have shape {list(style.shape)}, expected "
+                f"{expected}; they belong to another network"
             )

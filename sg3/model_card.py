@@ -11,6 +11,7 @@ from typing import Any
 
 from sg3.checkpoints.hub_files import SCHEME
 from sg3.checkpoints.networks import Networks
+from sg3.files import parse_json
 
 #: A card with this line is ours to replace; one without it has been written by a person.
 MARK = "<!-- written by `sg3 push`; delete this line to keep your changes -->"
@@ -143,17 +144,17 @@ def read_metrics(run: Path, snapshot: str) -> list[tuple[str, ...]]:
         chosen = [i for i, name in enumerate(names) if name == snapshot] or range(len(records))
         if records:
             record, name = records[chosen[-1]], names[chosen[-1]]
-            results = record.get("results") or {}
+            results = record.get("results")
             rows += [
                 (key, f"{value:.5g}" if isinstance(value, float) else str(value), name or "-")
-                for key, value in results.items()
+                for key, value in (results if isinstance(results, dict) else {}).items()
             ]
     return rows
 
 
 def _parse(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -8,10 +8,11 @@ NAME.pt           of rosinality's projector: {image: {latent, noise}}
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+import tokenize
 import warnings
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,14 +22,17 @@ import torch
 from sg3.checkpoints.inert import ArrayStub, Record
 from sg3.checkpoints.layouts.flat import MAX_DEPTH, MAX_ENTRIES
 from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, Stub
-from sg3.checkpoints.storage import TensorView
+from sg3.checkpoints.storage import MARGIN, TensorView
 from sg3.checkpoints.torch_archive import LEGACY_HEAD, find_inert, read_archive
-from sg3.errors import NetworkNote, UserError
+from sg3.errors import DAMAGE, NetworkNote, UserError
+from sg3.zip_files import DAMAGED_ZIP, check_entry, open_zip
 
 #: Names of latents in such files, the most specific first.
 NAMES = ("ws", "w", "w_plus", "latent", "latents", "projected_w")
 NOISE = ("noise", "noises")
 MAX_BYTES = 2**30  # of latents: 29 000 of a network at 1024 pixels
+#: What damaged headers of arrays raise, which are Python literals.
+DAMAGED_HEADER = (SyntaxError, tokenize.TokenError)
 NPY_HEAD = b"\x93NUMPY"
 
 
@@ -52,7 +56,7 @@ def read_other_latent(path: str | os.PathLike, num_ws: int | None) -> torch.Tens
         found = [_as_rows(each, num_ws) for each in _latents(path)]
     except ValueError as error:
         raise UserError(f"latent {path}: {error}") from None
-    except (RecursionError, MemoryError, OSError) as error:
+    except (*DAMAGE, *DAMAGED_ZIP, *DAMAGED_HEADER, OSError) as error:
         raise UserError(f"latent {path}: cannot be read ({type(error).__name__})") from None
     if not found:
         raise UserError(
@@ -82,19 +86,20 @@ def _latents(path: str | os.PathLike) -> list[torch.Tensor]:
     with open(path, "rb") as file:
         head = file.read(len(LEGACY_HEAD))
     if head.startswith(NPY_HEAD):
-        return _collect(_read_npy(path))
-    if head.startswith(b"PK") and _is_npz(path):
-        return _collect(_read_npz(path))
-    return _collect(read_archive(path)[0])
+        content = _read_npy(path)
+    elif head.startswith(b"PK") and _is_npz(path):
+        return _collect(_read_npz(path), MAX_BYTES)  # it checked sizes itself
+    else:
+        content, _ = read_archive(path)
+    return _collect(content, 4 * os.path.getsize(path) + MARGIN)
 
 
 def _is_npz(path: str | os.PathLike) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-    except zipfile.BadZipFile as error:
-        raise Refused(f"damaged or truncated: {error}") from None
-    # Compressed arrays can be much larger than their file.
+    with open_zip(path) as archive:
+        infos = archive.infolist()
+        # Compressed arrays can be much larger than their file.
+        for info in infos:
+            check_entry(archive, info)
     if sum(info.file_size for info in infos) > MAX_BYTES:
         raise Refused(f"unpacks to more than {MAX_BYTES >> 20} MiB, which latents do not take")
     return any(info.filename.endswith(".npy") for info in infos)
@@ -144,14 +149,18 @@ def _find(module: str, name: str) -> Builder:
     return find_inert(module, name)
 
 
-def _collect(content: Any) -> list[torch.Tensor]:
-    """Return the latents in a file, in their order; a note tells of noise that is left out."""
+def _collect(content: Any, limit: int) -> list[torch.Tensor]:
+    """Return the latents in a file, in their order; a note tells of noise that is left out.
+
+    Raises Refused if they take more than `limit` bytes.
+    """
     found = [content] if _is_array(content) else list(_search(content, [0]))
     if _has_noise(content):
         warnings.warn("the noise beside the latents is left out", NetworkNote, stacklevel=2)
-    sizes = [each.nbytes if isinstance(each, TensorView) else 0 for each in found]
-    if sum(sizes) > MAX_BYTES:
-        raise Refused(f"holds more than {MAX_BYTES >> 20} MiB, which latents do not take")
+    # As float32; one array in a file may occur in its content many times.
+    sizes = [math.prod(_shape(each)) * 4 for each in found]
+    if sum(sizes) > min(MAX_BYTES, limit):
+        raise Refused("holds latents that take far more memory than the file")
     return [_tensor(each) for each in found]
 
 
@@ -159,6 +168,13 @@ def _is_array(value: Any) -> bool:
     if isinstance(value, ArrayStub):
         return value.array is not None
     return isinstance(value, (TensorView, np.ndarray))
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if isinstance(value, TensorView):
+        return value.size
+    array: Any = value.array if isinstance(value, ArrayStub) else value
+    return array.shape
 
 
 def _tensor(value: Any) -> torch.Tensor:

@@ -29,10 +29,57 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from sg3.errors import UserError
+from sg3.errors import UserError, brief
 
 #: Label of a conditional network: index of a class, or all numbers of the label.
 ClassLabel = int | tuple[float, ...]
+
+#: Characters of a text or path.
+MAX_TEXT = 2000
+#: Largest number where nothing else is said.
+LARGEST = 1e9
+#: Largest numbers by field or option: far above any use, and below what takes the memory or the
+#: days of a machine before anything is seen. A number that is wrong by mistake is refused at once.
+MAXIMA = {
+    "auto_k": 64,
+    "batch": 2**16,
+    "batch_gpu": 2**16,
+    "candidates": 100_000,
+    "cbase": 2**24,
+    "centres": 100_000,
+    "classes": 2**20,
+    "cmax": 2**16,
+    "columns": 1000,
+    "cutouts": 1024,
+    "d_reg_interval": 10**6,
+    "dcbase": 2**24,
+    "dcmax": 2**16,
+    "dissolve": 100_000,
+    "fps": 1000,
+    "frames": 100_000,
+    "freeze_g": 64,
+    "freezed": 64,
+    "generations": 1000,
+    "gpus": 1024,
+    "images": 100_000,
+    "jobs": 1024,
+    "map_depth": 64,
+    "margin_size": 1024,
+    "mbstd_group": 2**16,
+    "num": 10**7,
+    "num_keyframes": 10_000,
+    "num_layers": 64,
+    "rank": 2**16,
+    "steps": 10**6,
+    "threads": 1024,
+    "tune": 10**6,
+    "variants": 256,
+    "views": 1024,
+    "w_dim": 2**16,
+    "w_frames": 100_000,
+    "workers": 256,
+    "z_dim": 2**16,
+}
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -164,7 +211,7 @@ def check_settings(config: Any) -> None:
     """Raise ValueError for the first field of a dataclass that is outside its allowed values.
 
     None passes where it is the default or declared. Fields declared as `int` or `float` must be
-    finite numbers, and whole ones for `int`.
+    finite numbers, and whole ones for `int`; texts must be short (`check_value`).
     """
     for field in dataclasses.fields(config):
         value, known = getattr(config, field.name), about(field)
@@ -172,15 +219,45 @@ def check_settings(config: Any) -> None:
             continue
         if known.choices is not None and value not in known.choices:
             raise UserError(f"{field.name}: got {value!r}, expected {known.expected}")
+        check_value(field.name, value, known)
         if not isinstance(value, numbers.Real):
             if known.bounded or type_name(field) in ("int", "float"):
                 raise UserError(f"{field.name}: got {value!r}, expected a number")
-        elif not isinstance(value, numbers.Integral) and not math.isfinite(value):
-            raise UserError(f"{field.name}: got {value}, expected a finite number")
-        elif not _within(value, known):
-            raise UserError(f"{field.name}: got {value}, expected {known.expected}")
         elif type_name(field) == "int" and value % 1:
             raise UserError(f"{field.name}: got {value}, expected a whole number")
+
+
+def check_value(name: str, value: Any, known: Setting | None = None, shown: str = "") -> None:
+    """Raise ValueError for a number out of range, or not finite, and for a text that is too long.
+
+    Args:
+        name: of a field or option, which chooses the maximum (`MAXIMA`).
+        value: anything; of lists and tuples, all items are checked.
+        known: its range.
+        shown: its name in messages; default: `name`.
+    """
+    shown = shown or name
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            check_value(name, item, known, shown)
+    elif isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise UserError(f"{shown}: got {len(value)} characters, expected at most {MAX_TEXT}")
+    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if not isinstance(value, numbers.Integral) and not math.isfinite(value):
+            raise UserError(f"{shown}: got {value}, expected a finite number")
+        if known is not None and not _within(value, known):
+            raise UserError(f"{shown}: got {brief(value)}, expected {known.expected}")
+        largest = maximum(name) if known is None or known.max is None else known.max
+        if not -largest <= value <= largest:  # type: ignore[operator]  # any real number
+            sign = value > 0  # type: ignore[operator]
+            bound = f"at most {largest:.10g}" if sign else f"at least {-largest:.10g}"
+            raise UserError(f"{shown}: got {brief(value)}, expected {bound}")
+
+
+def maximum(name: str) -> float:
+    """Return the largest value of a number without a range of its own."""
+    return MAXIMA.get(name, LARGEST)
 
 
 def _within(value: Any, known: Setting) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from guidance.templates import TEMPLATES, templates_of
-from sg3.cli.options import ParsedType, option, stated_arguments, with_deltas
+from sg3.cli.options import ParsedType, check_files, load_options, option, with_deltas
 from sg3.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported when a command runs: `--help` is quick
@@ -88,7 +88,7 @@ def load_network(
     import sg3
     from guidance.generator import generator_of
 
-    nets = sg3.load(network, device, stated_arguments(), only_ema=True)
+    nets = sg3.load(network, device, only_ema=True, **load_options())
     source, sha256 = generator_of(nets), nets.meta["sha256"]
     origin = {"network": network, "network_sha256": sha256}
     if deltas:
@@ -102,6 +102,7 @@ def load_models(
     """Load a network file and an encoder."""
     from guidance.encoders import load_encoder
 
+    check_files(network)
     encoder = load_encoder(clip, device)  # first: a misspelt name fails before the download
     return load_network(network, device, deltas), encoder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 from guidance.commands.common import LoadedNetwork, load_network, slug, warn_of_unread_words
 from guidance.commands.edit_options import edit_options
 from guidance.directions.config import RelevanceConfig
-from sg3.cli.options import resolve_device
+from sg3.cli.options import allows_nonfinite, check_files, need_option, resolve_device
 from sg3.cli.stopping import INTERRUPTED, stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder, prepare_folder
@@ -51,7 +50,9 @@ def edit(network, deltas, latent, seeds, device, outdir, sheet, video, **options
         raise UserError("give --seed or --latent to start from")
     if latent is not None and seeds is not None:
         raise UserError("--seed: got it together with --latent; give one of them")
+    need_option(video is not None, "--video", "frames")
     outdir, sheet, video = _paths(outdir, sheet, video, specs)
+    check_files(network, latent=latent)
     manifest = RunManifest(outdir, "edit", click.get_current_context().params)
     with manifest.time("load"):
         loaded = load_network(network, resolve_device(device), deltas)
@@ -144,14 +145,12 @@ def _start(
     from guidance.style_space import rows_of_layers
 
     G, class_index = loaded.G, options["class_index"]
-    if not math.isfinite(options["psi"]):
-        raise UserError(f"--trunc: got {options['psi']}, expected a finite number such as 0.7")
 
     def of_seed(seed: int) -> torch.Tensor:
         return map_latents(G, seed_latents(seed, 1, G.z_dim), class_index)
 
     if latent is not None:
-        start = read_latent(latent, G, loaded.sha256, options["force"])
+        start = read_latent(latent, G, loaded.sha256, options["force"], allows_nonfinite())
     else:
         start = EditedLatent(torch.cat([of_seed(seed) for seed in seeds or ()]))
     ws = start.ws

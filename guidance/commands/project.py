@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,10 @@ import click
 from guidance.commands.common import LoadedNetwork, argument_prefix, load_network, slug
 from guidance.commands.project_options import TUNE, project_options
 from guidance.inversion.config import ProjectConfig, TuneConfig
-from sg3.cli.options import resolve_device
+from sg3.cli.options import allows_nonfinite, argument, check_files, resolve_device
 from sg3.cli.stopping import INTERRUPTED, stop_requests
 from sg3.errors import UserError
-from sg3.files import check_folder, prepare_folder
+from sg3.files import check_folder, parse_json, prepare_folder
 from sg3.manifest import RunManifest
 from sg3.settings import ClassLabel
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:  # torch is imported when the command runs: `--help` is quick
 
 
 @click.command()
-@click.argument("photo", type=click.Path(), metavar="PHOTO")
+@argument("photo", type=click.Path(), metavar="PHOTO")
 @project_options
 def project(photo, network, deltas, crop, latent, outdir, video, device, distance, rank, **options):
     """Find the latent of a photo, and optionally fine-tune the network to it.
@@ -63,6 +64,7 @@ def project(photo, network, deltas, crop, latent, outdir, video, device, distanc
     config, tuning = configs(options)
     outdir = Path(outdir or f"out/project-{slug(Path(photo).stem)}")
     check_folder(outdir)
+    check_files(network, latent=latent)
     image = read_photo(photo)
     manifest = RunManifest(outdir, "project", click.get_current_context().params)
     with manifest.time("load"):
@@ -149,11 +151,17 @@ def _start(
 
     if latent is None:
         return None, None
-    found = read_latent(latent, loaded.G, loaded.sha256)
+    found = read_latent(latent, loaded.G, loaded.sha256, allow_nonfinite=allows_nonfinite())
     if found.styles or len(found.ws) != 1:
         raise UserError(f"latent {latent}: expected one latent of sg3 project, without edits")
     crop = latent_metadata(latent).get("crop")
-    return found.ws, None if crop is None else tuple(json.loads(crop))
+    try:
+        numbers = None if crop is None else tuple(float(n) for n in parse_json(crop))
+    except (TypeError, ValueError, OverflowError):
+        numbers = ()
+    if numbers is not None and (len(numbers) not in (3, 4) or not all(map(math.isfinite, numbers))):
+        raise UserError(f"latent {latent}: its crop is damaged, expected x, y, size, degrees")
+    return found.ws, numbers
 
 
 def _crop(

@@ -16,10 +16,17 @@ from guidance.augment import AUGMENTS
 from guidance.commands.common import LoadedNetwork, load_models, slug, warn_of_unread_words
 from guidance.commands.steer_options import steer_options
 from guidance.steering.config import SteerConfig
-from sg3.cli.options import apply_precision, resolve_device
+from sg3.cli.options import (
+    allows_nonfinite,
+    apply_precision,
+    argument,
+    check_files,
+    need_option,
+    resolve_device,
+)
 from sg3.cli.stopping import INTERRUPTED, stop_requests
 from sg3.errors import UserError
-from sg3.files import check_folder, prepare_folder
+from sg3.files import check_folder, parse_json, prepare_folder
 from sg3.manifest import RunManifest
 from sg3.threads import use_free_cores
 
@@ -41,7 +48,7 @@ TRANSFORM = {True: "free", False: "held", None: "follow"}
 
 
 @click.command()
-@click.argument("prompts", nargs=-1, metavar='"PROMPT" ["PROMPT" ...]')
+@argument("prompts", nargs=-1, metavar='"PROMPT" ["PROMPT" ...]')
 @steer_options
 def steer(
     prompts, images, network, deltas, clips, outdir, video, no_video, resume, variants, precision,
@@ -69,6 +76,7 @@ def steer(
     if resume and is_finished(outdir, arguments):
         click.echo(f"{outdir} is already finished.")
         return
+    check_files(network, latent=options["latent"])
     clip = ",".join(clips)
     manifest = RunManifest(outdir, "steer", arguments)
     with manifest.time("load"):
@@ -136,8 +144,10 @@ def check_combination(
         for name, used in (("variants", variants > 1), ("region", options["region"])):
             if used:
                 raise UserError(f"--dissolve: does not work with --{name}; leave it out")
-    elif options["times"] or options["motion"]:
-        raise UserError("--times, --motion: need --dissolve; give that too")
+    need_option(bool(options["dissolve"]), "--dissolve", "times", "motion", "fade")
+    need_option(options["motion"] is not None, "--motion", "amount")
+    need_option(config.identity > 0, "--identity", "identity_encoder")
+    need_option(config.perceptual > 0, "--perceptual", "perceptual_distance")
     if compiled and (config.space == "s" or config.transform != "follow" or options["latent"]):
         raise UserError("--compile: needs space w or w+ and no --latent or --transform")
 
@@ -163,7 +173,7 @@ def read_start(
     from guidance.render import EditedLatent
 
     path = options["latent"]
-    found = read_latent(path, loaded.G, loaded.sha256, options["force"])
+    found = read_latent(path, loaded.G, loaded.sha256, options["force"], allows_nonfinite())
     if len(found.ws) != 1:
         raise UserError(f"latent {path}: got {len(found.ws)} latents, expected one to start from")
     styles = {name: style.expand(variants, -1) for name, style in found.styles.items()}
@@ -265,10 +275,10 @@ def _note_results(records: Sequence[SteeringRecord], outdir: Path, manifest: Run
 def is_finished(outdir: Path, arguments: Mapping[str, Any]) -> bool:
     """Whether a run with these arguments is complete in `outdir`."""
     try:
-        found = json.loads((outdir / "run.json").read_text())
-    except (OSError, ValueError):
+        found = parse_json((outdir / "run.json").read_text())
+        theirs = dict(found.get("arguments", {}))
+    except (OSError, ValueError, AttributeError, TypeError):
         return False
     ours = json.loads(json.dumps(dict(arguments), default=str))
-    theirs = found.get("arguments", {})
     changed = [name for name in ours if name != "resume" and ours[name] != theirs.get(name)]
     return bool(found.get("finished")) and not changed

@@ -22,7 +22,8 @@ from guidance.generator import generator_of
 from ops_cuda.cache import cache_dir
 from sg3.checkpoints import Networks
 from sg3.checkpoints.delta import weights_hash
-from sg3.files import aligned, prepare_folder, write_tensors
+from sg3.errors import DAMAGE
+from sg3.files import aligned, parse_json, prepare_folder, write_tensors
 from sg3.networks.generator import MappedGenerator
 from sg3.progress import with_bar
 
@@ -113,7 +114,7 @@ def read_relevance(
             metadata = file.metadata() or {}
             if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
                 return None
-            content = json.loads(metadata["content"])
+            content = parse_json(metadata["content"])
             stored_key, images = content["whose"], content["images"]
             if more and images == content["total"] >= key["images"]:
                 key = {**key, "images": images}
@@ -121,7 +122,7 @@ def read_relevance(
             if stored_key != json.loads(json.dumps(key)):
                 return None
             tensors = {name: aligned(file.get_tensor(name).float()) for name in TENSORS}
-    except (SafetensorError, KeyError, json.JSONDecodeError):
+    except (SafetensorError, ValueError, *DAMAGE):
         return None
     return Relevance(content["layers"], **tensors, images=images, total=content["total"])
 

@@ -12,6 +12,7 @@ from guidance.directions.linear import labelled_direction
 from guidance.generator import generator_of
 from sg3.checkpoints import Networks
 from sg3.checkpoints.delta import weights_hash
+from sg3.checkpoints.safetensors_io import json_object
 from sg3.errors import UserError
 from sg3.files import read_tensors, write_tensors
 from sg3.latent_files import STYLE, check_styles, named_styles
@@ -73,7 +74,7 @@ def read_direction(
             f"direction {path}: made for other weights ({metadata.get('weights', '')[:12]}), this "
             f"network's are {weights[:12]}; `force` accepts it if the shapes are the same"
         )
-    content = json.loads(metadata.get("content", "{}"))
+    content = json_object(metadata, "content")
     styles = named_styles(tensors)
     check_styles(path, styles, G)
     return Direction(content.get("name", stem), tensors.get("ws"), styles, content.get("info", {}))

@@ -53,6 +53,10 @@ def parse_direction(text: str, neutral: str = "a face", beta: float = 0.12) -> D
     numbered = NUMBERED.fullmatch(text)
     if numbered:
         return DirectionSpec(numbered[1], numbered[2])
+    if found := re.match(r"(sefa|pca):", text):
+        raise UserError(
+            f"direction: got {text!r}, expected {found[1]}:N with N from 0, as {found[1]}:2"
+        )
     if text.endswith(".safetensors"):
         if not Path(text).is_file():
             raise UserError(f"direction: no file {text}")

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from guidance.encoders.text import clean_text
+from sg3.checkpoints.safetensors_io import json_object
+from sg3.errors import DAMAGE
 from sg3.files import write_tensors
 
 FORMAT = "sg3-mini-encoder"
@@ -282,11 +284,15 @@ class MiniEncoder(nn.Module):
                 f"encoder: got {path} with format {metadata.get('format')!r}, expected {FORMAT!r}; "
                 "for a CLIP checkpoint name its architecture first, as in ViT-B-32/FILE"
             )
-        config = json.loads(metadata["config"])
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-        model = MiniEncoder(MiniConfig(**config), name)
-        model.load_state_dict(
-            {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
-        )
-        model.provenance = json.loads(metadata.get("provenance", "{}"))
+        try:
+            config = json_object(metadata, "config")
+            config = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+            model = MiniEncoder(MiniConfig(**config), name)
+            model.load_state_dict(
+                {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
+            )
+            model.provenance = json_object(metadata, "provenance")
+        except (ValueError, *DAMAGE) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"encoder: {path} is damaged: {reason}") from None
         return model.requires_grad_(False).fold().to(device)

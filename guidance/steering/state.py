@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from sg3.errors import UserError
-from sg3.files import read_tensors, write_tensors
+from sg3.errors import DAMAGE, UserError
+from sg3.files import parse_json, read_tensors, write_tensors
 
 FORMAT = "sg3-steering"
 #: Names in files written by version 0.1 → names now.
@@ -46,14 +46,18 @@ def read_state(path: str | os.PathLike, fingerprint: str) -> dict[str, Any]:
         raise UserError(f"resume_from: {path} cannot be read ({error})") from None
     if metadata.get("format") != FORMAT:
         raise UserError(f"resume_from: {path} is not the state of a steering run")
-    theirs, ours = _renamed(json.loads(metadata["fingerprint"])), json.loads(fingerprint)
+    try:
+        theirs, numbers = (_renamed(parse_json(metadata[k])) for k in ("fingerprint", "numbers"))
+    except (ValueError, *DAMAGE) as error:
+        raise UserError(f"resume_from: {path} is damaged ({type(error).__name__})") from None
+    ours = parse_json(fingerprint)
     changed = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     if changed:
         raise UserError(
             f"resume_from: {path} belongs to a run with another {' and another '.join(changed)}; "
             "use the same settings, or start in another folder"
         )
-    return {**tensors, **_renamed(json.loads(metadata["numbers"]))}
+    return {**tensors, **numbers}
 
 
 def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import click
 from guidance.commands.common import argument_prefix, slug, warn_of_unread_words
 from nada.commands.adapt_options import PARTS, adapt_options
 from nada.config import AdaptConfig, RecordConfig, StopRule, usual_config
-from sg3.cli.options import resolve_device, stated_arguments
+from sg3.cli.options import check_files, load_options, need_option, resolve_device
 from sg3.cli.stopping import stop_requests
 from sg3.errors import UserError
 from sg3.files import check_folder
@@ -47,6 +47,7 @@ def adapt(
     from nada.state import resume as resume_from
 
     config, record_config = make_configs(settings, no_stop, ",".join(clip))
+    need_option(config.layers == "auto", "--layers auto", "auto_k", "auto_every")
     outdir = Path(outdir or f"out/adapt-{slug(target or Path(target_images or '').stem)}")
     check_folder(outdir)
     if not resume and any((outdir / name).exists() for name in (STATE, STATS)):
@@ -90,12 +91,15 @@ def _begin(
     from guidance.prompts import Prompt
     from nada.adaptation import Adaptation
     from nada.state import arguments_of
-    from nada.target_images import load_target_images
+    from nada.target_images import check_target_images, load_target_images
     from sg3.checkpoints import load
     from sg3.checkpoints.delta import weights_hash
 
+    check_files(network)
+    if target_images:
+        check_target_images(target_images)
     encoder = load_encoder(clip, resolve_device(device))
-    nets = load(network, resolve_device(device), as_=stated_arguments())
+    nets = load(network, resolve_device(device), **load_options())
     G = generator_of(nets)
     images = None
     if target_images:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from sg3.checkpoints.low_rank import Change, LowRank, stored_parts
 from sg3.checkpoints.safetensors_io import json_object
-from sg3.errors import UserError
+from sg3.errors import DAMAGE, UserError, brief
 from sg3.files import aligned, write_tensors
 
 FORMAT, VERSION = "sg3-delta", "1"
@@ -83,8 +83,10 @@ def load_delta(path: str | os.PathLike) -> Delta:
         delta = Delta(_changes(tensors, shapes), metadata["source_hash"], meta)
     except SafetensorError as error:
         raise UserError(f"{path}: damaged, or not a safetensors file: {error}") from None
-    except UserError as error:
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged or malicious: {type(error).__name__}") from None
     return replace(delta, name=os.fspath(path))
 
 
@@ -96,7 +98,7 @@ def _check_kind(metadata: Mapping[str, str]) -> None:
         raise UserError(f"not a delta: metadata format {str(form)[:40]!r}, expected {FORMAT!r}")
     if metadata.get("version") != VERSION:
         raise UserError(
-            f"file version {metadata.get('version')!r}, expected {VERSION!r}; update sg3"
+            f"file version {brief(metadata.get('version'))!r}, expected {VERSION!r}; update sg3"
         )
     if not re.fullmatch(r"[0-9a-f]{64}", metadata.get("source_hash", "")):
         raise UserError("metadata without a valid hash of the source weights")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +16,14 @@ from sg3.checkpoints.pickle_machine import (
     find_or_stub,
     hashable,
 )
-from sg3.checkpoints.storage import read_storage, rebuild_parameter, rebuild_tensor
+from sg3.checkpoints.storage import (
+    TensorView,
+    check_dims,
+    read_storage,
+    rebuild_parameter,
+    rebuild_tensor,
+)
+from sg3.errors import brief, printable
 
 
 @dataclass
@@ -40,6 +48,12 @@ class Record:
         found = {name: child for name, child in self.part("_modules").items() if child is not None}
         return {str(name): self._child(str(name), child) for name, child in found.items()}
 
+    @property
+    def hidden(self) -> set[Any]:
+        """Names of buffers that its state dict leaves out."""
+        names = self.state.get("_non_persistent_buffers_set")
+        return names if isinstance(names, set) else set()
+
     def _child(self, name: str, child: Any) -> Record:
         record = as_record(child)
         if record is None:
@@ -60,13 +74,13 @@ def _record(meta: Any) -> Record:
         raise Refused("a module record is not a dictionary")
     if meta.get("type") != "class" or meta.get("version") != 6:
         raise Refused(
-            f"a module record has type {str(meta.get('type'))[:20]!r} and version "
-            f"{str(meta.get('version'))[:20]!r}, expected 'class' and 6"
+            f"a module record has type {brief(meta.get('type'), 20)!r} and version "
+            f"{brief(meta.get('version'), 20)!r}, expected 'class' and 6"
         )
     name, state = meta.get("class_name"), meta.get("state")
     if not isinstance(name, str) or not isinstance(state, dict):
         raise Refused("a module record lacks class_name or state")
-    return Record(name[:80], state)
+    return Record(printable(name[:80]), state)
 
 
 class DtypeStub(Stateful):
@@ -76,7 +90,7 @@ class DtypeStub(Stateful):
 
     def __init__(self, code: Any, *_: Any):
         if not isinstance(code, str) or code not in _DTYPE_CODES:
-            raise Refused(f"a NumPy array has type {str(code)[:20]!r}, expected numbers")
+            raise Refused(f"a NumPy array has type {brief(code, 20)!r}, expected numbers")
         self.code, self.order = code, "<"
 
     def set_state(self, state: Any) -> None:
@@ -93,7 +107,8 @@ _DTYPE_CODES = {f"{k}{n}" for k in "iu" for n in (1, 2, 4, 8)} | {"f2", "f4", "f
 
 
 def _dtype(code: Any, *_: Any) -> DtypeStub | Stub:
-    return DtypeStub(code) if code in _DTYPE_CODES else Stub(f"numpy.dtype {str(code)[:20]}")
+    known = isinstance(code, str) and code in _DTYPE_CODES
+    return DtypeStub(code) if known else Stub(f"numpy.dtype {brief(code, 20)}")
 
 
 class ArrayStub(Stateful):
@@ -114,11 +129,9 @@ def _array(dtype: Any, data: Any, shape: Any, order: Literal["C", "F"] = "C") ->
     if not isinstance(dtype, DtypeStub) or not isinstance(data, memoryview):
         raise Refused("a NumPy value has an unknown form")
     resolved = dtype.resolve()
-    if not isinstance(shape, tuple) or any(type(n) is not int or n < 0 for n in shape):
-        raise Refused("a NumPy array has an unknown shape")
+    check_dims(shape, shape)
     # Python integers: the product of a hostile shape could overflow int64 and look small.
-    count = int(np.prod(shape, dtype=object))
-    if len(shape) > 8 or count * resolved.itemsize != len(data):
+    if math.prod(shape) * resolved.itemsize != len(data):
         raise Refused("a NumPy array does not have the number of bytes that it claims")
     return np.frombuffer(data, resolved).reshape(shape, order=order)
 
@@ -138,7 +151,10 @@ def _from_type(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, which are dropped."""
     if not isinstance(function, Builder) or not isinstance(arguments, tuple):
         raise Refused("a tensor with attributes has an unknown form")
-    return function.call(*arguments)
+    found = function.call(*arguments) if function.name.startswith("_rebuild") else None
+    if not isinstance(found, TensorView):
+        raise Refused("a tensor with attributes has an unknown form")
+    return found
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> memoryview:
@@ -190,9 +206,15 @@ for _core in ("numpy.core", "numpy._core"):  # before NumPy 2, and since
     _TABLE[f"{_core}.numeric", "_frombuffer"] = Builder("numpy array", _from_buffer)
 
 
+#: Items of a set: the names of buffers, which are few. They may collide, as keys may.
+MAX_SET = 1000
+
+
 def _set(items: Any = ()) -> set:
     if not isinstance(items, (list, tuple)):
         raise Refused("a set is made from something other than a list")
+    if len(items) > MAX_SET:
+        raise Refused("a set is too large (damaged or malicious)")
     return {hashable(item) for item in items}
 
 

@@ -11,7 +11,7 @@ import torch
 
 from sg3.checkpoints.content import HEAD_BYTES, name_file
 from sg3.checkpoints.download import fetch
-from sg3.checkpoints.hub_files import SCHEME, fetch_from_hub
+from sg3.checkpoints.hub_files import SCHEME, fetch_from_hub, parse_hub_address
 from sg3.checkpoints.layouts import Stated
 from sg3.checkpoints.networks import Networks
 from sg3.checkpoints.official_pickle import load_official_pickle
@@ -26,7 +26,9 @@ from sg3.checkpoints.safetensors_io import load_safetensors
 from sg3.checkpoints.snapshot_names import last_snapshot
 from sg3.checkpoints.torch_archive import LEGACY_HEAD
 from sg3.errors import NetworkNote, UserError
-from sg3.files import sha256_of
+from sg3.files import first_nonfinite, sha256_of
+
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def load(
@@ -34,6 +36,7 @@ def load(
     device: str | torch.device = "cpu",
     as_: str | None = None,
     only_ema: bool = False,
+    allow_nonfinite: bool = False,
 ) -> Networks:
     """Load networks.
 
@@ -48,6 +51,7 @@ def load(
         as_: what a file without constructor arguments does not tell, like
             "stylegan3-t,conv_clamp=none"; None: infer everything.
         only_ema: leave G, D and augment_pipe out, which halves time and memory.
+        allow_nonfinite: load weights that are NaN or infinite, too. Their images are black.
 
     Returns:
         The networks, in eval mode and without gradients. `meta` holds their name, source, SHA-256,
@@ -55,7 +59,7 @@ def load(
 
     Raises:
         ValueError: unknown name, unknown format, damaged file, arguments that cannot be inferred,
-            or failed download.
+            weights that are not finite, or failed download.
 
     Warns:
         NetworkNote: what was left out, assumed or estimated.
@@ -76,6 +80,8 @@ def load(
         warnings.warn(about, NetworkNote, stacklevel=2)
     if networks.G_ema is None:
         raise UserError(f"{path}: has no generator G_ema")
+    if not allow_nonfinite:
+        _check_finite(path, networks)
     networks.meta = {
         **networks.meta,
         "name": entry.name if entry else path.stem,
@@ -86,6 +92,15 @@ def load(
     if entry:
         networks.meta["licence"] = entry.licence
     return networks.to(device)
+
+
+def _check_finite(path: Path, networks: Networks) -> None:
+    for part, network in networks.parts().items():
+        if (name := first_nonfinite(network.state_dict())) is not None:
+            raise UserError(
+                f"{path}: {part}.{name} has values that are not finite (a training that diverged, "
+                "or damage); `allow_nonfinite` loads it anyway"
+            )
 
 
 def _read(path: Path, form: str, stated: Stated, only_ema: bool) -> Networks:
@@ -104,22 +119,38 @@ def locate(source: str | os.PathLike) -> tuple[Path, Entry | None]:
     text = os.fspath(source)
     if text.startswith(SCHEME):
         return fetch_from_hub(text), None
-    if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
+    if URL.match(text):
         return fetch(text), None
+    found = _find(text)
+    return (found, None) if isinstance(found, Path) else (_file_of(found), found)
+
+
+def check_source(source: str | os.PathLike) -> None:
+    """Raise ValueError if `load` would refuse `source` by its name or the first bytes of its file.
+
+    Loads and downloads nothing, for commands that have other work to do first.
+    """
+    text = os.fspath(source)
+    if text.startswith(SCHEME):
+        parse_hub_address(text)
+    elif not URL.match(text) and isinstance(found := _find(text), Path):
+        sniff(found)
+
+
+def _find(text: str) -> Path | Entry:
+    """Return the file, or the known network, that a name stands for."""
     path = Path(text).expanduser()
     if text not in REGISTRY:  # a known name takes precedence over a folder of that name
         if path.is_dir():
-            return last_snapshot(path), None
+            return last_snapshot(path)
         if path.exists():
-            return path, None
+            return path
     if path.suffix in (".pkl", ".safetensors", ".pt", ".pth") or path.parent != Path("."):
         try:
-            entry = find_entry(text)  # official file names are names too
+            return find_entry(text)  # official file names are names too
         except UserError:
             raise UserError(f"{text}: no such file") from None
-    else:
-        entry = find_entry(text)
-    return _file_of(entry), entry
+    return find_entry(text)
 
 
 def _file_of(entry: Entry) -> Path:

@@ -11,11 +11,12 @@ import torch
 from einops import rearrange
 
 from sg3.devices import precise
-from sg3.errors import UserError
+from sg3.errors import UserError, brief
 
 #: Maximum number of values of a tensor: seven times the largest layer of a StyleGAN3-R at 1024
 #: pixels. Otherwise two thin factors in a small file could request any amount of memory.
 MAX_NUMBERS = 2**26
+MAX_DIMS = 8
 FP16_MAX = 65504
 
 
@@ -31,9 +32,12 @@ class LowRank:
     shape: tuple[int, ...]
 
     def __post_init__(self):
+        # The number of sizes comes first: the product of a long shape would take forever.
+        possible = 2 <= len(self.shape) <= MAX_DIMS and min(self.shape) >= 1
+        if not possible or max(self.shape) > MAX_NUMBERS or math.prod(self.shape) > MAX_NUMBERS:
+            shown = [brief(size, 20) for size in self.shape[:MAX_DIMS]]
+            raise UserError(f"low-rank change of invalid shape [{', '.join(shown)}]")
         numbers = math.prod(self.shape)
-        if len(self.shape) < 2 or min(self.shape) < 1 or numbers > MAX_NUMBERS:
-            raise UserError(f"low-rank change of invalid shape {str(list(self.shape))[:60]}")
         rows, columns = self.shape[0], numbers // self.shape[0]
         rank = self.left.shape[-1] if self.left.ndim == 2 else 0
         fits = self.left.shape == (rows, rank) and self.right.shape == (rank, columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from sg3.errors import UserError
+from sg3.checkpoints.small import check_small
+from sg3.errors import UserError, brief
 from sg3.files import aligned
 from sg3.networks.build import KINDS, build_network
 
@@ -71,25 +71,25 @@ LIMITS = {
 MAX_NUMBER = 2**24
 
 
-def check_kwargs(kwargs: Mapping[str, Any], where: str) -> None:
+def check_kwargs(kwargs: Mapping[str, Any], prefix: str = "") -> None:
     """Raise ValueError for constructor arguments out of the range of real networks."""
+    check_small(kwargs, "arguments")
     for name, value in kwargs.items():
+        shown = prefix + brief(name)
         if isinstance(value, Mapping):
-            check_kwargs(value, f"{where}.{name}")
+            check_kwargs(value, f"{shown}.")
             continue
         values = value if isinstance(value, (list, tuple)) else [value]
         if len(values) > 64:
-            raise UserError(
-                f"{where}: argument {name} has {len(values)} entries, expected at most 64"
-            )
+            raise UserError(f"argument {shown} has {len(values)} entries, expected at most 64")
         for number in values:
             if number is None or isinstance(number, (bool, str)):
                 continue
             limit = LIMITS.get(name, MAX_NUMBER)
-            fits = isinstance(number, (int, float)) and math.isfinite(number)
-            if not fits or abs(number) > limit:
-                shown = str(number)[:40]
-                raise UserError(f"{where}: argument {name} is {shown}, expected at most {limit}")
+            # Not math.isfinite, which cannot take large integers.
+            if not isinstance(number, (int, float)) or not abs(number) <= limit:
+                got = brief(number, 40)
+                raise UserError(f"argument {shown} is {got}, expected at most {limit}")
 
 
 class _WithoutMemory(TorchFunctionMode):
@@ -115,11 +115,12 @@ def skeleton(kind: str, kwargs: dict[str, Any]) -> nn.Module:
 
     Raises ValueError for invalid arguments.
     """
+    check_kwargs(kwargs)
     try:
         with _WithoutMemory():
             return build_network(kind, kwargs)
     except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
-        raise UserError(f"invalid arguments: {error}") from None
+        raise UserError(f"invalid arguments: {brief(str(error), 300)}") from None
 
 
 def assemble(
@@ -139,9 +140,8 @@ def assemble(
     Raises:
         ValueError: unknown kind, invalid arguments, or tensors that do not match.
     """
-    check_kwargs(kwargs, part)
     if kind not in KINDS:
-        raise UserError(f"{part}: got kind {kind[:40]!r}, expected {', '.join(KINDS)}")
+        raise UserError(f"{part}: got kind {brief(kind, 40)!r}, expected {', '.join(KINDS)}")
     try:
         network = skeleton(kind, kwargs)
     except UserError as error:

@@ -7,6 +7,7 @@ from typing import Any
 from sg3.checkpoints.inert import Record
 from sg3.checkpoints.other_networks import name_architecture, name_other
 from sg3.checkpoints.pickle_machine import Refused, Unsupported
+from sg3.checkpoints.small import check_small
 
 #: Order of positional arguments of the official constructors.
 GENERATOR_ORDER = ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "mapping_kwargs")
@@ -174,10 +175,12 @@ def _generator(kind: str, record: Record, given: dict[str, Any]) -> dict[str, An
 
 def _refuse_resizing(given: dict[str, Any], img_resolution: Any) -> None:
     size = given.get("resize")
+    check_small((size, img_resolution), "resize")
     if size not in (None, img_resolution):
         raise Unsupported(
-            f"the generator resizes its images of {img_resolution} pixels (argument resize={size}, "
-            "as DragGAN writes it), which is not supported; save it with resize=None"
+            f"the generator resizes its images of {img_resolution} pixels (argument "
+            f"resize={str(size)[:40]}, as DragGAN writes it), which is not supported; save it with "
+            "resize=None"
         )
 
 

@@ -27,9 +27,10 @@ from sg3.checkpoints.pickle_machine import (
     TooLarge,
     Unsupported,
 )
-from sg3.checkpoints.storage import TensorView, release
+from sg3.checkpoints.small import check_small
+from sg3.checkpoints.storage import MARGIN, TensorView, release
 from sg3.checkpoints.tensorflow_pickle import convert, is_tensorflow, tensorflow_parts
-from sg3.errors import UserError
+from sg3.errors import DAMAGE, UserError
 
 MAX_MODULES = 20_000
 MAX_DEPTH = 16
@@ -45,12 +46,12 @@ def load_official_pickle(path: str | os.PathLike, only_ema: bool = False) -> Net
     """
     try:
         content, size = _read(path)
-        return rebuild(content, 4 * size + 2**20, only_ema)
+        return rebuild(content, 4 * size + MARGIN, only_ema)
     except Unsupported as error:
         raise UserError(f"{path}: {error}") from None
     except ValueError as error:
         raise UserError(f"{path}: not a valid official network pickle: {error}") from None
-    except (RecursionError, MemoryError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"{path}: not a valid official network pickle: {type(error).__name__}"
         ) from None
@@ -97,6 +98,7 @@ def rebuild(content: Any, budget: int, only_ema: bool = False) -> Networks:
         setattr(networks, part, network)
         budget -= taken
     if isinstance(given.get("training_set_kwargs"), dict):
+        check_small(given["training_set_kwargs"], "training_set_kwargs")
         networks.meta["training_set_kwargs"] = _plain(given["training_set_kwargs"])
     return networks
 
@@ -122,6 +124,7 @@ def _official(
     if sum(view.nbytes for view in views.values()) > budget:
         raise TooLarge("tensors take far more memory than the file")
     kind, kwargs = recognize(part, record)
+    check_small(kwargs, f"arguments of {part}")
     _check_known(kwargs)
     kwargs = _plain(kwargs)
     sizes = block_sizes_of(generator)
@@ -146,7 +149,7 @@ def _collect(root: Record) -> dict[str, TensorView]:
     found: dict[str, TensorView] = {}
     for prefix, record in _walk(root):
         for group in ("_parameters", "_buffers"):
-            hidden = record.state.get("_non_persistent_buffers_set") or ()
+            hidden = record.hidden
             for name, value in record.part(group).items():
                 if value is None or (group == "_buffers" and name in hidden):
                     continue
@@ -176,25 +179,19 @@ def _walk(root: Record) -> Iterator[tuple[str, Record]]:
             stack.append((f"{prefix}{name}.", child, depth + 1))
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """Return a JSON-serializable copy; objects other than plain data become short strings."""
-    if depth > 8:
-        raise Refused("arguments are nested too deeply (damaged or malicious)")
+def _plain(value: Any) -> Any:
+    """Return a JSON-serializable copy; objects other than plain data become short strings.
+
+    `value` is small (`check_small`).
+    """
     if isinstance(value, ArrayStub) and value.array is not None and value.array.size <= 256:
         value = value.array.tolist()
     if isinstance(value, (Stub, Builder)) and not (isinstance(value, dict) and value):
         return f"<{value.name}>"
     if isinstance(value, dict):
-        _check_count(value)
-        return {str(k)[:MAX_NAME]: _plain(v, depth + 1) for k, v in value.items()}
+        return {str(k)[:MAX_NAME]: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        _check_count(value)
-        return [_plain(v, depth + 1) for v in value]
+        return [_plain(v) for v in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return value[:4096] if isinstance(value, str) else f"<{type(value).__name__}>"
-
-
-def _check_count(items: dict | list | tuple) -> None:
-    if len(items) > 256:
-        raise Refused(f"an argument has {len(items)} entries (damaged or malicious)")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from sg3.checkpoints.inert import Record, as_record
 from sg3.checkpoints.pickle_machine import Stub
+from sg3.errors import brief, printable
 
 
 def name_other(record: Record) -> str | None:
@@ -61,4 +63,8 @@ def name_content(content: Any) -> str:
     if given is not None:
         found = given.name if isinstance(given, Stub) else type(given).__name__
         return f"no network G_ema: it is an object of type {found!r}"
-    return f"no network G_ema, only {', '.join(map(str, content))[:80] or 'an empty dictionary'}"
+    return f"no network G_ema, only {_names(content) or 'an empty dictionary'}"
+
+
+def _names(content: dict[Any, Any]) -> str:
+    return printable(", ".join(brief(name) for name in islice(content, 20))[:80])

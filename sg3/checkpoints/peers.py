@@ -15,11 +15,10 @@ from sg3.checkpoints.layouts import Stated, networks_of_tensors
 from sg3.checkpoints.layouts.flat import View, flatten
 from sg3.checkpoints.networks import Networks
 from sg3.checkpoints.official_pickle import rebuild
+from sg3.checkpoints.storage import MARGIN
 from sg3.checkpoints.torch_archive import read_archive
-from sg3.errors import UserError
+from sg3.errors import DAMAGE, UserError
 from sg3.files import read_metadata
-
-MARGIN = 2**20  # bytes that tensors of a file may take beyond four times its size
 
 
 def load_torch_archive(path: str | os.PathLike, stated: Stated, only_ema: bool = False) -> Networks:
@@ -39,7 +38,7 @@ def load_torch_archive(path: str | os.PathLike, stated: Stated, only_ema: bool =
         networks = rebuild(modules, budget, only_ema)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    except (RecursionError, MemoryError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path}: damaged or malicious: {type(error).__name__}") from None
     networks.meta["layout"] = "official modules saved by torch.save"
     return networks
@@ -97,3 +96,5 @@ def load_plain_safetensors(
             return networks_of_tensors(flat, stated, budget, only_ema)
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path}: {error}") from None
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged or malicious: {type(error).__name__}") from None

@@ -3,8 +3,8 @@
 Python's unpickler imports and calls whatever a file names, and some of its opcodes reserve as much
 memory as the file claims to need. This interpreter supports only the opcodes of official network
 files. Globals resolve to a fixed table of builders or to inert stubs, byte strings are views into
-the file, and the number of opcodes is limited. So memory stays within a small multiple of the file
-size, and no code of the file ever runs.
+the file, and the number of steps is limited by the size of the file. So time and memory stay within
+a small multiple of that size, and no code of the file ever runs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sg3.errors import UserError
+from sg3.errors import UserError, brief, printable
 
-#: Official networks take about 10⁵ opcodes; an opcode can create an object of about 100 bytes.
-MAX_OPCODES = 3_000_000
+#: An opcode is one step, as is each item that a call may copy: the opcodes around a call could
+#: copy one long list again and again. Official networks take about 10⁵ steps. A step can create an
+#: object of 200 bytes, such as an empty set.
+MAX_STEPS = 700_000
+BYTES_PER_STEP = 64  # of a larger file allow one step more
+STEPS_PER_VIEW = 50
+#: Items of strings are not objects; this many characters count as a step.
+CHARACTERS_PER_STEP = 256
+#: Keys of dictionaries other than strings. Their hashes follow from their values, so that a file
+#: can make all of them collide; then time is quadratic. Optimizers have hundreds.
+MAX_NUMBER_KEYS = 5000
+MAX_NAME = 256  # of modules and classes
 
 
 class Refused(UserError):
@@ -89,7 +99,7 @@ def find_in(table: Mapping[tuple[str, str], Builder]) -> Find:
 
     def find(module: str, name: str) -> Builder:
         if (module, name) not in table:
-            shown = f"{module}.{name}"[:80]
+            shown = printable(f"{module}.{name}"[:80])
             raise Refused(f"refers to {shown!r}, which network files do not use")
         return table[module, name]
 
@@ -103,7 +113,7 @@ def find_or_stub(table: Mapping[tuple[str, str], Builder]) -> Find:
         known = table.get((module, name))
         if known is not None:
             return known
-        shown = f"{module}.{name}"[:80]
+        shown = printable(f"{module}.{name}"[:80])
         return Builder(shown, lambda *arguments: Stub(shown, arguments))
 
     return find
@@ -117,7 +127,7 @@ class PickleMachine:
         offset: start of the pickle.
         find: `find(module, name)` returns the builder of a global; None refuses all globals.
         persistent: `persistent(pid)` resolves persistent ids; None refuses them.
-        max_opcodes: maximum number of opcodes.
+        max_steps: maximum number of steps; None: what the size of `data` allows.
     """
 
     def __init__(
@@ -126,25 +136,31 @@ class PickleMachine:
         offset: int = 0,
         find: Find | None = None,
         persistent: Persistent | None = None,
-        max_opcodes: int = MAX_OPCODES,
+        max_steps: int | None = None,
     ):
         self.data, self.position = data, offset
         self.find, self.persistent = find or find_in({}), persistent
-        self.max_opcodes = max_opcodes
+        self.max_steps = allowed_steps(len(data)) if max_steps is None else max_steps
+        self.steps = self.number_keys = 0
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
         """Return the object of the pickle; `position` is then just after it. Raises Refused."""
-        for _ in range(self.max_opcodes):
+        while True:
             opcode = self._take(1)[0]
             if opcode == 0x2E:  # STOP
                 return self._pop()
             action = _ACTIONS.get(opcode)
             if action is None:
                 raise Refused(f"unsupported pickle opcode 0x{opcode:02x}")
+            self._count(1)
             action(self)
-        raise Refused(f"more than {self.max_opcodes} pickle opcodes")
+
+    def _count(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > self.max_steps:
+            raise Refused(f"more than {self.max_steps} pickle opcodes (damaged or malicious)")
 
     # Reading -------------------------------------------------------------------------------
 
@@ -168,7 +184,7 @@ class PickleMachine:
     def _line(self) -> str:
         start = self.position
         # Names of modules and classes are short: do not search a large file for a line break.
-        found = bytes(self.data[start : start + 256]).find(b"\n")
+        found = bytes(self.data[start : start + MAX_NAME]).find(b"\n")
         if found < 0:
             raise Refused("a name is too long or truncated")
         line = self._text(found)
@@ -214,16 +230,28 @@ class PickleMachine:
         if len(items) % 2:
             raise Refused("a dictionary item has no value (damaged)")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[hashable(key)] = value
+            target[self._key(key)] = value
 
     def _add_items(self, items: list[Any]) -> None:
-        self._top(set, "adds to").update(hashable(item) for item in items)
+        self._top(set, "adds to").update(map(self._key, items))
+
+    def _frozen_set(self, items: list[Any]) -> None:
+        self._push(frozenset(map(self._key, items)))
+
+    def _key(self, key: Any) -> Any:
+        if type(key) is not str:
+            self.number_keys += 1
+            if self.number_keys > MAX_NUMBER_KEYS:
+                raise Refused(f"more than {MAX_NUMBER_KEYS} keys that are numbers (malicious)")
+        return hashable(key)
 
     # Objects -------------------------------------------------------------------------------
 
     def _push_global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise Refused("the name of a global is not a string (damaged)")
+        if len(module) + len(name) > MAX_NAME:  # below, both are copied
+            raise Refused("a name is too long (damaged or malicious)")
         self._push(self.find(module, name))
 
     def _stack_global(self) -> None:
@@ -237,10 +265,16 @@ class PickleMachine:
         if isinstance(builder, Stub) or any(isinstance(given, Stub) for given in arguments):
             self._push(Stub(builder.name, arguments))
             return
+        self._count(sum(map(_copied, arguments)))
+        self._push(self._sound(builder.name, builder.call, *arguments))
+
+    def _sound(self, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what `call` does; errors of odd arguments become Refused."""
         try:
-            self._push(builder.call(*arguments))
-        except (TypeError, AttributeError, IndexError, OverflowError) as error:
-            raise Refused(f"invalid arguments of {builder.name}: {error}") from None
+            return call(*arguments)
+        except (TypeError, AttributeError, LookupError, OverflowError) as error:
+            shown = brief(str(error))
+            raise Refused(f"invalid arguments of {brief(name)}: {shown}") from None
 
     def _new_with_keywords(self) -> None:
         keywords, arguments, builder = self._pop(), self._pop(), self._pop()
@@ -250,24 +284,41 @@ class PickleMachine:
 
     def _build(self) -> None:
         state = self._pop()
-        self._top(Stateful, "sets the state of").set_state(state)
+        target = self._top(Stateful, "sets the state of")
+        self._sound(type(target).__name__, target.set_state, state)
 
     def _persistent_id(self) -> None:
         if self.persistent is None:
             raise Refused("contains a persistent id, which network files do not")
-        self._push(self.persistent(self._pop()))
+        self._push(self._sound("a persistent id", self.persistent, self._pop()))
 
     # The memo ------------------------------------------------------------------------------
 
     def _put(self, index: int) -> None:
         if not self.stack:
             raise Refused("nothing to store in the memo (damaged)")
+        if index > 2 * len(self.memo) + MAX_STEPS // 1000:  # as keys, see MAX_NUMBER_KEYS
+            raise Refused("the memo has gaps (damaged or malicious)")
         self.memo[index] = self.stack[-1]
 
     def _get(self, index: int) -> None:
         if index not in self.memo:
             raise Refused(f"memo entry {index} was never stored (damaged)")
         self._push(self.memo[index])
+
+
+def allowed_steps(size: int) -> int:
+    """Return how many steps a pickle in a file of `size` bytes may take."""
+    return MAX_STEPS + size // BYTES_PER_STEP
+
+
+def _copied(value: Any) -> int:
+    """Return how many steps a copy of an argument counts."""
+    if isinstance(value, str):
+        return len(value) // CHARACTERS_PER_STEP
+    if isinstance(value, memoryview):  # may be a storage, with five small pickles
+        return STEPS_PER_VIEW
+    return len(value) if isinstance(value, (list, tuple, dict, set, frozenset)) else 1
 
 
 def _names(kind: type | tuple[type, ...]) -> str:
@@ -280,10 +331,13 @@ def hashable(key: Any) -> Any:
     parts = key if type(key) is tuple else (key,)
     if any(part is not None and type(part) not in _KEYS for part in parts):
         raise Refused(f"uses a {type(key).__name__} as a key (damaged or malicious)")
+    if len(parts) > MAX_KEY:
+        raise Refused("uses a long tuple as a key (damaged or malicious)")
     return key
 
 
 _KEYS = (str, int, float, bool, Stub, Builder)
+MAX_KEY = 64  # items of a tuple
 
 
 def _protocol(machine: PickleMachine) -> None:
@@ -325,7 +379,7 @@ _ACTIONS: dict[int, Callable[[PickleMachine], object]] = {
     ord("u"): lambda m: m._set_items(m._pop_to_mark()),
     0x8F: lambda m: m._push(set()),
     0x90: lambda m: m._add_items(m._pop_to_mark()),
-    0x91: lambda m: m._push(frozenset(map(hashable, m._pop_to_mark()))),
+    0x91: lambda m: m._frozen_set(m._pop_to_mark()),
     ord("c"): lambda m: m._push_global(m._line(), m._line()),
     0x93: lambda m: m._stack_global(),
     ord("R"): lambda m: m._call(),

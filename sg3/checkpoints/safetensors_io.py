@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sg3.checkpoints.networks import PARTS, Networks, assemble
-from sg3.errors import UserError
-from sg3.files import write_tensors
+from sg3.errors import DAMAGE, UserError, brief
+from sg3.files import parse_json, write_tensors
 
 FORMAT, VERSION = "sg3-networks", "1"
 #: Last parts of names of tensors that stay in float32: signal geometry, filters, averages.
@@ -30,6 +30,7 @@ KEEP_FP32 = {
     "Hz_fbank",
 }
 FP16_MAX = 65504
+MAX_METADATA = 2**22  # characters; ours take a few thousand
 
 
 def save(networks: Networks, path: str | os.PathLike, fp16: bool = False) -> None:
@@ -102,7 +103,7 @@ def load_safetensors(path: str | os.PathLike, only_ema: bool = False) -> Network
             for key in list(file.keys()):
                 part, _, name = key.partition(".")
                 if part not in tensors:
-                    raise UserError(f"tensor {key[:80]!r} belongs to no network")
+                    raise UserError(f"tensor {brief(key)!r} belongs to no network")
                 if part == "G_ema" or not only_ema:
                     tensors[part][name] = file.get_tensor(key)
         for part, spec in described.items():
@@ -112,8 +113,10 @@ def load_safetensors(path: str | os.PathLike, only_ema: bool = False) -> Network
             setattr(networks, part, network)
     except SafetensorError as error:
         raise UserError(f"{path}: damaged, or not a safetensors file: {error}") from None
-    except UserError as error:
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged or malicious: {type(error).__name__}") from None
     return networks
 
 
@@ -123,11 +126,11 @@ def _described(metadata: dict[str, str]) -> dict[str, dict[str, Any]]:
     if metadata.get("format") != FORMAT:
         raise UserError(
             "a safetensors file of another program: "
-            f"metadata format {metadata.get('format')!r}, expected {FORMAT!r}"
+            f"metadata format {brief(metadata.get('format'))!r}, expected {FORMAT!r}"
         )
     if metadata.get("version") != VERSION:
         raise UserError(
-            f"file version {metadata.get('version')!r}, expected {VERSION!r}; update sg3"
+            f"file version {brief(metadata.get('version'))!r}, expected {VERSION!r}; update sg3"
         )
     described = json_object(metadata, "networks")
     for part, spec in described.items():
@@ -137,15 +140,16 @@ def _described(metadata: dict[str, str]) -> dict[str, dict[str, Any]]:
             or not isinstance(spec.get("kind"), str)
             or type(spec.get("kwargs")) is not dict
         ):
-            raise UserError(f"metadata of {part!r} have an unknown form")
+            raise UserError(f"metadata of {brief(part)!r} have an unknown form")
     return described
 
 
 def json_object(metadata: dict[str, str], key: str) -> dict[str, Any]:
     """Parse a metadata entry that must be a JSON object. Raises ValueError otherwise."""
     try:
-        value = json.loads(metadata.get(key, "{}"))
-    except (json.JSONDecodeError, RecursionError):
+        text = metadata.get(key, "{}")
+        value = parse_json(text) if len(text) <= MAX_METADATA else None
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise UserError(f"metadata entry {key!r} is not a JSON object")

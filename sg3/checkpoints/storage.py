@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ import numpy as np
 import torch
 
 from sg3.checkpoints.pickle_machine import Builder, PickleMachine, Refused, find_in
+from sg3.errors import brief
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 MAX_INDEX = 2**40
 RELEASE_BYTES = 2**18  # tensors from this size on release what is mapped
-HEADER_OPCODES = 1000  # the five small pickles before the data take about fifty
+HEADER_STEPS = 100  # each of the five small pickles before the data takes about ten
+MAX_DIMS = 8
+MARGIN = 2**20  # bytes that tensors of a file may take beyond four times its size
 
 DTYPES = {
     "FloatStorage": "<f4",
@@ -57,7 +61,7 @@ class TensorView:
     @property
     def nbytes(self) -> int:
         """Size of the tensor in bytes."""
-        return int(np.prod(self.size, dtype=object)) * self.storage.dtype.itemsize
+        return math.prod(self.size) * self.storage.dtype.itemsize
 
     def read(self) -> torch.Tensor:
         """Return a contiguous copy."""
@@ -100,7 +104,7 @@ def read_storage(blob: Any) -> Storage:
 
     def next_pickle(persistent=None) -> Any:
         nonlocal position
-        machine = PickleMachine(blob, position, find_in(types), persistent, HEADER_OPCODES)
+        machine = PickleMachine(blob, position, find_in(types), persistent, HEADER_STEPS)
         result = machine.run()
         position = machine.position
         return result
@@ -138,7 +142,7 @@ def storage_record(pid: Any) -> tuple[np.dtype, str, int]:
         raise Refused("a storage record has an unknown form")
     name, key, count = pid[1].name.removeprefix("torch."), pid[2], pid[4]
     if name not in DTYPES:
-        raise Refused(f"a storage of type {name!r}, expected {', '.join(DTYPES)}")
+        raise Refused(f"a storage of type {brief(name)!r}, expected {', '.join(DTYPES)}")
     if not isinstance(key, str) or type(count) is not int or count < 0:
         raise Refused("a storage record has an unknown form")
     return np.dtype(DTYPES[name]), key, count
@@ -150,21 +154,31 @@ def rebuild_tensor(
     """`torch._utils._rebuild_tensor_v2`, with all numbers checked against the storage."""
     if not isinstance(storage, Storage):
         raise Refused("a tensor has no storage")
-    numbers = (offset, *size, *stride)
-    # Not isinstance, which would accept True and False.
-    possible = all(type(n) is int and 0 <= n < MAX_INDEX for n in numbers)
-    if not possible or len(size) != len(stride):
-        raise Refused("a tensor has an invalid size, stride or offset")
+    check_dims(size, stride, offset)
     # Python integers: the product of a hostile size could overflow int64 and look small.
-    count = int(np.prod(size, dtype=object))
+    count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     # A tensor larger than its storage repeats elements: never in networks, but in memory bombs.
-    if count > storage.count or (count > 0 and last >= storage.count) or len(size) > 8:
+    if count > storage.count or (count > 0 and last >= storage.count):
         raise Refused(
-            f"a tensor of size {list(size)[:8]} reaches outside its storage "
-            f"of {storage.count} elements"
+            f"a tensor of size {list(size)} reaches outside its storage of {storage.count} elements"
         )
     return TensorView(storage, offset, tuple(size), tuple(stride))
+
+
+def check_dims(size: Any, stride: Any, offset: Any = 0) -> None:
+    """Raise Refused unless `size` and `stride` are equally long and hold possible numbers.
+
+    Their length comes first: the product of a long one would take forever.
+    """
+    short = all(isinstance(n, (tuple, list)) and len(n) <= MAX_DIMS for n in (size, stride))
+    # Not isinstance, which would accept True and False.
+    if (
+        not short
+        or len(size) != len(stride)
+        or not all(type(n) is int and 0 <= n < MAX_INDEX for n in (offset, *size, *stride))
+    ):
+        raise Refused("a tensor has an invalid size, stride or offset")
 
 
 def rebuild_parameter(tensor: Any, requires_grad: Any = False, *_: Any) -> TensorView:

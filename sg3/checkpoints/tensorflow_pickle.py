@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from sg3.checkpoints.inert import ArrayStub
-from sg3.checkpoints.networks import check_kwargs, skeleton
+from sg3.checkpoints.networks import skeleton
 from sg3.checkpoints.pickle_machine import Builder, Refused, Stub, TooLarge, Unsupported
 
 MODULES = ("dnnlib.tflib.network.Network", "tfutil.Network")
 #: Variables that do not change the picture: those of progressive growing, which has ended.
 UNUSED = re.compile(r"lod|.*_lod[1-9]\d*/\w+")
+MAX_VARIABLES = 10_000
 #: Our argument → theirs, and their default.
 SYNTHESIS = {
     "img_channels": ("num_channels", 3),
@@ -83,7 +84,6 @@ def convert(
         if is_generator
         else _discriminator(variables, given, str(network.state.get("build_func_name")))
     )
-    check_kwargs(kwargs, part)
     change_of = _of_generator if is_generator else _of_discriminator
     tensors = {}
     for name, own in skeleton(kind, kwargs).state_dict().items():
@@ -120,6 +120,8 @@ def _collect(network: Stub, depth: int = 0) -> tuple[dict[str, np.ndarray], dict
         variables, arguments = _collect(inner, depth + 1)
         found |= {f"{component}/{name}": value for name, value in variables.items()}
         given |= arguments
+        _check_count(len(found), len(given))
+    _check_count(len(state["variables"]))
     for item in state["variables"]:
         name, value = item if isinstance(item, tuple) and len(item) == 2 else (None, None)
         array = value.array if isinstance(value, ArrayStub) else None
@@ -129,6 +131,12 @@ def _collect(network: Stub, depth: int = 0) -> tuple[dict[str, np.ndarray], dict
             raise Refused("a variable of a TensorFlow network has an unknown form")
         found[name] = array
     return found, {**given, **_dictionary(state, "static_kwargs")}
+
+
+def _check_count(*counts: int) -> None:
+    # Of a component that is shared, the variables would multiply.
+    if max(counts) > MAX_VARIABLES:
+        raise Refused(f"a TensorFlow network has more than {MAX_VARIABLES} variables")
 
 
 def _dictionary(state: dict[str, Any], name: str) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import torch
 
 from sg3.checkpoints.inert import find_official
 from sg3.checkpoints.pickle_machine import (
-    MAX_OPCODES,
     Builder,
     Find,
     Persistent,
@@ -30,15 +29,17 @@ from sg3.checkpoints.pickle_machine import (
 )
 from sg3.checkpoints.storage import (
     DTYPES,
-    HEADER_OPCODES,
+    HEADER_STEPS,
     MAGIC,
-    MAX_INDEX,
     PROTOCOL,
     Storage,
     TensorView,
+    check_dims,
     rebuild_tensor,
     storage_record,
 )
+from sg3.errors import brief, printable
+from sg3.zip_files import open_zip
 
 #: The first bytes of a legacy file: a pickle of the magic number.
 LEGACY_HEAD = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
@@ -87,11 +88,10 @@ class ExpandedView(TensorView):
 
 def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TensorView:
     """`torch._utils._rebuild_tensor_v2`, also of expanded tensors."""
+    check_dims(size, stride, offset)
     if 0 not in stride:
         return rebuild_tensor(storage, offset, size, stride, *rest)
-    if any(type(n) is not int or not 0 <= n < MAX_INDEX for n in size):
-        raise Refused("a tensor has an invalid size, stride or offset")
-    own = tuple(min(n, 1) if step == 0 else n for n, step in zip(size, stride, strict=False))
+    own = tuple(min(n, 1) if step == 0 else n for n, step in zip(size, stride, strict=True))
     stored = rebuild_tensor(storage, offset, own, stride, *rest)
     return ExpandedView(stored.storage, stored.offset, tuple(size), stored.stride, own)
 
@@ -106,7 +106,7 @@ class _Ordered(dict, Stateful):
     def __init__(self, items: Any = ()):
         super().__init__()
         for key, value in items:
-            if type(key) not in (str, int):
+            if type(key) is not str:  # not of a state dict, and see MAX_NUMBER_KEYS
                 raise Refused(f"uses a {type(key).__name__} as a key (damaged or malicious)")
             self[key] = value
 
@@ -124,35 +124,16 @@ OWN = {
 # Zip ------------------------------------------------------------------------------------------
 
 
-class _Bounded:
-    """A file whose single reads are limited: `zipfile` reads a directory as large as claimed."""
-
-    def __init__(self, file: Any):
-        self.seek, self.tell, self.file = file.seek, file.tell, file
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, count: int = -1) -> bytes:
-        # Without a count, `zipfile` looks for the end record in the last 64 kB.
-        if count > MAX_DIRECTORY:
-            raise Refused("the directory of the zip archive is too large (damaged or malicious)")
-        return self.file.read(count)
-
-
 def _entries(data: memoryview, file: Any) -> dict[str, memoryview]:
     """Return the contents of a zip archive by name, as views."""
-    try:
-        infos = zipfile.ZipFile(_Bounded(file)).infolist()
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, OverflowError) as error:
-        raise Refused(f"a damaged or truncated zip archive: {error}") from None
+    infos = open_zip(file, MAX_DIRECTORY).infolist()
     return {info.filename: _stored(data, info) for info in infos}
 
 
 def _stored(data: memoryview, info: zipfile.ZipInfo) -> memoryview:
-    start = info.header_offset
+    start = max(info.header_offset, 0)
     header = data[start : start + LOCAL_HEADER.size]
-    shown = info.filename[:80]
+    shown = brief(info.filename)
     if len(header) < LOCAL_HEADER.size or bytes(header[:4]) != b"PK\3\4":
         raise Refused(f"entry {shown!r} of the zip archive is damaged")
     if info.compress_type != zipfile.ZIP_STORED:
@@ -215,14 +196,14 @@ class _Scan:
     def find(self, module: str, name: str) -> Builder:
         if module == "torch" and name in DTYPES:
             return Builder(f"torch.{name}", _no_storage)
-        return Builder(name[:80], lambda *_: Stub(name))
+        return Builder(printable(name[:80]), lambda *_: Stub(name))
 
     def persistent(self, pid: Any) -> None:
         if isinstance(pid, tuple) and pid[:1] == ("module",) and len(pid) > 1:
             return pid[1]  # a class with its source text, which is ignored
         dtype, key, count = storage_record(pid)
         if self.found.setdefault(key, (dtype, count)) != (dtype, count):
-            raise Refused(f"storage {key[:20]!r} has two types or sizes (damaged)")
+            raise Refused(f"storage {brief(key, 20)!r} has two types or sizes (damaged)")
         return None
 
 
@@ -232,15 +213,15 @@ def _read_legacy(data: memoryview) -> Any:
     def run(
         find: Find | None = None,
         persistent: Persistent | None = None,
-        max_opcodes: int = MAX_OPCODES,
+        max_steps: int | None = None,
     ) -> Any:
         nonlocal position
-        machine = PickleMachine(data, position, find, persistent, max_opcodes)
+        machine = PickleMachine(data, position, find, persistent, max_steps)
         result = machine.run()
         position = machine.position
         return result
 
-    small = partial(run, max_opcodes=HEADER_OPCODES)
+    small = partial(run, max_steps=HEADER_STEPS)
     if small() != MAGIC or small() != PROTOCOL:
         raise Refused("a torch.save file of an unknown version")
     info = small()

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import os
-import zipfile
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 
-from sg3.checkpoints.pickle_machine import Refused, Stub
-from sg3.checkpoints.storage import TensorView
+from sg3.checkpoints.layouts.flat import flatten
+from sg3.checkpoints.pickle_machine import Refused
+from sg3.checkpoints.storage import MARGIN
 from sg3.checkpoints.torch_archive import read_archive
-from sg3.errors import UserError
-
-MAX_DEPTH = 32  # modules in modules
+from sg3.errors import DAMAGE, UserError
+from sg3.zip_files import open_zip
 
 
 def is_torchscript(path: str | os.PathLike) -> bool:
     """Whether `path` is a zip archive that `torch.jit.save` wrote."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, ValueError):
         return False
 
 
@@ -32,20 +29,12 @@ def script_state(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     Raises UserError for a damaged file.
     """
     try:
-        content, _ = read_archive(path, script=True)
-        return {name: view.read() for name, view in _tensors(content)}
-    except Refused as error:
+        content, size = read_archive(path, script=True)
+        views = flatten(content)  # modules are objects whose attributes are tensors and modules
+        if sum(view.nbytes for view in views.values()) > 4 * size + MARGIN:
+            raise Refused("tensors take far more memory than the file")
+        return {name: view.read() for name, view in views.items()}
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def _tensors(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, TensorView]]:
-    """Yield the tensors among the attributes of a module and of those inside it."""
-    if depth > MAX_DEPTH:
-        raise Refused("modules are nested too deeply")
-    if not isinstance(module, Stub) or not isinstance(module.state, dict):
-        return
-    for name, value in module.state.items():
-        if isinstance(value, TensorView):
-            yield f"{prefix}{name}", value
-        else:
-            yield from _tensors(value, f"{prefix}{name}.", depth + 1)
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged or malicious: {type(error).__name__}") from None

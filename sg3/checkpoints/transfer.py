@@ -21,7 +21,7 @@ from tqdm import tqdm
 from sg3._version import __version__
 from sg3.checkpoints.content import HEAD_BYTES, foreign_content
 from sg3.errors import UserError
-from sg3.files import write_text
+from sg3.files import parse_json, write_text
 
 TIMEOUT_S = 30
 BLOCK_BYTES = 1 << 18
@@ -266,7 +266,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 def _read_version(job: Download) -> Version | None:
     """Return the version that the file on disk belongs to; None if it cannot be continued."""
     try:
-        found: dict[str, Any] = json.loads(job.state_path.read_text())
+        found: dict[str, Any] = parse_json(job.state_path.read_text())
         version = Version(**found)
     except (OSError, ValueError, TypeError):
         return None

@@ -13,7 +13,6 @@ A source is an https URL, an hf:// address, or a path, relative to the file.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection
@@ -22,6 +21,7 @@ from typing import Any
 
 from sg3.checkpoints.entry import Entry
 from sg3.errors import UserError
+from sg3.files import parse_json
 
 #: Keys of an entry, with their types.
 KEYS = {"source": str, "sha256": str, "size_bytes": int, "resolution": int, "licence": str}
@@ -45,7 +45,7 @@ def read_user_models(taken: Collection[str] = ()) -> dict[str, Entry]:
     """
     path = user_models_path()
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if os.environ.get("SG3_MODELS"):
             raise UserError(f"SG3_MODELS: {path}: no such file") from None

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from sg3.cli.delta import out_option, save_and_report
-from sg3.cli.options import as_option, debug_option, option, stated_arguments
+from sg3.cli.options import argument, as_option, debug_option, load_options, option
 
 
 @click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@argument("a", metavar="A")
+@argument("b", metavar="B")
 @option(
     "--split",
     metavar="LAYER",
@@ -54,7 +54,7 @@ def blend(a: str, b: str, split: str | None, width: float, layers: str | None, o
     from sg3.blend import blend as blend_networks
     from sg3.blend import layer_fractions, split_fractions
 
-    first, second = (sg3.load(file, as_=stated_arguments(), only_ema=True) for file in (a, b))
+    first, second = (sg3.load(file, only_ema=True, **load_options()) for file in (a, b))
     if layers is not None:
         fractions = layer_fractions(first.G_ema, layers)
     else:

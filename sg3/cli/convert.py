@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sg3.cli.options import as_option, debug_option, option, stated_arguments
+from sg3.cli.options import argument, as_option, debug_option, load_options, option
 from sg3.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ SUFFIXES = {"sg3": ".safetensors", "official": ".pt", "rosinality": ".pt"}
 
 
 @click.command()
-@click.argument("source", metavar="IN")
-@click.argument("target", metavar="OUT", type=click.Path(dir_okay=False))
+@argument("source", metavar="IN")
+@argument("target", metavar="OUT", type=click.Path(dir_okay=False))
 @option(
     "--layout",
     type=click.Choice(list(SUFFIXES)),
@@ -50,7 +50,7 @@ def convert(source: str, target: str, layout: str, fp16: bool, only_ema: bool) -
     if fp16 and layout != "sg3":
         raise UserError(f"fp16: the {layout} layout stores float32; leave --fp16 out")
     check_folder(Path(target).parent)
-    nets = sg3.load(source, as_=stated_arguments(), only_ema=only_ema)
+    nets = sg3.load(source, only_ema=only_ema, **load_options())
     if only_ema:  # not all readers know the option
         nets = sg3.Networks(G_ema=nets.G_ema, meta=nets.meta)
     for note in _save(nets, target, layout, fp16):

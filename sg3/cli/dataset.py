@@ -101,6 +101,7 @@ SHOWN = 20  # dropped files that are listed
     unset="no page",
     help="Page to write with the images that were dropped and why.",
 )
+@option("--overwrite", is_flag=True, help="Replace --dest if it is a zip that exists.")
 @option(
     "--max-images",
     type=int,

@@ -15,16 +15,18 @@ from sg3.cli.options import (
     DELTA_FILE,
     SEEDS,
     ParsedType,
+    argument,
     as_option,
+    check_files,
     class_option,
     debug_option,
     delta_option,
     device_option,
     fps_option,
     load_generator,
+    load_options,
     network_option,
     option,
-    stated_arguments,
     trunc_option,
     with_deltas,
 )
@@ -129,7 +131,8 @@ def make(source: str, adapted: str, rank: int | None, dtype: str, out: str) -> N
     from sg3.checkpoints.delta import difference, kept_fraction, save_delta
 
     names = (source, adapted)
-    before, after = (sg3.load(name, as_=stated_arguments(), only_ema=True) for name in names)
+    check_files(*names)
+    before, after = (sg3.load(name, only_ema=True, **load_options()) for name in names)
     meta = {"source": before.meta["name"], "adapted": after.meta["name"]}
     meta |= {"licence": before.meta["licence"]} if "licence" in before.meta else {}
     kind = {"fp16": torch.float16, "fp32": torch.float32}[dtype]
@@ -142,7 +145,7 @@ def make(source: str, adapted: str, rank: int | None, dtype: str, out: str) -> N
 
 
 @delta.command()
-@click.argument("file", type=DELTA_FILE)
+@argument("file", type=DELTA_FILE)
 @debug_option
 def info(file: str) -> None:
     """Print what FILE, or the bundled delta of that name, changes, and in which network.
@@ -167,7 +170,7 @@ def info(file: str) -> None:
 
 
 @delta.command()
-@click.argument("deltas", nargs=-1, required=True, type=DELTA, metavar="FILE[:STRENGTH] ...")
+@argument("deltas", nargs=-1, required=True, type=DELTA, metavar="FILE[:STRENGTH] ...")
 @rank_option
 @out_option(".safetensors")
 @debug_option
@@ -201,7 +204,7 @@ def apply(network: str, deltas: Deltas, force: bool, out: str) -> None:
     import sg3
 
     _require(deltas)
-    nets = sg3.load(network, as_=stated_arguments(), only_ema=True)
+    nets = sg3.load(network, only_ema=True, **load_options())
     meta = {**nets.meta, "deltas": list(deltas)}
     changed = sg3.Networks(G_ema=with_deltas(nets.G_ema, deltas, force), meta=meta)
     save_and_report(sg3.save, changed, out)
@@ -260,6 +263,7 @@ def video(
     from sg3.slider import slider_frames
 
     _require(deltas)
+    check_files(network)
     loaded = [(load_delta(path), strength) for path, strength in deltas]
     _, G = load_generator(network, device)
     first, last = strengths

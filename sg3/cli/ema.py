@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sg3.cli.delta import out_option, save_and_report
-from sg3.cli.options import ParsedType, debug_option, device_option, option, seed_option
+from sg3.cli.options import ParsedType, argument, debug_option, device_option, option, seed_option
 from sg3.cli.train_options import parse_lengths
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ RANGE = "standard deviation of its weights over time, in units of the time; abov
 
 
 @click.command()
-@click.argument("run", metavar="RUN", type=click.Path(file_okay=False))
+@argument("run", metavar="RUN", type=click.Path(file_okay=False))
 @option(
     "--length",
     type=float,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from sg3.cli.options import (
+    argument,
     config_option,
     debug_option,
     delta_option,
@@ -19,7 +20,7 @@ from sg3.export.config import ExportConfig
 
 
 @click.command()
-@click.argument("network", metavar="NETWORK")
+@argument("network", metavar="NETWORK")
 @config_option(ExportConfig, "format")
 @option(
     "--output",

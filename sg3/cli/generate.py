@@ -12,6 +12,8 @@ import click
 
 from sg3.cli.options import (
     SEEDS,
+    allows_nonfinite,
+    check_files,
     class_option,
     debug_option,
     delta_option,
@@ -97,12 +99,13 @@ def generate(
         raise UserError("--grid: got several processes, expected one; run without torchrun")
     if device == "auto" and world > 1:
         device = _device_of_rank()
+    check_files(network, latent=latent)
     nets, G = load_generator(network, device, deltas, precision)
     how = {"rotate_deg": options.pop("rotate"), **options}
     images: Iterable[Generated]
     repeated = 0
     if latent is not None:
-        saved = read_latent_file(latent, G, nets.meta["sha256"], force)
+        saved = read_latent_file(latent, G, nets.meta["sha256"], force, allows_nonfinite())
         count = len(saved.ws[rank::world])
         images = generate_from_latents(G, saved.ws, saved.styles, **how)
         images = (image for i, image in enumerate(images) if i % world == rank)

@@ -12,6 +12,8 @@ import click
 from sg3.analysis.layer_display import LayerDisplay
 from sg3.cli.options import (
     ParsedType,
+    allows_nonfinite,
+    check_files,
     class_option,
     config_option,
     debug_option,
@@ -20,6 +22,7 @@ from sg3.cli.options import (
     force_latent_option,
     fps_option,
     load_generator,
+    need_option,
     network_option,
     option,
     rotate_option,
@@ -144,6 +147,9 @@ def inspect(
     from sg3.cli.video import manifest_next_to
 
     out = None if list_only else _check_output(output)
+    is_video = out is not None and out.suffix == ".mp4"
+    need_option(is_video, "--output FILE.mp4", "frames", "fps", "motion", "amount")
+    check_files(network, latent=latent)
     nets, G = load_generator(network, device, deltas)
     if out is None:
         _print_layers(G)
@@ -207,7 +213,7 @@ def _latent(
     if latent is None:
         config = VideoConfig(seeds=(seed,), truncation_psi=trunc, class_index=class_index)
         return seed_latents(G, config)
-    return load_latents(latent, G, sha256)[:1].to(next(G.parameters()).device)
+    return load_latents(latent, G, sha256, allows_nonfinite())[:1].to(next(G.parameters()).device)
 
 
 def _write(G: MappedGenerator, ws: torch.Tensor, out: Path, options: dict[str, Any]) -> None:

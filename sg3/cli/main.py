@@ -18,7 +18,7 @@ import click
 from sg3._version import __version__
 from sg3.allocator import keep_large_blocks
 from sg3.cli.options import option_name
-from sg3.errors import NetworkNote
+from sg3.errors import NetworkNote, UserError, printable
 from sg3.installation import PACKAGES, check_packages
 from sg3.system import use_fallbacks
 from sg3.threads import use_passive_waiting
@@ -66,11 +66,11 @@ class OneLineError(click.ClickException):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an exception without line breaks, for OSErrors as "file: reason"."""
+    """Return the message of an exception as one printable line, for OSErrors "file: reason"."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
-        return f"{where}{error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        return printable(f"{where}{error.strerror}")
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def errors_in_one_line(ctx: click.Context | None) -> Iterator[None]:
 
 
 def with_option_names(message: str, command: click.Command | None) -> str:
-    """Return a library message with the options of `command` instead of Python's argument names.
+    """Return a library message, printable, with the options of `command` for argument names.
 
     Argument names are at the start (`batch: got 0, …`) or in backticks; `batch` becomes --batch.
     Options go by the name of their parameter, or else of the configuration field that they set.
@@ -117,18 +117,18 @@ def with_option_names(message: str, command: click.Command | None) -> str:
     if start and all(name in names for name in start[1].split(", ")):
         options = ", ".join(names[name] for name in start[1].split(", "))
         message = f"{options}: {message[start.end() :]}"
-    return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
+    return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), printable(message))
 
 
 def one_line_usage(error: click.UsageError) -> str:
     """Return click's message on one line."""
-    return " ".join(error.format_message().split())
+    return str(UserError(" ".join(error.format_message().split())))
 
 
 def _show_warning(usual: Callable[..., None], message: Any, category: Any, *place: Any) -> None:
     """Print notes about network files as one line, and other warnings as `usual` does."""
     if issubclass(category, NetworkNote):
-        click.echo(f"Note: {message}", err=True)
+        click.echo(f"Note: {printable(str(message))}", err=True)
     else:
         usual(message, category, *place)
 

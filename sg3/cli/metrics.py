@@ -13,12 +13,13 @@ from sg3.cli.options import (
     ParsedType,
     debug_option,
     device_option,
+    load_options,
     network_option,
     option,
     seed_option,
-    stated_arguments,
 )
 from sg3.errors import UserError
+from sg3.files import parse_json
 from sg3.progress import ImageBar
 
 NAMES = ParsedType("NAMES", lambda text: tuple(name.strip() for name in text.split(",")))
@@ -120,7 +121,7 @@ def _measure(names, network: str, data: dict | None, outdir, device, options: di
     data, run = data or of_run, path.parent if of_run else None
     team = Team.join(device)
     try:
-        nets = load(path if entry is None else network, team.device, as_=stated_arguments())
+        nets = load(path if entry is None else network, team.device, **load_options())
         G: Any = nets.G_ema  # never None: `load` checks it
         dataset = open_dataset(**data, use_labels=G.c_dim > 0) if data else None
         main_process = team.rank == 0
@@ -145,7 +146,7 @@ def run_data(folder: Path) -> dict[str, Any] | None:
 
     for name in (OPTIONS, OFFICIAL_OPTIONS):
         try:
-            record = json.loads((folder / name).read_text(encoding="utf-8"))
+            record = parse_json((folder / name).read_text(encoding="utf-8"))
             official = record.get("training_set_kwargs")
             saved, names = (record, OURS) if official is None else (official, OFFICIAL)
             return {key: saved[name] for key, name in names.items() if name in saved} | {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sg3.cli.options import debug_option
+from sg3.cli.options import argument, debug_option
 
 
 @click.group(invoke_without_command=True)
@@ -69,7 +69,7 @@ def _size(path: Path) -> str:
 
 
 @models.command()
-@click.argument("name")
+@argument("name")
 @debug_option
 def get(name: str) -> None:
     """Download network NAME (or an https URL or hf:// address) and print the path of the file.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from sg3.cli.parsers import (
     parse_class,
@@ -18,7 +19,8 @@ from sg3.cli.parsers import (
     parse_size,
     parse_vec2,
 )
-from sg3.settings import Setting, about, type_name
+from sg3.errors import UserError
+from sg3.settings import MAX_TEXT, MAXIMA, Setting, about, check_value, type_name
 
 if TYPE_CHECKING:
     import torch
@@ -65,25 +67,56 @@ class ParsedType(click.ParamType):
             raise click.UsageError(f"{name}: {text}", ctx) from None
 
 
-class FiniteFloat(click.types.FloatParamType):
-    """Floating point numbers without infinity and NaN."""
+class Checked(click.Parameter):
+    """A parameter whose values are checked before the command runs (`sg3.settings.check_value`).
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"got {value}, expected a finite number", param, ctx)
-        return number
+    Numbers must be finite and within the range of the option, or of the configuration field that it
+    sets; texts must be short, and not empty.
+    """
+
+    field: str | None = None
+    known: Setting | None = None
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        shown = option_name(self) if isinstance(self, click.Option) else self.name or ""
+        self._check_texts(ctx, shown, value if isinstance(value, (list, tuple)) else [value])
+        found = super().type_cast_value(ctx, value)
+        try:
+            check_value(self.field or self.name or "", found, self.known, shown)
+        except UserError as error:
+            raise click.UsageError(str(error), ctx) from None
+        return found
+
+    def _check_texts(self, ctx: click.Context, shown: str, texts: Iterable[Any]) -> None:
+        """Raise UsageError for texts that are empty or long, before anything quotes them."""
+        plain = not isinstance(self.type, ParsedType)  # which say what they expect
+        can_be_empty = "" in (self.default, getattr(self, "flag_value", None))
+        for text in texts:
+            if text == "" and plain and not can_be_empty:
+                rest = "" if self.required else ", or leave it out"
+                raise click.UsageError(f"{shown}: got an empty text; give one{rest}", ctx)
+            if isinstance(text, str) and len(text) > MAX_TEXT and self.type is not SEEDS:
+                got = f"got {len(text)} characters, expected at most {MAX_TEXT}"
+                raise click.UsageError(f"{shown}: {got}", ctx)
 
 
-class DocumentedOption(click.Option):
+class CheckedArgument(Checked, click.Argument):
+    """An argument with checked values."""
+
+
+def argument(*declarations: str, **kwargs: Any) -> Callable[[F], F]:
+    """Like `click.argument`, with checked values."""
+    return click.argument(*declarations, cls=CheckedArgument, **kwargs)
+
+
+class DocumentedOption(Checked, click.Option):
     """An option whose help always shows its default, or what leaving it out does.
 
     Args:
         unset: what happens if the option is left out and has no default.
         expected: allowed values, shown in the help and enforced by the configuration.
         field: name of the configuration field that the option sets, for error messages.
+        known: range of the field, checked before the command runs.
     """
 
     def __init__(
@@ -92,11 +125,12 @@ class DocumentedOption(click.Option):
         unset: str | None = None,
         expected: str = "",
         field: str | None = None,
+        known: Setting | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("show_default", True)
         super().__init__(*args, **kwargs)
-        self.unset, self.expected, self.field = unset, expected, field
+        self.unset, self.expected, self.field, self.known = unset, expected, field, known
 
     def make_metavar(self, ctx: click.Context) -> str:
         # click calls a number "INTEGER RANGE" where the type checks its range.
@@ -115,6 +149,10 @@ class DocumentedOption(click.Option):
             extra["range"] = self.expected
         elif isinstance(self.type, (click.IntRange, click.FloatRange)):
             extra["range"] = _range_in_words(self.type)
+        largest = MAXIMA.get(self.field or self.name or "")
+        if largest is not None and not re.search(r"\bto\b|most|below", extra.get("range", "")):
+            start = f"{extra['range']}, " if "range" in extra else ""
+            extra["range"] = f"{start}at most {largest:,}".replace(",", " ").replace("  ", ", ")
         return extra
 
 
@@ -157,7 +195,7 @@ def config_option(
     elif kind == "ClassLabel":
         settings |= {"type": CLASS, "metavar": CLASS_METAVAR}
     elif kind in PLAIN_TYPES:
-        settings |= {"type": PLAIN_TYPES[kind], "expected": known.expected}
+        settings |= {"type": PLAIN_TYPES[kind], "expected": known.expected, "known": known}
     # With the field's default, click would not require a required option.
     if field.default is not dataclasses.MISSING and not kwargs.get("required"):
         settings["default"] = field.default
@@ -168,7 +206,6 @@ def config_option(
 
 CLASS_METAVAR = "INDEX|X,Y"
 PLAIN_TYPES = {"int": int, "float": float, "str": str, "bool": bool}
-FINITE = FiniteFloat()
 SEED = click.IntRange(0, 2**32 - 1)
 CLASS = ParsedType("class", parse_class)
 SEEDS = ParsedType("seeds", parse_seeds)
@@ -192,7 +229,11 @@ def _remember_stated(ctx: click.Context, param: click.Parameter, value: str | No
     ctx.meta["sg3.as"] = value
 
 
-as_option = option(
+def _remember_nonfinite(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta["sg3.allow_nonfinite"] = value
+
+
+only_as_option = option(
     "--as",
     "as_",
     metavar="KIND,NAME=VALUE,…",
@@ -204,10 +245,31 @@ as_option = option(
 )
 
 
-def stated_arguments() -> str | None:
-    """Return the value of `--as` of the running command, for the argument `as_` of `sg3.load`."""
+nonfinite_option = option(
+    "--allow-nonfinite",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_nonfinite,
+    help="Load networks and latents with NaN or infinite values, too.",
+)
+
+
+def as_option(command: F) -> F:
+    """Add the options about files of networks, `--as` and `--allow-nonfinite`."""
+    return only_as_option(nonfinite_option(command))
+
+
+def allows_nonfinite() -> bool:
+    """Whether the running command has the option `--allow-nonfinite`."""
     ctx = click.get_current_context(silent=True)
-    return None if ctx is None else ctx.meta.get("sg3.as")
+    return ctx is not None and bool(ctx.meta.get("sg3.allow_nonfinite"))
+
+
+def load_options() -> dict[str, Any]:
+    """Return arguments of `sg3.load` that the running command got as options."""
+    ctx = click.get_current_context(silent=True)
+    stated = None if ctx is None else ctx.meta.get("sg3.as")
+    return {"as_": stated, "allow_nonfinite": allows_nonfinite()}
 
 
 only_network_option = option(
@@ -216,7 +278,7 @@ only_network_option = option(
 
 
 def network_option(command: F) -> F:
-    """Add the options `--network` and `--as`."""
+    """Add the options `--network`, `--as` and `--allow-nonfinite`."""
     return only_network_option(as_option(command))
 
 
@@ -231,7 +293,7 @@ seeds_option = option(
     "--seeds", type=SEEDS, required=True, help="Seeds: numbers and ranges like 0-7,12."
 )
 trunc_option = option(
-    "--trunc", type=FINITE, default=1, help="Truncation psi.", field="truncation_psi"
+    "--trunc", type=float, default=1, help="Truncation psi.", field="truncation_psi"
 )
 translate_option = option(
     "--translate",
@@ -242,7 +304,7 @@ translate_option = option(
 )
 rotate_option = option(
     "--rotate",
-    type=FINITE,
+    type=float,
     default=0,
     metavar="DEG",
     help="Rotate the image counter-clockwise, in degrees (StyleGAN3).",
@@ -305,6 +367,30 @@ def fps_option(default: float) -> Callable[[F], F]:
     return option("--fps", type=positive, default=default, help="Frames per second.")
 
 
+def need_option(fulfilled: bool, needed: str, *names: str) -> None:
+    """Raise ValueError if parameters `names` were given, unless what they need is `fulfilled`."""
+    ctx = click.get_current_context()
+    params = {param.name: param for param in ctx.command.params}
+    for name in () if fulfilled else names:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            shown = option_name(cast(click.Option, params[name]))
+            raise UserError(f"{shown}: needs {needed}; give that too, or leave it out")
+
+
+def check_files(*networks: str, latent: str | None = None) -> None:
+    """Raise ValueError for networks and a latent that are missing or of another kind.
+
+    For commands to call first: loading takes seconds.
+    """
+    from sg3.checkpoints.load import check_source
+    from sg3.latent_files import latent_metadata
+
+    for network in networks:
+        check_source(network)
+    if latent is not None:
+        latent_metadata(latent)
+
+
 def load_generator(
     network: str,
     device: str,
@@ -318,7 +404,7 @@ def load_generator(
     """
     import sg3
 
-    nets = sg3.load(network, resolve_device(device), stated_arguments(), only_ema=True)
+    nets = sg3.load(network, resolve_device(device), only_ema=True, **load_options())
     G = with_deltas(nets.G_ema, deltas, force)
     apply_precision(G, precision)
     return nets, G

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from sg3.cli.options import config_option, debug_option, option
+from sg3.cli.options import argument, config_option, debug_option, option
 from sg3.push_config import PushConfig
 
 
 @click.command()
-@click.argument("source", metavar="FOLDER|FILE")
-@click.argument("repo", metavar="OWNER/NAME")
+@argument("source", metavar="FOLDER|FILE")
+@argument("repo", metavar="OWNER/NAME")
 @config_option(PushConfig, "licence", metavar="ID")
 @config_option(PushConfig, "data", metavar="TEXT")
 @config_option(PushConfig, "private")

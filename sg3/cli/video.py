@@ -16,7 +16,9 @@ from sg3.cli.options import (
     NETWORK_HELP,
     SEEDS,
     ParsedType,
+    allows_nonfinite,
     as_option,
+    check_files,
     class_option,
     config_option,
     debug_option,
@@ -26,6 +28,7 @@ from sg3.cli.options import (
     fps_option,
     latent_option,
     load_generator,
+    need_option,
     option,
     precision_option,
     trunc_option,
@@ -53,10 +56,16 @@ def check_mp4(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return value
 
 
+#: Bits per second, far above any encoder.
+MAX_BITRATE = 1e9
+
+
 def parse_bitrate(text: str) -> str:
     """Return `text` if it is a number with k or M. Raises ValueError otherwise."""
-    if not re.fullmatch(r"\d+(\.\d+)?[kM]?", text):
-        raise UserError(f"got {text!r}, expected a rate like 12M")
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([kM]?)", text)
+    rate = float(found[1]) * {"": 1, "k": 1e3, "M": 1e6}[found[2]] if found else 0
+    if not 1000 <= rate <= MAX_BITRATE:
+        raise UserError(f"got {text!r}, expected a rate like 12M, of 1k to 1000M")
     return text
 
 
@@ -149,6 +158,9 @@ def video(
         )
     if kind == "slices" and (latent is not None or options["grid"] != (1, 1)):
         raise UserError("--latent, --grid: not possible with --kind slices")
+    need_option(kind == "transform", "--kind transform", "motion", "amount")
+    need_option(kind == "slices", "--kind slices", "column")
+    check_files(*networks, latent=latent)
     loaded = [(name, *load_generator(name, device, deltas, precision)) for name in networks]
     config, out = _config(kind, options), Path(output)
     manifest = manifest_next_to(
@@ -185,7 +197,8 @@ def _plan(
     ((_, nets, G),) = loaded
     ws = None
     if latent is not None:
-        ws = load_latents(latent, G, None if force else nets.meta["sha256"])
+        sha256 = None if force else nets.meta["sha256"]
+        ws = load_latents(latent, G, sha256, allows_nonfinite())
     return plan_video(G, config, ws)
 
 

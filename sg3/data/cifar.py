@@ -13,12 +13,13 @@ from einops import rearrange
 
 from sg3.checkpoints.inert import DtypeStub
 from sg3.checkpoints.pickle_machine import (
-    MAX_OPCODES,
     Builder,
     PickleMachine,
     Refused,
     Stateful,
+    allowed_steps,
 )
+from sg3.errors import brief
 
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 META = "batches.meta"
@@ -93,8 +94,9 @@ class _Array(Stateful):
             raise Refused("a NumPy array is not uint8 in C order")
         if not isinstance(data, (bytes, memoryview)) or not isinstance(shape, tuple):
             raise Refused("a NumPy array has an unknown format")
-        if len(shape) != 2 or shape != (len(data) // int(np.prod(SHAPE)), int(np.prod(SHAPE))):
-            raise Refused(f"a NumPy array has the shape {str(shape)[:40]}, expected [N, 3072]")
+        if shape != (len(data) // int(np.prod(SHAPE)), int(np.prod(SHAPE))):
+            shown = ", ".join(brief(size, 20) for size in shape[:4])
+            raise Refused(f"a NumPy array has the shape ({shown}), expected [N, 3072]")
         self.value = np.frombuffer(data, np.uint8, int(np.prod(shape))).reshape(shape)
 
 
@@ -130,7 +132,7 @@ def _find(module: str, name: str) -> Builder:
 
 def _load(data: bytes) -> dict:
     """Return a pickled dictionary with text keys, written by Python 2 or 3 in protocol 2."""
-    patched = bytearray(data)
+    patched, limit = bytearray(data), allowed_steps(len(data))
     # Python 2 strings have their own opcodes, which `PickleMachine` does not implement. Two that
     # it does have the same layout: short strings become text, long ones bytes.
     for count, (opcode, _, position) in enumerate(pickletools.genops(data)):
@@ -139,8 +141,8 @@ def _load(data: bytes) -> dict:
             patched[position] = 0x8C
         elif opcode.name == "BINSTRING":
             patched[position] = ord("B")
-        if count > MAX_OPCODES:
-            raise Refused(f"more than {MAX_OPCODES} pickle opcodes")
+        if count > limit:
+            raise Refused(f"more than {limit} pickle opcodes")
     content = PickleMachine(memoryview(bytes(patched)), 0, _find).run()
     if not isinstance(content, dict):
         raise Refused("not a dictionary")

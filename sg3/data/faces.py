@@ -18,7 +18,6 @@ drawn again; after `TRIES` draws, the square is not moved, and what lies outside
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from PIL import Image
 
 from sg3.data.labels import match_names
 from sg3.errors import UserError
+from sg3.files import parse_json
 
 LEFT_EYE, RIGHT_EYE, MOUTH_CORNERS = slice(36, 42), slice(42, 48), (48, 54)  # of 68 landmarks
 SHIFT, TRIES = 0.2, 1000
@@ -157,12 +157,12 @@ def read_landmarks(path: str | Path, names: Sequence[str]) -> list[FaceSquare | 
     that the file does not have. Raises UserError for another kind of file, or if no name matches.
     """
     try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
+        table = parse_json(Path(path).read_text(encoding="utf-8"))
         found = match_names(table, names)
         squares = [None if name is None else aligned_square(table[name]) for name in found]
     except OSError as error:
         raise UserError(f"landmarks: cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         reason = str(error).removeprefix("landmarks: ")
         raise UserError(
             f"landmarks: {path}: {reason}; expected JSON like {{name: 68 or 5 points [x, y]}}"

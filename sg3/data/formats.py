@@ -26,6 +26,7 @@ from sg3.data.labels import Label, given_labels
 from sg3.data.source import ImageSource
 from sg3.data.transforms import Dropped
 from sg3.errors import UserError
+from sg3.zip_files import check_entry, open_zip
 
 MAX_BYTES = 512 << 20  # largest file, uncompressed
 MAX_PIXELS = 178_956_970  # largest image; Pillow itself refuses more
@@ -254,8 +255,9 @@ class ItemReader:
             with open(self._path / name, "rb") as file:
                 return file.read(MAX_BYTES + 1)
         if self._archive is None:
-            self._archive = zipfile.ZipFile(self._path)
+            self._archive = open_zip(self._path)
         entry = self._archive.getinfo(name)
+        check_entry(self._archive, entry)
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # For other methods Python does not bound how much it decompresses at once.
             raise Dropped("unreadable", "compressed with a method other than deflate")

@@ -47,6 +47,7 @@ def prepare_dataset(
     landmarks: str | Path | None = None,
     near_duplicates: str | None = None,
     report: str | Path | None = None,
+    overwrite: bool = True,
     jobs: int | None = None,
     progress: bool = False,
     tell: Callable[[str], object] = lambda note: None,
@@ -74,6 +75,7 @@ def prepare_dataset(
         near_duplicates: 'report': count images that look like an earlier one; 'drop': drop them;
             None: do not look for them (`sg3.data.duplicates`).
         report: HTML file to write, with the images that were dropped and why. None: no file.
+        overwrite: replace `dest` if it is a zip that exists.
         jobs: number of processes. None: one per core. The result does not depend on it.
         progress: show a progress bar.
         tell: called with lines about the whole set: files that are not read, classes without
@@ -91,7 +93,7 @@ def prepare_dataset(
             raise ValueError(f"{name}: got {value}, expected at least 1")
     _check_alignment(align, landmarks, resolution, transform)
     size = output_size(transform, resolution)
-    check_dest(source, dest)
+    check_dest(source, dest, overwrite)
     page = Report()
     images = open_source(source, use_labels=labels in (None, "json"))
     say = Teller(tell, page)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import threading
@@ -25,6 +24,8 @@ from sg3.data.decoding import (
     upright,
 )
 from sg3.data.listing import Listing, canonical, list_folder, list_zip, suffix
+from sg3.files import parse_json
+from sg3.zip_files import check_entry, open_zip
 
 INDEX = "dataset.json"
 MAX_FILE_BYTES = 1 << 30  # largest file, uncompressed
@@ -68,8 +69,8 @@ class _SharedFile(io.RawIOBase):
 def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         # Windows has neither pread nor fork.
-        return zipfile.ZipFile(path if sys.platform == "win32" else _SharedFile(path))
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        return open_zip(path if sys.platform == "win32" else _SharedFile(path))
+    except (ValueError, OSError) as error:
         raise ValueError(f"data: {path} is not a readable zip file ({error})") from None
 
 
@@ -148,6 +149,7 @@ class ImageSource:
         """Open `name` as a seekable binary file. From a zip it yields at most `_size` bytes."""
         if self._zip is None:
             return open(self.path / name, "rb")
+        check_entry(self._zip, self._zip.getinfo(name))
         with self._lock:  # ZipFile's reference count is not atomic
             return self._zip.open(name)
 
@@ -208,7 +210,7 @@ class ImageSource:
         if self.index_name is None:
             return None
         try:
-            index = json.loads(self.read(self.index_name))
+            index = parse_json(self.read(self.index_name))
             if not isinstance(index, dict):
                 raise ValueError("expected an object with the key 'labels'")
             return index

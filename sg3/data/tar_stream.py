@@ -6,7 +6,6 @@ or webp) and optionally its label, in `cls` (an integer) or `json` (the key "lab
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import tarfile
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 
 from sg3.data.listing import is_hidden
 from sg3.data.source import MAX_FILE_BYTES
+from sg3.files import parse_json
 
 IMAGE_KEYS = ("png", "jpg", "jpeg", "webp")
 MAX_SHARDS = 100_000
@@ -115,7 +115,7 @@ def read_index(path: str | Path) -> dict:
         if not data:
             continue
         try:
-            index = json.loads(data)
+            index = parse_json(data)
             if not isinstance(index, dict):
                 raise ValueError("expected an object")
         except ValueError as error:
@@ -145,11 +145,11 @@ def _label(sample: dict) -> int | list[float] | None:
         if "cls" in sample:
             return int(sample["cls"])
         if "json" in sample:
-            label = json.loads(sample["json"])["label"]
+            label = parse_json(sample["json"])["label"]
             if isinstance(label, list):
                 return [float(value) for value in label]
             return label if isinstance(label, int) else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         pass
     return None
 

@@ -33,13 +33,18 @@ def encode(image: Image.Image, image_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def check_dest(source: Path, dest: Path) -> None:
-    """Raise ValueError unless a dataset can be written to `dest`."""
+def check_dest(source: Path, dest: Path, overwrite: bool = False) -> None:
+    """Raise ValueError unless a dataset can be written to `dest`.
+
+    A zip that exists is replaced only with `overwrite`.
+    """
     if dest.suffix.lower() == ".zip":
         if dest.is_dir():
             raise ValueError(f"dest: {dest} is a folder; expected a new name")
         if dest.exists() and source.exists() and dest.samefile(source):
             raise ValueError(f"dest: {dest} is the source itself; expected a different name")
+        if dest.exists() and not overwrite:
+            raise ValueError(f"dest: {dest} exists; `overwrite` replaces it, or choose a new name")
     elif dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise ValueError(f"dest: {dest} is not empty; expected a new folder or a .zip")
 

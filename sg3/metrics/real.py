@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from sg3.data.listing import list_folder
 from sg3.distributed.team import Team
 from sg3.files import atomic_path, prepare_folder
 from sg3.metrics.features import FeatureNetwork
+from sg3.zip_files import open_zip
 
 PROBES = 16  # items whose pixels identify which subset of its files a dataset is
 PROBE_SHAPE = (2, 3, 64, 64)  # images whose features identify a network's weights
@@ -85,7 +85,7 @@ def files_key(path: str | Path) -> str:
         stats = ((name, (path / name).stat()) for name in list_folder(path).names)
         facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     else:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             facts = [(i.filename, i.file_size, i.CRC) for i in archive.infolist()]
     return hashlib.sha256(json.dumps(sorted(facts)).encode()).hexdigest()
 

@@ -112,6 +112,9 @@ def _short(value: float) -> float:
     return float(f"{value:.3g}")
 
 
+SMALLEST_PX = 8  # larger side, for D
+
+
 def open_training_data(config: TrainConfig) -> ImageDataset | ShardDataset:
     """Open the real images of `config`. Raises ValueError if no network has their size."""
     dataset = open_dataset(
@@ -126,6 +129,8 @@ def open_training_data(config: TrainConfig) -> ImageDataset | ShardDataset:
     _, height, width = dataset.image_shape
     try:
         check_size(height, width)
+        if max(height, width) < SMALLEST_PX:
+            raise ValueError
     except ValueError:
         raise UserError(
             f"data: images in {config.data} are {width}x{height}, which no network supports; "

@@ -28,7 +28,7 @@ from sg3.training.loss import GANLoss
 from sg3.training.progress_page import write_progress_page
 from sg3.training.run_writer import RunWriter, Tick
 from sg3.training.start_notes import data_notes, describe_start, start_notes
-from sg3.training.state import capture, newest_state, restore, write_state, writing
+from sg3.training.state import capture, newest_state, restore_or_explain, write_state, writing
 from sg3.training.trainer import Trainer, prepare_device
 
 #: Options about place, length and speed, which may change when a run is resumed.
@@ -233,7 +233,7 @@ class Run:
     def _write_start(self, state: dict[str, Any] | None, notes: list[str]) -> None:
         """Write the first files of a new run, or restore `state` and its files."""
         if state is not None:
-            notes = notes + restore(self.trainer, state)
+            notes = notes + restore_or_explain(self.trainer, state, self.folder)
         self.start = describe_start(self.config, self.trainer, resumed=state is not None)
         notes = [*data_notes(self.dataset), *notes, *start_notes(self.config, self.trainer)]
 

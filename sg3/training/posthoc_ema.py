@@ -21,8 +21,8 @@ import torch
 from sg3.checkpoints.networks import Networks, assemble
 from sg3.checkpoints.safetensors_io import as_stored, json_object
 from sg3.data import open_dataset
-from sg3.errors import UserError
-from sg3.files import read_metadata, read_tensors, write_tensors
+from sg3.errors import DAMAGE, UserError
+from sg3.files import parse_json, read_metadata, read_tensors, write_tensors
 from sg3.metrics import check_names, evaluate
 from sg3.metrics.registry import higher_is_better
 from sg3.training.power_ema import Profile, gamma_of, solve_weights
@@ -79,9 +79,9 @@ class StoredAverages:
         try:
             if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
                 raise ValueError
-            lengths = tuple(float(length) for length in json.loads(metadata["lengths"]))
+            lengths = tuple(float(length) for length in parse_json(metadata["lengths"]))
             return cls(path, int(metadata["images"]), lengths, network)
-        except (KeyError, TypeError, ValueError):
+        except (ValueError, *DAMAGE):
             raise UserError(
                 f"averages {path}: expected format {FORMAT!r} {VERSION}; move the file away"
             ) from None

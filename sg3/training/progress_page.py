@@ -8,6 +8,7 @@ import io
 import json
 import math
 import statistics
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from sg3.checkpoints.snapshot_names import kimg_in_name
-from sg3.files import write_text
+from sg3.files import parse_json, write_text
 from sg3.metrics.registry import higher_is_better
 from sg3.training.run_folder import OPTIONS, format_seconds, read_jsonl
 
@@ -63,7 +64,8 @@ def read_ticks(folder: Path) -> list[dict[str, Any]]:
 
 def _number(value: Any) -> float | None:
     """Return `value` rounded to six digits, or None if it is not a finite number."""
-    if isinstance(value, (int, float)) and math.isfinite(value):
+    # Not math.isfinite, which cannot take large integers.
+    if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max:
         return float(f"{value:.6g}")
     return None
 
@@ -244,7 +246,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def _read_options(path: Path) -> dict[str, Any]:
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
+        options = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return options if isinstance(options, dict) else {}

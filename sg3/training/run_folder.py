@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sg3.errors import UserError
+from sg3.files import parse_json
 from sg3.system import lock
 from sg3.training.config import TrainConfig
 
@@ -126,7 +127,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError):
-            record = json.loads(line)
+            record = parse_json(line)
             if isinstance(record, dict):
                 records.append(record)
     return records

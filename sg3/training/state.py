@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +14,36 @@ import torch
 from safetensors import SafetensorError
 
 from sg3 import devices
-from sg3.errors import UserError
+from sg3.checkpoints.plain_archive import read_plain_archive
+from sg3.errors import DAMAGE, UserError, brief
 from sg3.system import sync_folder
 from sg3.training.run_folder import state_path, state_paths
 from sg3.training.trainer import Trainer
 
 FORMAT = "sg3-training-state"
 VERSION = 2
+NUMPY_STATE = {"keys": torch.Tensor, "position": int, "has_gauss": int, "gauss": float}
+#: What a state holds, with types: the entries of dictionaries, and the items of lists.
+FORM = {
+    "kwargs": {"G": dict, "D": dict},
+    "networks": {"G": dict, "D": dict, "G_ema": dict},
+    "optimizers": {"G": {"state": dict, "param_groups": [dict]}},
+    "pl_mean": torch.Tensor,
+    "labels": NUMPY_STATE,
+    "latents": torch.Tensor,
+    "members": [
+        {
+            "python": tuple,
+            "numpy": NUMPY_STATE,
+            "torch": torch.Tensor,
+            "stats": dict,
+            "loader": dict,
+        }
+    ],
+    "counters": {"cur_nimg": int, "batch_idx": int, "tick": int, "tick_start_nimg": int},
+    "config": dict,
+    "output": dict,
+}
 
 
 def _numpy_state(generator: Any) -> dict[str, Any]:
@@ -110,8 +132,8 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
         trainer.augment_p.copy_(state["augment_p"])
     _set_numpy_state(trainer.label_random, state["labels"])
     trainer.z_random.set_state(state["latents"])
-    for name, value in state["counters"].items():
-        setattr(trainer, name, value)
+    for name in trainer.counters().keys() & state["counters"].keys():
+        setattr(trainer, name, state["counters"][name])
     members, size = state["members"], trainer.team.size
     if len(members) == size:
         _restore_member(trainer, members[trainer.team.rank])
@@ -186,17 +208,47 @@ def _why_not_written(error: BaseException | None) -> str | None:
 def read_state(path: Path) -> dict[str, Any]:
     """Read a state without executing code from it. Raises ValueError if it is damaged."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"resume: cannot read {path}: {reason}") from None
+        state = read_plain_archive(path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"resume: cannot read {path}: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"resume: {path} is not a training state of sg3")
-    if state["version"] != VERSION:
+    version = state.get("version")
+    if type(version) is not int or version != VERSION:
         raise UserError(
-            f"resume: {path} has version {state['version']}, this program reads {VERSION}"
+            f"resume: {path} has version {brief(version)}, this program reads {VERSION}"
         )
+    _check_form(path, state, FORM)
     return state
+
+
+def _check_form(path: Path, state: Any, form: Any, name: str = "state") -> None:
+    """Raise ValueError unless `state` has the entries and types of `form`."""
+    kind = type(form) if isinstance(form, (dict, list)) else form
+    fits = isinstance(state, kind) and (not isinstance(form, list) or len(state) > 0)
+    if not fits or (isinstance(form, dict) and form.keys() - state.keys()):
+        raise UserError(f"resume: {path} is damaged: its {name} is of an unknown form")
+    if isinstance(form, dict):
+        for key, inner in form.items():
+            _check_form(path, state[key], inner, key)
+    elif isinstance(form, list):
+        for value in state:
+            _check_form(path, value, form[0], name)
+
+
+def restore_or_explain(trainer: Trainer, state: dict[str, Any], folder: Path) -> list[str]:
+    """`restore`; a state that does not fit becomes a UserError that says what to do."""
+    try:
+        return restore(trainer, state)
+    except (ValueError, *DAMAGE) as error:
+        is_about_data = str(error).startswith("data: ")  # another dataset
+        if is_about_data or type(error).__name__ == "OutOfMemoryError":
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"resume: the state in {folder} after {state['counters'].get('cur_nimg')} images does "
+            f"not fit its run ({reason}); move it away to resume from the one before"
+        ) from None
 
 
 def newest_state(folder: Path) -> tuple[dict[str, Any], list[str]]:

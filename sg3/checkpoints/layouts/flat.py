@@ -69,7 +69,7 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def _module(state: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Yield parameters, persistent buffers and child modules of a module's instance dictionary."""
-    hidden = state.get("_non_persistent_buffers_set") or ()
+    hidden = Record("", state).hidden
     for group in ("_parameters", "_buffers", "_modules"):
         part = state.get(group)
         for name, child in part.items() if isinstance(part, dict) else ():

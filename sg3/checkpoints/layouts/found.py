@@ -22,6 +22,8 @@ MARKER = re.compile(
 AVERAGED = {"g_ema", "ema", "gema", "params_ema", "generator_ema", "netg_ema", "g_running"}
 TRAINED = {"g", "generator", "netg", "gen"}
 
+MAX_GENERATORS = 16
+
 #: Tensors of other architectures, as regular expressions of their names.
 OTHERS = {
     r"superresolution\.|renderer\.|decoder\.net\.": "an EG3D network",
@@ -58,7 +60,7 @@ class Found:
 
 def find_generators(flat: Mapping[str, View]) -> list[Found]:
     """Return the generators among the tensors of a file."""
-    found = []
+    found: list[Found] = []
     for name in flat:
         match = MARKER.fullmatch(name)
         if match is None or match.lastgroup is None:
@@ -68,6 +70,8 @@ def find_generators(flat: Mapping[str, View]) -> list[Found]:
         layout = next(k for k in MARKERS if match[k])
         if layout == "rosinality" and f"{start}conv1.conv.weight" not in flat:
             continue
+        if len(found) >= MAX_GENERATORS:
+            raise Refused(f"holds more than {MAX_GENERATORS} generators (damaged or malicious)")
         own = {n.removeprefix(start): view for n, view in flat.items() if n.startswith(start)}
         found.append(Found(prefix, layout, own))
     return found

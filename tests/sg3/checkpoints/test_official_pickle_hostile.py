@@ -160,7 +160,7 @@ def test_memory_follows_the_size_of_the_file(tmp_path):
 
 def test_opcodes_are_counted():
     with pytest.raises(Refused, match="more than 50 pickle opcodes"):
-        PickleMachine(memoryview(stream(b"]" * 60)), max_opcodes=50).run()
+        PickleMachine(memoryview(stream(b"]" * 60)), max_steps=50).run()
 
 
 @pytest.mark.parametrize(

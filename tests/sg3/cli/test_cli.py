@@ -1,6 +1,8 @@
 """The program `sg3`: same images as Python, one line and exit code 2 for bad input."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import PIL.Image
 import pytest
 import repository
 import torch
@@ -263,3 +266,58 @@ def test_what_as_states_reaches_every_command_that_loads_a_network(command, tmp_
         words += ["--network", network]
     fails("stylegan9", *words, "--as", "stylegan9")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("video --motion turn --output v.mp4", "--motion: needs --kind transform"),
+        ("video --kind loop --amount 0.2 --output v.mp4", "--amount: needs --kind transform"),
+        ("video --column 0.2 --output v.mp4", "--column: needs --kind slices"),
+        ("edit --seeds 0 --direction sefa:0 --frames 9 --outdir o", "--frames: needs --video"),
+        ("adapt --source a --target b --auto-k 2 --layers all", "--auto-k: needs --layers auto"),
+        ("steer hat --fade 0.2 --outdir o", "--fade: needs --dissolve"),
+        ("steer hat --motion turn --outdir o", "--motion: needs --dissolve"),
+        ("inspect --frames 9 --output i.png", "--frames: needs --output FILE.mp4"),
+        ("edit --seeds 0 --direction sefa:-1 --outdir o", "expected sefa:N"),
+        ("video --fps inf --output v.mp4", "--fps: got inf, expected a finite number"),
+        ("video --fps 1e6 --output v.mp4", "--fps: got 1000000.0, expected at most 1000"),
+        ("steer hat --candidates 999999999999", "--candidates: got 999999999999, expected at most"),
+        ("steer hat --variants 999999999", "--variants: got 999999999, expected at most 256"),
+        (f"steer {'x' * 3000}", "got 3000 characters, expected at most 2000"),
+        ("generate --seeds 0 --outdir=", "--outdir: got an empty text"),
+        (
+            "train --cfg stylegan3-t --gpus 1 --batch 4 --gamma 1 --outdir o --data=",
+            "--data: got an",
+        ),
+        ("generate --seeds 0 --outdir o --translate nan,0", "expected a finite number"),
+    ],
+)
+def test_what_would_be_ignored_or_never_end_is_refused(tmp_path, monkeypatch, command, expected):
+    monkeypatch.chdir(tmp_path)
+    fails(expected, *command.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_nonfinite_networks_load_on_request(tmp_path):
+    nets = sg3.load("mini-faces", only_ema=True)
+    nets.G_ema.synthesis.input.weight.data[0, 0] = float("nan")
+    path = tmp_path / "nan.safetensors"
+    sg3.save(nets, path)
+    arguments = ["generate", "--network", path, "--seeds", "0", "--outdir", tmp_path / "out"]
+    fails("--allow-nonfinite loads it anyway", *arguments)
+    works(*arguments, "--allow-nonfinite")
+
+
+@pytest.mark.parametrize("place", ["save", "fsync"])
+def test_a_full_disk_names_the_image(tmp_path, monkeypatch, place):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if place == "save":
+        monkeypatch.setattr(PIL.Image.Image, "save", full)
+    else:
+        monkeypatch.setattr("sg3.files.os.fsync", full)
+    out = fails("No space left", "generate", "--seeds", "0", "--outdir", tmp_path / "out")
+    assert "seed0000.png" in out
+    assert not list((tmp_path / "out").glob("*.png"))

@@ -149,13 +149,13 @@ def test_mnist(tmp_path):
     assert [item.label for item in kept.values()] == [5, 0, 4]
     assert {item.shape for item in kept.values()} == {(3, 32, 32)}
     write_idx(labels, np.array([5, 0], np.uint8))
-    fails("2 labels for 3 images", "--source", source, "--dest", tmp_path / "o.zip")
+    fails("2 labels for 3 images", "--source", source, "--dest", tmp_path / "x.zip")
     labels.unlink()
     fails("got json, but", "--source", source, "--dest", tmp_path / "x.zip", "--labels", "json")
     source.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 1 << 30, 28, 28)))
-    fails("unknown header", "--source", source, "--dest", tmp_path / "o.zip")
+    fails("unknown header", "--source", source, "--dest", tmp_path / "x.zip")
     source.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 3, 28, 28) + b"short"))
-    fails("not a readable MNIST", "--source", source, "--dest", tmp_path / "o.zip")
+    fails("not a readable MNIST", "--source", source, "--dest", tmp_path / "x.zip")
 
 
 def test_hugging_face(tmp_path):

@@ -190,7 +190,7 @@ def test_labels(pets, tmp_path):
     (pets / "dataset.json").write_text(json.dumps({"labels": [["stray.png", 7]]}))
     assert prepare(pets, tmp_path / "o.zip")[1] == {}
     assert index_of(tmp_path / "o.zip") == {"labels": None}  # some have none
-    result = run("--source", pets, "--dest", tmp_path / "o.zip")
+    result = run("--source", pets, "--dest", tmp_path / "o.zip", "--overwrite")
     assert "no labels were written: 4 images have none" in result.stderr
     kept, dropped = prepare(pets, tmp_path / "o.zip", labels="json")
     assert list(kept) == ["stray.png"] and set(dropped.values()) == {"no label"}
@@ -213,12 +213,22 @@ def test_file_sizes_are_reported(pets, tmp_path):
         for source, item in kept.items():
             assert item.bytes == archive.getinfo(item.name).file_size
             assert item.source_bytes == (pets / source).stat().st_size
-    result = run("--source", pets, "--dest", tmp_path / "o.zip", "--resolution", "64")
-    total = sum(i.file_size for i in zipfile.ZipFile(tmp_path / "o.zip").infolist()[:-1])
+    out = tmp_path / "64.zip"
+    result = run("--source", pets, "--dest", out, "--resolution", "64")
+    total = sum(i.file_size for i in zipfile.ZipFile(out).infolist()[:-1])
     assert (
         f"{total / 1e3:.1f} kB as png" in result.output
         and "--format webp is smaller" in result.output
     )
+
+
+def test_an_existing_zip_is_replaced_only_on_request(pets, tmp_path):
+    out = tmp_path / "o.zip"
+    out.write_bytes(b"precious")
+    fails("exists; --overwrite replaces it", "--source", pets, "--dest", out)
+    assert out.read_bytes() == b"precious"
+    assert run("--source", pets, "--dest", out, "--overwrite").exit_code == 0
+    assert zipfile.is_zipfile(out)
 
 
 def test_webp_keeps_every_pixel(pets, tmp_path):

@@ -113,7 +113,10 @@ def test_class_names_keep_the_order_of_the_file(pets):
     ]
 
 
-@pytest.mark.parametrize("values", [[0, "cat", 1], [0.5, 1, 2], [[0, 1], [1], [2]], [[], [], []]])
+ODD = [[0, "cat", 1], [0.5, 1, 2], [[0, 1], [1], [2]], [[], [], []], [[1e39, 1]] * 3]
+
+
+@pytest.mark.parametrize("values", ODD)
 def test_both_commands_refuse_labels_of_several_kinds(pets, tmp_path, values):
     write(pets, labelled(values))
     fails("has labels of several kinds", "--source", pets, "--dest", tmp_path / "o")

@@ -37,6 +37,7 @@ def world(tmp_path_factory):
     save_images(world / "odd", (20, 20))
     save_images(world / "wide", (100, 60))
     save_images(world / "tiny", (2, 2))
+    save_images(world / "four", (4, 4))
     save_images(world / "mixed")
     Image.new("RGB", (32, 32)).save(world / "mixed" / "9.png")
     for name, labels in {
@@ -77,6 +78,7 @@ def test_a_dry_run_refuses_it_too(world, tmp_path):
         ("--data DATA/odd", "are 20x20, which no network supports; prepare them with: sg3 data"),
         ("--data DATA/wide", "are 100x60, which no network supports"),
         ("--data DATA/tiny", "are 2x2, which no network supports"),
+        ("--data DATA/four", "are 4x4, which no network supports; prepare them with: sg3 data"),
         ("--data DATA/good --cond", "labels were asked for"),
         ("--data DATA/null --cond", "leave out --cond, or add them"),
         ("--data DATA/flat --cond", "expected pairs of a file's name and its label"),

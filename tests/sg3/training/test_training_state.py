@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from tiny_runs import TINY, noise_images
 
+from sg3.errors import UserError
 from sg3.training import loop, run_folder, run_writer
 from sg3.training import state as state_module
 from sg3.training.config import TrainConfig
@@ -112,6 +113,42 @@ def test_a_damaged_state_is_skipped(data, tmp_path):
     assert state["counters"]["cur_nimg"] == 12
     assert len(notes) == 1 and newest.name in notes[0]
     assert run(data, tmp_path, 24, resume="latest", **SG3) == folder
+
+
+ODD = {
+    "no networks": lambda state: state.pop("networks"),
+    "odd networks": lambda state: state.update(networks=3),
+    "no members": lambda state: state.update(members=[]),
+    "odd member": lambda state: state["members"][0].update(numpy=[1]),
+    "odd counter": lambda state: state["counters"].update(cur_nimg="12"),
+    "odd optimizer": lambda state: state["optimizers"].update(G=[]),
+    "odd version": lambda state: state.update(version=[2]),
+    "odd options": lambda state: state.update(config=None),
+}
+
+
+def test_states_of_odd_types_are_skipped(data, tmp_path):
+    folder = run(data, tmp_path, 8, **SG3)
+    path = state_paths(folder)[-1]
+    good = read_state(path)
+    for change in ODD.values():
+        state = {**good, "members": [dict(m) for m in good["members"]]}
+        state |= {name: dict(state[name]) for name in ("counters", "optimizers")}
+        change(state)
+        torch.save(state, path)
+        found, notes = newest_state(folder)
+        assert found["counters"]["cur_nimg"] == 4
+        assert len(notes) == 1 and path.name in notes[0]
+
+
+def test_a_state_of_another_network_is_one_line(data, tmp_path):
+    folder = run(data, tmp_path, 8, **SG3)
+    path = state_paths(folder)[-1]
+    state = read_state(path)
+    state["networks"]["D"] = dict(list(state["networks"]["D"].items())[1:])
+    torch.save(state, path)
+    with pytest.raises(UserError, match="does not fit its run"):
+        run(data, tmp_path, 16, resume="latest", **SG3)
 
 
 def test_a_state_never_runs_code(tmp_path):
