@@ -7,6 +7,8 @@ OUT    ?= out/steer
 BIN    := $(VENV)/bin
 # Tests run side by side, one thread each: more threads than cores only slow each other down.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+# A file stays in one process, which has its fixtures; tests/conftest.py puts the slow files first.
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 # Without the variable, setuptools prints a page of advice about editable installs.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt
 export PROMPT
@@ -28,10 +30,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) -e '.[app]'
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "Installing the tools for tests ..."
-	@$(PIP) -e '.[dev]'
-	@touch $@
+# All in one call: what `make setup` installs is a part of it, and need not be resolved twice.
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV), with the tools for tests: a few minutes the first time ..."
+	@$(PIP) -e '.[app,dev]'
+	@touch $(VENV)/.installed $@
 
 setup: $(VENV)/.installed ## install into .venv
 
@@ -42,10 +45,10 @@ app: $(VENV)/.installed ## the page in the browser
 	@$(BIN)/sg3 app
 
 test: $(VENV)/.installed-dev ## all tests
-	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist loadfile -q
+	$(PYTEST)
 
 test-fast: $(VENV)/.installed-dev ## tests that take seconds, in under 90 seconds
-	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist loadfile -q -m "not slow and not browser"
+	$(PYTEST) -m "not slow and not browser"
 
 lint: $(VENV)/.installed-dev ## style, formatting, types, direction of imports
 	$(BIN)/ruff check .

@@ -1,9 +1,10 @@
-"""What all tests share: the repository's root, and a fence around the network."""
+"""What all tests share: the repository's root, a fence around the network, and their order."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 def _is_loopback(host: object) -> bool:
     text = host.decode() if isinstance(host, bytes) else host
     return text in (None, "") or str(text).startswith(LOOPBACK)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first: started last, one would keep one process busy when the others are done."""
+    slow = Counter(i.path for i in items if any(map(i.get_closest_marker, ("browser", "slow"))))
+    items.sort(key=lambda item: ("app_tabs" not in item.path.parts, -slow[item.path]))
 
 
 @pytest.fixture(scope="session")

@@ -98,10 +98,13 @@ class _WithoutMemory(TorchFunctionMode):
     `torch.device("meta")` would also affect the small filters, which constructors compute.
     """
 
-    FACTORIES = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
+    FACTORIES = (torch.empty, torch.full, torch.ones, torch.zeros)
+    RANDOM = (torch.rand, torch.randn)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func in self.RANDOM:  # on the meta device, these import torch._dynamo, for 2 seconds
+            func = torch.empty
         if func in self.FACTORIES:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)

@@ -33,8 +33,8 @@ class SynthesisInput(nn.Module):
         # Gaussian directions; the radii are warped so that frequencies fill the disc of the band
         # uniformly.
         freqs = torch.randn([self.channels, 2])
-        radii = freqs.square().sum(dim=1, keepdim=True).sqrt()
-        freqs = freqs / (radii * radii.square().exp().pow(0.25)) * self.bandwidth
+        radii = (freqs * freqs).sum(dim=1, keepdim=True).sqrt()
+        freqs = freqs / (radii * (radii * radii).exp().pow(0.25)) * self.bandwidth
         phases = torch.rand([self.channels]) - 0.5
         self.weight = nn.Parameter(torch.randn([self.channels, self.channels]))
         self.affine = FullyConnectedLayer(w_dim, 4, weight_init=0)

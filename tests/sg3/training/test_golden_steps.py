@@ -19,8 +19,8 @@ SCRIPT = repository.ROOT / "tests" / "support" / "golden_steps.py"
 #: Largest allowed error of any tensor after that many steps, relative to its norm. Both runs are
 #: float64; StyleGAN3's many filters amplify rounding more than StyleGAN2's.
 LIMITS = {"stylegan2": 1e-12, "stylegan3-t": 1e-7, "stylegan3-r": 1e-7}
-#: The first four steps have every phase once; a step by the reference operators takes seconds. All
-#: 32 agree as well (docs/LOG.md): SG3_GOLDEN_STEPS=32 runs them.
+#: The first step has every phase. A step by the reference operators takes seconds. All 32 agree as
+#: well (docs/LOG.md): SG3_GOLDEN_STEPS=32 runs them.
 STEPS = {"stylegan2": 16, "stylegan3-t": 4, "stylegan3-r": 2}
 if "SG3_GOLDEN_STEPS" in os.environ:
     STEPS = dict.fromkeys(STEPS, int(os.environ["SG3_GOLDEN_STEPS"]))

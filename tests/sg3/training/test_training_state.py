@@ -306,8 +306,8 @@ def test_killed_runs_resume_from_complete_states(data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_and_exits_0(data, tmp_path, number):
+def test_signals_save_and_exit_0(data, tmp_path):
+    """SIGHUP and SIGTERM, as a closing terminal sends: without a handler, either would kill."""
     command = sg3_train(data, tmp_path)
     process = subprocess.Popen(
         command,
@@ -317,7 +317,8 @@ def test_a_signal_saves_and_exits_0(data, tmp_path, number):
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup ignores it
     )
     process.stdout.readline()
-    process.send_signal(number)
+    for number in (signal.SIGSTOP, signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
+        process.send_signal(number)  # stopped, so that the first does not end it before the second
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "state saved in" in out and "--resume latest" in out
