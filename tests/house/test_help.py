@@ -32,8 +32,8 @@ from sg3.cli.parsers import DELTAS
 QUICK = {
     "adapt": "--steps 1 --batch 1 --no-video",
     "delta video": "--frames 2",
-    "edit": "--images 8 --frames 2",
-    "inspect": "--frames 2 --size 32",
+    "edit": "--images 8",
+    "inspect": "--size 32",
     "project": "--steps 1 --tune 1 --candidates 4 --no-video",
     "spectra": "--num 2",
     "steer": "--steps 1 --candidates 4 --generations 0 --no-video",
@@ -41,6 +41,8 @@ QUICK = {
 }
 #: The same for options that only some examples of a command have.
 QUICK_VALUES = {"--dissolve": "2"}
+#: The same for examples of these commands that write a video.
+QUICK_VIDEOS = {"edit": "--frames 2", "inspect": "--frames 2"}
 #: Examples that contain one of these are parsed only.
 HEAVY = {
     "--gpus": "several GPUs",
@@ -222,6 +224,8 @@ def test_every_example_runs(top, stand_ins, tmp_path, monkeypatch):
                 arguments += shlex.split(QUICK.get(name, ""))
                 for option, value in QUICK_VALUES.items():
                     arguments += [option, value] if option in arguments else []
+            if any(argument.endswith(".mp4") for argument in arguments):
+                arguments += QUICK_VIDEOS.get(arguments[0], "").split()
             result = program.run(*arguments)
             assert result.exit_code == 0, f"{example}\n{result.output}\n{result.exc_info}"
 
