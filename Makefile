@@ -12,7 +12,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup steer app test test-fast lint format docs bench kernels clean
+.PHONY: help setup steer app test test-fast lint format docs bench kernels matrix clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,9 @@ bench: $(VENV)/.installed-dev ## measure what there is to measure
 
 kernels: $(VENV)/.installed ## compile the GPU kernels for sm_80, sm_90, sm_100: no GPU needed
 	$(BIN)/python -W ignore -m ops_cuda.compile_kernels
+
+matrix: ## the wheel in fresh environments of every Python that is here: gigabytes, minutes each
+	.ci/matrix
 
 clean: ## remove .venv, caches and outputs
 	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache out

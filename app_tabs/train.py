@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from app_tabs import theme
 from app_tabs.context import Context, callback
 from app_tabs.theme import status
 from app_tabs.wiring import QUIET, JobControls, command_box, command_line, jobs
+from sg3 import system
 from sg3.files import prepare_folder, write_text
 from sg3.training import TrainConfig, describe
 from sg3.training.plan import plan as plan_rows
@@ -139,7 +139,8 @@ class Run:
     def log(self) -> str:
         """End of the output of the process."""
         path = self.folder / "log.txt"
-        return path.read_text(errors="replace")[-LOG_CHARACTERS:] if path.is_file() else ""
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return text[-LOG_CHARACTERS:]
 
     def process(self, context: Context) -> int | None:
         """Process ID if the process is running, else None."""
@@ -149,9 +150,7 @@ class Run:
         path = self.folder / PROCESS
         pid = int(path.read_text()) if path.is_file() else 0
         # After a restart of the page the ID may belong to another process: check its command line.
-        cmdline = Path(f"/proc/{pid}/cmdline")
-        own = cmdline.is_file() and str(self.folder).encode() in cmdline.read_bytes()
-        return pid if own else None
+        return pid if pid and str(self.folder) in system.command_line(pid) else None
 
 
 def runs(context: Context) -> list[tuple[str, str]]:
@@ -174,14 +173,14 @@ def start(context: Context, request: gr.Request, **values: Any) -> Iterator[tupl
     describe(TrainConfig(outdir="", device=str(context.device), **options))
     folder = prepare_folder(context.outdir / "train" / time.strftime("%Y%m%d-%H%M%S")).resolve()
     line = _line(options, device=str(context.device), outdir=str(folder))
-    with open(folder / "log.txt", "w") as log:
+    with open(folder / "log.txt", "wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", *shlex.split(line)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # signals that end the page must not end the run
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+            **system.own_group(),  # signals that end the page must not end the run
         )
     write_text(folder / PROCESS, f"{child.pid}\n")
     run = Run(folder)
@@ -224,7 +223,7 @@ def end(context: Context, request: gr.Request, name: str | None) -> str:
     pid = run_named(context, name).process(context)
     if pid is None:
         raise ValueError(f"run: {name} is not running")
-    os.kill(pid, signal.SIGTERM)
+    system.ask_to_stop(pid)
     return status(f"{name}: saving the state, then it stops.")
 
 

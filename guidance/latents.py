@@ -83,7 +83,7 @@ def latent_statistics(
     found = known.get(class_index)
     if found is None or found[0] != version:
         z = torch.from_numpy(np.random.RandomState(0).randn(STATISTICS_SAMPLES, G.z_dim))
-        w = map_latents(G, z, class_index)[:, 0].double().cpu()
+        w = map_latents(G, z, class_index)[:, 0].cpu().double()
         mean = w.mean(dim=0)
         variances, vectors = torch.linalg.eigh((w - mean).T @ (w - mean) / (len(w) - 1))
         # `eigh` sorts upwards.

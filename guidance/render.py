@@ -14,6 +14,7 @@ from guidance.style_space import (
     style_layers,
     styles_of,
 )
+from sg3.devices import precise
 from sg3.networks.generator import MappedGenerator
 
 #: Pixels rendered at once where no gradient is needed.
@@ -56,8 +57,8 @@ class EditedLatent:
             if layer.name in self.styles:
                 wanted[layer.name] = wanted[layer.name] + self.styles[layer.name]
                 inverse = torch.linalg.pinv(affine_weight(layer))
-                step = self.styles[layer.name].double() @ inverse.T
-                ws[:, layer.ws_row] += step.float()
+                step = precise(self.styles[layer.name]) @ inverse.T
+                ws[:, layer.ws_row] += step.float().to(ws.device)
         # Checked, not derived: steps of layers that share a row add up, and A may lack full rank.
         found = styles_of(G, ws)
         close = all(

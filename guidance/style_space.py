@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from sg3.devices import precise
 from sg3.errors import UserError
 from sg3.networks.generator import MappedGenerator
 from sg3.networks.layer_units import select_layers, units_of
@@ -57,8 +58,10 @@ def rows_of_layers(G: MappedGenerator, text: str) -> set[int]:
 
 
 def affine_weight(layer: StyleLayer, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Effective weight of the affine layer, `[channels, w_dim]`."""
-    return layer.affine.weight.to(dtype) * layer.affine.weight_gain
+    """Effective weight of the affine layer, `[channels, w_dim]`; float64 as `precise` has it."""
+    given = layer.affine.weight
+    weight = precise(given) if dtype == torch.float64 else given.to(dtype)
+    return weight * layer.affine.weight_gain
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
 """Dispatch of operators: the fast path of the device, if it agrees with the reference.
 
-`SG3_OPS` selects the paths: `auto` (default), `reference` (no fast paths), `cpu` or `triton`
-(only that fast path). Each fast path is compared with the reference implementation once per
-process, on a small input. A path that fails or differs is disabled with a warning; `report` gives
-the reason.
+`SG3_OPS` selects the paths: `auto` (default), `reference` (no fast paths), `cpu`, `triton` or
+`composed` (only that fast path). Each fast path is compared with the reference implementation once
+per process, on a small input. A path that fails or differs is disabled with a warning; `report`
+gives the reason.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import ModuleType
 
 import torch
 
-CHOICES = ("auto", "reference", "cpu", "triton")
+CHOICES = ("auto", "reference", "cpu", "triton", "composed")
 TOLERANCE = 1e-5
 #: All operators with fast paths, in import order.
 OPERATORS: list[Operator] = []
@@ -29,9 +29,9 @@ def wanted() -> str:
     return value
 
 
-def _permits(choice: str, path: str) -> bool:
-    """Whether SG3_OPS=`choice` allows `path`; `cpu` also allows `cpu-torch`."""
-    return choice == "auto" or path.split("-")[0] == choice
+def _permits(choice: str, path: str, device_type: str) -> bool:
+    """Whether SG3_OPS=`choice` allows `path`; `cpu` also allows `composed` on CPUs."""
+    return choice in ("auto", path) or (choice == device_type == "cpu" and path == "composed")
 
 
 class Operator:
@@ -40,8 +40,8 @@ class Operator:
     Args:
         name: name of the operator, for messages.
         paths: name → module. "reference" is the reference implementation. A fast path defines
-            `DEVICE_TYPE`, `DTYPES` and `missing()`, which returns why the path is unavailable
-            on this machine, or an empty string.
+            `DEVICE_TYPE` (None: any), `DTYPES` and `missing()`, which returns why the path is
+            unavailable on this machine, or an empty string.
         check: `check(path, device)` returns the largest relative error of a path on a small input.
     """
 
@@ -52,26 +52,27 @@ class Operator:
         check: Callable[[ModuleType, torch.device], float],
     ):
         self.name, self.paths, self._check = name, paths, check
-        self._verdicts: dict[str, str] = {}
+        self._verdicts: dict[tuple[str, str], str] = {}
         OPERATORS.append(self)
 
     def path(self, device_type: str, dtype: torch.dtype) -> str:
         """Return the name of the path for tensors of this device type and dtype."""
         permitted = wanted()
         for name, path in self.paths.items():
-            if name == "reference" or not _permits(permitted, name):
+            if name == "reference" or not _permits(permitted, name, device_type):
                 continue
-            fits = device_type == path.DEVICE_TYPE and dtype in path.DTYPES
-            if fits and not path.missing() and not self.verdict(name):
+            fits = path.DEVICE_TYPE in (None, device_type) and dtype in path.DTYPES
+            if fits and not path.missing() and not self.verdict(name, device_type):
                 return name
         return "reference"
 
-    def verdict(self, name: str) -> str:
+    def verdict(self, name: str, device_type: str) -> str:
         """Return why a path is disabled, or "" if it agrees with the reference. Warns once."""
-        if name not in self._verdicts:
+        key = (name, device_type)
+        if key not in self._verdicts:
             path = self.paths[name]
             try:
-                error = self._check(path, torch.device(path.DEVICE_TYPE))
+                error = self._check(path, torch.device(device_type))
             except Exception as problem:  # failed build, missing driver, …: fall back, never crash
                 reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
             else:
@@ -79,8 +80,8 @@ class Operator:
             if reason:
                 text = f"{self.name}: the {name} path is not used ({reason})"
                 warnings.warn(text, stacklevel=3)
-            self._verdicts[name] = reason
-        return self._verdicts[name]
+            self._verdicts[key] = reason
+        return self._verdicts[key]
 
     def report(self) -> dict[str, str]:
         """Return the status of each fast path by name."""
@@ -88,12 +89,13 @@ class Operator:
         for name, path in self.paths.items():
             if name == "reference":
                 continue
+            device_type = path.DEVICE_TYPE or ("cuda" if torch.cuda.is_available() else "cpu")
             if path.missing():
                 found[name] = f"not available: {path.missing()}"
-            elif not _permits(permitted, name):
+            elif not _permits(permitted, name, device_type):
                 found[name] = f"disabled by SG3_OPS={permitted}"
             else:
-                reason = self.verdict(name)
+                reason = self.verdict(name, device_type)
                 found[name] = f"not used: {reason}" if reason else "agrees with the reference"
         return found
 

@@ -7,6 +7,7 @@ from the machine code and writes the table in docs/KERNELS.md.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -125,6 +126,16 @@ def _source(launch: Launch) -> ASTSource:
         if specialise and not isinstance(value, float) and aligned % 16 == 0:
             attributes[(i,)] = [["tt.divisibility", 16]]
     return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def compiles(launch: Launch, target: GPUTarget) -> int:
+    """Compile for a GPU whose machine code `compiled` cannot read; return its size in bytes."""
+    arguments = dict(launch.arguments)
+    if target.backend == "hip" and "PRECISION" in arguments:
+        arguments["PRECISION"] = "ieee"  # as `triton_path` has it there
+    launch = dataclasses.replace(launch, arguments=arguments)
+    asm = triton.compile(_source(launch), target=target, options=launch.options).asm
+    return len(asm["hsaco" if target.backend == "hip" else "cubin"])
 
 
 def compiled(launch: Launch, architecture: int) -> Resources:

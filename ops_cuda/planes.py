@@ -10,6 +10,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from ops_cuda.tensor_cache import TensorCache
+
 
 def separable_terms(
     f: torch.Tensor | None, flip_filter: bool, gain: float = 1, smallest: float = 1e-7
@@ -28,8 +30,18 @@ def separable_terms(
     """
     if f is None:
         f = torch.ones(1)
-    taps = f.detach().numpy().astype(np.float64)
+    taps = _on_host(f)
     return _terms(taps.tobytes(), taps.shape, flip_filter, gain, smallest)
+
+
+_copies = TensorCache()
+
+
+def _on_host(f: torch.Tensor) -> np.ndarray:
+    """Return the taps of a filter as float64."""
+    if f.device.type == "cpu":
+        return f.detach().numpy().astype(np.float64)
+    return _copies.get(f, (), lambda: f.detach().cpu().numpy().astype(np.float64))
 
 
 def decomposed(f: np.ndarray, smallest: float) -> tuple[np.ndarray, np.ndarray]:

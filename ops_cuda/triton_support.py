@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 try:
@@ -10,6 +12,9 @@ except ImportError:  # Triton has no wheels for Windows and macOS; `knobs` came 
     knobs = None
 
 MIN_CAPABILITY = (8, 0)
+#: What compiles (`compile_kernels`) but was never run: used with SG3_OPS=triton only.
+UNTRIED = "AMD's GPUs and compute capability 7.5"
+UNTRIED_CAPABILITY = (7, 5)
 
 
 def missing() -> str:
@@ -18,7 +23,13 @@ def missing() -> str:
         return "Triton 3.4 or newer is not installed"
     if knobs.runtime.interpret:
         return ""
-    if torch.version.hip is not None or not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         return "no CUDA device found"
     found = torch.cuda.get_device_capability()
-    return "" if found >= MIN_CAPABILITY else f"needs compute capability 8.0, found {found}"
+    hip = torch.version.hip is not None
+    if not hip and found >= MIN_CAPABILITY:
+        return ""
+    if hip or found >= UNTRIED_CAPABILITY:
+        asked = os.environ.get("SG3_OPS") == "triton"
+        return "" if asked else f"not tried on {UNTRIED}; SG3_OPS=triton tries it"
+    return f"needs compute capability 8.0, found {found}"

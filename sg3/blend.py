@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sg3.checkpoints.delta import check_alike
+from sg3.devices import precise
 from sg3.errors import UserError
 from sg3.networks.layer_units import layer_names, select_layers, tensors_by_layer
 
@@ -73,6 +74,6 @@ def blend(a: nn.Module, b: nn.Module, fractions: Mapping[str, float]) -> nn.Modu
         for layer, fraction in fractions.items():
             for name in tensors[layer] if fraction else ():
                 ours, theirs = blended[name], other[name].to(blended[name])
-                mixed = theirs if fraction == 1 else ours.double().lerp(theirs.double(), fraction)
+                mixed = theirs if fraction == 1 else precise(ours).lerp(precise(theirs), fraction)
                 ours.copy_(mixed)
     return result

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sg3 import system
 from sg3.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,12 +137,16 @@ def _open_tensors(path: str | os.PathLike, kind: str, expected: str) -> Iterator
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """Return `tensor` if its memory is aligned as torch aligns it, else a copy.
+    """Return `tensor` if its memory is aligned as torch aligns it and not a file's, else a copy.
+
+    What is read from a safetensors file is a map of the file, which Windows would not let anyone
+    replace as long as the tensor lives.
 
     The rounding of matrix products depends on the alignment (MKL on AMD processors). Without this,
     a resumed run would differ in the last bits from an uninterrupted one.
     """
-    return tensor if tensor.data_ptr() % ALIGNMENT_BYTES == 0 else tensor.clone()
+    keep = system.REPLACES_OPEN_FILES and tensor.data_ptr() % ALIGNMENT_BYTES == 0
+    return tensor if keep else tensor.clone()
 
 
 def prepare_folder(path: str | os.PathLike) -> Path:

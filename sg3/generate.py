@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sg3.devices import seeded
 from sg3.errors import UserError
 from sg3.media import to_uint8
 from sg3.networks.generator import MappedGenerator
@@ -181,7 +182,5 @@ def _check_noise_mode(noise_mode: str) -> None:
 def _render(G: MappedGenerator, ws: torch.Tensor, noise_mode: str, seed: int) -> np.ndarray:
     if noise_mode != "random":
         return to_uint8(G.synthesis(ws, noise_mode=noise_mode))[0]
-    devices = [ws.device] if ws.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+    with seeded(ws.device, seed):
         return to_uint8(G.synthesis(ws, noise_mode=noise_mode))[0]

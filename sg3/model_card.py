@@ -134,7 +134,11 @@ def read_metrics(run: Path, snapshot: str) -> list[tuple[str, ...]]:
     the last one."""
     rows: list[tuple[str, ...]] = []
     for path in sorted(run.glob("metric-*.jsonl")):
-        records = [record for record in map(_parse, path.read_text().splitlines()) if record]
+        records = [
+            record
+            for record in map(_parse, path.read_text(encoding="utf-8").splitlines())
+            if record
+        ]
         names = [Path(str(r.get("snapshot") or r.get("snapshot_pkl") or "")).name for r in records]
         chosen = [i for i, name in enumerate(names) if name == snapshot] or range(len(records))
         if records:
@@ -178,4 +182,4 @@ def read_command(run: Path | None, meta: dict[str, Any]) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return _parse(path.read_text().replace("\n", " ")) if path.is_file() else {}
+    return _parse(path.read_text(encoding="utf-8").replace("\n", " ")) if path.is_file() else {}

@@ -51,7 +51,7 @@ def centres_of(
         raise UserError(f"centres: got {count}, expected 1 to 1000")
     G = generator_of(network)
     w = map_latents(G, seed_latents(seed, CENTRE_SAMPLES, G.z_dim), class_index)[:, 0]
-    points = w.double().cpu().numpy()
+    points = w.cpu().double().numpy()
     centres, labels = kmeans2(points, count, iter=20, minit="++", seed=seed)
     # k-means may leave clusters empty, even the last ones: hence `minlength`.
     order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")

@@ -16,6 +16,7 @@ from guidance.latents import latent_statistics, map_latents, seed_latents
 from guidance.render import images_at_once, renderer
 from guidance.style_space import affine_weight, style_layers
 from sg3.checkpoints import Networks
+from sg3.devices import precise
 from sg3.errors import UserError
 from sg3.media.images import as_rgb
 from sg3.networks.generator import MappedGenerator
@@ -118,7 +119,7 @@ def labelled_direction(
     """
     G = generator_of(network)
     statistics = latent_statistics(G, ALL_COMPONENTS, class_index)
-    labels = labels.to(statistics.mean).double()
+    labels = precise(labels.to(statistics.mean))
     if w.ndim != 2 or w.shape[1] != G.w_dim or labels.shape != (len(w),):
         raise UserError(
             f"labels: got latents {list(w.shape)} and labels {list(labels.shape)}, "
@@ -132,11 +133,11 @@ def labelled_direction(
     held_out = held_out[torch.randperm(len(w), generator=torch.Generator().manual_seed(0))]
     if labels[~held_out].std() == 0:
         raise UserError(f"labels: all {len(w)} are equal, expected two classes or scores")
-    coordinates = statistics.whiten(w.to(statistics.mean)).double()
+    coordinates = precise(statistics.whiten(w.to(statistics.mean)))
     normal, offset = _least_squares(coordinates[~held_out], labels[~held_out])
     found = coordinates[held_out] @ normal + offset
     info = {"latents": len(w), **_quality(found, labels[held_out], labels.unique())}
-    unit = (normal / normal.norm()).float()
+    unit = (normal / normal.norm()).to(statistics.mean)
     step = (unit * statistics.variances.sqrt()) @ statistics.components
     return Direction(name, step.expand(G.num_ws, -1), info=info)
 
@@ -208,6 +209,6 @@ def _quality(found: torch.Tensor, labels: torch.Tensor, values: torch.Tensor) ->
     """Accuracy of two classes, or correlation of scores, on held-out latents."""
     if len(values) == 2:
         right = (found > values.mean()) == (labels > values.mean())
-        return {"accuracy": round(float(right.double().mean()), 4)}
+        return {"accuracy": round(float(right.float().mean()), 4)}
     both = torch.stack([found, labels])
     return {"correlation": round(float(both.corrcoef()[0, 1]), 4)}

@@ -29,6 +29,7 @@ from guidance.style_space import (
     style_layers,
     styles_of,
 )
+from sg3.devices import precise, precise_device
 from sg3.media.images import as_rgb
 from sg3.networks.generator import MappedGenerator
 
@@ -100,26 +101,27 @@ def style_statistics(
     """
     random = np.random.RandomState(config.seed)
     w_avg = G.mapping.get_buffer("w_avg")
-    total = torch.zeros([], device=w_avg.device)
+    total = torch.zeros([], device=precise_device(w_avg.device))
     products, done = torch.zeros_like(total), 0
     while done < config.samples:
         count = min(STATISTICS_BATCH, config.samples - done)
         z = torch.from_numpy(random.randn(count, G.z_dim))
-        w = map_latents(G, z, config.class_index)[:, 0].double()
+        w = precise(map_latents(G, z, config.class_index)[:, 0])
         total, products, done = total + w.sum(dim=0), products + w.T @ w, done + count
     mean = total / done
     # A difference of large numbers, hence w in double precision.
     covariance = (products - done * torch.outer(mean, mean)) / (done - 1)
-    centre = w_avg.double()
+    centre = precise(w_avg)
     means, deviations = [], []
     for layer in layers:
         # Truncated like the latents of `_latents`, in which the channels are tried.
         psi = config.truncation if layer.ws_row < config.cutoff else 1.0
         affine, weight = layer.affine, affine_weight(layer)
         assert affine.bias is not None
-        means.append(weight @ centre.lerp(mean, psi) + affine.bias.double() * affine.bias_gain)
+        means.append(weight @ centre.lerp(mean, psi) + precise(affine.bias) * affine.bias_gain)
         deviations.append(psi * ((weight @ covariance) * weight).sum(dim=1).clamp_min(0).sqrt())
-    return torch.cat(means).float(), torch.cat(deviations).float()
+    found = (torch.cat(means), torch.cat(deviations))
+    return found[0].to(w_avg), found[1].to(w_avg)
 
 
 def relevance_steps(

@@ -100,5 +100,5 @@ def transform_of(buffers: Mapping[str, torch.Tensor]) -> tuple[float, float, flo
     """x, y and degrees of the first image's transform, as the options of `sg3 generate`."""
     if TRANSFORM not in buffers:
         return None
-    m = torch.linalg.inv(buffers[TRANSFORM][0].double().cpu())
+    m = torch.linalg.inv(buffers[TRANSFORM][0].cpu().double())
     return float(m[0, 2]), float(m[1, 2]), math.degrees(math.atan2(float(m[0, 1]), float(m[0, 0])))

@@ -33,7 +33,7 @@ class Stall:
 
     def add(self, losses: torch.Tensor) -> torch.Tensor:
         """Record losses `[B]`; return which runs have stalled, bool `[B]`. A stall is final."""
-        losses = losses.detach().double().cpu()
+        losses = losses.detach().cpu().double()
         decay = 0.0 if self.steps == 0 else self.SMOOTHING
         self.smooth = decay * self.smooth + (1 - decay) * losses
         better = self.smooth < self.best - self.min_delta

@@ -1,4 +1,4 @@
-"""CPU path for linear, relu and lrelu: all steps after the first work in place.
+"""Plain PyTorch for linear, relu and lrelu: all steps after the first work in place.
 
 On large images each temporary costs as much as the arithmetic. The gradient only needs the output:
 its sign gives the slope, its magnitude whether the clamp was active.
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ops_cuda.bias_act.reference import negative_slope
 
-DEVICE_TYPE = "cpu"
+DEVICE_TYPE = None  # any
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 

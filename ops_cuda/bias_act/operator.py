@@ -13,8 +13,8 @@ from ops_cuda.bias_act.reference import ACTIVATIONS
 
 PATHS: dict[str, ModuleType] = {
     "reference": reference,
-    "cpu": in_place,
     "triton": triton_path,
+    "composed": in_place,
 }
 
 

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ops_cuda import choose
 from ops_cuda.bias_act import SQRT2, bias_act
-from ops_cuda.filtered_lrelu import numba_cpu, reference, torch_cpu, triton_path
+from ops_cuda.filtered_lrelu import composed, numba_cpu, reference, triton_path
 from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.fir import as_padding, filter_size, memory_format_of
 
 PATHS: dict[str, ModuleType] = {
     "reference": reference,
     "cpu": numba_cpu,
-    "cpu-torch": torch_cpu,
     "triton": triton_path,
+    "composed": composed,
 }
 
 

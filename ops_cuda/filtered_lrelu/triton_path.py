@@ -1,8 +1,6 @@
 """Fused GPU path: the functions of the reference implementation, by a Triton kernel.
 
-States take two bits per element of the upsampled grid (0 positive, 1 negative, 2 clamped), four
-to a byte with the leftmost in the lowest bits. Rows are zero-padded to words of 16 states:
-uint8 `[N, C, H_middle, 4·ceil(W_middle / 16)]`.
+States are those of `packed_states`.
 """
 
 from __future__ import annotations
@@ -12,12 +10,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ops_cuda.filtered_lrelu import reference
+from ops_cuda.filtered_lrelu import composed
+from ops_cuda.filtered_lrelu.packed_states import STATES_PER_BYTE
+from ops_cuda.filtered_lrelu.packed_states import states_shape as states_shape
 from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.filtered_lrelu.triton_tables import (
     MAX_TERMS,
-    STATES_PER_BYTE,
-    STATES_PER_WORD,
     VECTOR,
     Shape,
     Tile,
@@ -39,19 +37,13 @@ if knobs is not None:
 DEVICE_TYPE = "cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 #: float32 on tensor cores: three products of tf32 parts, about 1e-6 relative error.
-PRECISION = "tf32x3"
+PRECISION = "ieee" if torch.version.hip else "tf32x3"  # AMD's have float32
 #: Output blocks per program. Long strips amortise their first step; short ones fill the GPU.
 STEPS = 16
 #: The kernel processes one plane at a time, so channels-last tensors with more channels than this
 #: are copied before and after. That moves three times the minimum number of bytes; strided access
 #: would move a sector of 32 bytes per element.
 MAX_STRIDED_CHANNELS = 4
-
-
-def states_shape(x_shape, fu, fd, geometry: Geometry) -> list[int]:
-    """Return the shape of the uint8 states of `forward_with_states`."""
-    width, height = geometry.middle_size(x_shape[3], x_shape[2], fu)
-    return [x_shape[0], x_shape[1], height, -(-width // STATES_PER_WORD) * 4]
 
 
 def forward(x, fu, fd, b, geometry: Geometry, scale: Tensor | None = None) -> Tensor:
@@ -61,7 +53,7 @@ def forward(x, fu, fd, b, geometry: Geometry, scale: Tensor | None = None) -> Te
     """
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        return reference.forward(x, fu, fd, b, geometry, scale)
+        return composed.forward(x, fu, fd, b, geometry, scale)
     return run(x, fu, fd, b, geometry, tile, triton_kernel.APPLY, None, scale)
 
 
@@ -71,8 +63,7 @@ def forward_with_states(
     """`forward`, and the packed slope states for the gradient."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        y, states = reference.forward_with_states(x, fu, fd, b, geometry, scale)
-        return y, packed(states)
+        return composed.forward_with_states(x, fu, fd, b, geometry, scale)
     states = x.new_empty(states_shape(x.shape, fu, fd, geometry), dtype=torch.uint8)
     return run(x, fu, fd, b, geometry, tile, triton_kernel.STORE, states, scale), states
 
@@ -81,24 +72,12 @@ def linear(x, fu, fd, states, geometry: Geometry) -> Tensor:
     """Upsample, multiply by the slope of each stored state, downsample."""
     tile = _tile(x, fu, fd, geometry)
     if tile is None:
-        return reference.linear(x, fu, fd, unpacked(states), geometry)
+        return composed.linear(x, fu, fd, states, geometry)
     return run(x, fu, fd, None, geometry, tile, triton_kernel.USE, states)
 
 
-def packed(states: Tensor) -> Tensor:
-    """Pack states `[..., W]` of one byte each into `[..., 4·ceil(W / 16)]` bytes of four."""
-    states = torch.nn.functional.pad(states, [0, -states.shape[-1] % STATES_PER_WORD])
-    states = states.unflatten(-1, (-1, STATES_PER_BYTE))
-    return (states << states.new_tensor([0, 2, 4, 6])).sum(-1, dtype=torch.uint8)
-
-
-def unpacked(states: Tensor) -> Tensor:
-    """Unpack bytes `[..., B]` of four states into `[..., 4·B]` states of one byte each."""
-    return (states[..., None] >> states.new_tensor([0, 2, 4, 6]) & 3).flatten(-2)
-
-
 def _tile(x, fu, fd, geometry: Geometry) -> Tile | None:
-    """Return the tile for this call; None if it needs the reference implementation."""
+    """Return the tile for this call; None if no tile fits, and the composition computes."""
     shape = shape_of(x, fu, fd, geometry)
     if not {shape.up, shape.down} <= {1, 2, 4} or max(shape.u_terms, shape.d_terms) > MAX_TERMS:
         return None

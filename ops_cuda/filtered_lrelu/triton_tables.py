@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 
+from ops_cuda.filtered_lrelu.packed_states import STATES_PER_BYTE, STATES_PER_WORD
 from ops_cuda.filtered_lrelu.reference import Geometry
 from ops_cuda.planes import decomposed
+from ops_cuda.tensor_cache import TensorCache
 
 #: Singular values of a 2-D filter below this fraction of the largest are dropped.
 SMALLEST_TERM = 5e-6
@@ -30,7 +29,6 @@ PREFERRED = {
 }
 #: Elements per load and store, where sizes and strides allow it.
 VECTOR = 4
-STATES_PER_BYTE, STATES_PER_WORD = 4, 16
 
 
 @dataclass(frozen=True)
@@ -129,32 +127,7 @@ class Terms:
         return self if flip_filter else Terms(self.x[:, ::-1], self.y[:, ::-1])
 
 
-class _TensorCache:
-    """Cache of values computed from a tensor's contents, valid while its storage is unchanged.
-
-    Reading a filter from a GPU synchronizes with the device, so it must not happen in every call.
-    """
-
-    def __init__(self):
-        self._values: dict[tuple, tuple[StorageWeakRef | None, Any]] = {}
-
-    def get(self, tensor: torch.Tensor | None, key: tuple, compute: Callable[[], Any]) -> Any:
-        """Return the cached result for this tensor and key, or `compute()` it."""
-        storage = None
-        if tensor is not None:
-            storage = StorageWeakRef(tensor.untyped_storage())
-            layout = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-            # While the weak reference lives, no other storage gets this address.
-            version = 0 if tensor.is_inference() else tensor._version
-            key = (storage.cdata, layout, tensor.dtype, version, *key)
-        if key not in self._values:
-            value = compute()
-            self._values = {k: v for k, v in self._values.items() if not (v[0] and v[0].expired())}
-            self._values[key] = (storage, value)
-        return self._values[key][1]
-
-
-_terms_of, _tables_of = _TensorCache(), _TensorCache()
+_terms_of, _tables_of = TensorCache(), TensorCache()
 
 
 def terms(f: torch.Tensor | None) -> Terms:

@@ -22,6 +22,7 @@ from torch import nn
 
 from sg3.checkpoints.delta_file import DTYPES, Delta, load_delta, save_delta
 from sg3.checkpoints.low_rank import compress, dense, stored_parts, weighted_sum
+from sg3.devices import precise
 from sg3.errors import UserError
 
 __all__ = [
@@ -118,7 +119,7 @@ def kept_fraction(delta: Delta, source: nn.Module, adapted: nn.Module) -> float:
     before, after = source.state_dict(), adapted.state_dict()
     error = change = 0.0
     for name in before:
-        exact = (after[name].double() - before[name].double()).cpu()
+        exact = (precise(after[name]) - precise(before[name])).cpu()
         kept = dense(delta.changes[name]) if name in delta.changes else 0
         change += float(exact.square().sum())
         error += float((exact - kept).square().sum())
@@ -174,9 +175,9 @@ class DeltaMix:
 def _moved(source: torch.Tensor, parts: Sequence[torch.Tensor], name: str) -> torch.Tensor:
     if not parts:
         return source
-    change = sum(parts, start=torch.zeros([], dtype=torch.float64))
+    change, exact = sum(parts, start=torch.zeros([], dtype=torch.float64)), precise(source)
     # Adding zero would turn −0 into 0, but unchanged weights must stay equal bit for bit.
-    moved = torch.where(change == 0, source.double(), source.double() + change).to(source.dtype)
+    moved = torch.where(change == 0, exact, exact + change).to(source.dtype)
     if not moved.isfinite().all():
         raise UserError(
             f"strength: tensor {name!r} overflows {source.dtype}; use a smaller strength"

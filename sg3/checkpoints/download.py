@@ -16,6 +16,7 @@ from sg3.checkpoints.content import foreign_file
 from sg3.checkpoints.transfer import LOCAL_HOSTS, Download, StartOver, request
 from sg3.errors import UserError
 from sg3.files import prepare_folder, sha256_of, write_text
+from sg3.system import lock
 
 #: Attempts in a row that bring less than `PROGRESS_BYTES`.
 ATTEMPTS, PROGRESS_BYTES = 4, 1 << 20
@@ -102,7 +103,7 @@ def fetch(
 def _recorded(record: Path) -> str | None:
     """Return the hash of an earlier download; None if there was none."""
     try:
-        return record.read_text().split()[0]
+        return record.read_text(encoding="utf-8").split()[0]
     except (OSError, ValueError, IndexError):
         return None
 
@@ -126,13 +127,8 @@ def _judge(job: Download, expected: str, record: Path) -> str:
 def _lock(part: Path):
     """Serialize downloads of a file between processes, on systems with file locks."""
     path = part.with_suffix(".lock")
-    with open(path, "w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except (ImportError, OSError):
-            pass
+    with open(path, "w", encoding="utf-8") as file:
+        lock(file)
         yield  # the lock file stays: other processes may wait for it
 
 

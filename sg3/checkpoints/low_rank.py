@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from einops import rearrange
 
+from sg3.devices import precise
 from sg3.errors import UserError
 
 #: Maximum number of values of a tensor: seven times the largest layer of a StyleGAN3-R at 1024
@@ -54,8 +55,8 @@ Change: TypeAlias = "torch.Tensor | LowRank"
 def dense(change: Change) -> torch.Tensor:
     """Return the change as a float64 tensor of the weight's shape."""
     if isinstance(change, LowRank):
-        return (change.left.double() @ change.right.double()).reshape(change.shape)
-    return change.double()
+        return (precise(change.left) @ precise(change.right)).reshape(change.shape)
+    return precise(change)
 
 
 def stored_parts(change: Change) -> list[torch.Tensor]:
@@ -72,7 +73,7 @@ def compress(change: torch.Tensor, rank: int | None, dtype: torch.dtype) -> Chan
     """
     if rank is None or change.ndim < 2 or not _saves(rank, change.shape) or not change.any():
         return _rounded(change, dtype)
-    matrix = rearrange(change.double(), "o ... -> o (...)")
+    matrix = rearrange(precise(change), "o ... -> o (...)")
     wide = matrix.shape[0] <= matrix.shape[1]
     # Eigenvectors of the smaller Gram matrix: kernels are far wider than high, and a full SVD of a
     # large generator would take minutes.
@@ -102,8 +103,8 @@ def weighted_sum(parts: Sequence[tuple[Change, float]], rank: int | None) -> Cha
     factors = [(part, strength) for part, strength in parts if isinstance(part, LowRank)]
     ranks = sum(part.rank for part, _ in factors)
     if rank is None and len(factors) == len(parts) and _saves(ranks, *shapes):
-        left = torch.cat([part.left.double() * strength for part, strength in factors], dim=1)
-        right = torch.cat([part.right.double() for part, _ in factors])
+        left = torch.cat([precise(part.left) * strength for part, strength in factors], dim=1)
+        right = torch.cat([precise(part.right) for part, _ in factors])
         return LowRank(_rounded(left, dtype), _rounded(right, dtype), *shapes)
     terms = (dense(part) * strength for part, strength in parts)
     return compress(sum(terms, start=torch.zeros([], dtype=torch.float64)), rank, dtype)

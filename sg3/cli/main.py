@@ -20,6 +20,7 @@ from sg3.allocator import keep_large_blocks
 from sg3.cli.options import option_name
 from sg3.errors import NetworkNote
 from sg3.installation import PACKAGES, check_packages
+from sg3.system import use_fallbacks
 from sg3.threads import use_passive_waiting
 
 #: name → (module and attribute of the click command, one line of help). They are strings because
@@ -206,6 +207,7 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None
     use_passive_waiting()
+    use_fallbacks()
     for stream in (sys.stdout, sys.stderr):  # names of files may not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

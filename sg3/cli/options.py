@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +18,6 @@ from sg3.cli.parsers import (
     parse_size,
     parse_vec2,
 )
-from sg3.errors import UserError
 from sg3.settings import Setting, about, type_name
 
 if TYPE_CHECKING:
@@ -33,27 +31,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """Return the device called `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+    """`sg3.devices.resolve_device`, which imports torch."""
+    from sg3.devices import resolve_device
 
-    `auto` is the first of cuda, mps and cpu that this machine has. Raises ValueError for a device
-    that it does not have.
-    """
-    import torch
-
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise UserError(f"device: got {name!r}, expected auto, cpu, cuda, cuda:INDEX or mps")
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise UserError(f"device: got {name!r}, but this machine has {count} CUDA devices")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device: got 'mps', but this machine has none")
-    return device
+    return resolve_device(name)
 
 
 def option_name(param: click.Option) -> str:
@@ -243,7 +224,7 @@ device_option = option(
     "--device",
     default="auto",
     metavar="DEVICE",
-    help="auto, cpu, cuda, cuda:INDEX or mps; auto is the first of cuda, mps and cpu that exists.",
+    help="auto, cpu, cuda, cuda:INDEX, mps, xpu; auto is the accelerator, or cpu if there is none.",
 )
 seed_option = option("--seed", type=SEED, default=0, help="Random seed.")
 seeds_option = option(

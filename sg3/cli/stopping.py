@@ -14,6 +14,8 @@ INTERRUPTED = 130
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
     SIGNALS.append(signal.SIGHUP)  # the terminal was closed, without nohup
+if hasattr(signal, "SIGBREAK"):  # Windows: Ctrl-Break, and `sg3.system.ask_to_stop`
+    SIGNALS.append(signal.SIGBREAK)
 
 
 class StopRequest:

@@ -124,9 +124,15 @@ class _StopRequest(StopRequest):
 
 
 def _run(steps: Iterator[TrainStep], stop: StopRequest) -> None:
-    """Print all steps. If stdout is closed (`sg3 train … | head`), save the state and end."""
-    started, first = time.time(), True
+    """Print all steps. If stdout is closed (`sg3 train … | head`), save the state and end.
+
+    Raises SharedError if the run stopped because processes of another machine were asked to.
+    """
+    from sg3.distributed import SharedError
+
+    started, first, stopped = time.time(), True, False
     for step in steps:
+        stopped = step.stopped
         if not step.is_main:
             continue
         try:
@@ -136,6 +142,13 @@ def _run(steps: Iterator[TrainStep], stop: StopRequest) -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             stop.asked = True
         first = False
+    if stopped and not stop() and world_size() != int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
+        # Success here would end this machine's torchrun, and the other machine, when it is back,
+        # would wait for it in vain.
+        raise SharedError(
+            "another machine stopped; the state is saved, and torchrun resumes if it has "
+            "--max-restarts left and the command --resume latest"
+        )
 
 
 def _print(step: TrainStep, first: bool, started: float) -> None:

@@ -33,7 +33,7 @@ def open_dataset(
     """Open a folder, a zip or tar shards as a dataset.
 
     Args:
-        path: folder or `.zip` of images; a folder, brace pattern or http(s) URL of tar shards.
+        path: folder or `.zip` of images; a folder, brace pattern or URL of tar shards.
         use_labels: read labels; otherwise the label dimension is 0.
         max_size: maximum number of images, chosen with `random_seed`. None: all.
         xflip: also show horizontally flipped images.

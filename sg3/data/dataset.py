@@ -14,7 +14,8 @@ from sg3.data.base import Indices, TrainingImages
 from sg3.data.decoding import DamagedImage, shape_text
 from sg3.data.labels import Labels, num_labels, read_labels
 from sg3.data.source import ImageSource
-from sg3.data.workers import CAN_FORK, DecodePool
+from sg3.data.workers import DecodePool
+from sg3.system import CAN_FORK, memory_bytes
 
 CACHE_MODES = ("auto", "ram", "none")
 CACHE_FRACTION = 0.25  # largest fraction of the machine's memory that 'auto' caches
@@ -34,12 +35,7 @@ def _processes_here() -> int:
 
 def _memory_bytes() -> int:
     """Return this process's part of the machine's memory."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")  # limit of the container
-    text = limit.read_text().strip() if limit.is_file() else ""
-    if text.isdigit():
-        total = min(total, int(text))
-    return total // _processes_here()
+    return memory_bytes() // _processes_here()
 
 
 class ImageDataset(TrainingImages):

@@ -11,7 +11,8 @@ import torch
 
 from sg3.data.dataset import ImageDataset
 from sg3.data.sampler import ShuffleSampler
-from sg3.data.workers import CAN_FORK, DecodePool
+from sg3.data.workers import DecodePool
+from sg3.system import CAN_FORK
 
 AHEAD = 2  # batches that are prefetched
 

@@ -13,21 +13,15 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from typing import Any, TypeVar
 
-from sg3.data.workers import CAN_FORK
 from sg3.errors import UserError
+from sg3.system import START_METHOD
 
 AHEAD = 4  # items per process that are in progress or waiting
-START_METHOD = "fork" if CAN_FORK else "spawn"
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _work: Callable | None = None  # set in worker processes: the function to map
-
-
-def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if CAN_FORK else os.cpu_count() or 1
 
 
 def map_in_order(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Generator[R, None, None]:

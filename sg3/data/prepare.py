@@ -15,7 +15,7 @@ from sg3.data.find_faces import model_path
 from sg3.data.formats import ItemReader, SourceImages, open_source
 from sg3.data.labels import Label, gap_notes, lost_notes
 from sg3.data.listing import top_folder
-from sg3.data.ordered import cores, map_in_order
+from sg3.data.ordered import map_in_order
 from sg3.data.prepare_image import Outcome, Preparation, Prepared
 from sg3.data.report import Report
 from sg3.data.source import INDEX
@@ -23,6 +23,7 @@ from sg3.data.tallies import Deep, DropCounts, Teller, Twins
 from sg3.data.transforms import Dropped, Size, check_size, output_size
 from sg3.data.write import IMAGE_FORMATS, check_dest, dataset_writer
 from sg3.progress import ImageBar
+from sg3.system import cores
 
 MODES = {"rgb": "RGB", "gray": "L", "rgba": "RGBA"}  # in addition to "auto"
 LABELS = ("none", "json", "folders")

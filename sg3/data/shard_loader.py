@@ -14,7 +14,8 @@ import torch
 from sg3.data.loader import AHEAD, ReadingThread
 from sg3.data.shards import ShardDataset, flip
 from sg3.data.tar_stream import Sample, read_shard
-from sg3.data.workers import CAN_FORK, DecodePool
+from sg3.data.workers import DecodePool
+from sg3.system import CAN_FORK
 
 
 def mix(items: Iterable, size: int, random: np.random.RandomState) -> Iterator:

@@ -38,7 +38,8 @@ class ShardDataset(TrainingImages):
     skipped and listed in `skipped` once they are read.
 
     Args:
-        path: a folder with `*.tar`, a pattern `shards-{000..063}.tar`, or an http(s) URL like it.
+        path: a folder with `*.tar`, a pattern `shards-{000..063}.tar`, or a URL like it:
+            http(s), or what fsspec opens, such as s3://bucket/shards-{000..063}.tar.
         use_labels: read labels; otherwise the label dimension is 0.
         xflip: flip each sample horizontally with probability 1/2.
         yflip: flip each sample vertically with probability 1/2.

@@ -58,8 +58,12 @@ def _tars(folder: Path) -> list[str]:
 
 
 def is_url(path: str) -> bool:
-    """Whether `path` is an http(s) URL."""
-    return urlsplit(path).scheme in ("http", "https")
+    """Whether `path` is a URL: http(s), or of a store that fsspec knows, such as s3:// or gs://."""
+    return re.match(r"[A-Za-z][\w+.-]+://", path) is not None  # C:// is a drive
+
+
+def _is_http(url: str) -> bool:
+    return urlsplit(url).scheme in ("http", "https")
 
 
 def expand(path: str | Path) -> list[str]:
@@ -152,9 +156,18 @@ def _label(sample: dict) -> int | list[float] | None:
 
 def _open(url: str):
     """Open a binary stream. Not webdataset for local files: it would run one named `pipe:…`."""
-    from webdataset.gopen import gopen
+    if not is_url(url):
+        return open(url, "rb")
+    if _is_http(url):
+        from webdataset.gopen import gopen
 
-    return gopen(url) if is_url(url) else open(url, "rb")
+        return gopen(url)
+    import fsspec  # comes with torch
+
+    try:
+        return fsspec.open(url, "rb").open()
+    except (ImportError, ValueError) as error:  # no package for this protocol
+        raise ValueError(f"data: cannot open {url}: {error}") from None
 
 
 def _samples(url: str) -> Iterator[Sample]:
@@ -180,7 +193,7 @@ def _samples(url: str) -> Iterator[Sample]:
 
 def _leave(stream, url: str, patience: float) -> None:
     """Close a stream before its end. Raises OSError if the transfer failed."""
-    if is_url(url):
+    if _is_http(url):
         try:
             stream.proc.wait(timeout=patience)
         except subprocess.TimeoutExpired:

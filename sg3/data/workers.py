@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import multiprocessing
 import signal
-import sys
 from collections.abc import Callable
 from multiprocessing import util
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,9 +14,6 @@ import numpy as np
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkProcess
-
-#: Forked workers share the dataset's lists without a copy and need not import torch again.
-CAN_FORK = sys.platform == "linux"
 
 
 def _work(

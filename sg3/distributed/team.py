@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from sg3 import devices
 from sg3.distributed.rendezvous import attempt_store
 from sg3.errors import UserError
 
@@ -27,7 +28,7 @@ class Team:
     """Rank, world size, and collectives that are no-ops with a single process.
 
     `Team()` is a single process. `Team.join()` joins the processes that torchrun started, over
-    NCCL for CUDA devices and gloo otherwise.
+    NCCL for CUDA devices, XCCL for Intel's and gloo otherwise.
 
     Attributes:
         rank: 0 to size − 1.
@@ -43,26 +44,18 @@ class Team:
     def join(cls, device: torch.device) -> Team:
         """Join the processes of torchrun's environment variables; without them, work alone.
 
-        A CUDA device without an index becomes that of the local rank. Raises UserError if there
+        A GPU without an index becomes that of the local rank. Raises UserError if there
         are fewer GPUs than processes, or if not all processes start in time.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
-        if device.type == "cuda" and device.index is None:
-            index = int(os.environ.get("LOCAL_RANK", "0"))
-            if index >= torch.cuda.device_count():
-                raise UserError(
-                    f"--nproc-per-node: this is process {index + 1} of a machine with "
-                    f"{torch.cuda.device_count()} GPUs; start one process per GPU"
-                )
-            device = torch.device("cuda", index)
-            torch.cuda.set_device(device)
+        device = devices.of_process(device)
         if size == 1:
             return cls(device=device)
         if not dist.is_initialized():
             minutes = float(os.environ.get("SG3_DIST_TIMEOUT_MINUTES", TIMEOUT_MINUTES))
             timeout = datetime.timedelta(minutes=minutes)
             store, rank, size = attempt_store(timeout)
-            backend = "nccl" if device.type == "cuda" else "gloo"
+            backend = devices.backend(device)
             with _lost_process_in_one_line():
                 dist.init_process_group(
                     backend, store=store, rank=rank, world_size=size, timeout=timeout

@@ -240,6 +240,6 @@ def interleaved(phases: list[torch.Tensor], channels: int) -> torch.Tensor:
     return torch.stack(rows, 3).flatten(2, 3)
 
 
-Form = type[Depthwise] | type[Grouped]
 #: Forms of the filters in exported files, by name.
+Form = type[Depthwise] | type[Grouped]
 FORMS: dict[str, Form] = {"depthwise": Depthwise, "grouped": Grouped}

@@ -170,5 +170,7 @@ def _cut(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width_px
     """Return the longest beginning of `line` that is at most `width_px` wide."""
     if font.getlength(line) <= width_px:
         return line
-    fits = bisect.bisect_right(range(len(line)), width_px, key=lambda n: font.getlength(line[:n]))
+    fits = bisect.bisect_right(
+        range(len(line)), width_px, key=lambda n: math.ceil(font.getlength(line[:n]))
+    )
     return line[: max(fits - 1, 0)]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from sg3.devices import precise
+
 SIGMA = 10.0
 SCALE = 1000.0
 TILE = 4096  # rows and columns of the kernel matrix computed at a time
@@ -36,7 +38,7 @@ def gaussian_discrepancy(
             f"features: got shapes {list(real.shape)} and {list(generated.shape)}, expected "
             "[N, D] and [M, D] with at least 2 vectors each"
         )
-    x, y = (torch.nn.functional.normalize(f.double(), dim=1) for f in (real, generated))
+    x, y = (torch.nn.functional.normalize(precise(f), dim=1) for f in (real, generated))
 
     def mean_kernel(a: torch.Tensor, b: torch.Tensor) -> float:
         total = sum(

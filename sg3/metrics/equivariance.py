@@ -19,8 +19,8 @@ from einops import rearrange
 
 from ops_cuda import filter2d, upfirdn2d, upsample2d
 from sg3.data.base import TrainingImages
+from sg3.devices import precise_device
 from sg3.metrics.sampling import sample_labels
-from sg3.metrics.statistics import precise_device
 
 LANCZOS = 3  # half-width of the window, in samples
 FILTER_HALF_WIDTH = 6  # of the rotation filters, in samples

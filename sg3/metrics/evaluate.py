@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from sg3.metrics.registry import Metric, parse_name
 from sg3.metrics.sampling import generated_images, in_batches, real_images
 from sg3.metrics.statistics import AllFeatures, Moments, Progress, collect, precise_device
 from sg3.progress import ImageBar
+from sg3.system import peak_memory_bytes
 
 EQUIVARIANCE = ("eqt_int", "eqt_frac", "eqr")
 
@@ -97,10 +97,7 @@ def evaluate(
 
 def peak_memory_mb(device: torch.device) -> dict[str, int]:
     """Return this process's peak memory: resident ("cpu"), and allocated on a GPU ("cuda")."""
-    import resource  # not on Windows
-
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-    found = {"cpu": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)}
+    found = {"cpu": round(peak_memory_bytes() / 2**20)}
     if device.type == "cuda":
         found["cuda"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
     return found

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from sg3.data.base import TrainingImages
+from sg3.devices import seeded
 
 Batches = Iterator[tuple[np.ndarray, torch.Tensor]]
 
@@ -68,15 +69,13 @@ def generated_images(
     """
     device = next(G.parameters()).device
     together = images_per_pass(G.img_height, G.img_width)
-    cuda = [device] if device.type == "cuda" else []
     for part in range(rank, -(-num // together), size):
         rows = np.arange(part * together, min((part + 1) * together, num))
         random = np.random.RandomState([seed, part])
         # Also of the last group all latents are drawn, so image i does not depend on `num`.
         z = random.randn(together, G.z_dim).astype(np.float32)[: len(rows)]
         c = sample_labels(G, dataset, random, together)[: len(rows)].to(device)
-        with torch.random.fork_rng(cuda):
-            torch.manual_seed(int(random.randint(1 << 31)))
+        with seeded(device, int(random.randint(1 << 31))):
             images = G(z=torch.from_numpy(z).to(device), c=c)
         yield rows, to_bytes(images)
 

@@ -10,17 +10,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
+from sg3.devices import precise_device
 from sg3.distributed.team import Team
 
 SUM_BYTES = 1 << 28  # features summed over processes at a time
 
 #: Called with the stage, and how many of how many images this process has done.
 Progress = Callable[[str, int, int], None]
-
-
-def precise_device(device: torch.device) -> torch.device:
-    """Return a device for float64: `device`, or the CPU if it is Apple's GPU, which lacks it."""
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 class Moments:

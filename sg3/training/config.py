@@ -254,7 +254,7 @@ class TrainConfig:
         unset="as many as fit into 7680x4320, 7x4 to 32x32",
     )
     seed: int = setting(0, "Random seed.", min=0, max=2**32 - 1)
-    device: str = setting("auto", "auto, cpu, cuda or cuda:INDEX.")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:INDEX, mps or xpu.")
     threads: int | None = setting(
         None, "CPU threads per process.", min=1, unset="PyTorch's default"
     )

@@ -9,21 +9,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from sg3 import devices
 from sg3.allocator import keep_large_blocks
 from sg3.data.base import TrainingImages
 from sg3.distributed import Team
 from sg3.errors import UserError
+from sg3.system import peak_memory_bytes
 from sg3.training.config import TrainConfig
 from sg3.training.trainer import Trainer, is_out_of_memory, prepare_device
 
@@ -101,25 +101,12 @@ def _run_steps(config: TrainConfig, image_shape: tuple[int, int, int], label_dim
             trainer.batch_idx = index
             started = time.perf_counter()
             trainer.step()
-            if cuda:
-                torch.cuda.synchronize(device)
+            devices.synchronize(device)
             seconds += fraction * (time.perf_counter() - started)
     finally:
         trainer.close()
-    peak = torch.cuda.max_memory_allocated(device) if cuda else _peak_of_process()
+    peak = torch.cuda.max_memory_allocated(device) if cuda else peak_memory_bytes()
     return Measured(peak, seconds)
-
-
-def _peak_of_process() -> int:
-    """Return the peak memory of this process in bytes."""
-    status = Path("/proc/self/status")
-    # ru_maxrss would include the memory of the parent at the time of the fork.
-    if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
-        return int(found[1]) * 1024
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def measure_steps_here(

@@ -17,19 +17,14 @@ Names and layouts are those of REFERENCE.md §4.8 and §4.9. `run_writer` writes
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 from sg3.errors import UserError
+from sg3.system import lock
 from sg3.training.config import TrainConfig
 
 OPTIONS = "config.json"
@@ -91,17 +86,12 @@ def claim(folder: Path) -> IO[str]:
 
     Raises UserError if another process holds the lock. Without file locks nothing is checked.
     """
-    file = open(folder / LOCK, "a+")  # noqa: SIM115 - open as long as the claim
-    if fcntl is None:
-        return file
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            file.close()
-            raise UserError(
-                f"resume: another process is training in {folder}; stop it, or wait for its end"
-            ) from None
+    file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the claim
+    if not lock(file, wait=False):
+        file.close()
+        raise UserError(
+            f"resume: another process is training in {folder}; stop it, or wait for its end"
+        )
     return file
 
 

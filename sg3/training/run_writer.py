@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +21,7 @@ from sg3.data.base import TrainingImages
 from sg3.files import write_text
 from sg3.media.images import image_grid, save_png
 from sg3.metrics import evaluate, write_result
+from sg3.system import peak_memory_bytes
 from sg3.training.advice import TrainingDoctor, grid_diversity
 from sg3.training.config import TrainConfig
 from sg3.training.forecast import Clock, Pace, format_duration, remaining
@@ -71,8 +71,7 @@ def progress_line(progress: dict[str, Any], stats: dict[str, dict[str, float]]) 
 
 def memory_gb(device: torch.device) -> dict[str, float]:
     """Return the process's peak memory in GiB; on CUDA also the peak since the last call."""
-    # Linux counts `ru_maxrss` in KiB.
-    used = {"cpu_mem_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    used = {"cpu_mem_gb": peak_memory_bytes() / 2**30}
     if device.type == "cuda":
         used["gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
         used["gpu_reserved_gb"] = torch.cuda.max_memory_reserved(device) / 2**30

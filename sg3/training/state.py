@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from sg3 import devices
 from sg3.errors import UserError
+from sg3.system import sync_folder
 from sg3.training.run_folder import state_path, state_paths
 from sg3.training.trainer import Trainer
 
@@ -48,8 +50,9 @@ def _capture_member(trainer: Trainer) -> dict[str, Any]:
         "loader": trainer.loader.state(),
         "ada": None if trainer.ada is None else trainer.ada.state(),
     }
-    if trainer.device.type == "cuda":
-        member["cuda"] = torch.cuda.get_rng_state(trainer.device)
+    own = devices.random_state(trainer.device)
+    if own is not None:
+        member[trainer.device.type] = own
     return member
 
 
@@ -62,8 +65,8 @@ def _restore_member(trainer: Trainer, member: dict[str, Any]) -> None:
     random.setstate(member["python"])
     _set_numpy_state(np.random, member["numpy"])
     torch.set_rng_state(member["torch"])
-    if trainer.device.type == "cuda" and "cuda" in member:
-        torch.cuda.set_rng_state(member["cuda"], trainer.device)
+    if trainer.device.type in member:  # a run may continue on another kind of device
+        devices.set_random_state(trainer.device, member[trainer.device.type])
 
 
 def capture(trainer: Trainer, **also: Any) -> dict[str, Any] | None:
@@ -138,7 +141,7 @@ def write_state(folder: Path, state: dict[str, Any], keep: int) -> Path:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync_folder(folder)
+            sync_folder(folder)
         finally:
             temporary.unlink(missing_ok=True)
         # Temporary files too: a killed process may have left one.
@@ -178,15 +181,6 @@ def _why_not_written(error: BaseException | None) -> str | None:
             found = error.strerror or str(error)
         error = error.__context__
     return found or (text if "inline_container" in text else None)
-
-
-def _sync_folder(folder: Path) -> None:
-    # A rename survives a crash only once the folder itself is on the disk.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_state(path: Path) -> dict[str, Any]:

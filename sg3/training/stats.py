@@ -1,6 +1,6 @@
 """Statistics that the loss reports, and the ADA controller that follows one of them.
 
-Both keep sums on the device as float64 tensors; only reading them synchronizes.
+Both keep sums on the device, as float64 tensors where it has them; only reading synchronizes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from sg3.devices import sum_dtype
 
 #: Sums a tensor over all processes, in place, and returns it (`Team.sum_`).
 Sum = Callable[[torch.Tensor], torch.Tensor]
@@ -24,7 +26,8 @@ class Statistics:
 
     def report(self, name: str, values: torch.Tensor | float) -> None:
         """Add `values` (any shape) to the statistics of `name`."""
-        values = torch.as_tensor(values).detach().to(torch.float64).flatten()
+        values = torch.as_tensor(values).detach()
+        values = values.to(sum_dtype(values.device)).flatten()
         ones = torch.ones_like(values)
         moments = torch.stack([ones.sum(), values.sum(), values.square().sum()])
         previous = self._moments.get(name)
@@ -57,7 +60,7 @@ class Statistics:
 
     def load_state(self, state: dict[str, torch.Tensor], device: torch.device) -> None:
         """Continue from the result of `state`."""
-        self._moments = {name: moments.to(device) for name, moments in state.items()}
+        self._moments = {n: m.to(sum_dtype(device)).to(device) for n, m in state.items()}
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class AdaController:
 
     def __init__(self, pipe: nn.Module, config: AdaConfig):
         self.pipe, self.config = pipe, config
-        self._moments = torch.zeros([2], dtype=torch.float64, device=self._p.device)
+        self._moments = torch.zeros([2], dtype=sum_dtype(self._p.device), device=self._p.device)
 
     @property
     def _p(self) -> torch.Tensor:
@@ -102,11 +105,11 @@ class AdaController:
 
     def observe(self, signs: torch.Tensor) -> None:
         """Add the signs of D's logits on real images."""
-        signs = signs.detach().to(torch.float64)
+        signs = signs.detach().to(sum_dtype(signs.device))
         self._moments += torch.stack([torch.ones_like(signs).sum(), signs.sum()])
 
     def moments(self) -> torch.Tensor:
-        """Return a copy of count and sum of the signs since the last adjustment, float64 `[2]`."""
+        """Return a copy of count and sum of the signs since the last adjustment `[2]`."""
         return self._moments.clone()
 
     def adjust(self, batch_idx: int, batch: int, reduce: Sum | None = None) -> None:

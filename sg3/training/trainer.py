@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sg3 import devices
 from sg3.checkpoints.networks import Networks
 from sg3.data import ImageDataset, ShardDataset, open_loader
 from sg3.distributed import Team
@@ -36,15 +37,12 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_
 
 def prepare_device(config: TrainConfig) -> torch.device:
     """Return the device of `config` and apply the settings of threads, cuDNN and TF32."""
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.backends.cudnn.benchmark = not config.nobench
     # Full float32: TF32 would keep 10 bits of the mantissa.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    return torch.device(name)
+    return devices.resolve_device(config.device)
 
 
 def ema_beta(batch: int, ema_kimg: float, cur_nimg: int, rampup: float | None) -> float:
@@ -372,8 +370,7 @@ class Trainer:
                 "halved; reduce `batch`, `cbase` or `mbstd_group`"
             )
         self.pass_size = size
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        devices.empty_cache(self.device)
         self.log(f"out of memory: continuing with {size} images per pass")
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:

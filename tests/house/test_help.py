@@ -146,7 +146,7 @@ def stand_ins(tmp_path_factory) -> Path:
         Image.fromarray(result.image).save(folder / "images" / f"{result.name}.png")
     Image.fromarray(result.image).save(folder / "image.jpg")
     program.works("dataset", "--source", folder / "images", "--dest", folder / "images.zip")
-    sizes = "--batch 2 --mbstd-group 2 --cbase 64 --cmax 4 --z-dim 4 --w-dim 4 --num-layers 4"
+    sizes = "--batch 2 --mbstd-group 2 --cbase 64 --cmax 4 --z-dim 4 --w-dim 4 --num-layers 4 --grid 2x2"
     program.works(
         *f"train --cfg stylegan3-t {sizes} --kimg 0.004 --posthoc-ema --workers 0".split(),
         *("--data", folder / "images.zip", "--outdir", folder / "runs"),

@@ -42,9 +42,9 @@ def test_auto_uses_the_fused_path(monkeypatch):
 def test_without_numba_the_torch_path_is_used(monkeypatch):
     monkeypatch.delenv("SG3_OPS", raising=False)
     monkeypatch.setattr(numba_cpu, "missing", lambda: "Numba is not installed")
-    assert chosen() == "cpu-torch"
+    assert chosen() == "composed"
     monkeypatch.setenv("SG3_OPS", "cpu")
-    assert chosen() == "cpu-torch"
+    assert chosen() == "composed"
 
 
 @pytest.mark.parametrize("value", ["reference", "triton"])
@@ -89,10 +89,10 @@ def test_a_wrong_path_is_disabled_with_one_warning(monkeypatch, forward, reason)
     monkeypatch.delenv("SG3_OPS", raising=False)
     monkeypatch.setitem(operator.PATHS, "cpu", broken_path(forward))
     with pytest.warns(UserWarning, match=reason):
-        assert chosen() == "cpu-torch"
+        assert chosen() == "composed"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert chosen() == "cpu-torch"
+        assert chosen() == "composed"
     assert reason in choose.report()["filtered_lrelu, cpu"]
 
 

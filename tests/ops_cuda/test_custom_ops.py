@@ -10,7 +10,7 @@ from ops_cuda.filtered_lrelu import numba_cpu, operator
 from ops_cuda.filtered_lrelu.reference import Geometry
 from sg3.networks.compiled import compile_synthesis
 
-PATHS = ["reference", "cpu-torch"] + ([] if numba_cpu.missing() else ["cpu"])
+PATHS = ["reference", "composed"] + ([] if numba_cpu.missing() else ["cpu"])
 GEOMETRY = Geometry(2, 2, (9, 8, 9, 8), 2**0.5, 0.2, 1.0, False)
 
 

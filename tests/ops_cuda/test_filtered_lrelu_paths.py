@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from ops_cuda.filtered_lrelu import numba_cpu, numba_plan, reference, torch_cpu
+from ops_cuda.filtered_lrelu import composed, numba_cpu, numba_plan, reference
 from ops_cuda.filtered_lrelu.reference import Geometry
 from sg3.networks import build_network
 from sg3.networks.filters import design_lowpass_filter
 
-PATHS = {"cpu-torch": torch_cpu} | ({} if numba_cpu.missing() else {"cpu": numba_cpu})
+PATHS = {"composed": composed} | ({} if numba_cpu.missing() else {"cpu": numba_cpu})
 FLOOR = 2e-7
 
 

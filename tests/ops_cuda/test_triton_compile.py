@@ -5,6 +5,8 @@ import torch
 
 pytest.importorskip("triton")
 
+from triton.backends.compiler import GPUTarget
+
 from ops_cuda import compile_kernels
 from ops_cuda.filtered_lrelu.triton_tables import Shape, best_tile, shared_memory
 
@@ -27,6 +29,17 @@ def test_filtered_lrelu_compiles_for_hopper(layer):
 def test_others_compile_for_hopper(name):
     for launch in compile_kernels.configurations()[name](torch.float16).values():
         assert compile_kernels.compiled(launch, 90).spills == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [("cuda", 75, 32), ("hip", "gfx942", 64)])
+def test_kernels_compile_for_a_t4_and_an_mi300(target):
+    """Not run there: `SG3_OPS=triton` tries them."""
+    names = ("filtered_lrelu, T, up 2", "upfirdn2d, up 1, down 2, 4×4", "bias_act, lrelu")
+    for name in names:
+        dtype = torch.float32 if name.startswith("filtered") else torch.float16
+        launch = next(iter(compile_kernels.configurations()[name](dtype).values()))
+        assert compile_kernels.compiles(launch, GPUTarget(*target)) > 1000
 
 
 def test_alignment_follows_the_layers():

@@ -8,7 +8,7 @@ import pytest
 import torch
 import triton_interpreter
 
-from ops_cuda.filtered_lrelu import operator, reference, triton_path, triton_tables
+from ops_cuda.filtered_lrelu import operator, packed_states, reference, triton_path, triton_tables
 from ops_cuda.filtered_lrelu.reference import Geometry
 
 tl = pytest.importorskip("triton.language")
@@ -74,7 +74,7 @@ def check(x, fu, fd, b, geometry):
     composed, _ = reference_results(x, fu, fd, b, geometry, x.dtype)
     assert_close(y, composed, expected)
     width = geometry.middle_size(x.shape[3], x.shape[2], fu)[0]
-    unpacked = triton_path.unpacked(states)
+    unpacked = packed_states.unpacked(states)
     assert not unpacked[..., width:].any(), "bits beyond the grid"
     unpacked = unpacked[..., :width]
     assert (unpacked <= 2).all()

@@ -237,7 +237,7 @@ def test_compiles_as_one_graph(monkeypatch, ops, layout):
 def test_sg3_ops_disables_the_fast_path(monkeypatch):
     used = []
     monkeypatch.setattr(numba_cpu, "run", lambda *a: (used.append(a), reference.run(*a))[1])
-    monkeypatch.setattr(operator.OPERATOR, "_verdicts", {"cpu": ""})
+    monkeypatch.setattr(operator.OPERATOR, "_verdicts", {("cpu", "cpu"): ""})
     x = torch.randn(1, 3, 16, 16)
     for ops in ("reference", "triton", "auto", "cpu"):
         monkeypatch.setenv("SG3_OPS", ops)

@@ -231,6 +231,25 @@ def test_slurm_script(tmp_path):
             multi_node.slurm_script("d", "o", **wrong)
 
 
+def test_kubernetes_manifest():
+    import yaml
+
+    data = "s3://bucket/my shards-{000..063}.tar"
+    text = multi_node.kubernetes_manifest(data, "/runs", "registry/sg3:1", "runs", nodes=3)
+    service, job = yaml.safe_load_all(text)
+    pod = job["spec"]["template"]["spec"]
+    command = pod["containers"][0]["command"]
+    assert service["metadata"]["name"] == pod["subdomain"] == "sg3"
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 3
+    assert "--nnodes=3" in command and "--rdzv-endpoint=sg3-0.sg3:29400" in command
+    assert command[command.index("--data") + 1] == data
+    for wrong in ({"nodes": 0}, {"name": "Two words"}, {"claim": ""}, {"recipe": "a b"}):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: got"):
+            multi_node.kubernetes_manifest(**dict(
+                data="d", outdir="o", image="i", claim="c"
+            ) | wrong)  # fmt: skip
+
+
 def test_multi_node_keeps_gamma_times_batch():
     for nodes in (1, 2, 4):
         config = multi_node.config("d", "o", nodes=nodes)

@@ -243,6 +243,20 @@ def test_urls_on_the_loopback_device(shards, server, monkeypatch):
         open_dataset(url + "/shards-{000007..000008}.tar")
 
 
+def test_urls_of_object_stores(images, shards, tmp_path):
+    """Whatever fsspec opens; its memory stands for a bucket."""
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    for path in shards.iterdir():
+        store.pipe_file(f"/bucket/{path.name}", path.read_bytes())
+    names = sorted(path.name for path in shards.glob("*.tar"))
+    remote = f"memory://bucket/{{{','.join(name.removesuffix('.tar') for name in names)}}}.tar"
+    assert epoch(remote, 0, 1) == epoch(shards, 0, 1)
+    with pytest.raises(ValueError, match=r"cannot open nowhere://bucket/a\.tar"):
+        open_dataset("nowhere://bucket/a.tar")
+
+
 def test_labels_that_do_not_fit(shards):
     (shards / "index.json").unlink()
     data = open_dataset(shards, use_labels=True)

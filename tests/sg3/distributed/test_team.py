@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 from team_script import everything, make_trainer
 
-from sg3.cli.train import _explain, _StopRequest
+from sg3.cli.train import _explain, _run, _StopRequest
 from sg3.distributed import SharedError, Team
 from sg3.training.trainer import split_in_strides
 
@@ -160,6 +162,20 @@ def test_processes_stop_when_torchrun_is_gone(monkeypatch, size, stops):
     assert not request()
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert request() == stops
+
+
+@pytest.mark.parametrize(
+    "machines, asked, fails", [(2, False, True), (2, True, False), (1, False, False)]
+)
+def test_a_stop_of_another_machine_is_no_success(monkeypatch, machines, asked, fails):
+    """Its torchrun was killed, or it alone got a signal: this machine's torchrun has to restart."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(2 // machines))
+    request = _StopRequest("")
+    request.asked = asked
+    steps = iter([types.SimpleNamespace(is_main=False, stopped=stopped) for stopped in (0, 1)])
+    with pytest.raises(SharedError, match="another machine") if fails else nullcontext():
+        _run(steps, request)
 
 
 def sg3_train(data, outdir, *more):

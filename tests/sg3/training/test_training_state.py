@@ -211,7 +211,7 @@ def test_leftovers_of_a_killed_process_are_removed(data, tmp_path):
 HOLD = """
 import fcntl, sys
 file = open(sys.argv[1], "a+")
-fcntl.lockf(file, fcntl.LOCK_EX)
+fcntl.flock(file, fcntl.LOCK_EX)
 print("held", flush=True)
 sys.stdin.read()
 """
