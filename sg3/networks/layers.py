@@ -43,7 +43,7 @@ class FullyConnectedLayer(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.activation = activation
         scale = weight_init / lr_multiplier
-        self.weight = nn.Parameter(torch.randn([out_features, in_features]) * scale)
+        self.weight = nn.Parameter(torch.randn([out_features, in_features]).mul_(scale))
         # The forward pass multiplies the stored bias by `lr_multiplier`: undo that here.
         if divide_bias:
             bias_init = bias_init / lr_multiplier

@@ -32,10 +32,10 @@ class SynthesisInput(nn.Module):
         self.sampling_rate, self.bandwidth = spec.sampling_rate, spec.cutoff
         # Gaussian directions; the radii are warped so that frequencies fill the disc of the band
         # uniformly.
-        freqs = torch.randn([self.channels, 2])
-        radii = (freqs * freqs).sum(dim=1, keepdim=True).sqrt()
-        freqs = freqs / (radii * (radii * radii).exp().pow(0.25)) * self.bandwidth
-        phases = torch.rand([self.channels]) - 0.5
+        freqs, phases = torch.randn([self.channels, 2]), torch.rand([self.channels]).sub_(0.5)
+        if not freqs.is_meta:  # a skeleton, see sg3.checkpoints.networks
+            radii = freqs.square().sum(dim=1, keepdim=True).sqrt()
+            freqs = freqs / (radii * radii.square().exp().pow(0.25)) * self.bandwidth
         self.weight = nn.Parameter(torch.randn([self.channels, self.channels]))
         self.affine = FullyConnectedLayer(w_dim, 4, weight_init=0)
         assert self.affine.bias is not None

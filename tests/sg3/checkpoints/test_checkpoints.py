@@ -5,6 +5,8 @@ import json
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -192,3 +194,12 @@ def test_misaligned_tensors_are_copied():
     assert aligned(there) is there
     moved = aligned(there[1:])
     assert torch.equal(moved, there[1:]) and moved.data_ptr() % ALIGNMENT_BYTES == 0
+
+
+@pytest.mark.slow
+def test_loading_does_not_import_the_compiler():
+    """Operators that torch computes in Python on the meta device import it, for 2 seconds."""
+    names = ["mini-faces", "mini-faces-stylegan2"]
+    code = f"import sys, sg3; [sg3.load(name) for name in {names}]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "sg3.networks" in done.stdout and "torch._dynamo" not in done.stdout
