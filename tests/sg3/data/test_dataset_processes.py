@@ -146,5 +146,5 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(many, tmp_path, dest):
 def test_an_existing_file_survives_a_failure(many, tmp_path):
     (tmp_path / "o.zip").write_bytes(b"precious")
     message = "00.png is 9x9 RGB, a size that no network supports; set --resolution"
-    fails(message, "--source", many, "--dest", tmp_path / "o.zip")
+    fails(message, "--source", many, "--dest", tmp_path / "o.zip", "--overwrite")
     assert (tmp_path / "o.zip").read_bytes() == b"precious"

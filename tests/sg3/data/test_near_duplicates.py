@@ -82,7 +82,7 @@ def test_sets_of_few_images(tmp_path, count):
 
 def test_strips_are_one_line(tmp_path):
     save(tmp_path / "in" / "a.png", width=64, height=1)
-    where = ("--source", tmp_path / "in", "--dest", tmp_path / "o.zip")
+    where = ("--source", tmp_path / "in", "--dest", tmp_path / "o.zip", "--overwrite")
     fails("64x1 RGB, a size that no network supports", *where)
     for transform in ("none", "center-crop"):
         run(*where, "--resolution", "8x8", "--transform", transform)

@@ -253,7 +253,7 @@ def test_urls_of_object_stores(images, shards, tmp_path):
     names = sorted(path.name for path in shards.glob("*.tar"))
     remote = f"memory://bucket/{{{','.join(name.removesuffix('.tar') for name in names)}}}.tar"
     assert epoch(remote, 0, 1) == epoch(shards, 0, 1)
-    with pytest.raises(ValueError, match=r"cannot open nowhere://bucket/a\.tar"):
+    with pytest.raises(ValueError, match=r"cannot open nowhere://bucket/.*Protocol not known"):
         open_dataset("nowhere://bucket/a.tar")
 
 
