@@ -117,7 +117,7 @@ def test_the_circle_moves_and_the_page_tells_its_rate(page, page_folder):
 def test_threads_where_the_browser_isolates_the_page(page, browser, address):
     cores = page.evaluate("() => navigator.hardwareConcurrency")
     assert page.evaluate("() => crossOriginIsolated")
-    assert page.evaluate("() => threads") == max(min(cores - 1, 4), 1)
+    assert page.evaluate("() => threads") == min(max(cores - 1, 2), cores, 4)
     two = opened(browser, address + "?threads=2")
     assert two.evaluate("() => threads") == min(cores, 2)
     difference = np.abs(pixels(two) - pixels(opened(browser, address + "?threads=1")))
