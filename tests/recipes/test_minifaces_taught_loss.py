@@ -56,7 +56,7 @@ def distances(G, num=32):
 
 @pytest.mark.slow
 def test_a_taught_run_learns_what_its_latents_encode_and_resumes_exactly(data, tmp_path):
-    whole = run(data, tmp_path / "whole", 256)
+    whole = run(data, tmp_path / "whole", 512)
     after = newest_state(whole)[0]
     G = build_network("stylegan3", after["kwargs"]["G"]).eval()
     before = distances(G)
@@ -68,8 +68,8 @@ def test_a_taught_run_learns_what_its_latents_encode_and_resumes_exactly(data, t
         assert record[f"Loss/G/{name}"]["mean"] > 0
     assert record["Loss/D/loss"]["mean"] > 0
 
-    run(data, tmp_path / "parts", 128)
-    parts = run(data, tmp_path / "parts", 256, resume="latest")
+    run(data, tmp_path / "parts", 256)
+    parts = run(data, tmp_path / "parts", 512, resume="latest")
     for name, tensors in newest_state(parts)[0]["networks"].items():
         for key, tensor in tensors.items():
             assert torch.equal(tensor, after["networks"][name][key]), (name, key)
